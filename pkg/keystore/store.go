@@ -1,0 +1,170 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+// Errors that every engine returns, wrapped or as they are. Any other error means
+// that the store cannot be had or that the outcome is unknown; its text may name
+// the engine's internals and is for logs only.
+var (
+	ErrNotFound = errors.New("not found")
+	// ErrGone: the epoch differs, the revision asked for is beyond the head, or the
+	// log no longer reaches back to it.
+	ErrGone = errors.New("the change log does not reach there")
+	// ErrCursor: Page.After is not the Next of a page of this same list.
+	ErrCursor = errors.New("not a cursor of this list")
+)
+
+// Conflict is a change that the state of things forbids. Its text is for the
+// caller.
+type Conflict struct{ Message string }
+
+// Error implements error.
+func (c *Conflict) Error() string { return c.Message }
+
+// Conflictf makes a Conflict.
+func Conflictf(format string, args ...any) error {
+	return &Conflict{Message: fmt.Sprintf(format, args...)}
+}
+
+// Store keeps everything that the key API knows.
+//
+// Concurrency: all methods may be called at once from many goroutines, and on
+// engines that several processes share, from many processes.
+//
+// Durability: when a mutation returns without error its change, its log rows and
+// its audit event have been committed together and survive a crash of the process
+// and of the machine. When it returns an error other than a context's nothing of
+// it was done; after a context's error the outcome is unknown.
+//
+// Order: revisions are dense (each is its predecessor + 1) and visible in order:
+// whoever sees revision n sees every change up to n.
+//
+// Repetition: a mutation that finds things as it would make them changes nothing,
+// writes no event and no log row, and returns the object as it is, with the
+// Revision of the change that made it so.
+//
+// Deadlines: every call ends soon after its context does, with the context's
+// error in the chain.
+type Store interface {
+	Admin
+	Feed
+
+	// Ping tells whether the store can be read now.
+	Ping(ctx context.Context) error
+	// Close releases everything. No call may be under way or follow.
+	Close() error
+}
+
+// Admin is the part of the store that operators and owners use. The times that an
+// object gets (CreatedAt, RevokedAt, …) are the store's; ids and digests come from
+// the caller. Actor is "operator:NAME" or "owner:ACCOUNT".
+type Admin interface {
+	// CreateAccount: a Conflict if the id exists.
+	CreateAccount(ctx context.Context, actor, id, name string) (Account, error)
+	Account(ctx context.Context, id string) (Account, error)
+	// Accounts lists by creation, oldest first; so do Keys. next is "" on the last page.
+	Accounts(ctx context.Context, page Page) (list []Account, next string, err error)
+	// SetAccountState terminates (Terminated) or reinstates (Active).
+	SetAccountState(ctx context.Context, actor, id string, state credential.State) (Account, error)
+
+	// CreateKey: ErrNotFound without the account; a Conflict if the account is
+	// terminated, the digest exists, or new.Limit is reached.
+	CreateKey(ctx context.Context, actor string, new NewKey) (Key, error)
+	Key(ctx context.Context, id string) (Key, error)
+	// Keys lists an account's keys; ErrNotFound without the account.
+	Keys(ctx context.Context, account string, page Page) (list []Key, next string, err error)
+	// RevokeKey revokes for good. With account not "", another account's key is ErrNotFound.
+	RevokeKey(ctx context.Context, actor, id, account string) (Key, error)
+	// RollKey replaces a key: the successor has its account, label, scopes and
+	// expiry; the old one is revoked, or with a grace expires after it if it would
+	// not sooner. A Conflict if the key is revoked or expired or its account
+	// terminated; allowed at the limit of keys. Both are in the log, the old one with the
+	// later revision. With account not "", another account's key is ErrNotFound.
+	RollKey(ctx context.Context, actor string, roll Roll) (successor, replaced Key, err error)
+	// SetKeyScope grants or takes away one scope. A grant to a key of a terminated
+	// account is a Conflict.
+	SetKeyScope(ctx context.Context, actor, id, scope string, granted bool) (Key, error)
+
+	// CreateSession writes no log row: nobody can have asked for it before.
+	// ErrNotFound without the account; a Conflict if it is terminated.
+	CreateSession(ctx context.Context, actor string, new NewSession) (Session, error)
+	// EndSession ends it for good; ErrNotFound if there never was one.
+	EndSession(ctx context.Context, actor, id string) (Session, error)
+
+	// Events lists newest first, of one account and one key where these are not "".
+	Events(ctx context.Context, account, key string, page Page) (list []Event, next string, err error)
+	// RecordUsage notes when keys were used and how often. It raises no revision and
+	// writes no event; unknown digests are passed over, and times that are older than the one on
+	// record or in the future do not count.
+	RecordUsage(ctx context.Context, sidecar string, used []Usage) error
+}
+
+// NewKey is a key to be created.
+type NewKey struct {
+	ID, Account, Label, Hint string
+	Digest                   credential.Digest
+	Scopes                   credential.Scopes
+	ExpiresAt                time.Time // zero: never
+	Imported                 bool      // the event is key.import, not key.mint
+	Limit                    int       // at most so many keys neither revoked nor expired; 0: no limit
+}
+
+// Roll is a key to be replaced by a successor.
+type Roll struct {
+	ID      string            // the key to replace
+	Account string            // whose it must be, "" for anyone's
+	NewID   string            // the successor's
+	Digest  credential.Digest // the successor's
+	Hint    string            // the successor's
+	Grace   time.Duration     // 0: the old key is revoked now
+}
+
+// NewSession is a session to be created.
+type NewSession struct {
+	ID, Account string
+	Digest      credential.Digest
+	TTL         time.Duration
+}
+
+// Feed is the part of the store that sidecars use.
+type Feed interface {
+	// Resolve reads the head and then, in the same snapshot or later, the facts about
+	// each digest, in their order. It reads the primary: a lagging replica would break
+	// the proof for a sidecar without a lease.
+	Resolve(ctx context.Context, digests []credential.Digest) (Head, []Fact, error)
+	// Head returns the end of the log.
+	Head(ctx context.Context) (Head, error)
+	// Changes returns at most limit changes after the revision, in order and without a
+	// gap, with the head of the same snapshot; ErrGone (with the head, too) as told there.
+	Changes(ctx context.Context, epoch string, after int64, limit int) (Head, []Change, error)
+	// Changed returns a channel that is closed when the head, or what sidecars have
+	// acknowledged, may have moved since the call. It only wakes: another process's
+	// change may be told late or not at all, so whoever waits looks for himself each second
+	// as well. Take the channel first, then look, then wait.
+	Changed() <-chan struct{}
+
+	// RecordPoll notes a sidecar's acknowledgement and lease before the lease is given
+	// away; the times run from a moment not before the call. ErrGone if the epoch is not the
+	// log's or the revision is beyond the head: then nothing is noted. Neither the
+	// acknowledged revision nor the two times ever go back within one epoch.
+	RecordPoll(ctx context.Context, poll Poll) error
+	// Forget drops a sidecar that has said that it stops. Unknown ones are no error.
+	Forget(ctx context.Context, sidecar string) error
+	// Sidecars lists those whose StaleEndsAt has not passed, by name, with the
+	// head of the same snapshot.
+	Sidecars(ctx context.Context) (Head, []Sidecar, error)
+
+	// Prune deletes log rows older than retention and sidecars and sessions whose time is
+	// long over. The newest row always stays.
+	Prune(ctx context.Context, retention time.Duration) error
+	// NewEpoch gives the log another identity and sets Head.NotBefore to now + wait:
+	// for a store that was put back from an older copy.
+	NewEpoch(ctx context.Context, wait time.Duration) (Head, error)
+}

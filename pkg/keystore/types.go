@@ -1,0 +1,126 @@
+package keystore
+
+import (
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+// Account owns keys and sessions.
+type Account struct {
+	ID           string
+	Name         string
+	State        credential.State // Active or Terminated
+	CreatedAt    time.Time
+	TerminatedAt time.Time // zero: not terminated
+	Revision     int64     // of the change that made it what it is
+}
+
+// Key is an API key, known by its digest alone.
+type Key struct {
+	ID         string
+	Account    string
+	Digest     credential.Digest
+	Label      string
+	Hint       string // first characters of the plaintext; "" for an imported key
+	Scopes     credential.Scopes
+	State      credential.State // Active or Revoked
+	CreatedAt  time.Time
+	CreatedBy  string    // the actor
+	ExpiresAt  time.Time // zero: never
+	RevokedAt  time.Time // zero: not revoked
+	LastUsedAt time.Time // zero: never reported
+	Revision   int64     // of the change that made it what it is
+}
+
+// Session is a console session, known by its digest alone.
+type Session struct {
+	ID        string
+	Account   string
+	Digest    credential.Digest
+	CreatedAt time.Time
+	ExpiresAt time.Time
+	Revision  int64 // of its end; 0 while it lives: a beginning is not in the log
+}
+
+// Event is one entry of the audit, written in the transaction of its change.
+type Event struct {
+	At      time.Time
+	Actor   string // operator:NAME or owner:ACCOUNT
+	Action  Action
+	Account string
+	Key     string            // "" where the change is not about a key
+	Detail  map[string]string // never a secret; see Action for its fields
+}
+
+// Action names what an Event tells of.
+type Action string
+
+// The actions.
+const (
+	AccountCreate    Action = "account.create"    // detail: name
+	AccountTerminate Action = "account.terminate" // no detail
+	AccountReinstate Action = "account.reinstate" // no detail
+	KeyMint          Action = "key.mint"          // detail: label, scopes (space-separated), expires_at if any
+	KeyImport        Action = "key.import"        // as KeyMint
+	KeyRevoke        Action = "key.revoke"        // no detail
+	KeyRoll          Action = "key.roll"          // key: the old one; detail: successor, grace_seconds
+	KeyGrant         Action = "key.grant"         // detail: scope
+	KeyUngrant       Action = "key.ungrant"       // detail: scope
+	SessionMint      Action = "session.mint"      // detail: session, expires_at
+	SessionEnd       Action = "session.end"       // detail: session
+)
+
+// Head is the end of the change log.
+type Head struct {
+	Epoch    string // identity of the log; another value means that it was replaced
+	Revision int64  // of the newest change; 0 for a log without one
+	// NotBefore is the moment before which no change counts as effective: after
+	// NewEpoch sidecars may exist that the store does not know. Zero: no such moment.
+	NotBefore time.Time
+	Now       time.Time // the store's clock when it read the head
+}
+
+// Change is one row of the log. Either Account is set, and every credential of
+// that account has changed, or the one credential with Digest has.
+type Change struct {
+	Revision int64
+	Account  string
+	Digest   credential.Digest
+}
+
+// Fact is what resolve tells of one digest.
+type Fact struct {
+	Found  bool
+	Record credential.Record // the zero Record if not found
+}
+
+// Poll is what one long poll of a sidecar tells the store.
+type Poll struct {
+	Sidecar  string        // its name, stable for the life of one process
+	Epoch    string        // of the log that Revision counts in
+	Revision int64         // acknowledged: every change up to it has been applied
+	Lease    time.Duration // given to it, counted from now by the store's clock
+	MaxStale time.Duration // how long after the lease's end it may still answer from its cache
+}
+
+// Sidecar is the record of one sidecar's last poll.
+type Sidecar struct {
+	Name        string
+	Revision    int64     // acknowledged
+	LeaseEndsAt time.Time // of the last lease given
+	StaleEndsAt time.Time // lease end + max_stale: nothing it cached answers later
+}
+
+// Usage is one credential's use since the sidecar's last report.
+type Usage struct {
+	Digest          credential.Digest
+	LastUsedAt      time.Time
+	Allowed, Denied int64
+}
+
+// Page asks for a part of a list. The zero After asks for the first page.
+type Page struct {
+	Limit int    // 1 to 1000
+	After string // Next of the page before, as it was
+}
