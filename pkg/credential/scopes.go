@@ -51,11 +51,11 @@ func (s Scopes) Equal(other Scopes) bool { return slices.Equal(s.names, other.na
 // list (RFC 6749 section 3.3).
 func (s Scopes) String() string { return strings.Join(s.names, " ") }
 
-// ValidScope tells whether name is one RFC 6749 scope-token of at most 64 bytes:
+// ValidScope tells whether name is one RFC 6749 scope-token of at most 128 bytes:
 // printable ASCII without space, quote and backslash. Such a name can stand in a
 // header and in WWW-Authenticate's quoted string as it is.
 func ValidScope(name string) bool {
-	if name == "" || len(name) > 64 {
+	if name == "" || len(name) > 128 {
 		return false
 	}
 	for i := range len(name) {

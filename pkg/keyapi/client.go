@@ -1,0 +1,210 @@
+package keyapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+// ErrNotOffered is returned where the key API does not offer an operation (404).
+var ErrNotOffered = errors.New("the key API does not offer this operation")
+
+// Gone is the answer 410 to a poll: the log was replaced, or no longer reaches
+// back to where the sidecar stands. No lease is given with it.
+type Gone struct {
+	Epoch    string
+	Revision int64
+}
+
+// Error implements error.
+func (g *Gone) Error() string {
+	return fmt.Sprintf("the change log no longer reaches back (410; head %d)", g.Revision)
+}
+
+// StatusError is an answer that is none of the operation's own.
+type StatusError struct{ Status int }
+
+// Error implements error.
+func (e *StatusError) Error() string { return fmt.Sprintf("the key API answered %d", e.Status) }
+
+// Options of a Client.
+type Options struct {
+	// URL of the key API: http://, https://, or unix:///PATH of its socket.
+	URL *url.URL
+	// Token returns the service token of the moment; nil sends none.
+	Token func() credential.Secret
+	// TLS for https; nil takes the system's roots.
+	TLS *tls.Config
+	// Timeout of one resolve, its retries included.
+	Timeout time.Duration
+}
+
+// Client asks a key API. It is safe for concurrent use.
+type Client struct {
+	http    *http.Client
+	base    string
+	token   func() credential.Secret
+	timeout time.Duration
+}
+
+// New makes a client. It opens no connection.
+func New(o Options) *Client {
+	transport := &http.Transport{
+		TLSClientConfig:     o.TLS,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConns:        64,
+		MaxIdleConnsPerHost: 64,
+		// More connections than this would only queue inside the key API instead.
+		MaxConnsPerHost:        64,
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    2 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true, // a bounded body must not unpack into an unbounded one
+	}
+	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
+	base := strings.TrimSuffix(o.URL.String(), "/")
+	transport.DialContext = dialer.DialContext
+	if o.URL.Scheme == "unix" {
+		base = "http://key-api"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", o.URL.Path)
+		}
+	}
+	return &Client{
+		http: &http.Client{
+			Transport: transport,
+			// A redirect would carry the service token to a place that nobody configured.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		base:    base,
+		token:   o.Token,
+		timeout: o.Timeout,
+	}
+}
+
+// Close closes the idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Resolve asks for the facts about 1 to MaxResolve digests; one result for each, in
+// their order. An error says that nothing at all was learned.
+func (c *Client) Resolve(ctx context.Context, digests []credential.Digest) (Resolved, error) {
+	ask := ResolveRequest{Credentials: make([]string, len(digests))}
+	for i, d := range digests {
+		ask.Credentials[i] = d.Hex()
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	// A result has a few hundred bytes; the bound leaves room for long scope lists.
+	limit := int64(64<<10 + len(digests)*(8<<10))
+	status, body, err := c.postSafely(ctx, ResolvePath, ask, limit)
+	if err != nil {
+		return Resolved{}, err
+	}
+	if status != http.StatusOK {
+		return Resolved{}, &StatusError{Status: status}
+	}
+	return decodeResolve(body, digests)
+}
+
+// Changes polls the change log. It returns ErrNotOffered, *Gone, or another error,
+// all of which give no lease. The caller bounds it by ctx: the poll's own wait and
+// the time of the way.
+func (c *Client) Changes(ctx context.Context, poll ChangesRequest) (Changes, error) {
+	const limit = 64<<10 + MaxChanges*512
+	status, body, err := c.post(ctx, ChangesPath, poll, limit)
+	if err != nil {
+		return Changes{}, err
+	}
+	switch status {
+	case http.StatusOK:
+		return decodeChanges(body, poll)
+	case http.StatusNotFound:
+		return Changes{}, ErrNotOffered
+	case http.StatusGone:
+		gone, err := decodeGone(body)
+		if err != nil {
+			return Changes{}, err
+		}
+		return Changes{}, gone
+	}
+	return Changes{}, &StatusError{Status: status}
+}
+
+// retryPause is the wait before a second try: long enough for a restarted key API's
+// listener to be back on the same host, short against any sensible timeout.
+const retryPause = 25 * time.Millisecond
+
+// postSafely posts what may be asked twice, and does so as long as ctx allows when no
+// answer came or the answer asks for it.
+func (c *Client) postSafely(ctx context.Context, path string, ask any, limit int64) (status int, body []byte, err error) {
+	for pause := retryPause; ; pause *= 2 {
+		status, body, err = c.post(ctx, path, ask, limit)
+		if !worthRetrying(status, err) {
+			return status, body, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return status, body, err
+		case <-timer.C:
+		}
+	}
+}
+
+func worthRetrying(status int, err error) bool {
+	var netErr net.Error
+	if errors.As(err, &netErr) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return true
+	}
+	return err == nil && (status == http.StatusBadGateway || status == http.StatusServiceUnavailable)
+}
+
+func (c *Client) post(ctx context.Context, path string, ask any, limit int64) (int, []byte, error) {
+	raw, err := json.Marshal(ask)
+	if err != nil {
+		return 0, nil, fmt.Errorf("encode the request: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(raw))
+	if err != nil {
+		return 0, nil, fmt.Errorf("make the request: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if c.token != nil {
+		req.Header.Set("Authorization", "Bearer "+c.token().Reveal())
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return 0, nil, fmt.Errorf("read the answer: %w", err)
+	}
+	if int64(len(body)) > limit {
+		return 0, nil, fmt.Errorf("the answer is larger than %d bytes", limit)
+	}
+	if ct := resp.Header.Get("Content-Type"); resp.StatusCode == http.StatusOK && !isJSON(ct) {
+		return 0, nil, fmt.Errorf("the answer's content type is %.40q, not application/json", ct)
+	}
+	return resp.StatusCode, body, nil
+}
+
+func isJSON(contentType string) bool {
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && media == "application/json"
+}
