@@ -1,0 +1,101 @@
+package config
+
+import (
+	"strings"
+	"time"
+)
+
+// Keyd is the configuration of the key API server.
+type Keyd struct {
+	// Where the server listens.
+	Listen KeydListen `yaml:"listen"`
+	// The database: sqlite:///PATH, an absolute path.
+	Store string `yaml:"store" restart:"yes"`
+	// File with the password of a postgres:// store.
+	StorePasswordFile File `yaml:"store_password_file" file:"secret" restart:"yes"`
+	// Files with the tokens of sidecars. Any of them is accepted, so that they can be rotated; without one no sidecar is let in.
+	SidecarTokenFiles []File `yaml:"sidecar_token_files" file:"secret"`
+	// The operators. Without one nobody is let in.
+	Operators []Operator `yaml:"operators"`
+	// How long a sidecar may trust its cache after a poll.
+	Lease time.Duration `yaml:"lease" range:"1s..1h"`
+	// The catalogue of scopes that keys may carry. What is given replaces the default.
+	Scopes map[string]Scope `yaml:"scopes"`
+	// How far back the change log reaches.
+	LogRetention time.Duration `yaml:"log_retention" range:"1s..8760h"`
+	// A sidecar that declares a longer `cache.max_stale` is refused.
+	LongestMaxStale time.Duration `yaml:"longest_max_stale" range:"0..168h"`
+	// Keys neither revoked nor expired that an owner may have. Operators are not bound by it.
+	KeysPerAccount int `yaml:"keys_per_account" range:"1..1000000"`
+	// Requests under way may take so long to end when the program stops.
+	Drain time.Duration `yaml:"drain" range:"100ms..10m"`
+	// What is logged.
+	Log Log `yaml:"log"`
+}
+
+// KeydListen is where keyd listens.
+type KeydListen struct {
+	// Address for sidecars: resolve and changes.
+	Sidecars Address `yaml:"sidecars" restart:"yes"`
+	// Address for operators.
+	Operators Address `yaml:"operators" restart:"yes"`
+	// Address for owners. It believes the x-phantom-* headers, so only Envoy may reach it.
+	Owners Address `yaml:"owners" restart:"yes"`
+	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`, always without TLS.
+	Admin Address `yaml:"admin" restart:"yes"`
+	// TLS of the addresses for sidecars, operators and owners that are tcp://. Files that change are read anew without a restart.
+	TLS *ServerTLS `yaml:"tls" restart:"yes"`
+}
+
+// Operator is one person or program that administers keys.
+type Operator struct {
+	// Name that the audit shows: letters, digits, `.`, `_`, `@` and `-`.
+	Name string `yaml:"name" required:"yes"`
+	// File with the operator's token, which must be nobody else's.
+	TokenFile File `yaml:"token_file" required:"yes" file:"secret"`
+}
+
+// Who may grant a scope.
+const (
+	ByOperator = "operator"
+	ByOwner    = "owner"
+)
+
+// Scope is one entry of the catalogue.
+type Scope struct {
+	// Who may grant it: operators alone, or owners too.
+	GrantedBy string `yaml:"granted_by" required:"yes" oneof:"operator|owner"`
+}
+
+func (k *Keyd) setDefaults() {
+	*k = Keyd{
+		Listen: KeydListen{
+			Sidecars:  TCP("127.0.0.1:8080"),
+			Operators: TCP("127.0.0.1:8081"),
+			Owners:    Unix("/run/phantom/owners.sock"),
+			Admin:     TCP("127.0.0.1:8082"),
+		},
+		Store:           "sqlite:///var/lib/phantom/keys.db",
+		Lease:           15 * time.Second,
+		Scopes:          map[string]Scope{"chat:companion": {GrantedBy: ByOperator}},
+		LogRetention:    time.Hour,
+		LongestMaxStale: time.Hour,
+		KeysPerAccount:  100,
+		Drain:           10 * time.Second,
+		Log:             Log{Level: "info"},
+	}
+}
+
+const sqlitePrefix = "sqlite://"
+
+// SQLitePath returns the absolute path of the SQLite database that the store names.
+func (k *Keyd) SQLitePath() string { return strings.TrimPrefix(k.Store, sqlitePrefix) }
+
+// LoadKeyd reads keyd's configuration as LoadAuthzd does authzd's. The path "" gives the defaults.
+func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path) }
+
+// KeydAdmin returns the admin address that a file names, as AuthzdAdmin does.
+func KeydAdmin(path string) (Address, error) {
+	cfg, err := peek[Keyd](path)
+	return cfg.Listen.Admin, err
+}
