@@ -1,0 +1,171 @@
+package extauthz
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/policy"
+)
+
+// Names of the identity headers that an upstream gets.
+const (
+	AccountHeader    = "x-phantom-account-id"
+	PrincipalHeader  = "x-phantom-principal"
+	CredentialHeader = "x-phantom-credential-id"
+	ScopesHeader     = "x-phantom-scopes"
+
+	// ForeignPrefix begins every header that only the sidecar may set.
+	ForeignPrefix = "x-phantom-"
+)
+
+// Header is one header to be set. Its value overwrites.
+type Header struct{ Name, Value string }
+
+// Answer is what a proxy is told. The zero Answer is no allow: fronts take Code 0 for
+// one only if Allow is set.
+type Answer struct {
+	Allow  bool
+	Code   int32 // gRPC status: 0 if and only if Allow
+	Status int   // HTTP status of a denial
+	Body   string
+	Set    []Header // an allow: on the way upstream; a denial: in the answer to the client
+	Remove []string // an allow: on the way upstream; never a name that Set has
+	Meta   Metadata
+}
+
+// Metadata is what the proxy's access log and filters may know of a check. Empty
+// fields are not known.
+type Metadata struct {
+	Decision       string // allow or deny: what the proxy is told
+	ShadowDecision string // in shadow mode: what it would have been told
+	Reason         string
+	AccountID      string
+	CredentialID   string
+	Principal      string
+	Scopes         credential.Scopes
+}
+
+func (r *Rules) answer(req *Request, d policy.Decision) Answer {
+	meta := Metadata{
+		Decision:     verdict(d),
+		Reason:       d.Reason.String(),
+		AccountID:    d.AccountID,
+		CredentialID: d.CredentialID,
+		Principal:    d.Kind.String(),
+		Scopes:       d.Scopes,
+	}
+	var a Answer
+	switch {
+	case r.Shadow:
+		meta.Decision, meta.ShadowDecision = "allow", meta.Decision
+		a = shadowed(req, d)
+	case d.Allowed():
+		a = r.allow(req, d)
+	default:
+		a = deny(req, d)
+	}
+	a.Meta = meta
+	return a
+}
+
+func verdict(d policy.Decision) string {
+	if d.Allowed() {
+		return "allow"
+	}
+	return "deny"
+}
+
+// allow gives the upstream the identity and keeps the credential from it.
+func (r *Rules) allow(req *Request, d policy.Decision) Answer {
+	a := Answer{Allow: true, Set: identity(d), Remove: foreignNames(req)}
+	if len(req.Authorization) > 0 {
+		a.Remove = append(a.Remove, "authorization")
+	}
+	if rest, changed := otherCookies(req.Cookie, r.CookieName); changed {
+		if rest == "" {
+			a.Remove = append(a.Remove, "cookie")
+		} else {
+			a.Set = append(a.Set, Header{"cookie", rest})
+		}
+	}
+	return a
+}
+
+// shadowed lets the request through with its credential untouched, so that the
+// upstream may still check it by itself.
+func shadowed(req *Request, d policy.Decision) Answer {
+	a := Answer{Allow: true, Remove: foreignNames(req)}
+	if d.Allowed() {
+		a.Set = identity(d)
+	} else {
+		// Nobody vouches for these; a front without early stripping would let them pass.
+		a.Remove = append(a.Remove, AccountHeader, PrincipalHeader, CredentialHeader, ScopesHeader)
+	}
+	return a
+}
+
+func identity(d policy.Decision) []Header {
+	return []Header{
+		{AccountHeader, d.AccountID},
+		{PrincipalHeader, d.Kind.String()},
+		{CredentialHeader, d.CredentialID},
+		{ScopesHeader, d.Scopes.String()},
+	}
+}
+
+// foreignNames are the client's x-phantom-* headers less those that identity sets:
+// Envoy removes last, so a name must not stand in both.
+func foreignNames(req *Request) []string {
+	var names []string
+	for _, name := range req.Foreign {
+		switch name = strings.ToLower(name); name {
+		case AccountHeader, PrincipalHeader, CredentialHeader, ScopesHeader:
+		default:
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func deny(req *Request, d policy.Decision) Answer {
+	a := Answer{Code: d.Code(), Status: d.Status()}
+	if fromGRPC(req.ContentType) {
+		a.Set = append(a.Set,
+			Header{"grpc-status", strconv.Itoa(int(d.Code()))},
+			Header{"grpc-message", grpcMessage(d.Message())})
+	} else {
+		a.Body = body(d)
+		a.Set = append(a.Set, Header{"content-type", "application/json"})
+	}
+	a.Set = append(a.Set, Header{"cache-control", "no-store"})
+	if challenge := d.Challenge(); challenge != "" {
+		a.Set = append(a.Set, Header{"www-authenticate", challenge})
+	}
+	if d.RetryAfter() {
+		a.Set = append(a.Set, Header{"retry-after", "1"})
+	}
+	return a
+}
+
+// body writes the three fields in the order of the contract. Names and messages hold
+// nothing that JSON would escape but what a scope may: strconv would not do, since
+// its escapes are Go's.
+func body(d policy.Decision) string {
+	return `{"error":"` + d.ErrorName() + `","message":"` + d.Message() + `","statusCode":` + strconv.Itoa(d.Status()) + `}`
+}
+
+// grpcMessage percent-encodes as gRPC over HTTP/2 says of Status-Message: all but
+// printable ASCII, and '%' itself.
+func grpcMessage(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
