@@ -1,0 +1,178 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// migrations hold one file for each step of the schema, in order: the n-th takes
+// it to PRAGMA user_version n. A published one is never edited.
+//
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// applicationID is what the first migration marks our files with.
+const applicationID = 0x70686b79
+
+// Errors of a file that SQLite can read and we cannot use.
+var (
+	errForeign = errors.New("it is a database of another program")
+	errNoWAL   = errors.New("SQLite cannot use a write-ahead log there (a network file system?)")
+)
+
+type newerError struct{ found, known int }
+
+func (e newerError) Error() string {
+	return fmt.Sprintf("its schema is version %d and this program knows up to %d: run a newer program, or restore a backup from before the upgrade",
+		e.found, e.known)
+}
+
+// place returns path made absolute, where a file that can be a database now stands.
+func place(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("database %s: %w", path, err)
+	}
+	dir := filepath.Dir(abs)
+	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("database %s: the folder %s does not exist", abs, dir)
+	} else if err == nil && !info.IsDir() {
+		return "", fmt.Errorf("database %s: %s is not a folder", abs, dir)
+	}
+	if info, err := os.Stat(abs); err == nil && !info.Mode().IsRegular() {
+		return "", fmt.Errorf("database %s: it is not a regular file", abs)
+	}
+	// SQLite would make it readable by all, and gives the log beside it the same mode.
+	// One that exists is not opened here: closing it would drop SQLite's locks on it
+	// that this process may hold.
+	f, err := os.OpenFile(abs, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // G304: the operator's configuration names it
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return abs, nil
+	case errors.Is(err, fs.ErrPermission):
+		return "", fmt.Errorf("database %s: it does not exist and the folder %s is not writable", abs, dir)
+	case err != nil:
+		return "", fmt.Errorf("database %s: it cannot be made: %w", abs, err)
+	}
+	return abs, f.Close()
+}
+
+// explain tells people what is wrong with the database.
+func explain(path string, err error) error {
+	var engine *sqlite.Error
+	if !errors.As(err, &engine) {
+		return fmt.Errorf("database %s: %w", path, err)
+	}
+	what := "it cannot be opened"
+	switch engine.Code() & 0xff {
+	case sqlite3.SQLITE_NOTADB:
+		what = "it is not an SQLite database"
+	case sqlite3.SQLITE_CORRUPT:
+		what = "it is damaged: restore a backup"
+	case sqlite3.SQLITE_BUSY:
+		what = "it is locked by another process"
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
+		what = "it is not writable"
+	case sqlite3.SQLITE_CANTOPEN:
+		what = "it, or the files that SQLite keeps beside it, cannot be opened for writing"
+	case sqlite3.SQLITE_FULL:
+		what = "the disk is full"
+	}
+	return fmt.Errorf("database %s: %s (%w)", path, what, err)
+}
+
+func writerDSN(path string, busy time.Duration) string {
+	return dsn(path, busy, url.Values{
+		"_txlock":       {"immediate"}, // a lock taken half-way through could not wait
+		"_journal_mode": {"WAL"},
+		"_synchronous":  {"FULL"},
+		"_foreign_keys": {"on"},
+	})
+}
+
+func readerDSN(path string, busy time.Duration) string {
+	return dsn(path, busy, url.Values{"_query_only": {"on"}})
+}
+
+func dsn(path string, busy time.Duration, q url.Values) string {
+	q.Set("_busy_timeout", strconv.FormatInt(busy.Milliseconds(), 10))
+	return (&url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: q.Encode()}).String()
+}
+
+// migrate brings the schema up to the newest version, each step in a transaction.
+func migrate(ctx context.Context, db *sql.DB) error {
+	var mode string
+	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
+		return err
+	}
+	if mode != "wal" {
+		return errNoWAL
+	}
+	steps, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return err
+	}
+	for done := false; !done; {
+		if done, err = migrateOne(ctx, db, steps); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// migrateOne looks at the version under the writer's lock, because another process
+// may be at the same work, and takes the schema one step further.
+func migrateOne(ctx context.Context, db *sql.DB, steps []string) (done bool, err error) {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = tx.Rollback() }() // of no effect after the commit
+	version, err := schemaVersion(ctx, tx)
+	switch {
+	case err != nil:
+		return false, err
+	case version > len(steps):
+		return false, newerError{found: version, known: len(steps)}
+	case version == len(steps):
+		return true, nil
+	}
+	script, err := migrations.ReadFile(steps[version])
+	if err != nil {
+		return false, err
+	}
+	if _, err := tx.ExecContext(ctx, string(script)); err != nil {
+		return false, fmt.Errorf("migration %s: %w", filepath.Base(steps[version]), err)
+	}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version+1)); err != nil {
+		return false, err
+	}
+	return false, tx.Commit()
+}
+
+// schemaVersion returns 0 for an empty file.
+func schemaVersion(ctx context.Context, tx *sql.Tx) (int, error) {
+	var application, version, objects int
+	err := tx.QueryRowContext(ctx, `SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
+		FROM pragma_application_id, pragma_user_version`).Scan(&application, &version, &objects)
+	if err != nil {
+		return 0, err
+	}
+	empty := application == 0 && version == 0 && objects == 0
+	if application != applicationID && !empty {
+		return 0, errForeign
+	}
+	return version, nil
+}
