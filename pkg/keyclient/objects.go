@@ -2,6 +2,7 @@ package keyclient
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -135,4 +136,39 @@ func decode(body []byte, into any) error {
 		return fmt.Errorf("not JSON at byte %d", syntactic.ByteOffset)
 	}
 	return fmt.Errorf("not JSON")
+}
+
+// WithChange returns the answer with another answer's news of its change, as
+// Revision brings them.
+func (a Answer) WithChange(later Answer) Answer {
+	a.Change = later.Change
+	a.JSON = credential.NewSecret(replaceField(a.JSON.Reveal(), "change", later.JSON.Reveal()))
+	return a
+}
+
+// replaceField puts another object's field in the place of the same field; all else
+// stays as it is, to the byte.
+func replaceField(object, field, from string) string {
+	var source map[string]jsontext.Value
+	if err := decode([]byte(from), &source); err != nil || source[field] == nil {
+		return object
+	}
+	in := jsontext.NewDecoder(strings.NewReader(object))
+	if _, err := in.ReadToken(); err != nil { // the opening brace
+		return object
+	}
+	for {
+		name, err := in.ReadToken()
+		if err != nil || name.Kind() != '"' {
+			return object
+		}
+		found := name.String() == field
+		value, err := in.ReadValue()
+		if err != nil {
+			return object
+		}
+		if end := int(in.InputOffset()); found {
+			return object[:end-len(value)] + string(source[field]) + object[end:]
+		}
+	}
 }

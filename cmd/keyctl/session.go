@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+)
+
+// session is one command on its way.
+type session struct {
+	client *keyclient.Client
+	opts   options
+	con    console
+}
+
+// connect makes the client. Its errors are mistakes in the flags or the token's file;
+// nothing is sent yet.
+func connect(opts options, con console) (*session, error) {
+	client, err := keyclient.New(opts.url, func() (credential.Secret, error) { return readToken(opts.tokenFile) })
+	if err != nil {
+		return nil, fmt.Errorf("the URL is %s: %w", shown(opts.url), err)
+	}
+	if _, err := readToken(opts.tokenFile); err != nil {
+		return nil, err
+	}
+	if info, err := os.Stat(opts.tokenFile); err == nil && info.Mode().IsRegular() && info.Mode()&0o004 != 0 {
+		con.say("warning: the token file %s can be read by others (mode %04o): chmod 600 it", opts.tokenFile, info.Mode().Perm())
+	}
+	return &session{client: client, opts: opts, con: con}, nil
+}
+
+func readToken(path string) (credential.Secret, error) {
+	content, err := os.ReadFile(path) //nolint:gosec // G304: the operator names his own file
+	if err != nil {
+		return credential.Secret{}, fmt.Errorf("the token file cannot be read: %w", err)
+	}
+	token := strings.TrimSpace(string(content))
+	if token == "" {
+		return credential.Secret{}, fmt.Errorf("the token file %s is empty", path)
+	}
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return credential.Secret{}, fmt.Errorf("the token file %s holds more than one token: blanks, control or non-ASCII characters", path)
+	}
+	return credential.NewSecret(token), nil
+}
+
+// do carries the command out and returns the exit code.
+func (s *session) do(ctx context.Context, cmd *command) int {
+	if cmd.list == nil {
+		return s.carryOut(ctx, cmd)
+	}
+	list, err := cmd.list(ctx, s.client, s.opts)
+	if err != nil {
+		s.explain(err, cmd)
+		return exitFailed
+	}
+	if s.opts.json {
+		return s.print(indented(list.json.Reveal()))
+	}
+	return s.print(list.table.String())
+}
+
+func (s *session) carryOut(ctx context.Context, cmd *command) int {
+	var answer keyclient.Answer
+	requests, began := cmd.requests(s.opts), time.Now()
+	for i, request := range requests {
+		// Revisions rise: when the last one's is effective the others' are.
+		if i == len(requests)-1 && s.opts.wait {
+			request = request.Waiting(min(s.opts.waits, firstWait))
+		}
+		var err error
+		if answer, err = s.client.Do(ctx, request); err != nil {
+			s.explain(err, cmd)
+			if i > 0 {
+				s.con.say("done before that: %s for %s", cmd.name, visible(strings.Join(s.opts.scopes[:i], ", ")))
+			}
+			return exitFailed
+		}
+	}
+	if s.opts.json {
+		return s.finishJSON(ctx, answer, began)
+	}
+	return s.finishTable(ctx, answer, began)
+}
+
+func (s *session) finishJSON(ctx context.Context, answer keyclient.Answer, began time.Time) int {
+	code := exitDone
+	if s.opts.wait {
+		answer, code = s.await(ctx, answer, began)
+	}
+	if s.print(indented(answer.JSON.Reveal())) != exitDone {
+		s.unprinted(answer)
+		return exitFailed
+	}
+	return code
+}
+
+func (s *session) finishTable(ctx context.Context, answer keyclient.Answer, began time.Time) int {
+	secret, table := answer.Plaintext, answerTable(answer).String()
+	if !answer.Token.Empty() {
+		secret = answer.Token
+	}
+	if secret.Empty() {
+		if s.print(table) != exitDone {
+			return exitFailed
+		}
+	} else {
+		if s.print(secret.Reveal()+"\n") != exitDone {
+			s.unprinted(answer)
+			return exitFailed
+		}
+		_, _ = fmt.Fprint(s.con.err, table)
+		s.con.say("keep it: it is shown this once, and only its digest is stored")
+	}
+	switch {
+	case answer.Change == nil:
+		return exitDone
+	case s.opts.wait:
+		_, code := s.await(ctx, answer, began)
+		return code
+	}
+	s.con.say("%s", outcome(*answer.Change))
+	return exitDone
+}
+
+// print writes to standard output.
+func (s *session) print(text string) int {
+	if _, err := fmt.Fprint(s.con.out, text); err != nil {
+		if !errors.Is(err, syscall.EPIPE) { // whoever closed it knows
+			s.con.say("standard output cannot be written: %v", err)
+		}
+		return exitFailed
+	}
+	return exitDone
+}
+
+// unprinted tells of a secret that was made and that nobody has seen.
+func (s *session) unprinted(a keyclient.Answer) {
+	switch {
+	case !a.Plaintext.Empty():
+		s.con.say("the key %s was made but could not be printed: revoke it with `keyctl key revoke -id %s`", a.Key.ID, a.Key.ID)
+	case !a.Token.Empty():
+		s.con.say("the session %s was made but could not be printed: end it with `keyctl session end -id %s`", a.Session.ID, a.Session.ID)
+	}
+}
+
+// explain tells why a request failed, and what that leaves open.
+func (s *session) explain(err error, cmd *command) {
+	s.con.say("%s", s.reason(err))
+	var failure *keyclient.Error
+	if errors.As(err, &failure) && failure.OutcomeUnknown {
+		s.con.say("the outcome is unknown: the change may have been made; %s", cmd.doubt)
+	}
+}
+
+func (s *session) reason(err error) string {
+	var failure *keyclient.Error
+	if !errors.As(err, &failure) {
+		return visible(err.Error())
+	}
+	text := visible(failure.Error())
+	switch {
+	case failure.Status == http.StatusUnauthorized:
+		return fmt.Sprintf("the key API at %s refuses the token in %s: %s", s.opts.url, s.opts.tokenFile, text)
+	case failure.Code == "":
+		return fmt.Sprintf("%s: %s", s.opts.url, text)
+	}
+	return text
+}
+
+// indented is the API's JSON in lines, its values as they came.
+func indented(text string) string {
+	value := jsontext.Value(text)
+	if err := value.Indent(jsontext.WithIndent("  ")); err != nil {
+		return text + "\n"
+	}
+	return string(value) + "\n"
+}

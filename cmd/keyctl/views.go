@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+)
+
+// listing is a list in both of its forms.
+type listing struct {
+	table table
+	json  credential.Secret
+}
+
+func newListing[T any](list keyclient.List[T], err error, header []string, row func(T) []string) (listing, error) {
+	l := listing{table: table{header: header}, json: list.JSON}
+	for _, item := range list.Items {
+		l.table.rows = append(l.table.rows, row(item))
+	}
+	return l, err
+}
+
+func listAccounts(ctx context.Context, c *keyclient.Client, _ options) (listing, error) {
+	list, err := c.Accounts(ctx)
+	return newListing(list, err, []string{"ID", "NAME", "STATE", "CREATED", "TERMINATED"}, func(a keyclient.Account) []string {
+		return []string{cell(a.ID), cell(a.Name), cell(a.State), moment(&a.CreatedAt), moment(a.TerminatedAt)}
+	})
+}
+
+func listKeys(ctx context.Context, c *keyclient.Client, o options) (listing, error) {
+	list, err := c.Keys(ctx, o.account)
+	header := []string{"ID", "LABEL", "HINT", "STATE", "SCOPES", "CREATED", "EXPIRES", "LAST USED"}
+	return newListing(list, err, header, func(k keyclient.Key) []string {
+		return []string{
+			cell(k.ID), cell(k.Label), hint(k), keyState(k), cell(strings.Join(k.Scopes, " ")),
+			moment(&k.CreatedAt), moment(k.ExpiresAt), moment(k.LastUsedAt),
+		}
+	})
+}
+
+func listSidecars(ctx context.Context, c *keyclient.Client, _ options) (listing, error) {
+	list, err := c.Sidecars(ctx)
+	return newListing(list, err, []string{"NAME", "REVISION", "LEASE ENDS", "STALE ENDS"}, func(s keyclient.Sidecar) []string {
+		return []string{cell(s.Name), strconv.FormatInt(s.Revision, 10), moment(&s.LeaseEndsAt), moment(&s.StaleEndsAt)}
+	})
+}
+
+func listEvents(ctx context.Context, c *keyclient.Client, o options) (listing, error) {
+	list, err := c.Events(ctx, o.account, o.key)
+	return newListing(list, err, []string{"AT", "ACTOR", "ACTION", "ACCOUNT", "KEY", "DETAIL"}, func(e keyclient.Event) []string {
+		return []string{moment(&e.At), cell(e.Actor), cell(e.Action), cell(e.Account), cell(e.Key), detail(e.Detail)}
+	})
+}
+
+// answerTable shows the things in an answer, one field a line.
+func answerTable(a keyclient.Answer) table {
+	var t table
+	add := func(name, value string) { t.rows = append(t.rows, []string{name, value}) }
+	switch {
+	case a.Account != nil:
+		add("account", cell(a.Account.ID))
+		add("name", cell(a.Account.Name))
+		add("state", cell(a.Account.State))
+		add("created", moment(&a.Account.CreatedAt))
+		add("terminated", moment(a.Account.TerminatedAt))
+	case a.Session != nil:
+		add("session", cell(a.Session.ID))
+		add("account", cell(a.Session.Account))
+		add("created", moment(&a.Session.CreatedAt))
+		add("expires", moment(&a.Session.ExpiresAt))
+	case a.Key != nil:
+		add("key", cell(a.Key.ID))
+		add("account", cell(a.Key.Account))
+		add("label", cell(a.Key.Label))
+		add("hint", hint(*a.Key))
+		add("state", keyState(*a.Key))
+		add("scopes", cell(strings.Join(a.Key.Scopes, " ")))
+		add("created", moment(&a.Key.CreatedAt)+" by "+cell(a.Key.CreatedBy))
+		add("expires", moment(a.Key.ExpiresAt))
+		add("revoked", moment(a.Key.RevokedAt))
+		add("last used", moment(a.Key.LastUsedAt))
+	}
+	if a.Replaced != nil {
+		until := "revoked"
+		if a.Replaced.RevokedAt == nil {
+			until = "expires " + moment(a.Replaced.ExpiresAt)
+		}
+		add("replaces", cell(a.Replaced.ID)+", "+until)
+	}
+	return t
+}
+
+// cell makes a text from outside fit for a table; an empty one is a dash.
+func cell(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return visible(s)
+}
+
+func moment(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+func hint(k keyclient.Key) string {
+	if k.Hint == nil {
+		return "-"
+	}
+	return cell(*k.Hint + "…")
+}
+
+// keyState also tells of an expiry that has passed, which for the API is no state.
+func keyState(k keyclient.Key) string {
+	if k.State == "active" && k.ExpiresAt != nil && !time.Now().Before(*k.ExpiresAt) {
+		return "expired"
+	}
+	return cell(k.State)
+}
+
+func detail(fields map[string]any) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		value := visible(fmt.Sprint(fields[name]))
+		if value == "" || strings.ContainsAny(value, ` "=`) {
+			value = `"` + strings.ReplaceAll(value, `"`, `\"`) + `"`
+		}
+		parts = append(parts, visible(name)+"="+value)
+	}
+	if len(parts) == 0 {
+		return "-"
+	}
+	return strings.Join(parts, " ")
+}
