@@ -1,0 +1,48 @@
+package main
+
+import (
+	"go.uber.org/zap"
+
+	"github.com/phantomrouter/phantom-authz/pkg/config"
+	"github.com/phantomrouter/phantom-authz/pkg/keyserver"
+	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
+)
+
+// settingsOf makes the server's settings of a configuration; it opens the files of
+// tokens.
+func settingsOf(cfg *config.Keyd, log *zap.Logger) (keyserver.Settings, error) {
+	s := keyserver.Settings{
+		Lease:           cfg.Lease,
+		LongestMaxStale: cfg.LongestMaxStale,
+		LogRetention:    cfg.LogRetention,
+		Catalogue:       keyserver.Catalogue{},
+		KeysPerAccount:  cfg.KeysPerAccount,
+	}
+	for name, scope := range cfg.Scopes {
+		s.Catalogue[name] = keyserver.ByOperator
+		if scope.GrantedBy == config.ByOwner {
+			s.Catalogue[name] = keyserver.ByOwner
+		}
+	}
+	for _, path := range cfg.SidecarTokenFiles {
+		file, err := secretfile.Open(string(path), log)
+		if err != nil {
+			return keyserver.Settings{}, err
+		}
+		s.SidecarTokens = append(s.SidecarTokens, file.Get)
+	}
+	for _, op := range cfg.Operators {
+		file, err := secretfile.Open(string(op.TokenFile), log)
+		if err != nil {
+			return keyserver.Settings{}, err
+		}
+		s.Operators = append(s.Operators, keyserver.Operator{Name: op.Name, Token: file.Get})
+	}
+	if len(s.SidecarTokens) == 0 && (cfg.Listen.TLS == nil || cfg.Listen.TLS.ClientCAFile == "") {
+		log.Warn("no sidecar is let in: neither sidecar_token_files nor listen.tls.client_ca_file is given")
+	}
+	if len(s.Operators) == 0 {
+		log.Warn("no operator is let in: operators is empty")
+	}
+	return s, nil
+}

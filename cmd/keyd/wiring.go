@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/config"
+	"github.com/phantomrouter/phantom-authz/pkg/daemon"
+	"github.com/phantomrouter/phantom-authz/pkg/keyserver"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
+)
+
+var program = daemon.Program[*config.Keyd]{
+	Name:    "keyd",
+	Summary: "keyd is the key API server: accounts, API keys and sessions for authzd, operators and owners.",
+	Load:    config.LoadKeyd,
+	Admin:   func(path string) (net.Addr, error) { return config.KeydAdmin(path) },
+	Print:   config.Print[config.Keyd],
+	Settings: func(cfg *config.Keyd) daemon.Settings {
+		return daemon.Settings{Admin: cfg.Listen.Admin, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
+	},
+	NeedsRestart: config.NeedsRestart[config.Keyd],
+	Start:        start,
+	Actions: []daemon.Action[*config.Keyd]{{
+		Flag: "new-epoch",
+		Help: "begin a new epoch of the change log and exit: after an older copy of the store was put back, before keyd starts again",
+		Run:  newEpoch,
+	}},
+}
+
+func start(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) (func(*config.Keyd) error, error) {
+	settings, err := settingsOf(cfg, rt.Log)
+	if err != nil {
+		return nil, err
+	}
+	store, err := openStore(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	rt.Add(daemon.Component{Name: "store", Stop: func(context.Context) error { return store.Close() }})
+	server := keyserver.New(keyserver.Options{
+		Store:    store,
+		Log:      rt.Log,
+		Metrics:  rt.Metrics,
+		Draining: rt.Draining(),
+	}, settings)
+	rt.Add(daemon.Component{Name: "change log", Run: server.Run})
+	rt.ReadyWhen("store", func() error { return answers(ctx, store) })
+	if err := listen(rt, cfg, server); err != nil {
+		return nil, err
+	}
+	return func(cfg *config.Keyd) error {
+		settings, err := settingsOf(cfg, rt.Log)
+		if err == nil {
+			server.Apply(settings)
+		}
+		return err
+	}, nil
+}
+
+// listen opens the three sides.
+func listen(rt *daemon.Runtime, cfg *config.Keyd, server *keyserver.Server) error {
+	var conf *tls.Config
+	if files := cfg.Listen.TLS; files != nil {
+		var err error
+		conf, err = secretfile.NewServer(string(files.CertFile), string(files.KeyFile), string(files.ClientCAFile), rt.Log)
+		if err != nil {
+			return err
+		}
+	}
+	sides := []struct {
+		name    string
+		addr    config.Address
+		handler http.Handler
+	}{
+		{"sidecars", cfg.Listen.Sidecars, server.Sidecars()},
+		{"operators", cfg.Listen.Operators, server.Operators()},
+		{"owners", cfg.Listen.Owners, server.Owners()},
+	}
+	for _, side := range sides {
+		ln, err := rt.Listen("listen."+side.name, side.addr)
+		if err != nil {
+			return err
+		}
+		rt.ServeHTTP(side.name, ln, conf, side.handler)
+	}
+	return nil
+}
+
+// answers tells whether the store answers now. The store's own words stay out of
+// what everybody may read.
+func answers(ctx context.Context, store keystore.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if store.Ping(ctx) != nil {
+		return errors.New("the store does not answer")
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+package keyserver
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// decode reads the body, a JSON object, into a struct. Names are case-sensitive;
+// an unknown or repeated one is refused. No body at all is an object without
+// fields. Its errors name the field and never repeat a value.
+func decode(body []byte, into any) error {
+	if len(body) == 0 {
+		return nil
+	}
+	// json takes null for an empty object.
+	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) {
+		return badRequest("body", "must be a JSON object")
+	}
+	err := json.Unmarshal(body, into, json.RejectUnknownMembers(true))
+	if err == nil {
+		return nil
+	}
+	var syntax *jsontext.SyntacticError
+	var meaning *json.SemanticError
+	switch {
+	case errors.As(err, &syntax) && errors.Is(err, jsontext.ErrDuplicateName):
+		return badRequest(fieldName(syntax.JSONPointer), "is there more than once")
+	case errors.As(err, &syntax):
+		return badRequest("body", "is not valid JSON (at byte %d)", syntax.ByteOffset)
+	case errors.As(err, &meaning) && errors.Is(err, json.ErrUnknownName):
+		return badRequest(fieldName(meaning.JSONPointer), "is not a known field")
+	case errors.As(err, &meaning):
+		return badRequest(fieldName(meaning.JSONPointer), "must be %s", wanted(meaning.GoType))
+	}
+	return badRequest("body", "is not what is expected here")
+}
+
+// fieldName makes a pointer readable: credentials[3].sha256. What a caller may have
+// put there is shortened.
+func fieldName(p jsontext.Pointer) string {
+	var b strings.Builder
+	for token := range p.Tokens() {
+		switch {
+		case b.Len() > 0 && strings.Trim(token, "0123456789") == "":
+			fmt.Fprintf(&b, "[%.8s]", token)
+		case b.Len() > 0:
+			fmt.Fprintf(&b, ".%.64s", token)
+		default:
+			fmt.Fprintf(&b, "%.64s", token)
+		}
+		if b.Len() > 200 {
+			break
+		}
+	}
+	if b.Len() == 0 {
+		return "body"
+	}
+	return b.String()
+}
+
+func wanted(t reflect.Type) string {
+	if t == nil {
+		return "of another type"
+	}
+	if t == reflect.TypeFor[time.Time]() {
+		return "a time as in RFC 3339"
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return wanted(t.Elem())
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	case reflect.Slice:
+		return "a list"
+	case reflect.Struct:
+		return "an object"
+	default:
+		return "of another type"
+	}
+}

@@ -1,0 +1,72 @@
+package keyserver
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics count what the server does. No label holds anything that a caller chose.
+type metrics struct {
+	requests    *prometheus.CounterVec
+	latency     *prometheus.HistogramVec
+	resolved    *prometheus.CounterVec
+	storeErrors *prometheus.CounterVec
+	revision    prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer, sidecars func() float64) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyd_requests_total",
+			Help: "Requests by side, route and class of the status.",
+		}, []string{"side", "route", "status"}),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "keyd_request_duration_seconds",
+			Help:    "Time until the answer was written, the waiting of long polls and of wait_ms included.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 15, 60},
+		}, []string{"side", "route"}),
+		resolved: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyd_resolved_digests_total",
+			Help: "Digests that sidecars asked about, by whether they were found.",
+		}, []string{"found"}),
+		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyd_store_errors_total",
+			Help: "Failures of the store, by side or background loop.",
+		}, []string{"at"}),
+		revision: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "keyd_head_revision",
+			Help: "Revision of the newest change in the log.",
+		}),
+	}
+	live := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "keyd_sidecars",
+		Help: "Sidecars that hold a lease now.",
+	}, sidecars)
+	reg.MustRegister(m.requests, m.latency, m.resolved, m.storeErrors, m.revision, live)
+	return m
+}
+
+func (m *metrics) observe(side, route string, status int, took time.Duration) {
+	m.requests.WithLabelValues(side, route, fmt.Sprintf("%dxx", status/100)).Inc()
+	m.latency.WithLabelValues(side, route).Observe(took.Seconds())
+}
+
+// countLeases tells how many sidecars hold a lease; not a number if the store cannot
+// say.
+func (s *Server) countLeases() float64 {
+	head, list, err := s.sidecarList(context.Background())
+	if err != nil {
+		return math.NaN()
+	}
+	n := 0
+	for _, sidecar := range list {
+		if sidecar.LeaseEndsAt.After(head.Now) {
+			n++
+		}
+	}
+	return float64(n)
+}

@@ -1,0 +1,38 @@
+package keyserver
+
+import (
+	"context"
+	"net/http"
+)
+
+func (s *Server) ownerRoutes() []route {
+	return []route{
+		{method: http.MethodGet, path: "/api/v1/me/keys", do: s.listOwnKeys, query: lists},
+		{method: http.MethodPost, path: "/api/v1/me/keys", do: s.mintOwnKey, query: waits},
+		{method: http.MethodDelete, path: "/api/v1/me/keys/{id}", do: s.revokeKey, query: waits},
+		{method: http.MethodPost, path: "/api/v1/me/keys/{id}/roll", do: s.rollKey(ownerGrace), query: waits},
+	}
+}
+
+func (s *Server) listOwnKeys(ctx context.Context, c *call) (answer, error) {
+	return s.keysOf(ctx, c, c.account)
+}
+
+// mintOwnKey looks at who grants a scope, never at what the caller himself carries:
+// else a session could mint a key with its own chat:companion.
+func (s *Server) mintOwnKey(ctx context.Context, c *call) (answer, error) {
+	var body keyBody
+	if err := decode(c.body, &body); err != nil {
+		return answer{}, err
+	}
+	settings := s.settings.Load()
+	if err := settings.Catalogue.checkOwner("scopes", body.Scopes...); err != nil {
+		return answer{}, err
+	}
+	key, err := body.newKey(c.account)
+	if err != nil {
+		return answer{}, err
+	}
+	key.Limit = settings.KeysPerAccount
+	return s.mint(ctx, c, key)
+}

@@ -1,0 +1,178 @@
+package keyserver
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+// pollBody is keyapi.ChangesRequest with `after` told apart from its absence.
+type pollBody struct {
+	Sidecar    *string `json:"sidecar"`
+	Epoch      string  `json:"epoch"`
+	After      *int64  `json:"after"`
+	WaitMS     int64   `json:"wait_ms"`
+	Leave      bool    `json:"leave"`
+	MaxStaleMS int64   `json:"max_stale_ms"`
+}
+
+// anew is the `after` of a sidecar that begins anew: nothing that it cached before
+// may answer unconfirmed, and so it acknowledges the head.
+const anew = -1
+
+func (b *pollBody) check(longestMaxStale time.Duration) error {
+	if err := checkText("sidecar", b.Sidecar, keyapi.MaxSidecar); err != nil {
+		return err
+	}
+	switch {
+	case b.After == nil:
+		return badRequest("after", "is required")
+	case b.Leave:
+		return nil // whatever its epoch and after
+	case *b.After < anew:
+		return badRequest("after", "must be a revision, or -1")
+	case b.WaitMS < 0 || b.WaitMS > keyapi.MaxWait.Milliseconds():
+		return badRequest("wait_ms", "must be a whole number from 0 to %d", keyapi.MaxWait.Milliseconds())
+	case b.MaxStaleMS < 0 || b.MaxStaleMS > longestMaxStale.Milliseconds():
+		return badRequest("max_stale_ms", "must be a whole number from 0 to %d (longest_max_stale)", longestMaxStale.Milliseconds())
+	}
+	return nil
+}
+
+// changes answers one long poll: cursor, acknowledgement, heartbeat and lease.
+//
+// The poll is recorded before the log is read for it. A change that was called
+// effective without this sidecar (its last time was over) was then committed
+// before the log is read, and so is in the answer; one that is committed later
+// waits for this sidecar. The other way round a change could slip between.
+func (s *Server) changes(ctx context.Context, c *call) (answer, error) {
+	arrived := time.Now()
+	settings := s.settings.Load()
+	var body pollBody
+	if err := decode(c.body, &body); err != nil {
+		return answer{}, err
+	}
+	if err := body.check(settings.LongestMaxStale); err != nil {
+		return answer{}, err
+	}
+	if body.Leave {
+		return s.leave(ctx, *body.Sidecar)
+	}
+	poll := keystore.Poll{
+		Sidecar:  *body.Sidecar,
+		Epoch:    body.Epoch,
+		Revision: *body.After,
+		Lease:    settings.Lease,
+		MaxStale: time.Duration(body.MaxStaleMS) * time.Millisecond,
+	}
+	if poll.Revision == anew {
+		return s.begin(ctx, poll)
+	}
+	if err := s.store.RecordPoll(ctx, poll); err != nil {
+		return s.orGone(ctx, err)
+	}
+	// The request's own context: this one waits longer than a store may take.
+	return s.await(c.request.Context(), poll, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
+}
+
+func (s *Server) leave(ctx context.Context, sidecar string) (answer, error) {
+	if err := s.store.Forget(ctx, sidecar); err != nil {
+		return answer{}, err
+	}
+	head, err := s.store.Head(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(keyapi.ChangesResponse{Epoch: head.Epoch, Revision: head.Revision})
+}
+
+func (s *Server) begin(ctx context.Context, poll keystore.Poll) (answer, error) {
+	head, err := s.store.Head(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	poll.Epoch, poll.Revision = head.Epoch, head.Revision
+	if err := s.store.RecordPoll(ctx, poll); err != nil {
+		return s.orGone(ctx, err)
+	}
+	return ok(keyapi.ChangesResponse{Epoch: head.Epoch, Revision: head.Revision, LeaseMS: poll.Lease.Milliseconds()})
+}
+
+// await looks until there are changes, the time is up, or the server drains.
+func (s *Server) await(ctx context.Context, poll keystore.Poll, until time.Time) (answer, error) {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	for last := !time.Now().Before(until); ; {
+		moved := s.tail.next()
+		head, list, err := s.look(ctx, poll)
+		if err != nil {
+			return goneOr(head, err)
+		}
+		if len(list) > 0 || last {
+			return ok(pollAnswer(head, list, poll.Lease))
+		}
+		select {
+		case <-moved:
+		case <-timer.C:
+			last = true
+		case <-s.draining:
+			last = true
+		case <-ctx.Done():
+			return answer{}, ctx.Err()
+		}
+	}
+}
+
+func (s *Server) look(ctx context.Context, poll keystore.Poll) (keystore.Head, []keystore.Change, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return s.store.Changes(ctx, poll.Epoch, poll.Revision, keyapi.MaxChanges)
+}
+
+func pollAnswer(head keystore.Head, list []keystore.Change, lease time.Duration) keyapi.ChangesResponse {
+	out := keyapi.ChangesResponse{
+		Epoch:    head.Epoch,
+		Revision: head.Revision,
+		Changes:  make([]keyapi.Change, len(list)),
+		LeaseMS:  lease.Milliseconds(),
+	}
+	for i, change := range list {
+		out.Changes[i] = keyapi.Change{Revision: change.Revision, Account: change.Account}
+		if change.Account == "" {
+			out.Changes[i].Credential = change.Digest.Hex()
+		}
+	}
+	if n := len(list); n == keyapi.MaxChanges && list[n-1].Revision < head.Revision {
+		// There is more to come. Among it may be changes that count as effective because
+		// this poll was under way when the sidecar's time ran out: no lease before it
+		// has them all. It polls on at once.
+		out.Revision, out.LeaseMS = list[n-1].Revision, 0
+	}
+	return out
+}
+
+// orGone makes the answer 410 of an ErrGone, which came without a head.
+func (s *Server) orGone(ctx context.Context, err error) (answer, error) {
+	if !errors.Is(err, keystore.ErrGone) {
+		return answer{}, err
+	}
+	head, headErr := s.store.Head(ctx)
+	if headErr != nil {
+		return answer{}, headErr
+	}
+	return goneOr(head, err)
+}
+
+func goneOr(head keystore.Head, err error) (answer, error) {
+	if !errors.Is(err, keystore.ErrGone) {
+		return answer{}, err
+	}
+	return answer{
+		status: http.StatusGone,
+		body:   keyapi.GoneResponse{Epoch: head.Epoch, Revision: head.Revision},
+	}, nil
+}

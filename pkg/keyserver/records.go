@@ -1,0 +1,70 @@
+package keyserver
+
+import (
+	"context"
+	"net/http"
+	"slices"
+)
+
+const (
+	accountParam = "account"
+	keyParam     = "key"
+)
+
+func (s *Server) recordRoutes() []route {
+	return []route{
+		{method: http.MethodGet, path: "/v1/revisions/{revision}", do: s.getRevision, query: waits},
+		{method: http.MethodGet, path: "/v1/sidecars", do: s.listSidecars, query: lists},
+		{method: http.MethodGet, path: "/v1/audit", do: s.listEvents, query: slices.Concat(lists, []string{accountParam, keyParam})},
+	}
+}
+
+func (s *Server) getRevision(ctx context.Context, c *call) (answer, error) {
+	revision, ok1 := digits(c.path("revision"))
+	if !ok1 {
+		return answer{}, badRequest("revision", "must be a whole number")
+	}
+	head, err := s.store.Head(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	if revision > head.Revision {
+		return answer{}, &problem{status: http.StatusNotFound, message: "No such revision yet"}
+	}
+	change, err := s.reached(c, revision)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(changeAnswer{change})
+}
+
+// listSidecars answers all of them in one page: their number is the fleet's, and
+// they are one snapshot.
+func (s *Server) listSidecars(ctx context.Context, _ *call) (answer, error) {
+	_, list, err := s.store.Sidecars(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(struct {
+		Sidecars []sidecarView `json:"sidecars"`
+	}{views(list, viewSidecar)})
+}
+
+func (s *Server) listEvents(ctx context.Context, c *call) (answer, error) {
+	account, err := c.filter(accountParam)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := c.filter(keyParam)
+	if err != nil {
+		return answer{}, err
+	}
+	list, next, err := s.store.Events(ctx, account, key, c.page)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(struct {
+		Events []eventView `json:"events"`
+		Next   *string     `json:"next"`
+	}{views(list, viewEvent), cursor(next)})
+}

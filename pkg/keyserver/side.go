@@ -1,0 +1,192 @@
+package keyserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+// identity is who asks.
+type identity struct {
+	actor   string // for the audit
+	account string // the owner's; "" on the other sides
+}
+
+// call is one request that has passed authentication and bounds.
+type call struct {
+	identity
+	request *http.Request
+	body    []byte
+	wait    time.Duration // the query's wait_ms
+	page    keystore.Page // the query's limit and cursor
+	query   url.Values
+}
+
+func (c *call) path(name string) string { return c.request.PathValue(name) }
+
+// operation answers one call. The context is bounded for the store; whoever waits
+// longer takes the request's.
+type operation func(ctx context.Context, c *call) (answer, error)
+
+// route is one row of a side's table.
+type route struct {
+	method, path string
+	do           operation
+	query        []string // the query parameters that it takes
+	limit        int64    // of the body in bytes; 0: maxBody
+}
+
+var (
+	waits = []string{waitParam}
+	lists = []string{limitParam, cursorParam}
+)
+
+// side is the handler of one side.
+type side struct {
+	*Server
+	name         string
+	authenticate func(*http.Request) (identity, error)
+	mux          *http.ServeMux
+	unknown      *endpoint
+}
+
+func newSide(s *Server, name string, authenticate func(*http.Request) (identity, error), routes []route) *side {
+	d := &side{Server: s, name: name, authenticate: authenticate, mux: http.NewServeMux()}
+	d.unknown = &endpoint{side: d, path: "other"}
+	d.mux.Handle("/", d.unknown)
+	endpoints := map[string]*endpoint{}
+	for _, r := range routes {
+		e := endpoints[r.path]
+		if e == nil {
+			e = &endpoint{side: d, path: r.path, methods: map[string]route{}}
+			endpoints[r.path] = e
+			d.mux.Handle(r.path, e)
+		}
+		e.methods[r.method] = r
+		if r.method == http.MethodGet {
+			e.methods[http.MethodHead] = r
+		}
+	}
+	return d
+}
+
+// ServeHTTP implements http.Handler.
+func (d *side) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// The mux would answer a path that is not clean with a redirect of its own.
+	if p := r.URL.EscapedPath(); p != path.Clean(p) {
+		d.unknown.ServeHTTP(w, r)
+		return
+	}
+	d.mux.ServeHTTP(w, r)
+}
+
+// endpoint is one path of a side with its methods; without methods, all paths
+// that are unknown.
+type endpoint struct {
+	*side
+	path    string
+	methods map[string]route
+}
+
+// ServeHTTP implements http.Handler.
+func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	a, err := e.run(w, r)
+	if err != nil {
+		a = e.failure(err, e.name, r)
+	}
+	status := a.write(w)
+	e.metrics.observe(e.name, e.label(r.Method), status, time.Since(began))
+}
+
+// label names the route for metrics, with a bounded number of values.
+func (e *endpoint) label(method string) string {
+	if _, ok := e.methods[method]; ok {
+		return method + " " + e.path
+	}
+	return e.path
+}
+
+func (e *endpoint) run(w http.ResponseWriter, r *http.Request) (answer, error) {
+	conn := http.NewResponseController(w)
+	// Also for a body that is refused and that net/http then reads to its end. A writer
+	// without deadlines is a test's.
+	_ = conn.SetReadDeadline(time.Now().Add(bodyTimeout))
+	who, err := e.authenticate(r)
+	if err != nil {
+		return answer{}, err
+	}
+	row, ok := e.methods[r.Method]
+	switch {
+	case len(e.methods) == 0:
+		return answer{}, &problem{status: http.StatusNotFound, message: "No such path"}
+	case !ok:
+		return answer{}, e.notAllowed()
+	}
+	c := &call{identity: who, request: r}
+	if err := c.readQuery(row.query); err != nil {
+		return answer{}, err
+	}
+	if c.body, err = readBody(w, r, row.limit); err != nil {
+		return answer{}, err
+	}
+	// From here on a waiting request must not be cut off.
+	_ = conn.SetReadDeadline(time.Time{})
+	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+	defer cancel()
+	return row.do(ctx, c)
+}
+
+func (e *endpoint) notAllowed() error {
+	var allow []string
+	for method := range e.methods {
+		allow = append(allow, method)
+	}
+	slices.Sort(allow)
+	return &problem{
+		status:  http.StatusMethodNotAllowed,
+		message: "Allowed here: " + strings.Join(allow, ", "),
+		header:  map[string]string{"Allow": strings.Join(allow, ", ")},
+	}
+}
+
+const (
+	maxBody     = 1 << 20
+	bodyTimeout = 10 * time.Second
+)
+
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if limit == 0 {
+		limit = maxBody
+	}
+	tooLarge := &problem{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("The body may have at most %d bytes", limit)}
+	if r.ContentLength > limit {
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, tooLarge
+	case err != nil:
+		return nil, badRequest("body", "could not be read to its end")
+	case len(body) > 0 && !isJSON(r.Header):
+		return nil, &problem{status: http.StatusUnsupportedMediaType, message: "The body's content-type must be application/json"}
+	}
+	return body, nil
+}
+
+func isJSON(h http.Header) bool {
+	media, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	return err == nil && media == "application/json"
+}
