@@ -41,7 +41,7 @@ type AuthzdListen struct {
 	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`.
 	Admin Address `yaml:"admin" restart:"yes"`
 	// The server behind the check addresses.
-	Front string `yaml:"front" oneof:"grpc" restart:"yes"`
+	Front string `yaml:"front" oneof:"grpc" later:"h2" restart:"yes"`
 	// TLS of the check addresses that are tcp://. Files that change are read anew without a restart.
 	TLS *ServerTLS `yaml:"tls" restart:"yes"`
 }
@@ -116,7 +116,7 @@ type Keys struct {
 // given; two entries must not have the same path, host and a method in common.
 type Endpoint struct {
 	// Methods that the entry is for; without, all of them.
-	Methods []string `yaml:"methods"`
+	Methods []string `yaml:"methods,omitempty"`
 	// Exact path, without a query. Excludes prefix.
 	Path string `yaml:"path"`
 	// Path whose whole segments begin the request's: /a takes /a and /a/b, not /ab. Excludes path.
@@ -124,7 +124,7 @@ type Endpoint struct {
 	// Host that the entry is for, without port and trailing dot; without, all of them.
 	Host string `yaml:"host"`
 	// Scopes that are needed, all of them, separated by spaces.
-	Scope string `yaml:"scope"`
+	Scope string `yaml:"scope" empty:"yes"`
 	// Who may use it.
 	Principal string `yaml:"principal" oneof:"any|key|session"`
 }

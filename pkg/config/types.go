@@ -1,5 +1,13 @@
 package config
 
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
 // File is a file name. A relative one is taken from the folder of the
 // configuration file and made absolute on loading; "" is none.
 type File string
@@ -29,3 +37,41 @@ type Log struct {
 	// The least serious level that is written.
 	Level string `yaml:"level" oneof:"debug|info|warn|error"`
 }
+
+// parseDuration reads one number with one unit of ms, s, m and h, or 0. Several
+// units, fractions and signs are refused: each duration has one way to be read.
+func parseDuration(s string) (time.Duration, bool) {
+	if s == "0" {
+		return 0, true
+	}
+	digits := strings.TrimRight(s, "hms")
+	number, err := strconv.ParseUint(digits, 10, 32) // 32 bits of hours still fit
+	if err != nil || !decimal.MatchString(digits) {
+		return 0, false
+	}
+	for _, u := range units {
+		if s[len(digits):] == u.name && number <= uint64(1<<63-1)/uint64(u.unit) {
+			return time.Duration(number) * u.unit, true //nolint:gosec // 32 bits
+		}
+	}
+	return 0, false
+}
+
+// formatDuration writes a duration as parseDuration reads it.
+func formatDuration(d time.Duration) string {
+	for _, u := range units {
+		if d != 0 && d%u.unit == 0 {
+			return strconv.FormatInt(int64(d/u.unit), 10) + u.name
+		}
+	}
+	return "0"
+}
+
+// looksSecret tells whether a value has the form of a credential of ours.
+func looksSecret(value string) bool {
+	return credential.ShapeOf(value[strings.LastIndex(value, "/")+1:]) != credential.Foreign
+}
+
+// element and entry name what is in a list and in a map.
+func element(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }
+func entry(field, key string) string     { return field + "[" + show(key) + "]" }

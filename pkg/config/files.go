@@ -1,0 +1,103 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"reflect"
+	"strings"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+// Limits of the files that are named, in bytes.
+const (
+	maxSecret = 4 << 10
+	maxPEM    = 1 << 20
+)
+
+// files opens every file that the configuration names and reports those that a
+// program could not use, so that it never starts with half of what it needs.
+func (r *report) files(cfg reflect.Value) {
+	holders := map[credential.Digest]string{}
+	eachField(cfg, "", func(v reflect.Value, field string, tag reflect.StructTag) {
+		kind := tag.Get("file")
+		switch x := v.Interface().(type) {
+		case File:
+			r.file(field, x, kind, holders)
+		case []File:
+			for i, name := range x {
+				r.file(element(field, i), name, kind, holders)
+			}
+		case *ServerTLS:
+			if x != nil {
+				r.keyPair(field, x.CertFile, x.KeyFile)
+			}
+		case *ClientTLS:
+			if x != nil {
+				r.keyPair(field, x.CertFile, x.KeyFile)
+			}
+		}
+	})
+}
+
+func (r *report) file(field string, name File, kind string, holders map[credential.Digest]string) {
+	if name == "" {
+		return
+	}
+	limit := int64(maxPEM)
+	if kind == "secret" {
+		limit = maxSecret
+	}
+	data, err := readFile(string(name), limit)
+	if err != nil {
+		r.wrong(field, string(name)+": "+err.Error(), "")
+		return
+	}
+	switch kind {
+	case "secret":
+		r.secret(field, name, string(data), holders)
+	case "ca":
+		if !x509.NewCertPool().AppendCertsFromPEM(data) {
+			r.wrong(field, string(name)+", which holds no certificate", "one or more certificates in PEM")
+		}
+	}
+}
+
+// secret looks at what a secret's file holds, with the rules of package
+// secretfile. A token stands for one person or one kind of program, so no two fields
+// may share it; holders are the fields that have each so far.
+func (r *report) secret(field string, name File, text string, holders map[credential.Digest]string) {
+	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+	switch {
+	case text == "":
+		r.wrong(field, string(name)+", which is empty", "a file that holds the secret")
+		return
+	case strings.ContainsFunc(text, isControl):
+		r.wrong(field, string(name)+", which holds several lines or control characters", "one line")
+		return
+	}
+	digest := credential.NewSecret(text).Digest()
+	if before, taken := holders[digest]; taken {
+		r.wrong(field, string(name)+", which holds the same secret as "+before, "a secret of its own")
+		return
+	}
+	holders[digest] = field
+}
+
+// keyPair reports a certificate and a key that do not belong together. Files that
+// cannot be read are reported on their own.
+func (r *report) keyPair(field string, cert, key File) {
+	if cert == "" || key == "" {
+		return
+	}
+	certPEM, certErr := readFile(string(cert), maxPEM)
+	keyPEM, keyErr := readFile(string(key), maxPEM)
+	if errors.Join(certErr, keyErr) != nil {
+		return
+	}
+	if _, err := tls.X509KeyPair(certPEM, keyPEM); err != nil {
+		r.wrong(field, "a certificate and key that cannot be used: "+strings.TrimPrefix(err.Error(), "tls: "),
+			"a certificate chain in PEM and the key of its first certificate")
+	}
+}

@@ -1,0 +1,105 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Print writes the configuration with all its defaults as YAML that loads again to
+// the same value. It names files and never holds what is in them.
+func Print[C any](cfg *C) ([]byte, error) {
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := enc.Encode(encode(reflect.ValueOf(cfg).Elem())); err != nil {
+		return nil, fmt.Errorf("print the configuration: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+func encode(v reflect.Value) *yaml.Node {
+	switch x := v.Interface().(type) {
+	case Address:
+		return scalar("!!str", x.URL())
+	case time.Duration:
+		return scalar("", formatDuration(x))
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		return encode(v.Elem())
+	case reflect.Struct:
+		return encodeStruct(v)
+	case reflect.Slice:
+		list := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, item := range v.Seq2() {
+			list.Content = append(list.Content, encode(item))
+		}
+		list.Style = flowUnlessNested(list)
+		return list
+	case reflect.Map:
+		return encodeMap(v)
+	case reflect.Bool:
+		return scalar("!!bool", strconv.FormatBool(v.Bool()))
+	case reflect.Int:
+		return scalar("!!int", strconv.FormatInt(v.Int(), 10))
+	default:
+		return scalar("!!str", v.String())
+	}
+}
+
+func scalar(tag, value string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tag, Value: value}
+}
+
+func encodeStruct(v reflect.Value) *yaml.Node {
+	m := &yaml.Node{Kind: yaml.MappingNode}
+	for f, value := range v.Fields() {
+		if unset(f, value) {
+			continue
+		}
+		m.Content = append(m.Content, scalar("!!str", nameOf(f)), encode(value))
+	}
+	return m
+}
+
+// unset tells whether a field is to be left out: an optional string, file or
+// section that is not given, for none of which a file could say so in words.
+func unset(f reflect.StructField, v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.String, reflect.Pointer:
+		return v.IsZero()
+	case reflect.Slice:
+		return v.Len() == 0 && strings.HasSuffix(f.Tag.Get("yaml"), ",omitempty")
+	default:
+		return false
+	}
+}
+
+func encodeMap(v reflect.Value) *yaml.Node {
+	m := &yaml.Node{Kind: yaml.MappingNode}
+	keys := v.MapKeys()
+	slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+	for _, key := range keys {
+		m.Content = append(m.Content, scalar("!!str", key.String()), encode(v.MapIndex(key)))
+	}
+	if len(keys) == 0 {
+		m.Style = yaml.FlowStyle
+	}
+	return m
+}
+
+func flowUnlessNested(list *yaml.Node) yaml.Style {
+	for _, item := range list.Content {
+		if item.Kind != yaml.ScalarNode {
+			return 0
+		}
+	}
+	return yaml.FlowStyle
+}

@@ -1,0 +1,144 @@
+package config
+
+import (
+	_ "embed" // the structs' own source
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"reflect"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// The comments of the structs are the documentation; they can be had from the
+// source only. The linker leaves it out of programs that do not call Reference.
+var (
+	//go:embed authzd.go
+	authzdSource string
+	//go:embed keyd.go
+	keydSource string
+	//go:embed types.go
+	typesSource string
+)
+
+// Reference returns the fields of a configuration, *Authzd or *Keyd, as a table in
+// Markdown: name, default, meaning with what is allowed. It panics on any other
+// type, which is a mistake of the program.
+func Reference[C any, P program[C]](P) string {
+	cfg := P(new(C))
+	cfg.setDefaults()
+	t := table{comments: comments(authzdSource, keydSource, typesSource)}
+	t.row("field", "default", "meaning")
+	t.row("---", "---", "---")
+	t.fields(reflect.ValueOf(cfg).Elem(), "")
+	return t.String()
+}
+
+type table struct {
+	strings.Builder
+	comments map[string]string
+}
+
+func (t *table) row(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = strings.ReplaceAll(cell, "|", `\|`)
+	}
+	t.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+}
+
+func (t *table) fields(v reflect.Value, in string) {
+	for f, value := range v.Fields() {
+		field := join(in, nameOf(f))
+		meaning := t.comments[v.Type().Name()+"."+f.Name]
+		inner, nested := section(f.Type)
+		switch {
+		case nested && f.Type.Kind() == reflect.Pointer:
+			t.row(code(field), "none", meaning)
+			t.fields(newDefault(inner).Elem(), field)
+		case nested:
+			t.fields(value, field)
+		default:
+			t.row(code(field), defaultOf(f, value), meaning+allowed(f.Tag))
+			t.items(f.Type, field)
+		}
+	}
+}
+
+// items adds the fields of what is in a list or in a map.
+func (t *table) items(of reflect.Type, field string) {
+	name := ""
+	switch of.Kind() {
+	case reflect.Slice:
+		name = field + "[]"
+	case reflect.Map:
+		name = field + "[NAME]"
+	default:
+		return
+	}
+	if inner, ok := section(of.Elem()); ok {
+		t.fields(newDefault(inner).Elem(), name)
+	}
+}
+
+func code(s string) string { return "`" + s + "`" }
+
+func defaultOf(f reflect.StructField, v reflect.Value) string {
+	switch {
+	case f.Tag.Get("required") != "":
+		return "required"
+	case unset(f, v), v.Kind() == reflect.Slice && v.Len() == 0:
+		return "none"
+	}
+	node := encode(v)
+	for _, n := range append(node.Content, node) {
+		n.Style |= yaml.FlowStyle
+	}
+	text, err := yaml.Marshal(node)
+	if err != nil {
+		panic(err) // a default of our own
+	}
+	return code(strings.TrimSpace(string(text)))
+}
+
+// allowed says in words what the tags allow.
+func allowed(tag reflect.StructTag) string {
+	low, high := bounds(tag)
+	switch words := tag.Get("oneof"); {
+	case high != "":
+		return fmt.Sprintf(" %s to %s.", code(low), code(high))
+	case words != "":
+		list := strings.Split(words, "|")
+		for i := range list {
+			list[i] = code(list[i])
+		}
+		return " " + anyOf(list) + "."
+	}
+	return ""
+}
+
+// comments returns the doc comments of all fields of all structs in the sources by
+// TYPE.FIELD.
+func comments(sources ...string) map[string]string {
+	found := map[string]string{}
+	for _, source := range sources {
+		file, err := parser.ParseFile(token.NewFileSet(), "", source, parser.ParseComments)
+		if err != nil {
+			panic(err) // this package has been compiled
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
+			}
+			if s, ok := spec.Type.(*ast.StructType); ok {
+				for _, f := range s.Fields.List {
+					found[spec.Name.Name+"."+f.Names[0].Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+				}
+			}
+			return false
+		})
+	}
+	return found
+}

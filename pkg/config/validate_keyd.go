@@ -1,0 +1,83 @@
+package config
+
+import (
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+func (k *Keyd) validate(r *report) {
+	l := &k.Listen
+	secured := []named{
+		{"listen.sidecars", l.Sidecars},
+		{"listen.operators", l.Operators},
+		{"listen.owners", l.Owners},
+	}
+	r.addresses(append(slices.Clone(secured), named{"listen.admin", l.Admin}), secured, l.TLS)
+	k.validateStore(r)
+	k.validateOperators(r)
+	for name := range k.Scopes {
+		if !credential.ValidScope(name) {
+			r.wrong(entry("scopes", name), show(name), scopeForm)
+		}
+	}
+}
+
+const storeForm = "sqlite:///PATH with an absolute path"
+
+func (k *Keyd) validateStore(r *report) {
+	engine, rest, _ := strings.Cut(k.Store, "://")
+	switch engine {
+	case "sqlite":
+		if !path.IsAbs(rest) || path.Clean(rest) != rest || rest == "/" || strings.ContainsAny(rest, "?#%") {
+			r.wrong("store", show(k.Store), storeForm)
+		}
+		if r.given("store_password_file") {
+			r.wrong("store_password_file", "a password for SQLite", "with postgres:// only")
+		}
+	case "postgres", "postgresql":
+		if holdsPassword(k.Store) {
+			r.wrong("store", "a URL with a password in it", "a URL without it, and store_password_file")
+		}
+		r.wrong("store", "PostgreSQL, which is not built into this version", storeForm)
+	default:
+		// Not shown: connection strings of other forms may hold a password.
+		r.wrong("store", "neither sqlite:// nor postgres://", storeForm)
+	}
+}
+
+// holdsPassword tells whether a connection URL holds a password, as far as can be told.
+func holdsPassword(store string) bool {
+	u, err := url.Parse(store)
+	if err != nil {
+		return strings.Contains(store, "@")
+	}
+	_, inUser := u.User.Password()
+	for name := range u.Query() {
+		inUser = inUser || strings.Contains(strings.ToLower(name), "password")
+	}
+	return inUser
+}
+
+const operatorForm = "1 to 64 letters, digits and any of ._@-, nobody else's"
+
+func (k *Keyd) validateOperators(r *report) {
+	names := map[string]bool{}
+	for i, o := range k.Operators {
+		field := element("operators", i) + ".name"
+		switch {
+		case o.Name == "":
+			continue
+		case len(o.Name) > 64 || strings.Trim(o.Name, operatorCharacters) != "":
+			r.wrong(field, show(o.Name), operatorForm)
+		case names[o.Name]:
+			r.wrong(field, show(o.Name)+" again", operatorForm)
+		}
+		names[o.Name] = true
+	}
+}
+
+const operatorCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-"
