@@ -29,11 +29,15 @@ func TestFindTakesTheUsersOwn(t *testing.T) {
 	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	text := filepath.Join(t.TempDir(), "notes")
+	if err := os.WriteFile(text, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for path, want := range map[string]string{
-		program:                  "",
-		filepath.Dir(program):    "is not an executable file",
-		"/etc/hosts":             "is not an executable file",
-		program + "/not/a/thing": "no such file",
+		program:               "",
+		filepath.Dir(program): "is not an executable file",
+		text:                  "is not an executable file",
+		text + "/not":         "no such file",
 	} {
 		t.Setenv("ENVOY", path)
 		got, err := Find(t.Context(), Newest, io.Discard)

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// home is the folder of one running demo, held by a lock on the folder itself.
+type home struct {
+	dir     string // absolute
+	sockets string // dir, or a shorter one
+	lock    *os.File
+}
+
+// maxSocket is what a folder's path may take of the about 104 bytes of a socket's,
+// which begins under a longer, private name.
+const maxSocket = 60
+
+// claim makes the folder anew, if no other demo runs in it.
+func claim(name string) (*home, error) {
+	dir, err := filepath.Abs(name)
+	if err != nil {
+		return nil, err
+	}
+	h := &home{dir: dir, sockets: dir}
+	if h.lock, err = lockFolder(dir); err != nil {
+		return nil, err
+	}
+	if err := h.clear(); err != nil { // what a killed demo left
+		_ = h.lock.Close()
+		return nil, err
+	}
+	if len(dir) > maxSocket {
+		h.sockets = shortName(dir)
+		if err := errors.Join(os.RemoveAll(h.sockets), os.Mkdir(h.sockets, 0o700)); err != nil {
+			_ = h.lock.Close()
+			return nil, err
+		}
+	}
+	return h, os.WriteFile(h.file("pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
+}
+
+func (h *home) file(name string) string { return filepath.Join(h.dir, name) }
+
+func (h *home) socket(name string) string { return filepath.Join(h.sockets, name) }
+
+// Release removes all that the demo wrote.
+func (h *home) Release() {
+	if h.sockets != h.dir {
+		_ = os.RemoveAll(h.sockets)
+	}
+	_ = os.RemoveAll(h.dir)
+	_ = h.lock.Close()
+}
+
+func (h *home) clear() error {
+	entries, err := os.ReadDir(h.dir)
+	for _, entry := range entries {
+		err = errors.Join(err, os.RemoveAll(h.file(entry.Name())))
+	}
+	return err
+}
+
+// lockFolder makes the folder if need be and locks it. The lock ends with the
+// process, however it ends.
+func lockFolder(dir string) (*os.File, error) {
+	for {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		f, err := os.Open(dir) //nolint:gosec // the demo's own folder
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed by one that stops at this moment
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			_ = f.Close()
+			return nil, fmt.Errorf("the demo already runs in this clone%s: stop it first", holder(dir))
+		}
+		if sameFolder(f, dir) {
+			return f, nil
+		}
+		_ = f.Close()
+	}
+}
+
+// sameFolder tells whether the locked folder is still the one of that name.
+func sameFolder(f *os.File, dir string) bool {
+	locked, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(dir)
+	return err == nil && os.SameFile(locked, named)
+}
+
+func holder(dir string) string {
+	pid, err := os.ReadFile(filepath.Join(dir, "pid")) //nolint:gosec // the demo's own folder
+	if err != nil {
+		return ""
+	}
+	return " (process " + strings.TrimSpace(string(pid)) + ")"
+}
+
+// shortName is the same at every start in the clone, so that nothing piles up.
+func shortName(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return filepath.Join(os.TempDir(), "phantom-demo-"+hex.EncodeToString(sum[:6]))
+}

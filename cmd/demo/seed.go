@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+)
+
+// credentials are what the demo's callers present.
+type credentials struct {
+	plain, chat, revoked, expired, terminated, session credential.Secret
+}
+
+// seed makes two accounts, five keys and a session, as an operator would.
+func (s *stack) seed(ctx context.Context) (credentials, error) {
+	token, err := os.ReadFile(s.home.file("operator.token"))
+	if err != nil {
+		return credentials{}, err
+	}
+	client, err := keyclient.New("http://"+s.operators, func() (credential.Secret, error) {
+		return credential.NewSecret(string(token)), nil
+	})
+	if err != nil {
+		return credentials{}, err
+	}
+	defer client.Close()
+
+	o := &operator{ctx: ctx, client: client}
+	var c credentials
+	alice := o.account("Alice")
+	bob := o.account("Bob")
+
+	_, c.expired = o.mint(alice, keyclient.NewKey{Label: "expired", ExpiresAt: time.Now().Add(time.Second)})
+	_, c.plain = o.mint(alice, keyclient.NewKey{Label: "without a scope"})
+	chat, plaintext := o.mint(alice, keyclient.NewKey{Label: "chat"})
+	c.chat = plaintext
+	o.do("grant a scope", keyclient.GrantScope(chat, "chat:companion"))
+	revoked, plaintext := o.mint(alice, keyclient.NewKey{Label: "revoked"})
+	c.revoked = plaintext
+	o.do("revoke a key", keyclient.RevokeKey(revoked))
+	_, c.terminated = o.mint(bob, keyclient.NewKey{Label: "of a terminated account"})
+	o.do("terminate an account", keyclient.TerminateAccount(bob))
+	c.session = o.do("mint a session", keyclient.MintSession(alice, 0)).Token
+	return c, o.err
+}
+
+// operator makes requests until one fails; later ones do nothing.
+type operator struct {
+	ctx    context.Context //nolint:containedctx // lives no longer than seed
+	client *keyclient.Client
+	err    error
+}
+
+func (o *operator) do(what string, r keyclient.Request) keyclient.Answer {
+	if o.err != nil {
+		return keyclient.Answer{}
+	}
+	answer, err := o.client.Do(o.ctx, r)
+	if err != nil {
+		o.err = fmt.Errorf("could not %s: %w", what, err)
+	}
+	return answer
+}
+
+func (o *operator) account(name string) (id string) {
+	if answer := o.do("create an account", keyclient.CreateAccount("", name)); answer.Account != nil {
+		return answer.Account.ID
+	}
+	return ""
+}
+
+func (o *operator) mint(account string, k keyclient.NewKey) (id string, plaintext credential.Secret) {
+	answer := o.do("mint a key", keyclient.MintKey(account, k))
+	if answer.Key != nil {
+		id = answer.Key.ID
+	}
+	return id, answer.Plaintext
+}
+
+// variables are what demo.env tells, in its order.
+type variables []struct{ name, value string }
+
+func (s *stack) variables(c credentials) variables {
+	return variables{
+		{"PHANTOM_URL", s.url()},
+		{"PHANTOM_KEY", c.plain.Reveal()},
+		{"PHANTOM_CHAT_KEY", c.chat.Reveal()},
+		{"PHANTOM_REVOKED_KEY", c.revoked.Reveal()},
+		{"PHANTOM_EXPIRED_KEY", c.expired.Reveal()},
+		{"PHANTOM_TERMINATED_KEY", c.terminated.Reveal()},
+		{"PHANTOM_SESSION", c.session.Reveal()},
+		{"KEYCTL_URL", "http://" + s.operators},
+		{"KEYCTL_TOKEN_FILE", s.home.file("operator.token")},
+		{"AUTHZD_ADMIN", "http://" + s.authzdAdmin},
+		{"KEYD_ADMIN", "http://" + s.keydAdmin},
+		{"ENVOY_ADMIN", "http://" + s.envoyAdmin},
+	}
+}
+
+func (v variables) get(name string) string {
+	for _, variable := range v {
+		if variable.name == name {
+			return variable.value
+		}
+	}
+	return ""
+}
+
+// shell writes NAME='value' lines.
+func (v variables) shell() []byte {
+	var b bytes.Buffer
+	for _, variable := range v {
+		fmt.Fprintf(&b, "%s='%s'\n", variable.name, strings.ReplaceAll(variable.value, "'", `'\''`))
+	}
+	return b.Bytes()
+}

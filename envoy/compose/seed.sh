@@ -1,0 +1,65 @@
+#!/bin/sh
+# Mints the demo's keys with keyctl, writes them down as shell variables, and asks Envoy with each of them, so
+# that one sees every part at work.
+#
+# KEYCTL_URL, KEYCTL_TOKEN_FILE   where and as whom keyctl works
+# ENVOY, PHANTOM_URL              base URL of Envoy as seen from here, and as its users see it
+# DEMO_ENV                        the file to write
+set -eu
+umask 077
+: "${KEYCTL_URL:?}" "${KEYCTL_TOKEN_FILE:?}" "${ENVOY:?}" "${PHANTOM_URL:?}" "${DEMO_ENV:?}"
+
+owner=demo-$(date +%s)
+terminated=$owner-terminated
+keyctl account create -id "$owner" -name 'Demo' >/dev/null
+keyctl account create -id "$terminated" -name 'Demo, terminated' >/dev/null
+
+PHANTOM_EXPIRED_KEY=$(keyctl key mint -account "$owner" -label 'Demo: expired' -expires 1s)
+PHANTOM_KEY=$(keyctl key mint -account "$owner" -label 'Demo: no scope')
+PHANTOM_CHAT_KEY=$(keyctl key mint -account "$owner" -label 'Demo: chat' -scope chat:companion)
+PHANTOM_TERMINATED_KEY=$(keyctl key mint -account "$terminated" -label 'Demo: terminated')
+keyctl account terminate -id "$terminated" >/dev/null
+PHANTOM_SESSION=$(keyctl session mint -account "$owner")
+
+minted=$(keyctl -o json key mint -account "$owner" -label 'Demo: revoked' | tr -d '\n')
+PHANTOM_REVOKED_KEY=$(printf '%s' "$minted" | sed 's/.*"plaintext": *"\([^"]*\)".*/\1/')
+keyctl key revoke -id "$(printf '%s' "$minted" | sed 's/.*"id": *"\(key_[^"]*\)".*/\1/')" >/dev/null
+
+for name in PHANTOM_URL PHANTOM_KEY PHANTOM_CHAT_KEY PHANTOM_REVOKED_KEY PHANTOM_EXPIRED_KEY PHANTOM_TERMINATED_KEY \
+	PHANTOM_SESSION; do
+	eval "printf \"%s='%s'\\n\" $name \"\$$name\""
+done >"$DEMO_ENV.new"
+mv "$DEMO_ENV.new" "$DEMO_ENV"
+
+# try PATH [NAME]: a request as one types it, with the key or session of that name, and what it is answered now.
+try() {
+	path=$1
+	case ${2-} in
+	'') set -- ;;
+	PHANTOM_SESSION) set -- 'Cookie: phantom_session=$PHANTOM_SESSION' 'Origin: https://app.phantomrouter.ai' ;;
+	*) set -- "Authorization: Bearer \$$2" ;;
+	esac
+	line="curl \"\$PHANTOM_URL$path\""
+	for header in "$@"; do
+		line="$line -H \"$header\""
+	done
+	printf '\n%s\n' "$line"
+	(PHANTOM_URL=$ENVOY && eval "$line -sS --max-time 5 -w ' (%{http_code})\n'")
+}
+
+sleep 2 # until the key that expires has done so
+try /api/v1/me/vector-store PHANTOM_CHAT_KEY
+try /api/v1/me/vector-store PHANTOM_KEY
+try /api/v1/me PHANTOM_KEY
+try /api/v1/me
+try /api/v1/me PHANTOM_REVOKED_KEY
+try /api/v1/me PHANTOM_EXPIRED_KEY
+try /api/v1/me PHANTOM_TERMINATED_KEY
+try /api/v1/me/keys PHANTOM_SESSION
+
+cat <<END
+
+ready: $PHANTOM_URL
+The variables above for a shell of yours:   eval "\$(docker compose run --rm -T env)"
+The operator's command line:                docker compose run --rm keyctl account list
+END
