@@ -38,7 +38,8 @@ type Store struct {
 	now     func() time.Time
 	writer  *sql.DB // one connection, used by the writer goroutine alone
 	readers *sql.DB
-	secret  []byte // signs cursors
+	resolve *sql.Stmt // over readers: preparing it costs more than one digest's look-up
+	secret  []byte    // signs cursors
 	changed broadcast
 
 	jobs   chan func()
@@ -91,6 +92,9 @@ func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (e
 	n := max(4, runtime.GOMAXPROCS(0))
 	s.readers.SetMaxOpenConns(n)
 	s.readers.SetMaxIdleConns(n)
+	if s.resolve, err = s.readers.PrepareContext(ctx, resolveQuery); err != nil {
+		return err
+	}
 	return s.readers.QueryRowContext(ctx, "SELECT cursor_secret FROM head").Scan(&s.secret)
 }
 

@@ -62,13 +62,8 @@ func (d *digest) Scan(src any) error {
 	return fmt.Errorf("a digest is a blob of %d bytes", len(d)) // never the value
 }
 
-// Value implements driver.Valuer. The zero Digest is NULL.
-func (d digest) Value() (driver.Value, error) {
-	if d == (digest{}) {
-		return nil, nil
-	}
-	return d[:], nil
-}
+// Value implements driver.Valuer.
+func (d digest) Value() (driver.Value, error) { return d[:], nil }
 
 // text is a string in a column, NULL for "".
 type text string

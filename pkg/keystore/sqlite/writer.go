@@ -106,18 +106,18 @@ func (t *tx) exec(query string, args ...any) {
 
 // changedAccount puts into the log that every credential of the account has
 // changed, and returns the new revision.
-func (t *tx) changedAccount(id string) int64 { return t.log(text(id), digest{}) }
+func (t *tx) changedAccount(id string) int64 { return t.log(id, nil) }
 
 // changedCredential puts one credential's change into the log, and returns the new
 // revision.
-func (t *tx) changedCredential(d credential.Digest) int64 { return t.log("", digest(d)) }
+func (t *tx) changedCredential(d credential.Digest) int64 { return t.log(nil, digest(d)) }
 
-func (t *tx) log(account text, d digest) (revision int64) {
+func (t *tx) log(account, digest any) (revision int64) {
 	if t.err != nil {
 		return 0
 	}
 	t.err = t.QueryRowContext(t.ctx, "UPDATE head SET revision = revision + 1 RETURNING revision").Scan(&revision)
-	t.exec("INSERT INTO log (revision, at, account, digest) VALUES (?, ?, ?, ?)", revision, stamp(t.now), account, d)
+	t.exec("INSERT INTO log (revision, at, account, digest) VALUES (?, ?, ?, ?)", revision, stamp(t.now), account, digest)
 	t.moved = true
 	return revision
 }
