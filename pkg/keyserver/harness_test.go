@@ -1,0 +1,232 @@
+package keyserver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Canary tokens: none may ever be seen in a log.
+const (
+	sidecarToken = "canary-sidecar-token"
+	aliceToken   = "canary-alice-token"
+	bobToken     = "canary-bob-token"
+)
+
+func token(text string) Token {
+	return func() credential.Secret { return credential.NewSecret(text) }
+}
+
+func testSettings() Settings {
+	return Settings{
+		SidecarTokens:   []Token{token("an-older-sidecar-token"), token(sidecarToken)},
+		Operators:       []Operator{{"alice", token(aliceToken)}, {"bob", token(bobToken)}},
+		Lease:           15 * time.Second,
+		LongestMaxStale: time.Hour,
+		LogRetention:    time.Hour,
+		Catalogue:       Catalogue{"chat:companion": ByOperator, "read": ByOwner, "write": ByOwner},
+		KeysPerAccount:  3,
+	}
+}
+
+// fixture is a server on a real store.
+type fixture struct {
+	*Server
+	t       testing.TB
+	path    string
+	reg     *prometheus.Registry
+	logs    *observer.ObservedLogs
+	drain   chan struct{}
+	handler map[string]http.Handler
+}
+
+func setUp(t testing.TB) *fixture { return setUpOn(t, nil) }
+
+// setUpOn lets the test put something between the server and the store.
+func setUpOn(t testing.TB, wrap func(keystore.Store) keystore.Store) *fixture {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keys.db")
+	opened, err := sqlite.Open(context.Background(), path, sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var store keystore.Store = opened
+	if wrap != nil {
+		store = wrap(store)
+	}
+	core, logs := observer.New(zapcore.DebugLevel)
+	f := &fixture{t: t, path: path, reg: prometheus.NewRegistry(), logs: logs, drain: make(chan struct{})}
+	f.Server = New(Options{Store: store, Log: zap.New(core), Metrics: f.reg, Draining: f.drain}, testSettings())
+	f.handler = map[string]http.Handler{
+		"sidecars":  f.Sidecars(),
+		"operators": f.Operators(),
+		"owners":    f.Owners(),
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = f.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		<-done
+		if err := opened.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// reply is an answer, read.
+type reply struct {
+	t      testing.TB
+	status int
+	header http.Header
+	raw    string
+}
+
+func (f *fixture) do(side string, r *http.Request) reply {
+	f.t.Helper()
+	w := httptest.NewRecorder()
+	f.handler[side].ServeHTTP(w, r)
+	if got := w.Header().Get("Cache-Control"); got != "no-store" {
+		f.t.Errorf("%s %s: cache-control %q", r.Method, r.URL, got)
+	}
+	return reply{f.t, w.Code, w.Header(), w.Body.String()}
+}
+
+func request(method, target, body string) *http.Request {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	return r
+}
+
+// operator asks as alice.
+func (f *fixture) operator(method, target, body string) reply {
+	f.t.Helper()
+	r := request(method, target, body)
+	r.Header.Set("Authorization", "Bearer "+aliceToken)
+	return f.do("operators", r)
+}
+
+// sidecar asks as a sidecar.
+func (f *fixture) sidecar(path, body string) reply {
+	f.t.Helper()
+	r := request(http.MethodPost, path, body)
+	r.Header.Set("Authorization", "Bearer "+sidecarToken)
+	return f.do("sidecars", r)
+}
+
+// owner asks as Envoy does for a session of the account.
+func (f *fixture) owner(account, method, target, body string) reply {
+	f.t.Helper()
+	r := request(method, target, body)
+	r.Header.Set(accountHeader, account)
+	r.Header.Set(principalHeader, "session")
+	return f.do("owners", r)
+}
+
+// want checks the status.
+func (r reply) want(status int) reply {
+	r.t.Helper()
+	if r.status != status {
+		r.t.Fatalf("status %d, want %d: %s", r.status, status, r.raw)
+	}
+	return r
+}
+
+// refused checks an envelope to the byte, its message by what it must contain.
+func (r reply) refused(status int, parts ...string) {
+	r.t.Helper()
+	var e struct {
+		Error      string
+		Message    string
+		StatusCode int
+	}
+	if err := json.Unmarshal([]byte(r.raw), &e); err != nil {
+		r.t.Fatalf("%d %q: %v", r.status, r.raw, err)
+	}
+	message, _ := json.Marshal(e.Message)
+	exact := fmt.Sprintf(`{"error":%q,"message":%s,"statusCode":%d}`, errorNames[status], message, status)
+	if r.status != status || strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&").Replace(exact) != r.raw {
+		r.t.Fatalf("got %d %s\nwant %d %s", r.status, r.raw, status, exact)
+	}
+	if got := r.header.Get("Content-Type"); got != "application/json" {
+		r.t.Errorf("content-type %q", got)
+	}
+	for _, part := range parts {
+		if !strings.Contains(e.Message, part) {
+			r.t.Errorf("message %q does not name %q", e.Message, part)
+		}
+	}
+}
+
+// at reads a value of the answer: at("key", "id").
+func (r reply) at(path ...string) any {
+	r.t.Helper()
+	var v any
+	if err := json.Unmarshal([]byte(r.raw), &v); err != nil {
+		r.t.Fatalf("%q: %v", r.raw, err)
+	}
+	for _, name := range path {
+		object, ok := v.(map[string]any)
+		if !ok {
+			r.t.Fatalf("no %v in %s", path, r.raw)
+		}
+		if v, ok = object[name]; !ok {
+			r.t.Fatalf("no %v in %s", path, r.raw)
+		}
+	}
+	return v
+}
+
+func (r reply) text(path ...string) string {
+	r.t.Helper()
+	s, ok := r.at(path...).(string)
+	if !ok {
+		r.t.Fatalf("%v is no string in %s", path, r.raw)
+	}
+	return s
+}
+
+func (r reply) number(path ...string) int64 {
+	r.t.Helper()
+	n, ok := r.at(path...).(float64)
+	if !ok {
+		r.t.Fatalf("%v is no number in %s", path, r.raw)
+	}
+	return int64(n)
+}
+
+// account makes one.
+func (f *fixture) account(id string) {
+	f.t.Helper()
+	f.operator("POST", "/v1/accounts", fmt.Sprintf(`{"id":%q,"name":"test"}`, id)).want(201)
+}
+
+// key mints one and returns its id and plaintext.
+func (f *fixture) key(account, fields string) (id, plaintext string) {
+	f.t.Helper()
+	r := f.operator("POST", "/v1/accounts/"+account+"/keys", `{"label":"test"`+fields+`}`).want(201)
+	return r.text("key", "id"), r.text("plaintext")
+}
+
+func digestOf(plaintext string) string { return credential.NewSecret(plaintext).Digest().Hex() }

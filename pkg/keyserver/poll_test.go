@@ -1,0 +1,409 @@
+package keyserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+// poll asks as a sidecar does; fields follow after sidecar and after.
+func (f *fixture) poll(name string, after int64, epoch, fields string) reply {
+	f.t.Helper()
+	return f.sidecar("/v1/changes", fmt.Sprintf(`{"sidecar":%q,"after":%d,"epoch":%q%s}`, name, after, epoch, fields))
+}
+
+// begun is a sidecar's first poll: the epoch and the head.
+func (f *fixture) begun(name, fields string) (epoch string, head int64) {
+	f.t.Helper()
+	r := f.poll(name, -1, "", fields).want(200)
+	return r.text("epoch"), r.number("revision")
+}
+
+func TestResolve(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	keyID, plaintext := f.key("a", `,"scopes":["write","chat:companion"],"expires_at":"2999-01-01T00:00:00Z"`)
+	revokedID, revoked := f.key("a", "")
+	f.operator("POST", "/v1/keys/"+revokedID+"/revoke", "").want(200)
+	session := f.operator("POST", "/v1/accounts/a/sessions", "").want(201)
+	unknown := strings.Repeat("0", 64)
+
+	r := f.sidecar("/v1/resolve", fmt.Sprintf(`{"credentials":[%q,%q,%q,%q,%q]}`,
+		digestOf(plaintext), unknown, digestOf(revoked), digestOf(session.text("token")), digestOf(plaintext))).want(200)
+	head := f.sidecar("/v1/changes", `{"sidecar":"x","after":-1}`).want(200)
+	key := `{"sha256":"` + digestOf(plaintext) + `","found":true,"kind":"key","id":"` + keyID + `","state":"active","expires_at":"2999-01-01T00:00:00Z",` +
+		`"scopes":["chat:companion","write"],"account":{"id":"a","state":"active"}}`
+	want := fmt.Sprintf(`{"epoch":%q,"revision":%d,"credentials":[%s,`, head.text("epoch"), head.number("revision"), key) +
+		`{"sha256":"` + unknown + `","found":false},` +
+		`{"sha256":"` + digestOf(revoked) + `","found":true,"kind":"key","id":"` + revokedID + `","state":"revoked","expires_at":null,"scopes":[],"account":{"id":"a","state":"active"}},` +
+		`{"sha256":"` + digestOf(session.text("token")) + `","found":true,"kind":"session","id":"` + session.text("session", "id") + `","state":"active",` +
+		`"expires_at":"` + session.text("session", "expires_at") + `","scopes":[],"account":{"id":"a","state":"active"}},` + key + `]}`
+	if r.raw != want {
+		t.Errorf("got  %s\nwant %s", r.raw, want)
+	}
+	f.operator("POST", "/v1/accounts/a/terminate", "").want(200)
+	if r := f.sidecar("/v1/resolve", fmt.Sprintf(`{"credentials":[%q]}`, digestOf(plaintext))); !strings.Contains(r.raw, `"account":{"id":"a","state":"terminated"}`) {
+		t.Errorf("got %s", r.raw)
+	}
+}
+
+func TestSidecarMistakes(t *testing.T) {
+	f := setUp(t)
+	digest := strings.Repeat("a", 64)
+	many := `["` + strings.Repeat(digest+`","`, 1000) + digest + `"]`
+	for _, m := range []struct{ path, body, names string }{
+		{"/v1/resolve", ``, "credentials"},
+		{"/v1/resolve", `{}`, "credentials"},
+		{"/v1/resolve", `{"credentials":[]}`, "credentials"},
+		{"/v1/resolve", `{"credentials":null}`, "credentials"},
+		{"/v1/resolve", `{"credentials":` + many + `}`, "credentials"},
+		{"/v1/resolve", `{"credentials":"` + digest + `"}`, "credentials"},
+		{"/v1/resolve", `{"credentials":["` + digest + `","` + strings.ToUpper(digest) + `"]}`, "credentials[1]"},
+		{"/v1/resolve", `{"credentials":["phk_plaintext"]}`, "credentials[0]"},
+		{"/v1/resolve", `{"credentials":["` + digest + `"],"revision":1}`, "revision"},
+		{"/v1/resolve", `{"credentials":["` + digest + `"],"credentials":["` + digest + `"]}`, "credentials"},
+		{"/v1/changes", `{}`, "sidecar"},
+		{"/v1/changes", `{"sidecar":"a"}`, "after"},
+		{"/v1/changes", `{"after":0}`, "sidecar"},
+		{"/v1/changes", `{"sidecar":"","after":0}`, "sidecar"},
+		{"/v1/changes", `{"sidecar":"` + strings.Repeat("a", 129) + `","after":0}`, "sidecar"},
+		{"/v1/changes", `{"sidecar":"a\u0000","after":0}`, "sidecar"},
+		{"/v1/changes", `{"sidecar":"a","after":-2}`, "after"},
+		{"/v1/changes", `{"sidecar":"a","after":"0"}`, "after"},
+		{"/v1/changes", `{"sidecar":"a","after":0.5}`, "after"},
+		{"/v1/changes", `{"sidecar":"a","after":0,"wait_ms":-1}`, "wait_ms"},
+		{"/v1/changes", `{"sidecar":"a","after":0,"wait_ms":30001}`, "wait_ms"},
+		{"/v1/changes", `{"sidecar":"a","after":0,"max_stale_ms":-1}`, "max_stale_ms"},
+		{"/v1/changes", `{"sidecar":"a","after":-1,"max_stale_ms":3600001}`, "max_stale_ms"},
+		{"/v1/changes", `{"sidecar":"a","after":-1,"max_stale_ms":9223372036854775807}`, "max_stale_ms"},
+		{"/v1/changes", `{"sidecar":"a","after":0,"leave":"yes"}`, "leave"},
+		{"/v1/changes", `{"sidecar":"a","after":0,"timeout":1}`, "timeout"},
+		{"/v1/usage", `{"sidecar":"a"}`, "used"},
+		{"/v1/usage", `{"used":[]}`, "sidecar"},
+		{"/v1/usage", `{"sidecar":"a","used":[{"last_used_at":"2026-01-01T00:00:00Z"}]}`, "used[0].sha256"},
+		{"/v1/usage", `{"sidecar":"a","used":[{"sha256":"` + digest + `"}]}`, "used[0].last_used_at"},
+		{"/v1/usage", `{"sidecar":"a","used":[{"sha256":"` + digest + `","last_used_at":"now"}]}`, "used[0].last_used_at"},
+		{"/v1/usage", `{"sidecar":"a","used":[{"sha256":"` + digest + `","last_used_at":"2026-01-01T00:00:00Z","allowed":-1}]}`, "used[0].allowed"},
+		{"/v1/usage", `{"sidecar":"a","used":[{"sha256":"` + digest + `","last_used_at":"2026-01-01T00:00:00Z","denied":-1}]}`, "used[0].denied"},
+		{"/v1/usage", `{"sidecar":"a","used":[{"sha256":"` + digest + `","last_used_at":"2026-01-01T00:00:00Z","plaintext":"x"}]}`, "used[0].plaintext"},
+	} {
+		f.sidecar(m.path, m.body).refused(400, m.names)
+	}
+	if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[]}` {
+		t.Errorf("a refused poll was recorded: %s", got)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	id, plaintext := f.key("a", "")
+	_, head := f.begun("s", "")
+	used := time.Now().UTC().Truncate(time.Second)
+	body := fmt.Sprintf(`{"sidecar":"s","used":[{"sha256":%q,"last_used_at":%q,"allowed":3},{"sha256":%q,"last_used_at":%q,"denied":1}]}`,
+		digestOf(plaintext), used.Format(time.RFC3339), strings.Repeat("0", 64), used.Format(time.RFC3339))
+	if r := f.sidecar("/v1/usage", body).want(204); r.raw != "" {
+		t.Errorf("204 with a body: %q", r.raw)
+	}
+	f.sidecar("/v1/usage", `{"sidecar":"s","used":[]}`).want(204)
+	if got := f.operator("GET", "/v1/keys/"+id, "").text("key", "last_used_at"); got != used.Format(time.RFC3339) {
+		t.Errorf("last_used_at %s, want %s", got, used)
+	}
+	if _, now := f.begun("s", ""); now != head {
+		t.Error("usage passed through the change log")
+	}
+	// A full report fits.
+	entry := fmt.Sprintf(`{"sha256":%q,"last_used_at":"2026-01-01T00:00:00.123456789+01:00","allowed":9007199254740991,"denied":0}`, digestOf(plaintext))
+	full := strings.Repeat(entry+",", 9999) + entry
+	f.sidecar("/v1/usage", `{"sidecar":"s","used":[`+full+`]}`).want(204)
+	f.sidecar("/v1/usage", `{"sidecar":"s","used":[`+full+","+entry+`]}`).refused(400, "used")
+}
+
+// synced runs the test in a bubble: time is the test's own.
+func synced(t *testing.T, test func(t *testing.T, f *fixture)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.account("a")
+		test(t, f)
+	})
+}
+
+func TestPollBeginsAtTheHead(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		began := time.Now()
+		r := f.poll("s", -1, "", `,"wait_ms":30000,"max_stale_ms":60000`).want(200)
+		want := fmt.Sprintf(`{"epoch":%q,"revision":1,"changes":[],"lease_ms":15000}`, r.text("epoch"))
+		if r.raw != want || time.Since(began) > time.Second {
+			t.Errorf("got %s after %s, want %s", r.raw, time.Since(began), want)
+		}
+		// It acknowledges the head.
+		sidecars := f.operator("GET", "/v1/sidecars", "").raw
+		if want := fmt.Sprintf(`{"sidecars":[{"name":"s","revision":1,"lease_ends_at":%q,"stale_ends_at":%q}]}`,
+			began.Add(15*time.Second).UTC().Format(time.RFC3339Nano), began.Add(75*time.Second).UTC().Format(time.RFC3339Nano)); sidecars != want {
+			t.Errorf("got  %s\nwant %s", sidecars, want)
+		}
+	})
+}
+
+func TestPollAnswersAtOnceWhenThereAreChanges(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.begun("s", "")
+		_, plaintext := f.key("a", "")
+		f.operator("POST", "/v1/accounts/a/terminate", "").want(200)
+		began := time.Now()
+		r := f.poll("s", head, epoch, `,"wait_ms":30000`).want(200)
+		want := fmt.Sprintf(`{"epoch":%q,"revision":3,"changes":[{"revision":2,"credential":%q},{"revision":3,"account":"a"}],"lease_ms":15000}`,
+			epoch, digestOf(plaintext))
+		if r.raw != want || time.Since(began) > time.Second {
+			t.Errorf("got %s after %s, want %s", r.raw, time.Since(began), want)
+		}
+	})
+}
+
+func TestPollHeartbeat(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.begun("s", "")
+		for _, wait := range []time.Duration{0, 2500 * time.Millisecond, 30 * time.Second} {
+			began := time.Now()
+			r := f.poll("s", head, epoch, fmt.Sprintf(`,"wait_ms":%d`, wait.Milliseconds())).want(200)
+			want := fmt.Sprintf(`{"epoch":%q,"revision":%d,"changes":[],"lease_ms":15000}`, epoch, head)
+			if took := time.Since(began); r.raw != want || took < wait || took > wait+time.Second {
+				t.Errorf("got %s after %s, want %s after %s", r.raw, took, want, wait)
+			}
+		}
+	})
+}
+
+// While a poll waits: another's change ends it; so does the drain; its client's going
+// leaves nothing behind.
+func TestPollIsWoken(t *testing.T) {
+	for name, wake := range map[string]struct {
+		do      func(f *fixture)
+		changes int
+	}{
+		"by a change":    {func(f *fixture) { f.key("a", "") }, 1},
+		"by the drain":   {func(f *fixture) { close(f.drain) }, 0},
+		"by another end": {func(f *fixture) { f.poll("t", 1, "nonsense", "") }, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synced(t, func(t *testing.T, f *fixture) {
+				epoch, head := f.begun("s", "")
+				began := time.Now()
+				answered := make(chan reply, 1)
+				go func() { answered <- f.poll("s", head, epoch, `,"wait_ms":30000`) }()
+				<-time.After(5 * time.Second)
+				if len(answered) > 0 {
+					t.Fatalf("answered with nothing to tell: %s", (<-answered).raw)
+				}
+				wake.do(f)
+				r := (<-answered).want(200)
+				took := time.Since(began)
+				if wake.changes < 0 {
+					if took < 30*time.Second {
+						t.Errorf("another sidecar's poll ended this one after %s", took)
+					}
+					return
+				}
+				if got := len(r.at("changes").([]any)); got != wake.changes || took > 5100*time.Millisecond {
+					t.Errorf("%d changes after %s: %s", got, took, r.raw)
+				}
+				if got := r.number("lease_ms"); got != 15000 {
+					t.Errorf("lease_ms %d", got)
+				}
+			})
+		})
+	}
+}
+
+// Where the store's wake-ups never come, a poll hears of a change within a second.
+type deaf struct{ keystore.Store }
+
+func (deaf) Changed() <-chan struct{} { return nil }
+
+func TestPollLooksEachSecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := setUpOn(t, func(s keystore.Store) keystore.Store { return deaf{s} })
+		f.account("a")
+		epoch, head := f.begun("s", "")
+		answered := make(chan reply, 1)
+		go func() { answered <- f.poll("s", head, epoch, `,"wait_ms":30000`) }()
+		<-time.After(5 * time.Second)
+		f.key("a", "")
+		began := time.Now()
+		r := <-answered
+		if took := time.Since(began); took > 1100*time.Millisecond || len(r.at("changes").([]any)) != 1 {
+			t.Errorf("%s after %s", r.raw, took)
+		}
+	})
+}
+
+func TestPollAcknowledges(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		epoch, _ := f.begun("s", "")
+		f.key("a", "")
+		f.poll("s", 2, epoch, "").want(200)
+		revision := func() int64 {
+			list := f.operator("GET", "/v1/sidecars", "").at("sidecars").([]any)
+			return int64(list[0].(map[string]any)["revision"].(float64))
+		}
+		if got := revision(); got != 2 {
+			t.Errorf("acknowledged %d", got)
+		}
+		f.poll("s", 1, epoch, "").want(200) // a late one that was overtaken
+		if got := revision(); got != 2 {
+			t.Errorf("went back to %d", got)
+		}
+	})
+}
+
+func TestPollGone(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.begun("first", "")
+		gone := func(r reply) {
+			t.Helper()
+			if want := fmt.Sprintf(`{"epoch":%q,"revision":%d}`, epoch, head); r.want(410).raw != want {
+				t.Errorf("got %s, want %s", r.raw, want)
+			}
+		}
+		gone(f.poll("s", head, "another", ""))
+		gone(f.poll("s", head, "", ""))
+		gone(f.poll("s", head+1, epoch, ""))
+		gone(f.poll("s", 1<<62, epoch, `,"wait_ms":30000`))
+		if got := len(f.operator("GET", "/v1/sidecars", "").at("sidecars").([]any)); got != 1 {
+			t.Error("a poll that got no lease is on record")
+		}
+		// The log no longer reaches back.
+		for range 3 {
+			f.key("a", "")
+		}
+		head += 3
+		<-time.After(2 * time.Hour)
+		if err := f.store.Prune(context.Background(), time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		gone(f.poll("s", 0, epoch, `,"wait_ms":30000`))
+		// The sidecar goes on with what it was told.
+		f.poll("s", head, epoch, "").want(200)
+	})
+}
+
+func TestPollOverANewEpoch(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.begun("s", "")
+		answered := make(chan reply, 1)
+		go func() { answered <- f.poll("s", head, epoch, `,"wait_ms":30000`) }()
+		<-time.After(time.Second)
+		newHead, err := f.store.NewEpoch(context.Background(), time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := (<-answered).want(410)
+		if got := r.text("epoch"); got != newHead.Epoch || got == epoch {
+			t.Errorf("epoch %q", got)
+		}
+		// Beginning anew takes any epoch.
+		if r := f.poll("s", -1, epoch, "").want(200); r.text("epoch") != newHead.Epoch {
+			t.Errorf("got %s", r.raw)
+		}
+	})
+}
+
+func TestLeave(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.begun("s", `,"max_stale_ms":3600000`)
+		began := time.Now()
+		r := f.poll("s", -7, "nonsense", `,"leave":true,"wait_ms":30000`).want(200)
+		if want := fmt.Sprintf(`{"epoch":%q,"revision":%d,"changes":[],"lease_ms":0}`, epoch, head); r.raw != want {
+			t.Errorf("got %s, want %s", r.raw, want)
+		}
+		if time.Since(began) > time.Second {
+			t.Error("did not answer at once")
+		}
+		if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[]}` {
+			t.Errorf("not forgotten: %s", got)
+		}
+		f.poll("never seen", 0, epoch, `,"leave":true`).want(200)
+	})
+}
+
+// full answers Changes with as many as it is asked for, and a head beyond them.
+type full struct{ keystore.Store }
+
+func (f full) Changes(ctx context.Context, epoch string, after int64, limit int) (keystore.Head, []keystore.Change, error) {
+	head, err := f.Head(ctx)
+	list := make([]keystore.Change, limit)
+	for i := range list {
+		list[i] = keystore.Change{Revision: after + int64(i) + 1, Account: "a"}
+	}
+	head.Revision = after + int64(limit) + 1
+	return head, list, err
+}
+
+// An answer that leaves changes out gives no lease: one of those may count as
+// effective already.
+func TestPartOfTheChangesIsNoLease(t *testing.T) {
+	f := setUpOn(t, func(s keystore.Store) keystore.Store { return full{s} })
+	f.account("a")
+	epoch, _ := f.begun("s", "")
+	r := f.poll("s", 1, epoch, "").want(200)
+	if got := len(r.at("changes").([]any)); got != keyapi.MaxChanges {
+		t.Errorf("%d changes", got)
+	}
+	if r.number("revision") != 1+keyapi.MaxChanges || r.number("lease_ms") != 0 {
+		t.Errorf("revision %d, lease %d ms", r.number("revision"), r.number("lease_ms"))
+	}
+}
+
+// ordered notes which of the two comes first.
+type ordered struct {
+	keystore.Store
+	calls *[]string
+}
+
+func (o ordered) RecordPoll(ctx context.Context, p keystore.Poll) error {
+	*o.calls = append(*o.calls, "RecordPoll")
+	return o.Store.RecordPoll(ctx, p)
+}
+
+func (o ordered) Changes(ctx context.Context, epoch string, after int64, limit int) (keystore.Head, []keystore.Change, error) {
+	*o.calls = append(*o.calls, "Changes")
+	return o.Store.Changes(ctx, epoch, after, limit)
+}
+
+func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
+	var calls []string
+	f := setUpOn(t, func(s keystore.Store) keystore.Store { return ordered{s, &calls} })
+	f.account("a")
+	epoch, head := f.begun("s", "")
+	calls = nil
+	f.poll("s", head, epoch, "").want(200)
+	if got := strings.Join(calls, " "); got != "RecordPoll Changes" {
+		t.Errorf("order: %s", got)
+	}
+}
+
+// unrecorded cannot take a poll down.
+type unrecorded struct{ keystore.Store }
+
+func (unrecorded) RecordPoll(context.Context, keystore.Poll) error {
+	return errors.New("disk full at /var/lib")
+}
+
+func TestNoLeaseWithoutARecord(t *testing.T) {
+	f := setUpOn(t, func(s keystore.Store) keystore.Store { return unrecorded{s} })
+	f.account("a")
+	head, err := f.store.Head(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.poll("s", -1, "", "").refused(503)
+	f.poll("s", head.Revision, head.Epoch, "").refused(503)
+}
