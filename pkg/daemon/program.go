@@ -2,30 +2,36 @@ package daemon
 
 import (
 	"context"
+	"io"
 	"net"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 )
 
 // Program is one daemon with a configuration of type C.
 type Program[C any] struct {
-	// Name of the program, as in its metrics: lower-case letters.
+	// Name of the program and the beginning of its metrics' names: lower-case letters.
 	Name string
 	// Summary says in a sentence what the program is, for -h.
 	Summary string
-	// Load reads and checks the configuration; path is "" without -config. The error has one line for each mistake.
+	// Load reads and checks the configuration; path is "" without -config. The error
+	// has one line for each mistake.
 	Load func(path string) (C, error)
-	// Admin returns the admin address that a file names, whatever else is wrong with it, for
-	// -healthcheck. With an error it is a guess.
+	// Admin returns the admin address that a file names, whatever else is wrong with
+	// it, for -healthcheck. With an error it is a guess.
 	Admin func(path string) (net.Addr, error)
 	// Print writes the effective configuration, without secrets.
 	Print func(C) ([]byte, error)
 	// Settings is what the frame itself needs of the configuration.
 	Settings func(C) Settings
-	// NeedsRestart names the fields that differ and that Reload cannot take up.
+	// NeedsRestart names the fields that differ and that a reload cannot take up.
 	NeedsRestart func(running, loaded C) []string
-	// Start builds the program and adds what runs to the Runtime's stack, lowest first. It returns when
-	// everything runs, with the function that takes up a new configuration; an error stops what was added.
-	// The context ends when the program is told to stop, not when Start returns.
+	// Start builds the program and adds what runs to the Runtime's stack, lowest
+	// first. It returns when everything runs, with the function that takes up a new
+	// configuration (nil: nothing can be); an error stops what was added. The context ends when the
+	// program is told to stop, not when Start returns.
 	Start func(ctx context.Context, rt *Runtime, cfg C) (reload func(C) error, err error)
 	// Actions are what the program can do instead of serving.
 	Actions []Action[C]
@@ -38,13 +44,35 @@ type Settings struct {
 	LogLevel string        // debug, info, warn or error
 }
 
-// Action is something that a program does and then exits, asked for by a flag of its own.
+// Action is something that a program does and then exits, asked for by a flag of
+// its own.
 type Action[C any] struct {
+	// Flag is its name without the dash, Help what -h says about it.
 	Flag, Help string
-	// Run does it; what it prints for people goes to stdout. An error is exit 1.
+	// Run does it; what it prints for people goes to stdout. An error is exit code 1. Its
+	// context ends with the first signal. What it adds to the Runtime is stopped afterwards.
 	Run func(ctx context.Context, rt *Runtime, cfg C) error
 }
 
-// Main runs the program with the arguments (less the program's name) and returns the exit code: 0 for a clean stop, 2 for bad usage
-// or configuration, 1 for everything else.
-func Main[C any](args []string, p Program[C]) int { return 1 }
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // a failed start, a part that died, a second signal
+	exitUsage  = 2 // bad usage or configuration
+)
+
+// Main runs the program with the arguments, less the program's own name, and
+// returns the exit code: 0 for a clean stop, 2 for bad usage or configuration, 1
+// for everything else.
+func Main[C any](args []string, p Program[C]) int {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	return run(args, p, process{os.Stdout, os.Stderr, signals})
+}
+
+// process is what a program has of the operating system's.
+type process struct {
+	stdout, stderr io.Writer
+	signals        <-chan os.Signal
+}

@@ -3,11 +3,14 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
-	"errors"
+	"io"
 	"net"
 	"net/http"
+	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 )
 
@@ -17,34 +20,115 @@ type Runtime struct {
 	Log *zap.Logger
 	// Metrics is what /metrics shows.
 	Metrics *prometheus.Registry
+
+	name  string
+	level zap.AtomicLevel
+	ready *readiness
+	stack *stack
+
+	mu        sync.Mutex
+	listeners []*Listener
 }
 
-// Component is one named part of a running program. A part that only has to be closed has no Run.
+func newRuntime(name, logLevel string, stderr io.Writer) *Runtime {
+	level := zap.NewAtomicLevel()
+	setLevel(level, logLevel)
+	rt := &Runtime{
+		Log:     newLog(stderr, level),
+		Metrics: prometheus.NewRegistry(),
+		name:    name,
+		level:   level,
+		ready:   newReadiness(),
+	}
+	rt.stack = newStack(rt.Log)
+	version, commit, goVersion := versionParts()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        name + "_build_info",
+		Help:        "The running build; always 1.",
+		ConstLabels: prometheus.Labels{"version": version, "commit": commit, "go": goVersion},
+	})
+	build.Set(1)
+	rt.Metrics.MustRegister(build, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return rt
+}
+
+// Component is one named part of a running program. A part that only has to be
+// closed has no Run, one that ends with its context no Stop.
 type Component struct {
 	// Name of the part in logs.
 	Name string
-	// Run works until Stop is called or its context is cancelled, which happens when Stop returns. When it
-	// returns before that, the whole program stops with exit code 1; a panic counts as an error.
+	// Run works until Stop is called or its context is cancelled, which happens when
+	// Stop has returned. If it returns before that, the whole program stops with exit code
+	// 1; a panic counts as an error.
 	Run func(ctx context.Context) error
-	// Stop ends the part. Its context ends before the drain time does: then it must let go of everything at once.
+	// Stop ends the part. Its context ends before the drain time does: then it must
+	// let go of everything at once.
 	Stop func(ctx context.Context) error
 }
 
-// Add puts the component on top of the stack and starts its Run. The stack is stopped from the top.
-func (rt *Runtime) Add(c Component) {}
+// Add puts the component on top of the stack and starts its Run. The stack is
+// stopped from the top.
+func (rt *Runtime) Add(c Component) { rt.stack.add(c) }
 
-// ReadyWhen adds a condition of /readyz: nil when it holds, else the reason, which everybody may read.
-func (rt *Runtime) ReadyWhen(name string, check func() error) {}
+// ReadyWhen adds a condition of /readyz: nil when it holds, else the reason, which
+// everybody may read. It is called for each request.
+func (rt *Runtime) ReadyWhen(name string, check func() error) { rt.ready.add(name, check) }
 
-// Draining returns a channel that is closed when the program begins to stop: long polls end then.
-func (rt *Runtime) Draining() <-chan struct{} { return nil }
+// Draining returns a channel that is closed when the program begins to stop: long
+// polls end then.
+func (rt *Runtime) Draining() <-chan struct{} { return rt.ready.draining }
 
-// Listen binds an address of the configuration's field. Connections are taken from now on, but a Unix socket gets its name only when
-// Start has returned without an error. The frame closes it if the start fails.
+// Listen binds an address of the configuration's field. Connections are taken from
+// now on, but a Unix socket gets its name only when Start has returned without an
+// error. The frame closes it if the start fails.
 func (rt *Runtime) Listen(field string, addr net.Addr) (net.Listener, error) {
-	return nil, errors.New("not yet")
+	l, err := Listen(context.Background(), field, addr)
+	if err != nil {
+		return nil, err
+	}
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.listeners = append(rt.listeners, l)
+	rt.Log.Info("listening", zap.String("field", field), zap.Stringer("address", l.Addr()))
+	return l, nil
 }
 
-// ServeHTTP adds a component that serves HTTP on the listener, with TLS if conf is not nil and the listener is TCP, with time limits that
-// suit long polls. A stop waits for requests under way.
-func (rt *Runtime) ServeHTTP(name string, ln net.Listener, conf *tls.Config, h http.Handler) {}
+// publish gives all Unix sockets their names.
+func (rt *Runtime) publish() error {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	for _, l := range rt.listeners {
+		if err := l.Publish(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stop stops the stack within limit and closes the listeners that no component has
+// closed.
+func (rt *Runtime) stop(limit time.Duration) error {
+	err := rt.stack.stop(limit)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	for _, l := range rt.listeners {
+		_ = l.Close() // closed by its server, or never used
+	}
+	return err
+}
+
+// ServeHTTP adds a component that serves HTTP on the listener, with TLS if conf is
+// not nil and the listener is TCP, and with time limits that suit long polls. A
+// stop waits for requests under way.
+func (rt *Runtime) ServeHTTP(name string, ln net.Listener, conf *tls.Config, h http.Handler) {
+	server := newHTTPServer(name, h, rt.Log)
+	if conf != nil && ln.Addr().Network() != "unix" {
+		ln = tls.NewListener(ln, conf)
+	}
+	rt.Add(Component{
+		Name: name,
+		Run:  func(context.Context) error { return serveHTTP(server, ln) },
+		Stop: func(ctx context.Context) error { return shutdown(ctx, server) },
+	})
+}

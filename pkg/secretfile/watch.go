@@ -1,0 +1,115 @@
+package secretfile
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// interval is how often the file system is asked about a file that is in use. A
+// second is sooner than anybody who rotates a secret can expect, and a stat a second is nothing.
+const interval = time.Second
+
+// watched is a value that is made from files, and made anew when one of them has
+// changed. It is safe for concurrent use.
+type watched[T any] struct {
+	paths []string // what is stated; all of them non-empty
+	make  func() (T, error)
+	log   *zap.Logger
+
+	value atomic.Pointer[T]
+	due   atomic.Int64 // when to look at the files again, in nanoseconds since start
+
+	mu     sync.Mutex    // held while looking; never waited for
+	seen   []os.FileInfo // of the files that value was made from
+	failed string        // the last failure that was told, "" after a success
+}
+
+// start is what due counts from: durations between times of one process are
+// monotonic, whatever happens to the wall clock.
+var start = time.Now()
+
+// watch makes the value for the first time.
+func watch[T any](paths []string, log *zap.Logger, fresh func() (T, error)) (*watched[T], error) {
+	w := &watched[T]{paths: slices.DeleteFunc(paths, func(p string) bool { return p == "" }), make: fresh, log: log}
+	seen, err := stat(w.paths)
+	if err != nil {
+		return nil, err
+	}
+	value, err := fresh()
+	if err != nil {
+		return nil, err
+	}
+	w.seen = seen
+	w.value.Store(&value)
+	w.due.Store(int64(time.Since(start) + interval))
+	return w, nil
+}
+
+// get returns the value of the moment. One of the callers looks at the files when
+// that is due; the others don't wait for him.
+func (w *watched[T]) get() T {
+	if now := int64(time.Since(start)); now >= w.due.Load() && w.mu.TryLock() {
+		defer w.mu.Unlock()
+		w.due.Store(now + int64(interval))
+		w.look()
+	}
+	return *w.value.Load()
+}
+
+// look makes the value anew if a file has changed. The files are stated first: a
+// change while they are read is found the next time.
+func (w *watched[T]) look() {
+	seen, err := stat(w.paths)
+	if err == nil && slices.EqualFunc(seen, w.seen, unchanged) {
+		w.failed = ""
+		return
+	}
+	var value T
+	if err == nil {
+		value, err = w.make()
+	}
+	if err != nil {
+		// Told once, and tried again each second: half of a certificate's files may have been replaced so far.
+		if text := err.Error(); text != w.failed {
+			w.failed = text
+			w.log.Error("a changed file cannot be used, what was read before stays in use", zap.Error(err))
+		}
+		return
+	}
+	w.value.Store(&value)
+	w.seen, w.failed = seen, ""
+	w.log.Info("a changed file has been taken up", zap.Strings("files", w.paths))
+}
+
+func stat(paths []string) ([]os.FileInfo, error) {
+	var all []os.FileInfo
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if info.IsDir() {
+			return nil, fmt.Errorf("%s is a folder, not a file", path)
+		}
+		all = append(all, info)
+	}
+	return all, nil
+}
+
+func unchanged(a, b os.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
+}
+
+// warnIfOpen tells of a file with a secret that everybody on the machine may read.
+func warnIfOpen(path string, log *zap.Logger) {
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
+		log.Warn("a file with a secret can be read by everybody on this machine",
+			zap.String("file", path), zap.Stringer("mode", info.Mode().Perm()))
+	}
+}
