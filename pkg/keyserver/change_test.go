@@ -1,0 +1,244 @@
+package keyserver
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+// waited is the answer to a change that was asked to wait, and how long it took.
+func (f *fixture) waited(method, target, body string) (reply, time.Duration) {
+	f.t.Helper()
+	began := time.Now()
+	r := f.operator(method, target, body)
+	return r, time.Since(began)
+}
+
+func TestChangeWaitsForSidecars(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		id, _ := f.key("a", "")
+		began := time.Now()
+		epoch, head := f.begun("two", `,"max_stale_ms":60000`)
+		f.begun("one", "")
+		r := f.operator("POST", "/v1/keys/"+id+"/revoke", "").want(200)
+		by := began.Add(75 * time.Second).UTC().Format(time.RFC3339Nano)
+		want := fmt.Sprintf(`"change":{"revision":%d,"effective":false,"effective_by":%q,"waiting_for":["one","two"]}}`, head+1, by)
+		if !strings.HasSuffix(r.raw, want) {
+			t.Errorf("got %s, want …%s", r.raw, want)
+		}
+		f.poll("two", head+1, epoch, "").want(200)
+		r = f.operator("GET", fmt.Sprintf("/v1/revisions/%d", head+1), "").want(200)
+		if got := fmt.Sprint(r.at("change", "waiting_for")); got != "[one]" {
+			t.Errorf("waiting for %s", got)
+		}
+		f.poll("one", head+1, epoch, "").want(200)
+		r = f.operator("GET", fmt.Sprintf("/v1/revisions/%d", head+1), "").want(200)
+		if got, want := r.raw, fmt.Sprintf(`{"change":{"revision":%d,"effective":true,"effective_by":null,"waiting_for":[]}}`, head+1); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
+
+// Everything that changes something waits, and so does looking at a revision.
+func TestWaitOfEveryChange(t *testing.T) {
+	digest := strings.Repeat("ab", 32)
+	for _, c := range []struct{ side, method, path, body string }{
+		{"operators", "POST", "/v1/accounts", `{"name":"x"}`},
+		{"operators", "POST", "/v1/accounts/a/terminate", ``},
+		{"operators", "POST", "/v1/accounts/a/keys", `{"label":"x"}`},
+		{"operators", "POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"` + digest + `"}`},
+		{"operators", "POST", "/v1/keys/KEY/revoke", ``},
+		{"operators", "POST", "/v1/keys/KEY/roll", ``},
+		{"operators", "PUT", "/v1/keys/KEY/scopes/read", ``},
+		{"operators", "DELETE", "/v1/keys/KEY/scopes/write", ``},
+		{"operators", "DELETE", "/v1/sessions/SESSION", ``},
+		{"operators", "GET", "/v1/revisions/HEAD", ``},
+		{"owners", "POST", "/api/v1/me/keys", `{"label":"x"}`},
+		{"owners", "DELETE", "/api/v1/me/keys/KEY", ``},
+		{"owners", "POST", "/api/v1/me/keys/KEY/roll", ``},
+	} {
+		t.Run(c.method+" "+c.path, func(t *testing.T) {
+			synced(t, func(t *testing.T, f *fixture) {
+				key, _ := f.key("a", `,"scopes":["write"]`)
+				session := f.operator("POST", "/v1/accounts/a/sessions", "").text("session", "id")
+				epoch, head := f.begun("s", "")
+				if c.method == http.MethodGet {
+					f.key("a", "")
+					head++
+				}
+				path := strings.NewReplacer("KEY", key, "SESSION", session, "HEAD", fmt.Sprint(head)).Replace(c.path)
+				ask := func(wait int) reply {
+					target := fmt.Sprintf("%s?wait_ms=%d", path, wait)
+					if c.side == "owners" {
+						return f.owner("a", c.method, target, c.body)
+					}
+					return f.operator(c.method, target, c.body)
+				}
+				began := time.Now()
+				answered := make(chan reply, 1)
+				go func() { answered <- ask(10000) }()
+				<-time.After(5 * time.Second)
+				if len(answered) > 0 {
+					t.Fatalf("did not wait: %s", (<-answered).raw)
+				}
+				now := f.operator("GET", "/v1/accounts", "").want(200) // others go on
+				_ = now
+				r := f.poll("s", head, epoch, "")
+				f.poll("s", r.number("revision"), epoch, "")
+				acknowledged := time.Now()
+				got := <-answered
+				if got.status >= 300 {
+					t.Fatalf("%d %s", got.status, got.raw)
+				}
+				if late := time.Since(acknowledged); late > 50*time.Millisecond {
+					t.Errorf("told %s after the last acknowledgement", late)
+				}
+				if c.path != "/v1/accounts" && got.at("change", "effective") != true {
+					t.Errorf("not effective after %s: %s", time.Since(began), got.raw)
+				}
+			})
+		})
+	}
+}
+
+func TestWaitRunsOut(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		id, _ := f.key("a", "")
+		f.begun("s", "")
+		r, took := f.waited("POST", "/v1/keys/"+id+"/revoke?wait_ms=3000", "")
+		if took < 3*time.Second || took > 3100*time.Millisecond || r.at("change", "effective") != false {
+			t.Errorf("after %s: %s", took, r.raw)
+		}
+	})
+}
+
+// A sidecar that is never heard of again holds a change up until its time is over,
+// and not longer.
+func TestChangeBecomesEffectiveByItself(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		id, _ := f.key("a", "")
+		f.begun("s", `,"max_stale_ms":20000`)
+		r, took := f.waited("POST", "/v1/keys/"+id+"/revoke?wait_ms=60000", "")
+		if r.at("change", "effective") != true || took < 35*time.Second || took > 35100*time.Millisecond {
+			t.Errorf("after %s: %s", took, r.raw)
+		}
+	})
+}
+
+func TestNothingIsEffectiveRightAfterANewEpoch(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		if _, err := f.store.NewEpoch(context.Background(), 40*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		id, _ := f.key("a", "")
+		r, took := f.waited("POST", "/v1/keys/"+id+"/revoke?wait_ms=60000", "")
+		if r.at("change", "effective") != true || took < 40*time.Second || took > 40100*time.Millisecond {
+			t.Errorf("after %s: %s", took, r.raw)
+		}
+	})
+}
+
+func TestDrainEndsTheWait(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		id, _ := f.key("a", "")
+		f.begun("s", "")
+		go func() {
+			<-time.After(2 * time.Second)
+			close(f.drain)
+		}()
+		r, took := f.waited("POST", "/v1/keys/"+id+"/revoke?wait_ms=60000", "")
+		if took > 2100*time.Millisecond || r.want(200).at("change", "effective") != false {
+			t.Errorf("after %s: %s", took, r.raw)
+		}
+	})
+}
+
+// blinded loses the list of sidecars after the first look.
+type blinded struct {
+	keystore.Store
+	looks *int
+}
+
+func (b blinded) Sidecars(ctx context.Context) (keystore.Head, []keystore.Sidecar, error) {
+	if *b.looks++; *b.looks > 1 {
+		return keystore.Head{}, nil, context.DeadlineExceeded
+	}
+	return b.Store.Sidecars(ctx)
+}
+
+// A change that was made is answered with what is known of it, not with an error.
+func TestWaitOutlivesAStoreThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		looks := 0
+		f := setUpOn(t, func(s keystore.Store) keystore.Store { return blinded{s, &looks} })
+		f.account("a")
+		f.begun("s", "")
+		looks = 0
+		r := f.operator("POST", "/v1/accounts/a/keys?wait_ms=5000", `{"label":"x"}`).want(201)
+		if r.at("change", "effective") != false || r.text("plaintext") == "" {
+			t.Errorf("got %s", r.raw)
+		}
+	})
+}
+
+// Over real connections: a hundred sidecars hear of a revocation and acknowledge it,
+// and the operator hears that within 50 ms of the last.
+func TestRevokeToEffective(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	id, _ := f.key("a", "")
+	server := httptest.NewServer(f.handler["sidecars"])
+	defer server.Close()
+	client := server.Client()
+	const fleet = 100
+	client.Transport.(*http.Transport).MaxIdleConnsPerHost = fleet
+	defer client.CloseIdleConnections()
+	poll := func(name, epoch string, after int64) reply {
+		body := fmt.Sprintf(`{"sidecar":%q,"epoch":%q,"after":%d,"wait_ms":30000}`, name, epoch, after)
+		r, _ := http.NewRequest("POST", server.URL+"/v1/changes", strings.NewReader(body))
+		r.Header.Set("Authorization", "Bearer "+sidecarToken)
+		r.Header.Set("Content-Type", "application/json")
+		return fetch(t, client, r)
+	}
+	var acknowledged [fleet]time.Time
+	var wg sync.WaitGroup
+	epoch, head := f.begun("0", "")
+	for i := range fleet {
+		f.begun(fmt.Sprint(i), "")
+	}
+	for i := range fleet {
+		wg.Go(func() {
+			name := fmt.Sprint(i)
+			r := poll(name, epoch, head)
+			acknowledged[i] = time.Now()
+			body := fmt.Sprintf(`{"sidecar":%q,"epoch":%q,"after":%d}`, name, epoch, r.number("revision"))
+			f.sidecar("/v1/changes", body).want(200)
+		})
+	}
+	r := f.operator("POST", "/v1/keys/"+id+"/revoke?wait_ms=30000", "").want(200)
+	told := time.Now()
+	wg.Wait()
+	if r.at("change", "effective") != true {
+		t.Fatalf("got %s", r.raw)
+	}
+	last := acknowledged[0]
+	for _, at := range acknowledged {
+		if at.After(last) {
+			last = at
+		}
+	}
+	// The bound is 50 ms; a busy machine needs more for a hundred clients of its own.
+	if late := told.Sub(last); late > time.Second {
+		t.Errorf("told %s after the last sidecar had heard of it", late)
+	} else {
+		t.Logf("told %s after the last sidecar had heard of it", late)
+	}
+}

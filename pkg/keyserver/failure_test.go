@@ -1,0 +1,194 @@
+package keyserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+// broken is a store that cannot be had. Its error has internals that no caller may
+// see.
+type broken struct{ keystore.Store }
+
+var errBroken = errors.New("sqlite: disk I/O error (522) at /var/lib/phantom/keys.db")
+
+func (broken) Ping(context.Context) error { return errBroken }
+func (broken) CreateAccount(context.Context, string, string, string) (keystore.Account, error) {
+	return keystore.Account{}, errBroken
+}
+func (broken) Account(context.Context, string) (keystore.Account, error) {
+	return keystore.Account{}, errBroken
+}
+func (broken) Accounts(context.Context, keystore.Page) ([]keystore.Account, string, error) {
+	return nil, "", errBroken
+}
+func (broken) SetAccountState(context.Context, string, string, credential.State) (keystore.Account, error) {
+	return keystore.Account{}, errBroken
+}
+func (broken) CreateKey(context.Context, string, keystore.NewKey) (keystore.Key, error) {
+	return keystore.Key{}, errBroken
+}
+func (broken) Key(context.Context, string) (keystore.Key, error) { return keystore.Key{}, errBroken }
+func (broken) Keys(context.Context, string, keystore.Page) ([]keystore.Key, string, error) {
+	return nil, "", errBroken
+}
+func (broken) RevokeKey(context.Context, string, string, string) (keystore.Key, error) {
+	return keystore.Key{}, errBroken
+}
+func (broken) RollKey(context.Context, string, keystore.Roll) (successor, replaced keystore.Key, err error) {
+	return keystore.Key{}, keystore.Key{}, errBroken
+}
+func (broken) SetKeyScope(context.Context, string, string, string, bool) (keystore.Key, error) {
+	return keystore.Key{}, errBroken
+}
+func (broken) CreateSession(context.Context, string, keystore.NewSession) (keystore.Session, error) {
+	return keystore.Session{}, errBroken
+}
+func (broken) EndSession(context.Context, string, string) (keystore.Session, error) {
+	return keystore.Session{}, errBroken
+}
+func (broken) Events(context.Context, string, string, keystore.Page) ([]keystore.Event, string, error) {
+	return nil, "", errBroken
+}
+func (broken) RecordUsage(context.Context, string, []keystore.Usage) error { return errBroken }
+func (broken) Resolve(context.Context, []credential.Digest) (keystore.Head, []keystore.Fact, error) {
+	return keystore.Head{}, nil, errBroken
+}
+func (broken) Head(context.Context) (keystore.Head, error) { return keystore.Head{}, errBroken }
+func (broken) Changes(context.Context, string, int64, int) (keystore.Head, []keystore.Change, error) {
+	return keystore.Head{}, nil, errBroken
+}
+func (broken) RecordPoll(context.Context, keystore.Poll) error { return errBroken }
+func (broken) Forget(context.Context, string) error            { return errBroken }
+func (broken) Sidecars(context.Context) (keystore.Head, []keystore.Sidecar, error) {
+	return keystore.Head{}, nil, errBroken
+}
+func (broken) Prune(context.Context, time.Duration) error { return errBroken }
+
+// bodies that pass the checks, so that the store is asked.
+var goodBodies = map[string]string{
+	"/v1/accounts":                  `{"name":"x"}`,
+	"/v1/accounts/{id}/keys":        `{"label":"x"}`,
+	"/v1/accounts/{id}/keys/import": `{"label":"x","sha256":"` + strings.Repeat("a", 64) + `"}`,
+	own:                             `{"label":"x"}`,
+	"/v1/resolve":                   `{"credentials":["` + strings.Repeat("a", 64) + `"]}`,
+	"/v1/changes":                   `{"sidecar":"s","after":-1}`,
+	"/v1/usage":                     `{"sidecar":"s","used":[]}`,
+}
+
+func TestBrokenStore(t *testing.T) {
+	f := setUpOn(t, func(s keystore.Store) keystore.Store { return broken{s} })
+	asked := 0
+	for side, rows := range routesOf(f) {
+		for _, row := range rows {
+			bodies := []string{""}
+			if row.method == http.MethodPost && goodBodies[row.path] != "" {
+				bodies = []string{goodBodies[row.path]}
+			}
+			if row.path == "/v1/changes" {
+				bodies = append(bodies, `{"sidecar":"s","after":1,"epoch":"e"}`, `{"sidecar":"s","after":1,"leave":true}`)
+			}
+			for _, body := range bodies {
+				var r reply
+				switch side {
+				case "operators":
+					r = f.operator(row.method, example(row.path), body)
+				case "owners":
+					r = f.owner("a", row.method, example(row.path), body)
+				case "sidecars":
+					r = f.sidecar(row.path, body)
+				}
+				if strings.Contains(r.raw, "sqlite") || strings.Contains(r.raw, "/var/lib") {
+					t.Errorf("%s %s shows internals: %s", row.method, row.path, r.raw)
+				}
+				r.refused(503)
+				if r.header.Get("Retry-After") != "1" {
+					t.Errorf("%s %s: no retry-after", row.method, row.path)
+				}
+				asked++
+			}
+		}
+	}
+	if logged := f.logs.FilterMessage("the store failed").FilterField(zap.Error(errBroken)).Len(); logged < asked {
+		t.Errorf("%d failures, %d in the log", asked, logged)
+	}
+	var counted int
+	for _, line := range f.scrape() {
+		var n int
+		if _, err := fmt.Sscanf(line[strings.LastIndex(line, " ")+1:], "%d", &n); err == nil &&
+			strings.HasPrefix(line, "keyd_store_errors_total") && strings.Contains(line, "s\"}") { // a side, not a loop
+			counted += n
+		}
+	}
+	if counted != asked {
+		t.Errorf("%d failures, %v counted", asked, counted)
+	}
+	if got := f.scrape(); !slices.Contains(got, "keyd_sidecars NaN") {
+		t.Error("a number of sidecars that nobody knows")
+	}
+}
+
+// scrape reads the metrics.
+func (f *fixture) scrape() []string {
+	f.t.Helper()
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(f.reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return strings.Split(strings.TrimSpace(w.Body.String()), "\n")
+}
+
+// A client that goes away is no failure of the store.
+func TestClientThatGoes(t *testing.T) {
+	f := setUp(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	r := request("GET", "/v1/accounts", "").WithContext(ctx)
+	r.Header.Set("Authorization", "Bearer "+aliceToken)
+	f.do("operators", r).refused(503)
+	if f.logs.Len() > 0 {
+		t.Errorf("logged: %v", f.logs.All())
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	f.operator("GET", "/v1/accounts/nope", "").refused(404)
+	f.operator("FROB", "/v1/accounts", "").refused(405)
+	f.operator("GET", "/random/"+strings.Repeat("x", 100), "").refused(404)
+	_, plaintext := f.key("a", "")
+	f.sidecar("/v1/resolve", fmt.Sprintf(`{"credentials":[%q,%q]}`, digestOf(plaintext), strings.Repeat("0", 64))).want(200)
+	f.begun("s", "")
+	got := f.scrape()
+	for _, line := range []string{
+		`keyd_requests_total{route="/v1/accounts",side="operators",status="4xx"} 1`,
+		`keyd_requests_total{route="GET /v1/accounts/{id}",side="operators",status="4xx"} 1`,
+		`keyd_requests_total{route="POST /v1/accounts",side="operators",status="2xx"} 1`,
+		`keyd_requests_total{route="POST /v1/accounts/{id}/keys",side="operators",status="2xx"} 1`,
+		`keyd_requests_total{route="POST /v1/changes",side="sidecars",status="2xx"} 1`,
+		`keyd_requests_total{route="POST /v1/resolve",side="sidecars",status="2xx"} 1`,
+		`keyd_requests_total{route="other",side="operators",status="4xx"} 1`,
+		`keyd_request_duration_seconds_count{route="POST /v1/resolve",side="sidecars"} 1`,
+		`keyd_resolved_digests_total{found="false"} 1`,
+		`keyd_resolved_digests_total{found="true"} 1`,
+		`keyd_sidecars 1`,
+	} {
+		if !slices.Contains(got, line) {
+			t.Errorf("no %s", line)
+		}
+	}
+	if t.Failed() {
+		t.Log(strings.Join(got, "\n"))
+	}
+}
