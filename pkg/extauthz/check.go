@@ -10,14 +10,11 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-// ErrRateLimited is what a Source returns when it will not look a credential up
-// because too many unknown ones were asked for.
-var ErrRateLimited = errors.New("too many look-ups of unknown credentials")
-
 // Source knows the facts about credentials.
 type Source interface {
 	// Lookup returns the record of a digest, or found false if nobody knows it. With an
-	// error nothing was learned: ErrRateLimited is answered 429, every other one 503.
+	// error nothing was learned: credential.ErrRateLimited is answered 429, every other
+	// one 503.
 	// It returns soon after ctx ends. Safe for concurrent use.
 	Lookup(ctx context.Context, d credential.Digest) (rec credential.Record, found bool, err error)
 }
@@ -76,7 +73,7 @@ func (c *Checker) decide(ctx context.Context, rules *Rules, req *Request, now ti
 	}
 	rec, found, err := c.source.Lookup(ctx, cred.digest)
 	switch {
-	case errors.Is(err, ErrRateLimited):
+	case errors.Is(err, credential.ErrRateLimited):
 		return policy.Deny(policy.RateLimited)
 	case err != nil:
 		return policy.Deny(policy.Unavailable)

@@ -3,7 +3,6 @@ package keyapi
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -46,8 +45,8 @@ type Options struct {
 	URL *url.URL
 	// Token returns the service token of the moment; nil sends none.
 	Token func() credential.Secret
-	// TLS for https; nil takes the system's roots.
-	TLS *tls.Config
+	// DialTLS connects and shakes hands for https; nil takes the system's roots.
+	DialTLS func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Timeout of one resolve, its retries included.
 	Timeout time.Duration
 }
@@ -63,7 +62,7 @@ type Client struct {
 // New makes a client. It opens no connection.
 func New(o Options) *Client {
 	transport := &http.Transport{
-		TLSClientConfig:     o.TLS,
+		DialTLSContext:      o.DialTLS,
 		ForceAttemptHTTP2:   true,
 		MaxIdleConns:        64,
 		MaxIdleConnsPerHost: 64,

@@ -1,0 +1,44 @@
+# Everything that a user or CI runs. Needs Go, make, Python 3 and curl.
+GO     ?= go
+BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid='
+# The linters have a go.mod of their own, so that what they need does not burden the product's.
+TOOL    = $(GO) tool -modfile=tools/go.mod
+
+.PHONY: build up test test-long lint fuzz vuln clean
+
+## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
+build:
+	@mkdir -p bin
+	$(BUILD) -o bin/ ./cmd/...
+
+## up: the whole stack on this machine with a real Envoy on localhost:10000 (PORT= for another)
+up:
+	@mkdir -p bin
+	@echo "building"
+	@$(BUILD) -o bin/ ./cmd/...
+	@exec bin/demo
+
+## test: everything that needs no Docker
+test:
+	$(GO) vet ./...
+	$(GO) test -race -timeout 15m ./...
+	cd k8s && $(GO) test -timeout 10m ./...
+
+## lint: golangci-lint over both modules
+lint:
+	$(TOOL) golangci-lint run ./...
+
+## fuzz: every fuzz target for FUZZTIME each
+FUZZTIME ?= 1m
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -parallel 2 $$pkg; \
+	  done; done
+
+## vuln: known vulnerabilities in what is linked; needs the database of govulncheck
+vuln:
+	$(TOOL) govulncheck ./...
+
+clean:
+	rm -rf bin .demo .envoy

@@ -1,0 +1,303 @@
+package keycache
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+)
+
+const (
+	// gather is how long a batch is kept open for more misses.
+	gather = time.Millisecond
+	// maxAsks bounds how often one load is asked, when facts change under way.
+	maxAsks = 8
+	// settle is the pause before a digest is asked again whose answer came from another
+	// log: the follower is finding out which one counts.
+	settle = 20 * time.Millisecond
+)
+
+var (
+	errNothing = errors.New("the key API's answer teaches nothing about this credential")
+	errEpoch   = errors.New("the key API's answer is of another change log")
+	errBack    = errors.New("the key API's answer is of an older revision than one already seen")
+	errUnquiet = errors.New("the facts changed faster than they could be asked for")
+	errClosed  = errors.New("the cache is closed")
+)
+
+// load is the asking about one digest, shared by all who wait for it. It belongs to
+// Cache.mu until done is closed; then result and err are immutable.
+type load struct {
+	digest  credential.Digest
+	ticket  *limiter // whose token it holds, nil for none
+	asks    int      // how often it was put into a batch
+	batch   *batch   // that carries it now; nil while it waits to be admitted
+	changed int64    // newest change that named the digest while that batch was under way
+
+	done   chan struct{}
+	result keyapi.Result
+	err    error
+}
+
+// batch is one resolve: first open for loads, then sent.
+type batch struct {
+	loads []*load
+	byKey map[credential.Digest]*load
+
+	sent       bool
+	at         time.Time        // of the sending
+	generation uint64           // of the cache then
+	least      int64            // newest revision seen then: the answer's must not be below
+	accounts   map[string]int64 // newest change of each account that came while it was under way
+}
+
+// request returns the load that a check may wait for. Known digests pass no limiter.
+func (c *Cache) request(d credential.Digest, known bool, m mode) *load {
+	c.mu.Lock()
+	if l := c.loads[d]; l != nil && c.joinable(l, m) {
+		c.mu.Unlock()
+		c.metrics.shared.Inc()
+		return l
+	}
+	l := &load{digest: d, done: make(chan struct{})}
+	c.loads[d] = l
+	if known {
+		c.enqueue(l)
+		c.mu.Unlock()
+		return l
+	}
+	c.mu.Unlock()
+	limit := c.limit.Load()
+	limit.take(func(admitted bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !admitted {
+			c.finish(l, keyapi.Result{}, credential.ErrRateLimited)
+			return
+		}
+		l.ticket = limit
+		c.enqueue(l)
+	})
+	return l
+}
+
+// joinable tells whether a check that begins now may wait for a load that is there
+// already: not if that was asked in an earlier generation, and where nothing cached
+// answers not if it was asked before the check began.
+func (c *Cache) joinable(l *load, m mode) bool {
+	if l.batch == nil || !l.batch.sent {
+		return true
+	}
+	return m != cold && l.batch.generation == c.state.Load().generation
+}
+
+// enqueue puts a load into the open batch. c.mu is held.
+func (c *Cache) enqueue(l *load) {
+	b := c.open
+	if b != nil && b.byKey[l.digest] != nil {
+		// Another load of the digest waits there, which this one's callers could not join.
+		c.send(b)
+		b = nil
+	}
+	if b == nil {
+		b = &batch{byKey: make(map[credential.Digest]*load)}
+		c.open = b
+		time.AfterFunc(gather, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.send(b)
+		})
+	}
+	l.asks++
+	l.batch, l.changed = b, 0
+	b.loads = append(b.loads, l)
+	b.byKey[l.digest] = l
+	if len(b.loads) == keyapi.MaxResolve {
+		c.send(b)
+	}
+}
+
+// send closes a batch and asks it. c.mu is held.
+func (c *Cache) send(b *batch) {
+	if b.sent {
+		return
+	}
+	if c.open == b {
+		c.open = nil
+	}
+	b.sent, b.at = true, time.Now()
+	b.generation, b.least = c.state.Load().generation, c.seen
+	if err := c.mayAsk(); err != nil {
+		for _, l := range b.loads {
+			c.finish(l, keyapi.Result{}, err)
+		}
+		return
+	}
+	c.flying[b] = struct{}{}
+	c.background.Go(func() { c.ask(b) })
+}
+
+func (c *Cache) mayAsk() error {
+	switch {
+	case c.closed:
+		return errClosed
+	case !c.breaker.allows():
+		return errDown
+	}
+	return nil
+}
+
+// ask resolves a batch on a time limit of its own, which is the client's.
+func (c *Cache) ask(b *batch) {
+	digests := make([]credential.Digest, len(b.loads))
+	for i, l := range b.loads {
+		digests[i] = l.digest
+	}
+	resolved, err := c.api.Resolve(c.life, digests)
+	c.metrics.resolved(len(digests), time.Since(b.at), err)
+	c.note(err, digests[0])
+	c.complete(b, resolved, err)
+}
+
+// complete ends a batch: each of its loads is done, or is asked again. It and apply
+// exclude each other, so that a fill either sees a change or comes before it.
+func (c *Cache) complete(b *batch, resolved keyapi.Resolved, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.flying, b)
+	if err == nil && b.generation == c.state.Load().generation {
+		err = c.accept(b, resolved)
+	}
+	current := b.generation == c.state.Load().generation
+	for i, l := range b.loads {
+		switch {
+		case errors.Is(err, errEpoch):
+			c.askAgain(l, settle)
+		case err != nil:
+			c.finish(l, keyapi.Result{}, err)
+		case !current || b.superseded(l, resolved.Results[i], resolved.Revision):
+			c.askAgain(l, 0)
+		case resolved.Results[i].Outcome == keyapi.Nothing:
+			c.finish(l, keyapi.Result{}, errNothing)
+		default:
+			c.store(l.digest, b, resolved.Revision, resolved.Results[i])
+			c.finish(l, resolved.Results[i], nil)
+		}
+	}
+}
+
+// accept holds an answer as a whole against the log that is followed. Without a log
+// there is nobody to ask which of two answers counts: the newer does, and what was
+// cached by the other is suspect. c.mu is held.
+func (c *Cache) accept(b *batch, r keyapi.Resolved) error {
+	s := c.state.Load()
+	switch {
+	case s.noLog && s.epoch == "":
+		next := *s
+		next.epoch = r.Epoch
+		c.state.Store(&next)
+	case s.noLog && (s.epoch != r.Epoch || r.Revision < b.least):
+		c.beginAnew(r.Epoch, r.Revision)
+	case s.epoch == "":
+		return nil // no log is followed yet, and nothing that is stored will answer
+	case s.epoch != r.Epoch:
+		c.foreign(r.Epoch, r.Revision)
+		return errEpoch
+	case r.Revision < b.least:
+		return errBack
+	}
+	c.seen = max(c.seen, r.Revision)
+	return nil
+}
+
+// superseded tells whether a change that came while the batch was under way is newer
+// than its answer about the load's digest.
+func (b *batch) superseded(l *load, r keyapi.Result, revision int64) bool {
+	if l.changed > revision {
+		return true
+	}
+	return r.Outcome == keyapi.Found && b.accounts[r.Record.Account.ID] > revision
+}
+
+// askAgain puts a load into a new batch. c.mu is held.
+func (c *Cache) askAgain(l *load, pause time.Duration) {
+	if l.asks >= maxAsks {
+		c.finish(l, keyapi.Result{}, errUnquiet)
+		return
+	}
+	if pause == 0 {
+		c.enqueue(l)
+		return
+	}
+	time.AfterFunc(pause, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.enqueue(l)
+	})
+}
+
+// finish tells all who wait. c.mu is held.
+func (c *Cache) finish(l *load, r keyapi.Result, err error) {
+	if c.loads[l.digest] == l {
+		delete(c.loads, l.digest)
+	}
+	if l.ticket != nil {
+		if r.Outcome == keyapi.NotFound {
+			l.ticket.spend()
+		} else {
+			l.ticket.giveBack()
+		}
+	}
+	l.result, l.err = r, err
+	close(l.done)
+}
+
+// store keeps what was told. c.mu is held.
+func (c *Cache) store(d credential.Digest, b *batch, revision int64, r keyapi.Result) {
+	e := &entry{
+		rec:        r.Record,
+		found:      r.Outcome == keyapi.Found,
+		revision:   revision,
+		generation: b.generation,
+		confirmed:  b.at,
+		used:       b.at,
+	}
+	if e.found {
+		e.account = c.join(r.Record.Account.ID)
+	}
+	s := c.pools.of(d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.put(d, e)
+}
+
+// join returns the account that an entry points to. c.mu is held.
+func (c *Cache) join(id string) *account {
+	a := c.accounts[id]
+	if a == nil {
+		a = &account{}
+		c.accounts[id] = a
+	}
+	a.entries++
+	return a
+}
+
+// leave is told of every known entry that leaves its pool. Entries come and go under
+// c.mu alone.
+func (c *Cache) leave(e *entry) {
+	if e.account.entries--; e.account.entries == 0 {
+		delete(c.accounts, e.rec.Account.ID)
+	}
+}
+
+// wait waits for a load, at most as long as ctx.
+func wait(ctx context.Context, l *load) (keyapi.Result, error) {
+	select {
+	case <-l.done:
+		return l.result, l.err
+	case <-ctx.Done():
+		return keyapi.Result{}, ctx.Err()
+	}
+}
