@@ -30,26 +30,30 @@ func created(body any) (answer, error) { return answer{status: http.StatusCreate
 // because long polls live as long as they wait.
 const writeTimeout = 10 * time.Second
 
-// write sends the answer and returns the status that was sent.
-func (a answer) write(w http.ResponseWriter) int {
-	var raw []byte
-	if a.body != nil {
-		var err error
-		if raw, err = json.Marshal(a.body, jsontext.AllowInvalidUTF8(true)); err != nil {
-			a = answer{status: http.StatusServiceUnavailable}
-			raw, _ = json.Marshal(envelope(a.status, unavailable))
-		}
-		w.Header().Set("Content-Type", "application/json")
+// encode makes the bytes of the body.
+func (a answer) encode() ([]byte, error) {
+	if a.body == nil {
+		return nil, nil
 	}
+	raw, err := json.Marshal(a.body, jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		return nil, fmt.Errorf("encode the answer: %w", err)
+	}
+	return raw, nil
+}
+
+func (a answer) write(w http.ResponseWriter, body []byte) {
 	// A writer without deadlines is a test's.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.Header().Set("Cache-Control", "no-store")
+	if body != nil {
+		w.Header().Set("Content-Type", "application/json")
+	}
 	for name, value := range a.header {
 		w.Header().Set(name, value)
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(raw) // a client that has gone hears nothing
-	return a.status
+	_, _ = w.Write(body) // a client that has gone hears nothing
 }
 
 // shown is a plaintext on its way to the one who minted it. It is written by this

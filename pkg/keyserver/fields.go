@@ -90,6 +90,8 @@ func checkExpiry(at *time.Time) (time.Time, error) {
 		return time.Time{}, nil
 	case !at.After(time.Now()):
 		return time.Time{}, badRequest("expires_at", "must be in the future")
+	case at.UTC().Year() > 9999: // by its offset: what could be written no more
+		return time.Time{}, badRequest("expires_at", "must be before the year 10000 in UTC")
 	}
 	return at.UTC(), nil
 }

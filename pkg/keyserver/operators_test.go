@@ -285,6 +285,7 @@ func TestOperatorMistakes(t *testing.T) {
 		{"POST", mint, `{"label":"x","expires_at":"2999-01-01"}`, 400, "expires_at"},
 		{"POST", mint, `{"label":"x","expires_at":"2999-01-01T00:00:00"}`, 400, "expires_at"},
 		{"POST", mint, `{"label":"x","expires_at":32503680000}`, 400, "expires_at"},
+		{"POST", mint, `{"label":"x","expires_at":"9999-12-31T23:59:59-23:59"}`, 400, "expires_at"},
 		{"POST", mint, `{"label":"x","sha256":"00"}`, 400, "sha256"},
 		{"POST", mint, `{"label":"x","a\u0000b":1}`, 400, ""},
 		{"POST", "/v1/accounts/b/keys", `{"label":"x"}`, 404, ""},

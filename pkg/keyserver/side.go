@@ -102,11 +102,16 @@ type endpoint struct {
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	a, err := e.run(w, r)
+	var body []byte
+	if err == nil {
+		body, err = a.encode()
+	}
 	if err != nil {
 		a = e.failure(err, e.name, r)
+		body, _ = a.encode() // an envelope can always be encoded
 	}
-	status := a.write(w)
-	e.metrics.observe(e.name, e.label(r.Method), status, time.Since(began))
+	a.write(w, body)
+	e.metrics.observe(e.name, e.label(r.Method), a.status, time.Since(began))
 }
 
 // label names the route for metrics, with a bounded number of values.

@@ -1,0 +1,117 @@
+package keyserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// checkAnswer holds whatever an answer must be.
+func checkAnswer(t *testing.T, r reply, about string) {
+	t.Helper()
+	if r.status >= 500 || r.status < 200 {
+		t.Fatalf("%s: %d %s", about, r.status, r.raw)
+	}
+	if r.status == http.StatusNoContent {
+		return
+	}
+	if r.status == http.StatusGone || r.status < 300 {
+		if !json.Valid([]byte(r.raw)) {
+			t.Fatalf("%s: %d with %q", about, r.status, r.raw)
+		}
+		return
+	}
+	var e struct {
+		Error      string `json:"error"`
+		Message    string `json:"message"`
+		StatusCode int    `json:"statusCode"`
+	}
+	dec := json.NewDecoder(bytes.NewReader([]byte(r.raw)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&e); err != nil || dec.More() {
+		t.Fatalf("%s: %d with %q: %v", about, r.status, r.raw, err)
+	}
+	if e.StatusCode != r.status || e.Error == "" || e.Error != errorNames[r.status] || e.Message == "" {
+		t.Fatalf("%s: %d with %q", about, r.status, r.raw)
+	}
+}
+
+// FuzzBodies sends one body to every operation of every side: never a failure of
+// ours, and always an answer in its form.
+func FuzzBodies(f *testing.F) {
+	digest := strings.Repeat("a", 64)
+	for _, seed := range []string{
+		``, ` `, `{}`, `[]`, `null`, `{`, `{"":1}`, `{"/":{"~":0}}`, "\xff", "{\"\xff\":1}",
+		`{"name":"x","id":"acc_1"}`, `{"name":"x\u0000"}`, `{"name":"\ud800"}`,
+		`{"label":"x","scopes":["read","chat:companion"],"expires_at":"2999-01-01T00:00:00Z"}`,
+		`{"label":"x","expires_at":"9999-12-31T23:59:59.999999999Z"}`,
+		`{"label":"x","expires_at":"9999-12-31T23:59:59-23:59"}`,
+		`{"label":"x","sha256":"` + digest + `"}`,
+		`{"grace_seconds":604800}`, `{"grace_seconds":-9223372036854775808}`, `{"grace_seconds":1e2}`,
+		`{"ttl_seconds":60}`, `{"ttl_seconds":9223372036854775807}`,
+		`{"credentials":["` + digest + `"]}`,
+		`{"sidecar":"s","after":-1,"wait_ms":0,"max_stale_ms":3600000}`,
+		`{"sidecar":"s","after":9223372036854775807,"epoch":"e"}`,
+		`{"sidecar":"s","after":0,"leave":true}`,
+		`{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"0001-01-01T00:00:00Z","allowed":9223372036854775807}]}`,
+		`{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"9999-12-31T23:59:59Z"}]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	s := setUp(f)
+	s.account("a")
+	s.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"`+digest+`"}`).want(201)
+	close(s.drain) // a poll that the fuzzer makes wait would be time lost
+	sides := routesOf(s)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		s.t = t
+		for side, rows := range sides {
+			for _, row := range rows {
+				var r reply
+				switch side {
+				case "operators":
+					r = s.operator(row.method, example(row.path), string(body))
+				case "owners":
+					r = s.owner("a", row.method, example(row.path), string(body))
+				case "sidecars":
+					r = s.sidecar(row.path, string(body))
+				}
+				checkAnswer(t, r, side+" "+row.method+" "+row.path)
+			}
+		}
+	})
+}
+
+// FuzzQueries sends one query to every operation that has one, in the whole and as a
+// cursor.
+func FuzzQueries(f *testing.F) {
+	s := setUp(f)
+	s.account("a")
+	s.account("b")
+	s.key("a", "")
+	s.key("a", "")
+	for _, list := range []string{"/v1/accounts", "/v1/accounts/a/keys", "/v1/audit"} {
+		f.Add("limit=1", s.operator("GET", list+"?limit=1", "").want(200).text("next"))
+	}
+	for _, seed := range []string{"", "limit=1000&cursor=", "wait_ms=0", "a=b&a=c", "%zz", ";", "=", "limit=1&limit=1", "account=a&key=k", "\x00"} {
+		f.Add(seed, seed)
+	}
+	close(s.drain)
+	rows := routesOf(s)["operators"]
+	f.Fuzz(func(t *testing.T, query, cursor string) {
+		s.t = t
+		for _, row := range rows {
+			if row.method != http.MethodGet {
+				continue
+			}
+			r := request(row.method, example(row.path), "")
+			r.Header.Set("Authorization", "Bearer "+aliceToken)
+			r.URL.RawQuery = query
+			checkAnswer(t, s.do("operators", r), row.path)
+			checkAnswer(t, s.operator(row.method, example(row.path)+"?cursor="+url.QueryEscape(cursor), ""), row.path+" with a cursor")
+		}
+	})
+}
