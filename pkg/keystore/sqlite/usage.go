@@ -16,7 +16,7 @@ func (s *Store) RecordUsage(ctx context.Context, _ string, used []keystore.Usage
 	if len(used) == 0 {
 		return failed(ctx, "record usage", ctx.Err())
 	}
-	report, err := json.Marshal(mergeUsage(used))
+	report, err := json.Marshal(mergeUsage(used, s.now()))
 	if err != nil {
 		return failed(ctx, "record usage", err)
 	}
@@ -26,7 +26,7 @@ func (s *Store) RecordUsage(ctx context.Context, _ string, used []keystore.Usage
 		t.exec(`INSERT INTO report SELECT k.seq, u.value->>1, u.value->>2, u.value->>3
 			FROM json_each(?) u JOIN keys k ON k.digest = unhex(u.value->>0)`, string(report))
 		t.exec(`UPDATE keys SET last_used_at = r.last FROM report r
-			WHERE keys.seq = r.key AND r.last > coalesce(keys.last_used_at, 0) AND r.last <= ?`, stamp(t.now))
+			WHERE keys.seq = r.key AND r.last > coalesce(keys.last_used_at, 0)`)
 		// A sum that leaves the integers must not fail the report.
 		t.exec(`INSERT INTO usage (key, hour, allowed, denied) SELECT key, ?, allowed, denied FROM report WHERE allowed + denied > 0
 			ON CONFLICT DO UPDATE SET allowed = min(allowed + excluded.allowed, ?2), denied = min(denied + excluded.denied, ?2)`,
@@ -41,8 +41,8 @@ const maxCount = 1 << 53
 // usageRow is [digest, last used, allowed, denied], as the query reads it.
 type usageRow [4]any
 
-// mergeUsage makes one row for each digest.
-func mergeUsage(used []keystore.Usage) []usageRow {
+// mergeUsage makes one row for each digest. Times after now do not count.
+func mergeUsage(used []keystore.Usage, now time.Time) []usageRow {
 	at := make(map[credential.Digest]int, len(used))
 	rows := make([]usageRow, 0, len(used))
 	for _, u := range used {
@@ -53,7 +53,9 @@ func mergeUsage(used []keystore.Usage) []usageRow {
 			rows = append(rows, usageRow{u.Digest.Hex(), int64(0), int64(0), int64(0)})
 		}
 		r := rows[i]
-		r[1] = max(r[1].(int64), u.LastUsedAt.UnixMicro())
+		if !u.LastUsedAt.After(now) {
+			r[1] = max(r[1].(int64), u.LastUsedAt.UnixMicro())
+		}
 		r[2] = count(r[2].(int64) + count(u.Allowed))
 		r[3] = count(r[3].(int64) + count(u.Denied))
 		rows[i] = r

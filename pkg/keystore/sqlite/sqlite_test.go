@@ -1,0 +1,55 @@
+package sqlite_test
+
+import (
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
+)
+
+// clock stands still until it is moved. Its first moment is finer than the store keeps.
+type clock struct{ nanos atomic.Int64 }
+
+func newClock() *clock {
+	c := &clock{}
+	c.nanos.Store(time.Date(2026, 2, 28, 23, 59, 59, 123_456_789, time.UTC).UnixNano())
+	return c
+}
+
+func (c *clock) now() time.Time          { return time.Unix(0, c.nanos.Load()) }
+func (c *clock) advance(d time.Duration) { c.nanos.Add(int64(d)) }
+
+func open(t *testing.T, path string, opts sqlite.Options) *sqlite.Store {
+	t.Helper()
+	s, err := sqlite.Open(t.Context(), path, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		path, clock := filepath.Join(t.TempDir(), "keys.db"), newClock()
+		s := open(t, path, sqlite.Options{Now: clock.now})
+		closeStore := func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		return storetest.Harness{
+			Store: s,
+			Reopen: func() keystore.Store {
+				closeStore()
+				s = open(t, path, sqlite.Options{Now: clock.now})
+				return s
+			},
+			Advance: clock.advance,
+			Close:   closeStore,
+		}
+	})
+}

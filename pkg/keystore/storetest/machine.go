@@ -1,0 +1,303 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+// testModel makes random calls of the store and of the model, and compares all
+// that can be read of both after each.
+func testModel(t *testing.T, open func(t *testing.T) Harness) {
+	rapid.Check(t, func(rt *rapid.T) {
+		h := open(t)
+		head, err := h.Store.Head(t.Context())
+		if err != nil {
+			rt.Fatal(err)
+		}
+		mc := &machine{h: h, ctx: t.Context(), model: model{epoch: head.Epoch, sidecars: map[string]*keystore.Sidecar{}}}
+		defer func() { mc.h.Close() }()
+		rt.Repeat(map[string]func(*rapid.T){
+			"account": mc.account, "state": mc.state, "key": mc.key, "revoke": mc.revoke, "roll": mc.roll, "scope": mc.scope,
+			"session": mc.session, "end": mc.end, "use": mc.use, "poll": mc.poll, "forget": mc.forget, "prune": mc.prune,
+			"epoch": mc.newEpoch, "time": mc.time, "reopen": mc.reopen, "": mc.check,
+		})
+	})
+}
+
+// machine drives a store and its model side by side.
+type machine struct {
+	h     Harness
+	ctx   context.Context
+	model model
+	made  int
+}
+
+// names are few, so that steps meet.
+func pick(t *rapid.T, kind string, n int) string {
+	return fmt.Sprintf("%s_%d", kind, rapid.IntRange(0, n).Draw(t, kind))
+}
+
+func anyDigest(t *rapid.T) credential.Digest { return digestOf(pick(t, "secret", 12)) }
+
+func minutes(t *rapid.T, label string) time.Duration {
+	return time.Duration(rapid.IntRange(0, 9).Draw(t, label)) * time.Minute
+}
+
+// anyKey is the id of one there is, or of none.
+func (mc *machine) anyKey(t *rapid.T) string {
+	ids := []string{"key_none"}
+	for _, k := range mc.model.keys {
+		ids = append(ids, k.ID)
+	}
+	return rapid.SampledFrom(ids).Draw(t, "key")
+}
+
+func (mc *machine) id(kind string) string {
+	mc.made++
+	return fmt.Sprintf("%s_%d", kind, mc.made)
+}
+
+// anyOwner is an account, right or wrong, or "".
+func (mc *machine) anyOwner(t *rapid.T, key string) string {
+	owners := []string{"", pick(t, "acc", 2)}
+	if k := mc.model.key(key); k != nil {
+		owners = append(owners, k.Account)
+	}
+	return rapid.SampledFrom(owners).Draw(t, "owner")
+}
+
+// now brings the model to the store's moment.
+func (mc *machine) now(t *rapid.T) time.Time {
+	head, err := mc.h.Store.Head(mc.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mc.model.now = head.Now
+	return head.Now
+}
+
+func same(t *rapid.T, what string, got, want any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, cmpopts.EquateApproxTime(time.Second), cmpopts.IgnoreMapEntries(func(k, _ string) bool {
+		return k == "expires_at" // a time as text
+	})); diff != "" {
+		t.Fatalf("%s (-model +store):\n%s", what, diff)
+	}
+}
+
+// outcome compares what became of a step.
+func outcome(t *rapid.T, err error, want string) (ok bool) {
+	t.Helper()
+	var c *keystore.Conflict
+	got := done
+	switch {
+	case errors.Is(err, keystore.ErrNotFound):
+		got = notFound
+	case errors.Is(err, keystore.ErrGone):
+		got = gone
+	case errors.As(err, &c):
+		got = conflict
+	case err != nil:
+		got = err.Error()
+	}
+	if got != want {
+		t.Fatalf("the store says %q (%v), the model %q", got, err, want)
+	}
+	return err == nil
+}
+
+func (mc *machine) account(t *rapid.T) {
+	id := pick(t, "acc", 2)
+	mc.now(t)
+	a, err := mc.h.Store.CreateAccount(mc.ctx, actor, id, "name")
+	if outcome(t, err, mc.model.createAccount(id)) {
+		same(t, "account", a, *mc.model.account(id))
+	}
+}
+
+func (mc *machine) state(t *rapid.T) {
+	id, state := pick(t, "acc", 2), rapid.SampledFrom([]credential.State{credential.Active, credential.Terminated}).Draw(t, "state")
+	mc.now(t)
+	a, err := mc.h.Store.SetAccountState(mc.ctx, actor, id, state)
+	if outcome(t, err, mc.model.setState(id, state)) {
+		same(t, "account", a, *mc.model.account(id))
+	}
+}
+
+func (mc *machine) key(t *rapid.T) {
+	n := keystore.NewKey{
+		ID: mc.id("key"), Account: pick(t, "acc", 2), Label: "label", Hint: "hint", Digest: anyDigest(t),
+		Scopes:   credential.NewScopes(rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "scope")),
+		Imported: rapid.Bool().Draw(t, "imported"), Limit: rapid.IntRange(0, 3).Draw(t, "limit"),
+	}
+	if life := minutes(t, "life"); life > 0 {
+		n.ExpiresAt = mc.now(t).Add(life)
+	}
+	mc.now(t)
+	k, err := mc.h.Store.CreateKey(mc.ctx, actor, n)
+	if outcome(t, err, mc.model.createKey(n)) {
+		same(t, "key", k, *mc.model.key(n.ID))
+	}
+}
+
+func (mc *machine) revoke(t *rapid.T) {
+	id := mc.anyKey(t)
+	owner := mc.anyOwner(t, id)
+	mc.now(t)
+	k, err := mc.h.Store.RevokeKey(mc.ctx, actor, id, owner)
+	if outcome(t, err, mc.model.revokeKey(id, owner)) {
+		same(t, "key", k, *mc.model.key(id))
+	}
+}
+
+func (mc *machine) roll(t *rapid.T) {
+	r := keystore.Roll{ID: mc.anyKey(t), NewID: mc.id("key"), Digest: anyDigest(t), Hint: "next", Grace: minutes(t, "grace")}
+	r.Account = mc.anyOwner(t, r.ID)
+	mc.now(t)
+	next, old, err := mc.h.Store.RollKey(mc.ctx, actor, r)
+	if outcome(t, err, mc.model.rollKey(r)) {
+		same(t, "successor", next, *mc.model.key(r.NewID))
+		same(t, "replaced", old, *mc.model.key(r.ID))
+	}
+}
+
+func (mc *machine) scope(t *rapid.T) {
+	id, scope := mc.anyKey(t), rapid.SampledFrom([]string{"a", "b"}).Draw(t, "scope")
+	granted := rapid.Bool().Draw(t, "granted")
+	mc.now(t)
+	k, err := mc.h.Store.SetKeyScope(mc.ctx, actor, id, scope, granted)
+	if outcome(t, err, mc.model.setScope(id, scope, granted)) {
+		same(t, "key", k, *mc.model.key(id))
+	}
+}
+
+func (mc *machine) session(t *rapid.T) {
+	n := keystore.NewSession{ID: mc.id("ses"), Account: pick(t, "acc", 2), Digest: anyDigest(t), TTL: minutes(t, "life")}
+	mc.now(t)
+	s, err := mc.h.Store.CreateSession(mc.ctx, actor, n)
+	if outcome(t, err, mc.model.createSession(n)) {
+		same(t, "session", s, mc.model.session(n.ID).Session)
+	}
+}
+
+func (mc *machine) end(t *rapid.T) {
+	ids := []string{"ses_none"}
+	for _, s := range mc.model.sessions {
+		ids = append(ids, s.ID)
+	}
+	id := rapid.SampledFrom(ids).Draw(t, "session")
+	mc.now(t)
+	s, err := mc.h.Store.EndSession(mc.ctx, actor, id)
+	if outcome(t, err, mc.model.endSession(id)) {
+		same(t, "session", s, mc.model.session(id).Session)
+	}
+}
+
+func (mc *machine) use(t *rapid.T) {
+	d, at := anyDigest(t), mc.now(t).Add(5*time.Minute-minutes(t, "ago"))
+	outcome(t, mc.h.Store.RecordUsage(mc.ctx, "s", []keystore.Usage{{Digest: d, LastUsedAt: at, Allowed: 1}}), done)
+	mc.model.use(d, at)
+}
+
+func (mc *machine) poll(t *rapid.T) {
+	p := keystore.Poll{
+		Sidecar:  pick(t, "sidecar", 3),
+		Epoch:    rapid.SampledFrom([]string{mc.model.epoch, mc.model.epoch, mc.model.epoch, "other"}).Draw(t, "epoch"),
+		Revision: rapid.Int64Range(0, mc.model.head()+1).Draw(t, "revision"),
+		Lease:    time.Minute, MaxStale: minutes(t, "stale"),
+	}
+	mc.now(t)
+	outcome(t, mc.h.Store.RecordPoll(mc.ctx, p), mc.model.poll(p))
+}
+
+func (mc *machine) forget(t *rapid.T) {
+	name := pick(t, "sidecar", 3)
+	outcome(t, mc.h.Store.Forget(mc.ctx, name), done)
+	delete(mc.model.sidecars, name)
+}
+
+func (mc *machine) prune(t *rapid.T) {
+	retention := minutes(t, "retention") + time.Minute
+	mc.now(t)
+	outcome(t, mc.h.Store.Prune(mc.ctx, retention), done)
+	mc.model.prune(retention)
+}
+
+func (mc *machine) newEpoch(t *rapid.T) {
+	wait := minutes(t, "wait")
+	until := mc.now(t).Add(wait)
+	head, err := mc.h.Store.NewEpoch(mc.ctx, wait)
+	outcome(t, err, done)
+	if head.Epoch == mc.model.epoch {
+		t.Fatal("the epoch is the old one")
+	}
+	mc.model.epoch = head.Epoch
+	if until.After(mc.model.notBefore) {
+		mc.model.notBefore = until
+	}
+}
+
+// time never stops exactly where something ends.
+func (mc *machine) time(t *rapid.T) { mc.h.Advance(minutes(t, "minutes") + 7*time.Millisecond) }
+
+func (mc *machine) reopen(*rapid.T) { mc.h.Store = mc.h.Reopen() }
+
+// check compares all that can be read.
+func (mc *machine) check(t *rapid.T) {
+	s, m, all := mc.h.Store, &mc.model, keystore.Page{Limit: 1000}
+	mc.now(t)
+	head, sidecars, err := s.Sidecars(mc.ctx)
+	outcome(t, err, done)
+	same(t, "head", head, keystore.Head{Epoch: m.epoch, Revision: m.head(), NotBefore: m.notBefore, Now: m.now})
+	same(t, "sidecars", sidecars, m.living())
+
+	accounts, _, err := s.Accounts(mc.ctx, all)
+	outcome(t, err, done)
+	same(t, "accounts", accounts, values(m.accounts))
+	for _, a := range m.accounts {
+		keys, _, err := s.Keys(mc.ctx, a.ID, all)
+		outcome(t, err, done)
+		same(t, "keys", keys, slices.DeleteFunc(values(m.keys), func(k keystore.Key) bool { return k.Account != a.ID }))
+	}
+	events, _, err := s.Events(mc.ctx, "", "", all)
+	outcome(t, err, done)
+	want := append([]keystore.Event{}, m.events...)
+	slices.Reverse(want)
+	same(t, "events", events, want)
+
+	after, limit := rapid.Int64Range(0, m.head()).Draw(t, "after"), rapid.IntRange(1, 20).Draw(t, "limit")
+	_, changes, err := s.Changes(mc.ctx, m.epoch, after, limit)
+	if wanted := m.changes(after, limit); wanted == nil {
+		outcome(t, err, gone)
+	} else if outcome(t, err, done) {
+		same(t, "changes", changes, wanted)
+	}
+	var digests []credential.Digest
+	var facts []keystore.Fact
+	for i := range 13 {
+		digests = append(digests, digestOf(fmt.Sprintf("secret_%d", i)))
+		facts = append(facts, m.fact(digests[i]))
+	}
+	_, got, err := s.Resolve(mc.ctx, digests)
+	outcome(t, err, done)
+	same(t, "facts", got, facts)
+}
+
+func values[T any](pointers []*T) []T {
+	list := make([]T, len(pointers))
+	for i, p := range pointers {
+		list[i] = *p
+	}
+	return list
+}
