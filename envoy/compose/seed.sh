@@ -49,13 +49,13 @@ try() {
 
 sleep 2 # until the key that expires has done so
 try /api/v1/me/vector-store PHANTOM_CHAT_KEY
+try /api/v1/me/vector-store
 try /api/v1/me/vector-store PHANTOM_KEY
-try /api/v1/me PHANTOM_KEY
-try /api/v1/me
 try /api/v1/me PHANTOM_REVOKED_KEY
 try /api/v1/me PHANTOM_EXPIRED_KEY
 try /api/v1/me PHANTOM_TERMINATED_KEY
-try /api/v1/me/keys PHANTOM_SESSION
+try /api/v1/me/usage PHANTOM_CHAT_KEY
+try '/api/v1/me/keys?limit=1' PHANTOM_SESSION
 
 cat <<END
 

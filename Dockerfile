@@ -1,0 +1,53 @@
+# syntax=docker/dockerfile:1
+
+# Where the Go toolchain comes from, and what the programs stand on. Both are arguments, so that a build can
+# take them from anywhere: GO_IMAGE needs Go, a shell and curl; RUNTIME_IMAGE needs nothing (scratch), or for a
+# key API behind a public certificate the usual CA certificates, as a distroless "static" has them.
+ARG GO_IMAGE=golang:1.26.8-bookworm
+ARG RUNTIME_IMAGE=scratch
+
+# The same flags as `make build`: static, without paths, times and build ids, so that two builds are one.
+FROM ${GO_IMAGE} AS build
+ENV CGO_ENABLED=0 GOTOOLCHAIN=local GOMODCACHE=/cache/mod GOCACHE=/cache/build
+WORKDIR /src
+COPY go.mod go.sum ./
+# A module proxy of one's own; unset, Go's default.
+ARG GOPROXY
+RUN --mount=type=cache,target=/cache go mod download
+COPY cmd cmd
+COPY pkg pkg
+RUN --mount=type=cache,target=/cache \
+    go build -buildvcs=false -trimpath -ldflags="-s -w -buildid=" -o /out/bin/ \
+    ./cmd/authzd ./cmd/keyd ./cmd/keyctl ./cmd/echo
+# A fresh volume takes its owner from the folder in the image: sockets, the database, tokens.
+RUN mkdir -p /out/run/phantom /out/var/lib/phantom /out/etc/phantom/secrets \
+    && chown 65532:65532 /out/run/phantom /out/var/lib/phantom /out/etc/phantom/secrets
+
+# What compose needs to make tokens and demo keys: keyctl beside a shell and curl. Not for production.
+FROM build AS seed
+RUN cp /out/bin/keyctl /usr/local/bin/ \
+    && mkdir -p /etc/phantom/secrets /demo \
+    && chown 65532:65532 /etc/phantom/secrets /demo
+USER 65532:65532
+CMD ["keyctl", "-h"]
+
+FROM ${RUNTIME_IMAGE} AS programs
+ENV PATH=/bin
+COPY --from=build /out/ /
+USER 65532:65532
+
+FROM programs AS authzd
+ENTRYPOINT ["/bin/authzd"]
+CMD ["-config", "/etc/phantom/authzd.yaml"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=15s \
+    CMD ["/bin/authzd", "-config", "/etc/phantom/authzd.yaml", "-healthcheck"]
+
+FROM programs AS keyd
+ENTRYPOINT ["/bin/keyd"]
+CMD ["-config", "/etc/phantom/keyd.yaml"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=15s \
+    CMD ["/bin/keyd", "-config", "/etc/phantom/keyd.yaml", "-healthcheck"]
+
+# One image with all programs, each started by its name: what compose and Kubernetes run.
+FROM programs AS all
+CMD ["authzd", "-config", "/etc/phantom/authzd.yaml"]

@@ -1,0 +1,105 @@
+package k8s
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// files returns what the build's ConfigMaps hold, by file name.
+func (m *manifests) files() map[string]string {
+	files := map[string]string{}
+	for _, c := range m.configMaps {
+		for name, text := range c.Data {
+			files[name] = text
+		}
+	}
+	return files
+}
+
+// configuration holds that what is deployed is what is shipped, byte for byte.
+func configuration(m *manifests, report report) {
+	deployed := m.files()
+	for _, name := range []string{"envoy.yaml", "sds-certificate.yaml", "sds-ca.yaml", "authzd.yaml", "keyd.yaml"} {
+		candidates := []string{filepath.Join("base/config", name), filepath.Join("components/operators-network", name)}
+		same := false
+		for _, path := range candidates {
+			shipped, err := os.ReadFile(path)
+			same = same || err == nil && string(shipped) == deployed[name]
+		}
+		if !same {
+			report("ConfigMap", "%s is not the one in %s", name, strings.Join(candidates, " or "))
+		}
+	}
+}
+
+type serverConfig struct {
+	Listen struct {
+		Sidecars, Operators, Owners string
+		TLS                         map[string]string
+	}
+	KeyAPI struct {
+		URL string
+		TLS map[string]string
+	} `yaml:"key_api"`
+}
+
+type envoyCluster struct {
+	Name            string
+	TransportSocket struct {
+		TypedConfig struct {
+			Type   string `yaml:"@type"`
+			SNI    string
+			Common map[string]any `yaml:"common_tls_context"`
+		} `yaml:"typed_config"`
+	} `yaml:"transport_socket"`
+}
+
+// mutualTLS: whatever crosses the network to keyd shows a certificate, and asks for keyd's.
+func mutualTLS(m *manifests, report report) {
+	files := m.files()
+	read := func(name string, into any) {
+		if err := yaml.Unmarshal([]byte(files[name]), into); err != nil {
+			report(name, "%v", err)
+		}
+	}
+	var keyd, authzd serverConfig
+	read("keyd.yaml", &keyd)
+	read("authzd.yaml", &authzd)
+	for _, address := range []string{keyd.Listen.Sidecars, keyd.Listen.Operators, keyd.Listen.Owners} {
+		if !strings.HasPrefix(address, "unix://") && keyd.Listen.TLS["client_ca_file"] == "" {
+			report("keyd.yaml", "%q is open to the network: listen.tls.client_ca_file must be set", address)
+		}
+	}
+	if tls := authzd.KeyAPI.TLS; !strings.HasPrefix(authzd.KeyAPI.URL, "https://keyd:") || tls["ca_file"] == "" || tls["cert_file"] == "" {
+		report("authzd.yaml", "key_api must be https://keyd with ca_file and cert_file")
+	}
+
+	var envoy struct {
+		Static struct{ Clusters []envoyCluster } `yaml:"static_resources"`
+	}
+	var ca struct {
+		Resources []struct {
+			Context struct {
+				CA    map[string]string `yaml:"trusted_ca"`
+				Names []any             `yaml:"match_typed_subject_alt_names"`
+			} `yaml:"validation_context"`
+		}
+	}
+	read("envoy.yaml", &envoy)
+	read("sds-ca.yaml", &ca)
+	secured := false
+	for _, c := range envoy.Static.Clusters {
+		tls := c.TransportSocket.TypedConfig
+		secured = secured || c.Name == "owners" && strings.HasSuffix(tls.Type, ".UpstreamTlsContext") && tls.SNI != "" &&
+			tls.Common["tls_certificate_sds_secret_configs"] != nil && tls.Common["validation_context_sds_secret_config"] != nil
+	}
+	if !secured {
+		report("envoy.yaml", "the cluster owners must present a certificate and check keyd's")
+	}
+	if len(ca.Resources) != 1 || ca.Resources[0].Context.CA["filename"] == "" || len(ca.Resources[0].Context.Names) == 0 {
+		report("sds-ca.yaml", "must name the CA and the name in keyd's certificate")
+	}
+}

@@ -1,0 +1,163 @@
+package k8s
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+)
+
+// manifests are the objects of one build, by kind and, in a kind, in the build's order.
+type manifests struct {
+	namespaces   []*corev1.Namespace
+	accounts     []*corev1.ServiceAccount
+	configMaps   []*corev1.ConfigMap
+	secrets      []*corev1.Secret
+	services     []*corev1.Service
+	deployments  []*appsv1.Deployment
+	statefulSets []*appsv1.StatefulSet
+	policies     []*networkingv1.NetworkPolicy
+	budgets      []*policyv1.PodDisruptionBudget
+}
+
+// kustomize builds the folder as `kubectl kustomize` does, with its restrictions.
+func kustomize(t testing.TB, folder string) []byte {
+	t.Helper()
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder)
+	if err != nil {
+		t.Fatalf("kustomize %s: %v", folder, err)
+	}
+	text, err := built.AsYaml()
+	if err != nil {
+		t.Fatalf("kustomize %s: %v", folder, err)
+	}
+	return text
+}
+
+// decoder knows the kinds that we use, and refuses fields that they do not have, and fields given twice.
+func decoder() runtime.Decoder {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, appsv1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			panic(err)
+		}
+	}
+	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
+}
+
+// documents splits a build into its objects.
+func documents(t testing.TB, text []byte) []map[string]any {
+	t.Helper()
+	var docs []map[string]any
+	for d := yaml.NewDecoder(bytes.NewReader(text)); ; {
+		var doc map[string]any
+		switch err := d.Decode(&doc); {
+		case errors.Is(err, io.EOF):
+			return docs
+		case err != nil:
+			t.Fatal(err)
+		}
+		docs = append(docs, doc)
+	}
+}
+
+// decode reads the objects strictly into their real types.
+func decode(docs []map[string]any) (*manifests, error) {
+	var m manifests
+	decoder := decoder()
+	for _, doc := range docs {
+		text, err := yaml.Marshal(doc)
+		if err != nil {
+			return nil, err
+		}
+		object, _, err := decoder.Decode(text, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		switch o := object.(type) {
+		case *corev1.Namespace:
+			m.namespaces = append(m.namespaces, o)
+		case *corev1.ServiceAccount:
+			m.accounts = append(m.accounts, o)
+		case *corev1.ConfigMap:
+			m.configMaps = append(m.configMaps, o)
+		case *corev1.Secret:
+			m.secrets = append(m.secrets, o)
+		case *corev1.Service:
+			m.services = append(m.services, o)
+		case *appsv1.Deployment:
+			m.deployments = append(m.deployments, o)
+		case *appsv1.StatefulSet:
+			m.statefulSets = append(m.statefulSets, o)
+		case *networkingv1.NetworkPolicy:
+			m.policies = append(m.policies, o)
+		case *policyv1.PodDisruptionBudget:
+			m.budgets = append(m.budgets, o)
+		default:
+			return nil, errors.New("an object of a kind that no rule looks at: " + object.GetObjectKind().GroupVersionKind().Kind)
+		}
+	}
+	return &m, nil
+}
+
+// demo is a copy of the demo's overlay and what it builds on, with secrets made by its script.
+func demo(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, part := range []string{"base", "components", "overlays"} {
+		if err := os.CopyFS(filepath.Join(dir, part), os.DirFS(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlay := filepath.Join(dir, "overlays", "demo")
+	if err := os.RemoveAll(filepath.Join(overlay, "secrets")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(filepath.Join(overlay, "secrets.sh")).CombinedOutput(); err != nil {
+		t.Fatalf("secrets.sh: %v\n%s", err, out)
+	}
+	return overlay
+}
+
+// overNetwork is an overlay of the base with the component that serves operators over the network.
+func overNetwork(t testing.TB) string {
+	t.Helper()
+	overlay := filepath.Join(filepath.Dir(demo(t)), "network")
+	if err := os.Mkdir(overlay, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := "resources: [../../base]\ncomponents: [../../components/operators-network]\n"
+	if err := os.WriteFile(filepath.Join(overlay, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return overlay
+}
+
+func TestManifestsKeepTheRules(t *testing.T) {
+	for name, folder := range map[string]string{"base": "base", "demo": demo(t), "operators-network": overNetwork(t)} {
+		t.Run(name, func(t *testing.T) {
+			m, err := decode(documents(t, kustomize(t, folder)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range judge(m) {
+				t.Error(f)
+			}
+		})
+	}
+}

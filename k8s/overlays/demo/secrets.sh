@@ -1,0 +1,29 @@
+#!/bin/sh
+# Makes the demo's tokens and certificates in secrets/ beside this file, those that are not there yet. Needs openssl.
+# The certificates are good for a year and their CA's key is thrown away: to renew them, remove secrets/ and run it again.
+set -eu
+umask 077
+command -v openssl >/dev/null || { echo "secrets.sh: openssl is needed" >&2; exit 1; }
+cd "$(dirname "$0")"
+mkdir -p secrets
+cd secrets
+
+for name in key-api operator; do
+	[ -s $name.token ] || openssl rand -hex 32 | tr -d '\n' >$name.token
+done
+[ -s keyd.crt ] && [ -s gateway.crt ] && exit
+
+# certificate NAME USAGE EXTENSIONS…: a key and a certificate of the CA, for that name.
+certificate() {
+	openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$1.key" -subj "/CN=$1" -out "$1.csr"
+	printf 'keyUsage=critical,digitalSignature\nextendedKeyUsage=%s\nsubjectAltName=%s\n' "$2" "$3" >"$1.ext"
+	openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days 365 -extfile "$1.ext" -out "$1.crt"
+	rm "$1.csr" "$1.ext"
+}
+{
+	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -subj "/CN=phantom demo CA" -days 365 -out ca.crt \
+		-addext 'keyUsage=critical,keyCertSign'
+	certificate keyd serverAuth DNS:keyd
+	certificate gateway clientAuth DNS:gateway
+} 2>openssl.log || { cat openssl.log >&2; exit 1; }
+rm -f ca.key ca.srl openssl.log
