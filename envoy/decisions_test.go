@@ -1,0 +1,270 @@
+package envoy_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// denial is one row of the table of denials as a client sees it.
+type denial struct {
+	reason    string
+	status    int
+	error     string
+	message   string
+	challenge string
+	retry     bool
+}
+
+const (
+	realm        = `Bearer realm="phantom"`
+	invalidToken = realm + `, error="invalid_token"`
+)
+
+var (
+	noCredential    = denial{"no_credential", 401, "UNAUTHORIZED", "Missing API key", realm, false}
+	malformed       = denial{"malformed_authorization", 401, "UNAUTHORIZED", "Malformed Authorization header", realm + `, error="invalid_request"`, false}
+	sessionOrigin   = denial{"session_origin", 403, "FORBIDDEN", "Session cookies are accepted only from the web app", "", false}
+	keyUnknown      = denial{"key_unknown", 401, "UNAUTHORIZED", "Invalid API key", invalidToken, false}
+	keyRevoked      = denial{"key_revoked", 401, "UNAUTHORIZED", "API key has been revoked", invalidToken, false}
+	keyExpired      = denial{"key_expired", 401, "UNAUTHORIZED", "API key has expired", invalidToken, false}
+	sessionExpired  = denial{"session_expired", 401, "UNAUTHORIZED", "Session has expired", realm, false}
+	terminated      = denial{"account_terminated", 403, "ACCOUNT_TERMINATED", "Account has been terminated", "", false}
+	noPolicy        = denial{"no_policy", 403, "FORBIDDEN", "No access policy for this endpoint", "", false}
+	sessionRequired = denial{"session_required", 403, "FORBIDDEN", "This endpoint is not available to API keys", "", false}
+	keyRequired     = denial{"key_required", 403, "FORBIDDEN", "This endpoint requires an API key", "", false}
+	scopeMissing    = denial{"scope_missing", 403, "FORBIDDEN", "Missing required scope: chat:companion", realm + `, error="insufficient_scope", scope="chat:companion"`, false}
+	unavailable     = denial{"unavailable", 503, "SERVICE_UNAVAILABLE", "Authorization is temporarily unavailable", "", true}
+)
+
+func (d denial) body() string {
+	return fmt.Sprintf(`{"error":%q,"message":%q,"statusCode":%d}`, d.error, d.message, d.status)
+}
+
+// header is all that the answer carries, but for the date.
+func (d denial) header() http.Header {
+	h := http.Header{
+		"Content-Type": {"application/json"}, "Cache-Control": {"no-store"},
+		"Content-Length": {fmt.Sprint(len(d.body()))}, "Server": {"envoy"},
+	}
+	if d.challenge != "" {
+		h.Set("WWW-Authenticate", d.challenge)
+	}
+	if d.retry {
+		h.Set("Retry-After", "1")
+	}
+	return h
+}
+
+// check holds an answer to the byte against the row, with additional headers.
+func (d denial) check(t *testing.T, got answer, more ...string) {
+	t.Helper()
+	want := d.header()
+	for _, header := range more {
+		name, value, _ := strings.Cut(header, ": ")
+		want.Set(name, value)
+	}
+	header := got.header.Clone()
+	header.Del("Date")
+	if diff := cmp.Diff(want, header); got.status != d.status || diff != "" {
+		t.Errorf("%s: status %d, want %d; headers (-want +got):\n%s", d.reason, got.status, d.status, diff)
+	}
+	if diff := cmp.Diff(d.body(), got.body); diff != "" {
+		t.Errorf("%s: body (-want +got):\n%s", d.reason, diff)
+	}
+}
+
+// denied is a request and the row that answers it.
+type denied struct {
+	name string
+	request
+	row denial
+}
+
+func denials(c credentials) []denied {
+	companionGet := request{path: companion}
+	keys := request{path: "/api/v1/me/keys"}
+	return []denied{
+		{"no credential", companionGet, noCredential},
+		{"no credential, anywhere", request{path: "/"}, noCredential},
+		{"empty session cookie", companionGet.with(webApp, cookie("")), noCredential},
+		{"key in the query", request{path: companion + "?api_key=" + c.chat}, noCredential},
+		{"basic credentials", companionGet.with("Authorization: Basic YTpi"), malformed},
+		{"empty authorization", companionGet.with("Authorization:"), malformed},
+		{"scheme alone", companionGet.with("Authorization: Bearer "), malformed},
+		{"two keys, comma", companionGet.with(bearer(c.chat + ", Bearer " + c.chat)), malformed},
+		{"two lines", companionGet.with(bearer(c.chat), bearer(c.chat)), malformed},
+		{"two lines in other cases", companionGet.with(bearer(c.chat), "aUTHORIZATION: bearer "+c.chat), malformed},
+		{"a key of 513 bytes", companionGet.with(bearer(strings.Repeat("x", 513))), malformed},
+		{"a key of 50,000 bytes", companionGet.with(bearer(strings.Repeat("x", 50_000))), malformed},
+		{"a byte beyond ASCII", companionGet.with("Authorization: Bearer k\xe9y"), malformed},
+		{"malformed beside a good session", keys.with(webApp, cookie(c.session), "Authorization: Basic YTpi"), malformed},
+		{"session of a foreign page", keys.with(foreignPage, cookie(c.session)), sessionOrigin},
+		{"session without an origin", keys.with(cookie(c.session)), sessionOrigin},
+		{"session, cross-site", keys.with("Sec-Fetch-Site: cross-site", cookie(c.session)), sessionOrigin},
+		{"session, two origins", keys.with(webApp, webApp, cookie(c.session)), sessionOrigin},
+		{"foreign page, though same-origin", keys.with(foreignPage, "Sec-Fetch-Site: same-origin", cookie(c.session)), sessionOrigin},
+		{"unknown key", companionGet.with(bearer(c.unknown)), keyUnknown},
+		{"unknown key of another format", companionGet.with(bearer("sk-live-1234567890")), keyUnknown},
+		{"wrong checksum", companionGet.with(bearer(c.chat[:len(c.chat)-1] + flip(c.chat))), keyUnknown},
+		{"session as a key", companionGet.with(bearer(c.session)), keyUnknown},
+		{"revoked key", companionGet.with(bearer(c.revoked)), keyRevoked},
+		{"expired key", companionGet.with(bearer(c.expired)), keyExpired},
+		{"ended session", keys.with(webApp, cookie(c.endedSession)), sessionExpired},
+		{"key as a session", keys.with(webApp, cookie(c.chat)), sessionExpired},
+		{"two sessions", keys.with(webApp, cookie(c.session)+"; phantom_session="+c.endedSession), sessionExpired},
+		{"terminated account", companionGet.with(bearer(c.terminated)), terminated},
+		{"endpoint without a requirement", request{path: "/api/v1/other"}.with(bearer(c.chat)), noPolicy},
+		{"the same for a session", request{path: "/"}.with(webApp, cookie(c.session)), noPolicy},
+		{"key where a session is needed", keys.with(bearer(c.chat)), sessionRequired},
+		{"key on billing", request{path: "/api/v1/me/billing/invoices"}.with(bearer(c.chat)), sessionRequired},
+		{"session where a key is needed", request{path: keyOnly}.with(webApp, cookie(c.session)), keyRequired},
+		{"scope missing", companionGet.with(bearer(c.plain)), scopeMissing},
+	}
+}
+
+// flip returns another last character than the key's.
+func flip(key string) string {
+	if strings.HasSuffix(key, "0") {
+		return "1"
+	}
+	return "0"
+}
+
+func TestDenials(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		// The seed's key has a second to live.
+		expired := request{path: companion}.with(bearer(f.w.held.expired))
+		eventually(t, "a key expires", func() error {
+			if got := f.ask(t, expired); got.status != keyExpired.status {
+				return fmt.Errorf("%d %s", got.status, got.body)
+			}
+			return nil
+		})
+		for _, d := range denials(f.w.held) {
+			t.Run(d.name, func(t *testing.T) {
+				var more []string
+				if slices.Contains(d.headers, webApp) && d.name != "session, two origins" { // Envoy joins those
+					more = corsHeaders
+				}
+				d.row.check(t, f.ask(t, d.request), more...)
+				d.http2 = true
+				d.row.check(t, f.ask(t, d.request), more...)
+			})
+		}
+	})
+}
+
+// TestRoutes holds the table of routes: every prefix takes whole segments only.
+func TestRoutes(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		c := f.w.held
+		key := bearer(c.plain)
+		for _, prefix := range []string{
+			"/api/v1/chat", "/api/v1/retarget", "/api/v1/media-tag", "/api/v1/me/vector-store", "/api/v1/me/chat-preferences",
+		} {
+			for _, path := range []string{prefix, prefix + "/", prefix + "/a/b", prefix + "?q"} {
+				scopeMissing.check(t, f.ask(t, request{path: path}.with(key)))
+				if got := f.ask(t, request{path: path}.with(bearer(c.chat))); got.status != 200 || !got.reached() {
+					t.Errorf("%s with the scope: %d %s", path, got.status, got.body)
+				}
+			}
+			noPolicy.check(t, f.ask(t, request{path: prefix + "ter"}.with(bearer(c.chat))))
+		}
+		for _, prefix := range []string{"/api/v1/me/keys", "/api/v1/me/credits", "/api/v1/me/usage", "/api/v1/me/billing"} {
+			for _, path := range []string{prefix, prefix + "/a", prefix + "?q"} {
+				sessionRequired.check(t, f.ask(t, request{path: path}.with(bearer(c.chat))))
+			}
+			noPolicy.check(t, f.ask(t, request{path: prefix + "-2"}.with(bearer(c.chat))))
+		}
+		for _, path := range []string{"/api/v1/me", "/api/v1/me?x=1"} {
+			if got := f.ask(t, request{path: path}.with(key)); got.status != 200 || !got.reached() {
+				t.Errorf("%s: %d %s", path, got.status, got.body)
+			}
+		}
+		for _, path := range []string{"/", "/api/v1/me/", "/api/v1/me/other", "/api/v1/", "/API/V1/me", "/metrics"} {
+			noPolicy.check(t, f.ask(t, request{path: path}.with(bearer(c.chat))))
+		}
+	})
+}
+
+// TestAllowed holds what reaches the upstream: the four identity headers, and
+// neither the credential nor the session cookie.
+func TestAllowed(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		c := f.w.held
+		for _, a := range []struct {
+			name string
+			request
+			principal, credential, scopes string
+			cookie                        []string
+		}{
+			{"key", request{path: "/api/v1/me"}.with(bearer(c.plain)), "key", c.plainID, "", nil},
+			{"key with the scope", request{path: companion}.with(bearer(c.chat)), "key", c.chatID, "chat:companion", nil},
+			{"scheme in another case", request{path: companion}.with("authorization: bEARER  " + c.chat), "key", c.chatID, "chat:companion", nil},
+			{
+				"session", request{path: companion}.with(webApp, "Cookie: theme=dark; phantom_session="+c.session+"; lang=de"),
+				"session", c.sessionID, "chat:companion", []string{"theme=dark; lang=de"},
+			},
+			{
+				"session, same origin", request{path: "/api/v1/me/usage"}.with("Sec-Fetch-Site: same-origin", cookie(c.session)),
+				"session", c.sessionID, "chat:companion", nil,
+			},
+			{
+				"key beside a session: the cookie does not count, and does not go on",
+				request{path: "/api/v1/me"}.with(foreignPage, bearer(c.plain), cookie(c.session)), "key", c.plainID, "", nil,
+			},
+			{"key only", request{path: keyOnly}.with(bearer(c.plain)), "key", c.plainID, "", nil},
+		} {
+			for _, a.http2 = range []bool{false, true} {
+				got := f.ask(t, a.request)
+				echo, ok := got.upstream()
+				if got.status != 200 || !ok {
+					t.Errorf("%s: %d %s", a.name, got.status, got.body)
+					continue
+				}
+				want := map[string][]string{
+					"x-phantom-account-id": {c.account}, "x-phantom-principal": {a.principal},
+					"x-phantom-credential-id": {a.credential}, "x-phantom-scopes": {a.scopes},
+				}
+				if a.cookie != nil {
+					want["cookie"] = a.cookie
+				}
+				if diff := cmp.Diff(want, secretsAndIdentity(echo)); diff != "" {
+					t.Errorf("%s: at the upstream (-want +got):\n%s", a.name, diff)
+				}
+			}
+		}
+	})
+}
+
+// secretsAndIdentity are the headers that the sidecar answers for.
+func secretsAndIdentity(a arrived) map[string][]string {
+	found := map[string][]string{}
+	for name, values := range a.Headers {
+		if strings.HasPrefix(name, "x-phantom") || name == "authorization" || name == "cookie" {
+			found[name] = values
+		}
+	}
+	return found
+}
+
+// TestOwners: keyd's owner API is behind the sessions.
+func TestOwners(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		session := []string{webApp, cookie(f.w.held.session)}
+		got := f.ask(t, request{path: "/api/v1/me/keys?limit=1"}.with(session...))
+		if got.status != 200 || !strings.Contains(got.body, f.w.held.account) {
+			t.Errorf("%d %s", got.status, got.body)
+		}
+		got = f.ask(t, request{method: "POST", path: "/api/v1/me/keys", body: `{"label":"x","scopes":["chat:companion"]}`}.
+			with(append(session, "Content-Type: application/json")...))
+		if got.status != 403 || !strings.Contains(got.body, "Scope is granted by operators only: chat:companion") {
+			t.Errorf("%d %s", got.status, got.body)
+		}
+	})
+}

@@ -1,0 +1,103 @@
+package envoy_test
+
+import (
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// tricks are request targets that some upstream might take for a chat endpoint, or
+// that might get past the table of routes. None carries the scope.
+var tricks = []string{
+	"/api/v1/chat", "/api/v1/chat/", "//api/v1/chat", "/api//v1/chat", "/api/v1//chat", "/api/v1/chat//x",
+	"/./api/v1/chat", "/api/./v1/./chat", "/api/v1/me/../chat", "/api/v1/me/keys/../../chat", "/../api/v1/chat",
+	"/api/v1/me/../../v1/chat", "/api/v1/x/../chat/.", "/api/v1/chat/..", "/api/v1/chat/../chat",
+	"/api/v1/%63hat", "/%61pi/v1/chat", "/api/v1/ch%61t", "/api/v1/%43hat", "/api/v1/CHAT", "/API/v1/chat",
+	"/api/v1/me/%2e%2e/chat", "/api/v1/me/.%2e/chat", "/api/v1/me/%2E./chat", "/api/v1/me/%2e%2e%2fchat",
+	"/api/v1%2fchat", "/api%2Fv1%2Fchat", "/api/v1/me%2f..%2fchat", "/api/v1%5cchat", `/api\v1\chat`, `/api/v1/me\..\chat`,
+	"/api/v1/me/..%5cchat", "/api/v1/me/%2e%2e%5Cchat", "/api/v1%252fchat", "/api/v1/%2563hat", "/api/v1/me/%252e%252e/chat",
+	"/api/v1/me;/../chat", "/api/v1/me/..;/chat", "/api/v1/me/..;x=1/chat", "/api/v1/me/.;/../chat", "/api/v1/chat;x=1", "/api/v1/chat;",
+	"/api/v1;/chat", "/api;x/v1/chat", "/api/v1/chat%3bx", "/api/v1/chat%3Fx", "/api/v1/chat%23x", "/api/v1/me?/../chat", "/api/v1/me?/api/v1/chat",
+	"/api/v1/me#/../chat", "/api/v1/chat#", "/api/v1/chat%00", "/api/v1/chat%00.png", "/api/v1/me%00/../chat", "/api/v1/chat%20", "/api/v1/chat%09",
+	"/api/v1/chat.", "/api/v1/chat.json", "/api/v1/chat%0a", "/api/v1/me%0d%0aX-Phantom-Scopes:chat:companion", "/api/v1/ch\xc3\xa4t", "/api/v1/ch%c3%a4t",
+	"/api/v1/%c0%ae%c0%ae/chat", "/api/v1/me/%u002e%u002e/chat", "/api/v1/chatter", "/api/v1/cha", "/api/v1/chat-preferences",
+	"http://api.example/api/v1/chat", "http://api.example//api/v1/chat", "http://api.example/api/v1/me/../chat", "https://evil.example/api/v1/chat",
+	"/api/v1/retarget", "/api/v1/media-tag/../retarget", "/api/v1/me/vector-store/../../chat", "/api/v1/me/chat-preferences/..;/../../chat",
+	"*", "api/v1/chat", "?/api/v1/chat", "//api.example/api/v1/chat", "/%2f/api/v1/chat", "///api/v1/chat", "/api/v1/me/.../chat", "/api/v1/%7echat",
+}
+
+var guarded = []string{"/api/v1/chat", "/api/v1/retarget", "/api/v1/media-tag", "/api/v1/me/vector-store", "/api/v1/me/chat-preferences"}
+
+// lenient is the worst that an upstream may make of a path: decoded until nothing
+// changes, parameters cut off, backslashes turned, dots resolved, case forgotten.
+func lenient(target string) string {
+	p, _, _ := strings.Cut(target, "?")
+	for range 4 {
+		if decoded, err := url.PathUnescape(p); err == nil {
+			p = decoded
+		}
+	}
+	p, _, _ = strings.Cut(p, "\x00")
+	p = strings.ReplaceAll(p, `\`, "/")
+	segments := strings.Split(p, "/")
+	for i, segment := range segments {
+		segment, _, _ = strings.Cut(segment, ";")
+		segments[i] = strings.TrimSpace(segment)
+	}
+	return strings.ToLower(path.Clean("/" + strings.Join(segments, "/")))
+}
+
+func reachesGuarded(target string) bool {
+	p := lenient(target)
+	return slices.ContainsFunc(guarded, func(prefix string) bool { return p == prefix || strings.HasPrefix(p, prefix+"/") })
+}
+
+func TestLenientSeesThroughTricks(t *testing.T) {
+	for _, trick := range []string{"/api/v1/me/%252e%252e/chat", `/api/v1/me;/..\CHAT;x`, "/api%2Fv1%2Fchat%00.png", "//api/v1/./chat%20"} {
+		if !reachesGuarded(trick) {
+			t.Errorf("%s is not seen: %s", trick, lenient(trick))
+		}
+	}
+	if reachesGuarded("/api/v1/me?/../chat") || reachesGuarded("/api/v1/chatter") {
+		t.Error("a harmless path is taken for a guarded one")
+	}
+}
+
+func TestPathTricks(t *testing.T) {
+	if len(tricks) < 40 {
+		t.Fatalf("%d tricks", len(tricks))
+	}
+	onEachVersion(t, func(t *testing.T, f *front) {
+		c := f.w.held
+		for _, credential := range [][]string{
+			nil,
+			{bearer(c.plain)},
+			{bearer(c.plain), "X-Phantom-Scopes: chat:companion"},
+			{bearer(c.plain), "X-Original-Url: /api/v1/me", "X-Rewrite-Url: /api/v1/me", "X-Forwarded-Prefix: /api/v1/me"},
+		} {
+			for _, trick := range tricks {
+				for _, http2 := range []bool{false, true} {
+					if http2 && !strings.HasPrefix(trick, "/") {
+						continue // not a :path
+					}
+					got, err := f.send(t.Context(), request{path: trick, http2: http2}.with(credential...))
+					if err != nil {
+						if !http2 {
+							t.Errorf("%s: %v", trick, err)
+						}
+						continue // the stream was reset
+					}
+					arrived, ok := got.upstream()
+					switch {
+					case ok && (len(credential) == 0 || reachesGuarded(arrived.Path)):
+						t.Errorf("%s, HTTP/2 %v: reached %s", trick, http2, arrived.Path)
+					case !ok && (got.status < 400 || got.status > 404):
+						t.Errorf("%s, HTTP/2 %v: %d %s", trick, http2, got.status, got.body)
+					}
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,147 @@
+package envoy_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+func TestHEAD(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		for _, http2 := range []bool{false, true} {
+			got := f.ask(t, request{method: "HEAD", path: companion, http2: http2})
+			want := noCredential.header()
+			got.header.Del("Date")
+			if got.status != 401 || got.body != "" || fmt.Sprint(got.header) != fmt.Sprint(want) {
+				t.Errorf("denied: %d %q %v, want %v", got.status, got.body, got.header, want)
+			}
+			got = f.ask(t, request{method: "HEAD", path: companion, http2: http2}.with(bearer(f.w.held.chat)))
+			if got.status != 200 || got.body != "" {
+				t.Errorf("allowed: %d %q", got.status, got.body)
+			}
+		}
+	})
+}
+
+func TestLargeBody(t *testing.T) {
+	body := strings.Repeat("0123456789abcdef", 5<<20/16)
+	onEachVersion(t, func(t *testing.T, f *front) {
+		for _, http2 := range []bool{false, true} {
+			post := request{method: "POST", path: "/api/v1/chat", body: body, http2: http2}
+			got := f.ask(t, post.with(bearer(f.w.held.chat)))
+			if echo, ok := got.upstream(); !ok || echo.Method != "POST" || echo.Body != body {
+				t.Errorf("HTTP/2 %v: %d, %d bytes came back", http2, got.status, len(echo.Body))
+			}
+		}
+		// A denial does not wait for the body.
+		conflicting := request{method: "POST", path: "/api/v1/chat", body: body, http2: true}.with(bearer(f.w.held.plain))
+		scopeMissing.check(t, f.ask(t, conflicting))
+	})
+}
+
+func TestWebSocket(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		dial := func(key string) (*websocket.Conn, *http.Response, error) {
+			return websocket.Dial(ctx, "ws://"+f.addr+"/api/v1/chat/live", &websocket.DialOptions{
+				HTTPHeader: http.Header{"Authorization": {"Bearer " + key}},
+			})
+		}
+		conn, _, err := dial(f.w.held.chat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.CloseNow() }()
+		if err := conn.Write(ctx, websocket.MessageText, []byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if _, message, err := conn.Read(ctx); err != nil || string(message) != "hello" {
+			t.Errorf("%q, %v", message, err)
+		}
+		for key, row := range map[string]denial{f.w.held.plain: scopeMissing, f.w.held.revoked: keyRevoked} {
+			_, response, err := dial(key)
+			if err == nil || response == nil {
+				t.Fatalf("%s: let in, or no answer: %v", row.reason, err)
+			}
+			got, readErr := read(response)
+			if readErr != nil {
+				t.Fatal(readErr)
+			}
+			row.check(t, got)
+		}
+	})
+}
+
+// call makes a unary gRPC call on a path through Envoy.
+func (f *front) call(t *testing.T, path, key string) (string, metadata.MD, error) {
+	t.Helper()
+	conn, err := grpc.NewClient(f.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if key != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+key)
+	}
+	var out wrapperspb.StringValue
+	var trailer metadata.MD
+	err = conn.Invoke(ctx, path, wrapperspb.String("hello"), &out, grpc.Trailer(&trailer))
+	return out.Value, trailer, err
+}
+
+func TestGRPC(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		c := f.w.held
+		if got, _, err := f.call(t, "/api/v1/chat/Say", c.chat); err != nil || got != "hello" {
+			t.Errorf("allowed: %q, %v", got, err)
+		}
+		for _, d := range []struct {
+			path, key string
+			code      codes.Code
+			row       denial
+		}{
+			{"/api/v1/chat/Say", "", codes.Unauthenticated, noCredential},
+			{"/api/v1/chat/Say", c.unknown, codes.Unauthenticated, keyUnknown},
+			{"/api/v1/chat/Say", c.revoked, codes.Unauthenticated, keyRevoked},
+			{"/api/v1/chat/Say", c.plain, codes.PermissionDenied, scopeMissing},
+			{"/api/v1/chat/Say", c.terminated, codes.PermissionDenied, terminated},
+			{"/phantom.Chat/Say", c.chat, codes.PermissionDenied, noPolicy},
+		} {
+			_, _, err := f.call(t, d.path, d.key)
+			if s := status.Convert(err); s.Code() != d.code || s.Message() != d.row.message {
+				t.Errorf("%s: %v %q, want %v %q", d.row.reason, s.Code(), s.Message(), d.code, d.row.message)
+			}
+		}
+	})
+}
+
+// TestGRPCDenialOnTheWire: trailers only, no body and no content-type of ours.
+func TestGRPCDenialOnTheWire(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		for _, contentType := range []string{"application/grpc", "application/grpc+proto"} {
+			got := f.ask(t, request{method: "POST", path: "/api/v1/chat", http2: true}.with("Content-Type: "+contentType, "Te: trailers"))
+			if got.status != 200 || got.body != "" || got.header.Get("grpc-status") != "16" ||
+				got.header.Get("grpc-message") != "Missing API key" || got.header.Get("content-type") != "application/grpc" {
+				t.Errorf("%s: %d %q %v", contentType, got.status, got.body, got.header)
+			}
+		}
+		// Neither of these is a gRPC caller to Envoy: plain HTTP with the JSON body.
+		for _, contentType := range []string{"application/grpc-web", "application/grpcx", "application/grpc; x"} {
+			noCredential.check(t, f.ask(t, request{method: "POST", path: "/api/v1/chat"}.with("Content-Type: "+contentType)))
+		}
+	})
+}
