@@ -96,20 +96,31 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, field string) {
 	for f := range v.Type().Fields() {
 		fields[nameOf(f)] = f
 	}
-	for key, value := range d.entries(n, field) {
-		full := join(field, word(key.Value))
+	named := func(key string) string { return join(field, word(key)) }
+	for key, value := range d.entries(n, field, named) {
+		full := named(key.Value)
 		d.lines[full] = key.Line
 		f, ok := fields[key.Value]
 		if !ok {
-			d.wrong(full, "an unknown field", nearest(d.schema, v.Type(), field, key.Value)+" (the nearest)")
+			d.unknown(full, nearest(d.schema, v.Type(), field, key.Value))
 			continue
 		}
 		d.decode(value, v.FieldByIndex(f.Index), full, f.Tag)
 	}
 }
 
-// entries yields the keys of a mapping with their values, each key once.
-func (d *decoder) entries(n *yaml.Node, field string) func(yield func(key, value *yaml.Node) bool) {
+// unknown reports a field that does not exist. The one that was meant counts as
+// given, so that it is not reported as missing, too.
+func (d *decoder) unknown(field, meant string) {
+	d.wrong(field, "an unknown field", meant+" (the nearest)")
+	if !d.given(meant) {
+		d.lines[meant] = d.lines[field]
+	}
+}
+
+// entries yields the keys of a mapping with their values, each key once; named
+// gives a key's full name.
+func (d *decoder) entries(n *yaml.Node, field string, named func(string) string) func(yield func(key, value *yaml.Node) bool) {
 	return func(yield func(key, value *yaml.Node) bool) {
 		first := map[string]int{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
@@ -120,7 +131,7 @@ func (d *decoder) entries(n *yaml.Node, field string) func(yield func(key, value
 			}
 			if line, again := first[key.Value]; again {
 				d.mistakes = append(d.mistakes, mistake{
-					key.Line, join(field, word(key.Value)),
+					key.Line, named(key.Value),
 					"the same field again, first on line " + strconv.Itoa(line), "each field once",
 				})
 				continue
@@ -135,7 +146,7 @@ func (d *decoder) entries(n *yaml.Node, field string) func(yield func(key, value
 
 func (d *decoder) list(n *yaml.Node, v reflect.Value, field string, tag reflect.StructTag) {
 	if n.Kind != yaml.SequenceNode {
-		d.wrong(field, kindOf(n), "a list: [ … ]")
+		d.wrong(field, kindOf(n), "a list, such as [a, b]")
 		return
 	}
 	v.SetZero()
@@ -153,16 +164,17 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, field string) {
 		return
 	}
 	v.Set(reflect.MakeMap(v.Type()))
-	for key, value := range d.entries(n, field) {
+	named := func(key string) string { return entry(field, key) }
+	for key, value := range d.entries(n, field, named) {
 		item := newDefault(v.Type().Elem()).Elem()
-		d.decode(value, item, entry(field, key.Value), "")
+		d.decode(value, item, named(key.Value), "")
 		v.SetMapIndex(reflect.ValueOf(key.Value), item)
 	}
 }
 
 func (d *decoder) bool(n *yaml.Node, v reflect.Value, field string) {
 	if n.Tag != "!!bool" || (n.Value != "true" && n.Value != "false") {
-		d.wrong(field, kindOf(n), "true or false")
+		d.wrong(field, valueOf(n), "true or false")
 		return
 	}
 	v.SetBool(n.Value == "true")
@@ -177,9 +189,11 @@ func (d *decoder) int(n *yaml.Node, v reflect.Value, field string, tag reflect.S
 	most, _ := strconv.Atoi(high)
 	switch {
 	case n.Tag != "!!int":
-		d.wrong(field, kindOf(n), "a whole number, "+low+" to "+high)
-	case err != nil || !decimal.MatchString(n.Value) || number < least || number > most:
-		d.wrong(field, number10(n), low+" to "+high+", in plain digits")
+		d.wrong(field, valueOf(n), "a whole number, "+low+" to "+high)
+	case !decimal.MatchString(n.Value) && number >= 0:
+		d.wrong(field, number10(n), low+" to "+high+" in plain digits")
+	case err != nil || number < least || number > most:
+		d.wrong(field, number10(n), low+" to "+high)
 	default:
 		v.SetInt(int64(number))
 	}
@@ -213,7 +227,7 @@ func (d *decoder) text(n *yaml.Node, v reflect.Value, field string, tag reflect.
 	}
 	switch {
 	case n.Kind != yaml.ScalarNode || n.Tag != "!!str":
-		if n.Kind == yaml.ScalarNode && !isNull(n) {
+		if n.Kind == yaml.ScalarNode && !isNull(n) && words[0] == "" {
 			allowed += " (in quotes, if that is what is meant)"
 		}
 		d.wrong(field, kindOf(n), allowed)
@@ -278,6 +292,16 @@ func kindOf(n *yaml.Node) string {
 		return fmt.Sprintf("the number %s", number10(n))
 	case "!!timestamp":
 		return "a date"
+	case "!!merge":
+		return "a merge"
 	}
 	return "a string"
+}
+
+// valueOf is kindOf with a string's text.
+func valueOf(n *yaml.Node) string {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		return "the string " + show(n.Value)
+	}
+	return kindOf(n)
 }

@@ -51,7 +51,7 @@ func (r *report) file(field string, name File, kind string, holders map[credenti
 	}
 	data, err := readFile(string(name), limit)
 	if err != nil {
-		r.wrong(field, string(name)+": "+err.Error(), "")
+		r.wrong(field, string(name)+", which "+err.Error(), "a file that can be read")
 		return
 	}
 	switch kind {
@@ -65,8 +65,8 @@ func (r *report) file(field string, name File, kind string, holders map[credenti
 }
 
 // secret looks at what a secret's file holds, with the rules of package
-// secretfile. A token stands for one person or one kind of program, so no two fields
-// may share it; holders are the fields that have each so far.
+// secretfile. A token stands for one person or one kind of program, so no two of
+// these may share it; holders are the fields that have each so far.
 func (r *report) secret(field string, name File, text string, holders map[credential.Digest]string) {
 	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
 	switch {
@@ -78,11 +78,20 @@ func (r *report) secret(field string, name File, text string, holders map[creden
 		return
 	}
 	digest := credential.NewSecret(text).Digest()
-	if before, taken := holders[digest]; taken {
+	if before, taken := holders[digest]; taken && !sameList(before, field) {
 		r.wrong(field, string(name)+", which holds the same secret as "+before, "a secret of its own")
 		return
 	}
-	holders[digest] = field
+	if holders[digest] == "" {
+		holders[digest] = field
+	}
+}
+
+// sameList tells whether both fields are items of one list of files: before a
+// rotation the old and the new token are often the same.
+func sameList(a, b string) bool {
+	list, _, isItem := strings.Cut(a, "[")
+	return isItem && strings.HasPrefix(b, list+"[") && strings.HasSuffix(a, "]") && strings.HasSuffix(b, "]")
 }
 
 // keyPair reports a certificate and a key that do not belong together. Files that

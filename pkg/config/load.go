@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
-	"strconv"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -67,7 +66,7 @@ func readInto(path string, into reflect.Value) (*report, error) {
 	}
 	data, err := readFile(path, maxFile)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s %w", path, err)
 	}
 	root, err := parse(data)
 	if err != nil {
@@ -80,8 +79,8 @@ func readInto(path string, into reflect.Value) (*report, error) {
 	return r, nil
 }
 
-// readFile reads a file that is not larger than limit bytes. The error does not
-// name the file.
+// readFile reads a file that is not larger than limit bytes. The error is the end
+// of a sentence that begins with the file.
 func readFile(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path) //nolint:gosec // the operator names the files
 	if err != nil {
@@ -93,7 +92,7 @@ func readFile(path string, limit int64) ([]byte, error) {
 		return nil, bare(err)
 	}
 	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("found a file of more than %d bytes, allowed are fewer", limit)
+		return nil, fmt.Errorf("has more than %d bytes", limit)
 	}
 	return data, nil
 }
@@ -102,9 +101,9 @@ func readFile(path string, limit int64) ([]byte, error) {
 func bare(err error) error {
 	var pe *os.PathError
 	if errors.As(err, &pe) {
-		return fmt.Errorf("the file cannot be read: %w", pe.Err)
+		err = pe.Err
 	}
-	return err
+	return fmt.Errorf("cannot be read (%w)", err)
 }
 
 // parse returns the root of the one document in data, nil if there is none. Its
@@ -134,14 +133,14 @@ var yamlLine = regexp.MustCompile(`(?s)^(?:yaml: )+(?:line (\d+): )?(.*)$`)
 
 // syntaxError brings the YAML parser's message into the form of all others.
 func syntaxError(err error) error {
-	line, text := 1, err.Error()
+	line, text := "", err.Error()
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		text = m[2]
-		if n, convErr := strconv.Atoi(m[1]); convErr == nil {
-			line = n
-		}
+		line, text = m[1], m[2]
 	}
-	return fmt.Errorf("%d: not YAML: %s", line, text)
+	if line == "" { // the parser does not always know
+		return fmt.Errorf(" not YAML: %s", text)
+	}
+	return fmt.Errorf("%s: not YAML: %s", line, text)
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }

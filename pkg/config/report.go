@@ -34,6 +34,23 @@ func (r *report) wrong(field, found, allowed string) {
 // given tells whether the file has the field at all, right or wrong.
 func (r *report) given(field string) bool { _, ok := r.lines[field]; return ok }
 
+// spoiled tells whether the field itself is a mistake, so that what is in it need
+// not be looked at.
+func (r *report) spoiled(field string) bool {
+	return slices.ContainsFunc(r.mistakes, func(m mistake) bool { return m.field == field })
+}
+
+// withinSpoiled tells whether something that the field is in is a mistake itself.
+func (r *report) withinSpoiled(field string) bool {
+	for field != "" {
+		field = field[:max(0, strings.LastIndexAny(field, ".["))]
+		if r.spoiled(field) {
+			return true
+		}
+	}
+	return false
+}
+
 // line returns the line of the field or, if the file does not give it, of the
 // nearest one that it would be in.
 func (r *report) line(field string) int {
@@ -80,10 +97,7 @@ func (r *report) text(m mistake) string {
 	if m.field != "" {
 		b.WriteString(": " + m.field)
 	}
-	b.WriteString(": found " + m.found)
-	if m.allowed != "" {
-		b.WriteString(", allowed " + m.allowed)
-	}
+	b.WriteString(": found " + m.found + ", allowed " + m.allowed)
 	return b.String()
 }
 

@@ -72,8 +72,8 @@ func into(v reflect.Value, field string, visit func(v reflect.Value, field strin
 // missing reports the fields that have no default and are not in the file.
 func (r *report) missing(cfg reflect.Value, in string) {
 	eachField(cfg, in, func(v reflect.Value, field string, tag reflect.StructTag) {
-		if tag.Get("required") != "" && v.IsZero() && !r.given(field) {
-			r.wrong(field, "nothing", "a value: this field has no default")
+		if tag.Get("required") != "" && v.IsZero() && !r.given(field) && !r.withinSpoiled(field) {
+			r.wrong(field, "nothing", "a value, because it has no default")
 		}
 	})
 }
@@ -102,20 +102,25 @@ func differing(a, b reflect.Value, in string, names *[]string) {
 }
 
 // nearest returns the full name of the field that somebody who wrote name into the
-// section most likely meant: the most similar name there, or one that is even more
-// similar elsewhere.
+// section most likely meant: the most similar name there, or the same name, but
+// for a letter, elsewhere.
 func nearest(schema, here reflect.Type, in, name string) string {
 	name = name[:min(len(name), 2*maxShown)] // nothing longer is near anything
 	best, distance := "", 0
-	consider := func(full, candidate string, extra int) {
-		if d := levenshtein.ComputeDistance(name, candidate) + extra; best == "" || d < distance {
-			best, distance = full, d
+	for f := range here.Fields() {
+		d := levenshtein.ComputeDistance(name, nameOf(f))
+		if strings.HasPrefix(nameOf(f), name) {
+			d = min(d, 1) // token for token_file
+		}
+		if best == "" || d < distance {
+			best, distance = join(in, nameOf(f)), d
 		}
 	}
-	for f := range here.Fields() {
-		consider(join(in, nameOf(f)), nameOf(f), 0)
-	}
-	everyName(schema, "", func(full, candidate string) { consider(full, candidate, 1) })
+	everyName(schema, "", func(full, candidate string) {
+		if d := levenshtein.ComputeDistance(name, candidate) + 1; d <= 2 && d < distance {
+			best, distance = full, d
+		}
+	})
 	return best
 }
 

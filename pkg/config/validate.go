@@ -36,7 +36,7 @@ func (r *report) addresses(all, secured []named, tls *ServerTLS) {
 			return
 		}
 	}
-	r.wrong("listen.tls", "a certificate, but only Unix sockets to listen on", "with a tcp:// address")
+	r.wrong("listen.tls", "a certificate for nothing but Unix sockets", "with a tcp:// address")
 }
 
 // scopeNames reports the names in a list that cannot be scopes, and repeats.

@@ -7,7 +7,7 @@ import (
 )
 
 func (a *Authzd) validate(r *report) {
-	if len(a.Listen.Check) == 0 {
+	if len(a.Listen.Check) == 0 && !r.spoiled("listen.check") {
 		r.wrong("listen.check", "an empty list", "one address or more")
 	}
 	var check []named
@@ -44,7 +44,7 @@ func (k *KeyAPI) validate(r *report) {
 		r.wrong(field, show(k.URL)+why, keyAPIForm)
 	}
 	if k.TLS != nil && u.Scheme != "https" {
-		r.wrong("key_api.tls", "a section, but a key API at "+u.Scheme+"://", "with https:// only")
+		r.wrong("key_api.tls", "TLS for "+u.Scheme+"://", "for https:// only")
 	}
 }
 

@@ -46,7 +46,7 @@ func (r *report) endpointPath(field string, e Endpoint) {
 		} else if e.Prefix != "/" && strings.HasSuffix(e.Prefix, "/") {
 			r.wrong(field+".prefix", show(e.Prefix)+", which ends in /", show(strings.TrimRight(e.Prefix, "/")))
 		}
-	case !hasPath && !hasPrefix:
+	case !hasPath && !hasPrefix && !r.spoiled(field):
 		r.wrong(field, "neither path nor prefix", "one of them")
 	}
 }
@@ -93,7 +93,7 @@ func (r *report) endpointHost(field, host string) {
 }
 
 func (r *report) endpointMethods(field string, methods []string) {
-	if r.given(field) && len(methods) == 0 {
+	if r.given(field) && len(methods) == 0 && !r.spoiled(field) {
 		r.wrong(field, "no method", "a list with one or more; leave the field out for all methods")
 	}
 	for i, m := range methods {

@@ -20,7 +20,19 @@ const maxPEM = 1 << 20
 // every client for a certificate that one of these CAs has signed; "" asks for
 // none. TLS 1.2 and up; HTTP/2 and HTTP/1.1 are offered.
 func NewServer(certFile, keyFile, clientCAFile string, log *zap.Logger) (*tls.Config, error) {
-	current, err := watch([]string{certFile, keyFile, clientCAFile}, log, func() (*tls.Config, error) {
+	current, err := watchServer(certFile, keyFile, clientCAFile, log)
+	if err != nil {
+		return nil, err
+	}
+	// A new configuration for each set of files also has new keys for session
+	// tickets: nobody resumes a session that another CA has vouched for.
+	conf := newConfig()
+	conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return current.get(), nil }
+	return conf, nil
+}
+
+func watchServer(certFile, keyFile, clientCAFile string, log *zap.Logger) (*watched[*tls.Config], error) {
+	return watch([]string{certFile, keyFile, clientCAFile}, log, func() (*tls.Config, error) {
 		cert, err := pair(certFile, keyFile, log)
 		if err != nil {
 			return nil, err
@@ -33,14 +45,6 @@ func NewServer(certFile, keyFile, clientCAFile string, log *zap.Logger) (*tls.Co
 		}
 		return conf, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	// A new configuration for each set of files also has new keys for session
-	// tickets: nobody resumes a session that another CA has vouched for.
-	conf := newConfig()
-	conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return current.get(), nil }
-	return conf, nil
 }
 
 // Client dials with TLS. It is safe for concurrent use.

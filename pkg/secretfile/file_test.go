@@ -1,0 +1,208 @@
+package secretfile
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// put writes a file as most programs do: a new one, renamed over the old one.
+func put(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func observed() (*zap.Logger, *observer.ObservedLogs) {
+	core, logs := observer.New(zapcore.DebugLevel)
+	return zap.New(core), logs
+}
+
+func TestOpen(t *testing.T) {
+	for name, c := range map[string]struct{ content, want, err string }{
+		"plain":        {"abc", "abc", ""},
+		"newline":      {"abc\n", "abc", ""},
+		"crlf":         {"abc\r\n", "abc", ""},
+		"spaces stay":  {" abc \n", " abc ", ""},
+		"empty":        {"", "", "is empty"},
+		"newline only": {"\n", "", "is empty"},
+		"two newlines": {"hunter2\n\n", "", "several lines"},
+		"two lines":    {"hunter2\nb", "", "several lines"},
+		"NUL":          {"hunter2\x00", "", "control characters"},
+		"too large":    {strings.Repeat("hunter2", 1000), "", "more than 4096 bytes"},
+	} {
+		path := filepath.Join(t.TempDir(), "secret")
+		put(t, path, c.content)
+		f, err := Open(path, zap.NewNop())
+		if err != nil {
+			if c.err == "" || !strings.Contains(err.Error(), c.err) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("%s: the error holds the secret: %v", name, err)
+			}
+			continue
+		}
+		if got := f.Get().Reveal(); got != c.want || c.err != "" {
+			t.Errorf("%s: found %q, want %q or an error with %q", name, got, c.want, c.err)
+		}
+	}
+	if _, err := Open(filepath.Join(t.TempDir(), "nowhere"), zap.NewNop()); err == nil {
+		t.Error("a file that is not there was opened")
+	}
+	if _, err := Open(t.TempDir(), zap.NewNop()); err == nil || !strings.Contains(err.Error(), "folder") {
+		t.Errorf("a folder: %v", err)
+	}
+}
+
+func TestReadableByOthers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	put(t, path, "abc")
+	for mode, want := range map[os.FileMode]int{0o600: 0, 0o640: 0, 0o644: 1, 0o604: 1} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		log, logs := observed()
+		if _, err := Open(path, log); err != nil {
+			t.Fatal(err)
+		}
+		if got := logs.FilterLevelExact(zapcore.WarnLevel).Len(); got != want {
+			t.Errorf("mode %v: %d warnings, want %d", mode, got, want)
+		}
+	}
+}
+
+// A change counts at the first use that is a second after the last look.
+func TestChangeWithinASecond(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	synctest.Test(t, func(t *testing.T) {
+		put(t, path, "old")
+		log, logs := observed()
+		f, err := Open(path, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect := func(want string) {
+			t.Helper()
+			if got := f.Get().Reveal(); got != want {
+				t.Errorf("found %q, want %q", got, want)
+			}
+		}
+		put(t, path, "new")
+		<-time.After(interval - time.Nanosecond)
+		expect("old") // no look at the file yet
+		<-time.After(time.Nanosecond)
+		expect("new")
+
+		put(t, path, "") // a rotation that went wrong
+		for range 3 {
+			<-time.After(interval)
+			expect("new")
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(interval)
+		expect("new")
+		if errors := logs.FilterLevelExact(zapcore.ErrorLevel).Len(); errors != 2 {
+			t.Errorf("two different failures were told %d times", errors)
+		}
+		put(t, path, "newest\n")
+		<-time.After(interval)
+		expect("newest")
+		for _, entry := range logs.All() {
+			if strings.Contains(entry.Message, "newest") {
+				t.Errorf("the log holds a secret: %v", entry)
+			}
+		}
+	})
+}
+
+// Kubernetes swaps a Secret by renaming a symbolic link to its folder.
+func TestSymbolicLink(t *testing.T) {
+	dir := t.TempDir()
+	mount := func(name, content string) {
+		t.Helper()
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		put(t, filepath.Join(dir, name, "secret"), content)
+		if err := os.Symlink(name, filepath.Join(dir, "..data_tmp")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		mount("..1", "one")
+		path := filepath.Join(dir, "secret")
+		if err := os.Symlink("..data/secret", path); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(path, zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mount("..2", "two")
+		<-time.After(interval)
+		if got := f.Get().Reveal(); got != "two" {
+			t.Errorf("found %q after the swap", got)
+		}
+	})
+}
+
+func TestConcurrentUse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	put(t, path, "aa")
+	f, err := Open(path, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.value.due.Store(0)
+	put(t, path, "bb")
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 1000 {
+				if got := f.Get().Reveal(); got != "aa" && got != "bb" {
+					t.Errorf("found %q", got)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if got := f.Get().Reveal(); got != "bb" {
+		t.Errorf("found %q at last", got)
+	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte("abc"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	f, err := Open(path, zap.NewNop())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		f.Get()
+	}
+}

@@ -1,0 +1,282 @@
+package secretfile
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// authority is a CA that signs certificates for 127.0.0.1.
+type authority struct {
+	t    *testing.T
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+var serial = big.NewInt(1)
+
+func newAuthority(t *testing.T) *authority {
+	key := newKey(t)
+	serial = new(big.Int).Add(serial, big.NewInt(1))
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "CA " + serial.String()},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{t, cert, key}
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// put writes the authority's own certificate.
+func (a *authority) put(path string) { put(a.t, path, block("CERTIFICATE", a.cert.Raw)) }
+
+// issue writes a certificate for the name and its key.
+func (a *authority) issue(name, certFile, keyFile string) {
+	a.t.Helper()
+	key := newKey(a.t)
+	serial = new(big.Int).Add(serial, big.NewInt(1))
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	put(a.t, certFile, block("CERTIFICATE", der))
+	put(a.t, keyFile, block("PRIVATE KEY", keyDER))
+}
+
+func block(kind string, der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+}
+
+// greet serves TLS that says the client's name to each connection; it returns the
+// address.
+func greet(t *testing.T, conf *tls.Config) string {
+	t.Helper()
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer func() { _ = conn.Close() }()
+				secure := conn.(*tls.Conn)
+				if secure.Handshake() != nil {
+					return
+				}
+				name := "nobody"
+				if peers := secure.ConnectionState().PeerCertificates; len(peers) > 0 {
+					name = peers[0].Subject.CommonName
+				}
+				_, _ = io.WriteString(conn, name+"\n")
+			})
+		}
+	})
+	t.Cleanup(func() { _ = ln.Close(); all.Wait() })
+	return ln.Addr().String()
+}
+
+// call dials and returns who the server thinks calls, and who the server is.
+func call(client *Client, addr string) (me, server string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	conn, err := client.DialTLS(ctx, "tcp", addr)
+	if err != nil {
+		return "", "", err
+	}
+	defer func() { _ = conn.Close() }()
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	peers := conn.(*tls.Conn).ConnectionState().PeerCertificates
+	return strings.TrimSpace(line), peers[0].Subject.CommonName, err
+}
+
+// due makes the next use look at the files.
+func due[T any](w *watched[T]) { w.due.Store(0) }
+
+func TestMutualTLSIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	ca, other := newAuthority(t), newAuthority(t)
+	ca.put(at("ca.pem"))
+	ca.issue("server 1", at("server.pem"), at("server.key"))
+	ca.issue("client 1", at("client.pem"), at("client.key"))
+	conf, err := NewServer(at("server.pem"), at("server.key"), at("ca.pem"), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := greet(t, conf)
+	client, err := NewClient(at("ca.pem"), at("client.pem"), at("client.key"), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(wantMe, wantServer string) {
+		t.Helper()
+		if me, server, err := call(client, addr); err != nil || me != wantMe || server != wantServer {
+			t.Errorf("found %q at %q and %v, want %q at %q", me, server, err, wantMe, wantServer)
+		}
+	}
+	expect("client 1", "server 1")
+
+	ca.issue("client 2", at("client.pem"), at("client.key"))
+	due(client.current)
+	expect("client 2", "server 1")
+
+	anonymous, err := NewClient(at("ca.pem"), "", "", zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if me, _, err := call(anonymous, addr); err == nil {
+		t.Errorf("a client without a certificate was let in as %q", me)
+	}
+	other.issue("client 3", at("client.pem"), at("client.key"))
+	due(client.current)
+	if me, _, err := call(client, addr); err == nil {
+		t.Errorf("a client of another CA was let in as %q", me)
+	}
+
+	other.put(at("ca.pem")) // now the client trusts another CA than the server's
+	due(client.current)
+	var unknown x509.UnknownAuthorityError
+	if _, _, err := call(client, addr); !errors.As(err, &unknown) {
+		t.Errorf("a server of another CA: %v", err)
+	}
+}
+
+// A server's certificate, key and client CA are replaced; half of it changes nothing.
+func TestServerIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	ca := newAuthority(t)
+	ca.issue("server 1", at("server.pem"), at("server.key"))
+	log, logs := observed()
+	current, err := watchServer(at("server.pem"), at("server.key"), "", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := func() string {
+		due(current)
+		leaf, err := x509.ParseCertificate(current.get().Certificates[0].Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return leaf.Subject.CommonName
+	}
+	ca.issue("server 2", at("server.pem"), at("key.other")) // its key has not arrived yet
+	for range 2 {
+		if got := name(); got != "server 1" {
+			t.Errorf("found %q with half of a new pair", got)
+		}
+	}
+	if logs.Len() != 1 {
+		t.Errorf("half of a pair was told %d times", logs.Len())
+	}
+	ca.issue("server 3", at("server.pem"), at("server.key"))
+	if got := name(); got != "server 3" {
+		t.Errorf("found %q", got)
+	}
+}
+
+func TestBadFiles(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	ca := newAuthority(t)
+	ca.issue("a", at("a.pem"), at("a.key"))
+	ca.issue("b", at("b.pem"), at("b.key"))
+	put(t, at("text"), "no certificate")
+	for name, make := range map[string]func() error{
+		"another's key":    func() error { _, err := NewServer(at("a.pem"), at("b.key"), "", zap.NewNop()); return err },
+		"no key":           func() error { _, err := NewServer(at("a.pem"), at("nowhere"), "", zap.NewNop()); return err },
+		"no certificate":   func() error { _, err := NewServer(at("text"), at("a.key"), "", zap.NewNop()); return err },
+		"no client CA":     func() error { _, err := NewServer(at("a.pem"), at("a.key"), at("text"), zap.NewNop()); return err },
+		"no CA":            func() error { _, err := NewClient(at("text"), "", "", zap.NewNop()); return err },
+		"no client's cert": func() error { _, err := NewClient("", at("text"), at("a.key"), zap.NewNop()); return err },
+	} {
+		if err := make(); err == nil || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: found %v, want an error that names the file", name, err)
+		}
+	}
+}
+
+// Through an http.Transport the client speaks HTTP/2.
+func TestHTTP2(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	ca := newAuthority(t)
+	ca.put(at("ca.pem"))
+	ca.issue("server", at("server.pem"), at("server.key"))
+	conf, err := NewServer(at("server.pem"), at("server.key"), "", zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.NotFoundHandler()}
+	var all sync.WaitGroup
+	all.Go(func() { _ = server.Serve(ln) })
+	defer func() { _ = server.Close(); all.Wait() }()
+	client, err := NewClient(at("ca.pem"), "", "", zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{DialTLSContext: client.DialTLS, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	answer, err := (&http.Client{Transport: transport}).Get("https://" + ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if answer.ProtoMajor != 2 {
+		t.Errorf("spoke %s", answer.Proto)
+	}
+}
