@@ -265,7 +265,7 @@ func plaintext(v string) bool {
 func (l commandLine) read(getenv func(string) string) (o options, problems []string) {
 	for _, f := range flags {
 		values, from := l.values[f.name], "flag -"+f.name
-		if len(values) == 0 && f.env != "" {
+		if f.env != "" && !slices.Contains(l.names, f.name) {
 			if v := getenv(f.env); v != "" {
 				values, from = []string{v}, f.env
 			} else {
@@ -273,7 +273,7 @@ func (l commandLine) read(getenv func(string) string) (o options, problems []str
 			}
 		}
 		for _, v := range values {
-			if err := f.set(&o, v); err != nil {
+			if err := f.set(&o, v); err != nil && v != "" { // check tells of an empty one
 				problems = append(problems, fmt.Sprintf("%s is %s: %v", from, shown(v), err))
 			}
 		}
@@ -283,9 +283,9 @@ func (l commandLine) read(getenv func(string) string) (o options, problems []str
 
 // nearest finds the allowed name that was probably meant, or "".
 func nearest(found string, allowed []string) string {
-	best, distance := "", 2+len(found)/4
+	best, distance := "", 3+len(found)/8 // a slip is a letter or two
 	for _, name := range allowed {
-		if d := levenshtein.ComputeDistance(strings.ToLower(found), name); d < distance {
+		if d := levenshtein.ComputeDistance(strings.ToLower(found), name); d < min(distance, len(found), len(name)) {
 			best, distance = name, d
 		}
 	}

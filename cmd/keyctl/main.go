@@ -12,9 +12,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/phantomrouter/phantom-authz/pkg/daemon"
 )
 
 // The exit codes.
@@ -24,9 +28,6 @@ const (
 	exitUsage        = 2
 	exitNotEffective = 3 // done, but not yet effective when -wait ran out
 )
-
-// version is set by the linker; without it the build information tells.
-var version string
 
 func main() {
 	// A closed pipe must be an error and not a silent death: a key that was minted and
@@ -49,6 +50,15 @@ func (c console) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(c.err, "keyctl: "+format+"\n", args...)
 }
 
+// warnings is a logger whose lines are for people, as say's are.
+func (c console) warnings() *zap.Logger {
+	lines := zapcore.NewConsoleEncoder(zapcore.EncoderConfig{
+		LevelKey: "level", MessageKey: "message", ConsoleSeparator: " ", LineEnding: "\n",
+		EncodeLevel: func(_ zapcore.Level, line zapcore.PrimitiveArrayEncoder) { line.AppendString("keyctl: warning:") },
+	})
+	return zap.New(zapcore.NewCore(lines, zapcore.AddSync(c.err), zap.WarnLevel))
+}
+
 func isTerminal(f *os.File) bool {
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -58,7 +68,7 @@ func isTerminal(f *os.File) bool {
 func run(ctx context.Context, args []string, getenv func(string) string, con console) int {
 	line := parse(args)
 	if line.version {
-		_, _ = fmt.Fprintln(con.out, "keyctl", versionText())
+		_, _ = fmt.Fprintln(con.out, "keyctl", daemon.Version())
 		return exitDone
 	}
 	if len(line.words) > 0 && line.words[0] == "help" {
@@ -73,10 +83,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, con con
 		_, _ = fmt.Fprint(con.err, shortUsage(line.words))
 		return exitUsage
 	}
-	opts, problems := options{}, line.check(cmd)
-	if len(problems) == 0 {
-		opts, problems = line.read(getenv)
-	}
+	opts, problems := line.read(getenv)
+	problems = append(line.check(cmd), problems...)
 	if len(problems) == 0 {
 		s, err := connect(opts, con)
 		if err == nil {
@@ -88,14 +96,4 @@ func run(ctx context.Context, args []string, getenv func(string) string, con con
 	con.say("%s", strings.Join(problems, "\nkeyctl: "))
 	_, _ = fmt.Fprint(con.err, "usage: ", cmd.usage(), "\n")
 	return exitUsage
-}
-
-func versionText() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 )
 
 // session is one command on its way.
@@ -26,32 +26,19 @@ type session struct {
 // connect makes the client. Its errors are mistakes in the flags or the token's file;
 // nothing is sent yet.
 func connect(opts options, con console) (*session, error) {
-	client, err := keyclient.New(opts.url, func() (credential.Secret, error) { return readToken(opts.tokenFile) })
+	token, err := secretfile.Open(opts.tokenFile, con.warnings())
 	if err != nil {
-		return nil, fmt.Errorf("the URL is %s: %w", shown(opts.url), err)
+		return nil, fmt.Errorf("the token file cannot be used: %w", err)
 	}
-	if _, err := readToken(opts.tokenFile); err != nil {
-		return nil, err
-	}
-	if info, err := os.Stat(opts.tokenFile); err == nil && info.Mode().IsRegular() && info.Mode()&0o004 != 0 {
-		con.say("warning: the token file %s can be read by others (mode %04o): chmod 600 it", opts.tokenFile, info.Mode().Perm())
+	client, err := keyclient.New(opts.url, func() (credential.Secret, error) { return token.Get(), nil })
+	if err != nil {
+		found := shown(opts.url)
+		if strings.Contains(opts.url, "@") {
+			found = "not shown, for it may hold a password"
+		}
+		return nil, fmt.Errorf("the URL is %s: %w", found, err)
 	}
 	return &session{client: client, opts: opts, con: con}, nil
-}
-
-func readToken(path string) (credential.Secret, error) {
-	content, err := os.ReadFile(path) //nolint:gosec // G304: the operator names his own file
-	if err != nil {
-		return credential.Secret{}, fmt.Errorf("the token file cannot be read: %w", err)
-	}
-	token := strings.TrimSpace(string(content))
-	if token == "" {
-		return credential.Secret{}, fmt.Errorf("the token file %s is empty", path)
-	}
-	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return credential.Secret{}, fmt.Errorf("the token file %s holds more than one token: blanks, control or non-ASCII characters", path)
-	}
-	return credential.NewSecret(token), nil
 }
 
 // do carries the command out and returns the exit code.

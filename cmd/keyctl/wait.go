@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
 )
@@ -146,8 +147,12 @@ func (p *progress) show(state string) {
 		return
 	}
 	const most = 70 // a line that wraps cannot be written over
-	if runes := []rune(state); len(runes) > most {
-		state = string(runes[:most-1]) + "…"
+	if columns(state) > most {
+		for columns(state) >= most {
+			_, last := utf8.DecodeLastRuneInString(state)
+			state = state[:len(state)-last]
+		}
+		state += "…"
 	}
 	_, _ = fmt.Fprintf(p.con.err, "\r\x1b[Kkeyctl: %s", state)
 }

@@ -40,7 +40,7 @@ type Client struct {
 func New(rawURL string, token func() (credential.Secret, error)) (*Client, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return nil, errors.New("not a URL")
+		return nil, errors.New("it is no URL")
 	}
 	transport := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
@@ -53,7 +53,7 @@ func New(rawURL string, token func() (credential.Secret, error)) (*Client, error
 	base := strings.TrimRight(rawURL, "/")
 	switch {
 	case u.RawQuery != "" || u.Fragment != "" || u.User != nil:
-		return nil, errors.New("the URL has a user, a query or a fragment")
+		return nil, errors.New("it has a user, a query or a fragment")
 	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/") && u.Path != "/":
 		transport.Proxy = nil
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -62,7 +62,7 @@ func New(rawURL string, token func() (credential.Secret, error)) (*Client, error
 		base = "http://localhost"
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "":
 	default:
-		return nil, errors.New("the URL is none of http://HOST:PORT, https://HOST:PORT, unix:///PATH")
+		return nil, errors.New("it is none of http://HOST:PORT, https://HOST:PORT, unix:///PATH")
 	}
 	client := &http.Client{
 		Transport: transport,

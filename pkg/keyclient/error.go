@@ -37,8 +37,9 @@ func (e *Error) Unwrap() error { return e.Cause }
 
 // refusal makes an Error of an answer that is no success.
 func refusal(status int, body []byte, mutates bool) *Error {
-	// After a failure of the API's own nobody can say whether its store has committed.
-	unknown := mutates && status >= http.StatusInternalServerError
+	// After a failure of the API's own nobody can say whether its store has committed; a
+	// success of another kind than the contract's is one all the same.
+	unknown := mutates && (status >= http.StatusInternalServerError || status < http.StatusMultipleChoices)
 	var envelope struct {
 		Error      string `json:"error"`
 		Message    string `json:"message"`

@@ -1,6 +1,7 @@
 package keyclient
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -130,12 +131,12 @@ func decode(body []byte, into any) error {
 		return nil
 	}
 	if semantic, ok := asError[*json.SemanticError](err); ok {
-		return fmt.Errorf("unexpected JSON at %q", string(semantic.JSONPointer))
+		return fmt.Errorf("unexpected JSON at byte %d", semantic.ByteOffset)
 	}
 	if syntactic, ok := asError[*jsontext.SyntacticError](err); ok {
 		return fmt.Errorf("not JSON at byte %d", syntactic.ByteOffset)
 	}
-	return fmt.Errorf("not JSON")
+	return errors.New("not JSON")
 }
 
 // WithChange returns the answer with another answer's news of its change, as

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/zap"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/keyserver"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
+)
+
+// The scripts in testdata/keyd speak with the real key API over a fresh database.
+func TestScriptsWithKeyd(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/keyd", UpdateScripts: update, Cmds: scriptCommands,
+		Setup: func(env *testscript.Env) error {
+			const token = "alices-token"
+			store, err := sqlite.Open(t.Context(), filepath.Join(env.WorkDir, "keys.db"), sqlite.Options{})
+			if err != nil {
+				return err
+			}
+			secret := func() credential.Secret { return credential.NewSecret(token) }
+			server := keyserver.New(keyserver.Options{Store: store, Log: zap.NewNop(), Metrics: prometheus.NewRegistry()}, keyserver.Settings{
+				SidecarTokens: []keyserver.Token{secret},
+				Operators:     []keyserver.Operator{{Name: "alice", Token: secret}},
+				Lease:         time.Minute, LongestMaxStale: time.Hour, LogRetention: time.Hour, KeysPerAccount: 100,
+				Catalogue: keyserver.Catalogue{"chat:companion": keyserver.ByOperator, "read": keyserver.ByOwner},
+			})
+			ctx, stop := context.WithCancel(context.Background())
+			ran := make(chan error, 1)
+			go func() { ran <- server.Run(ctx) }()
+			operators, sidecars := httptest.NewServer(server.Operators()), httptest.NewServer(server.Sidecars())
+			env.Defer(func() {
+				operators.Close()
+				sidecars.Close()
+				stop()
+				if err := <-ran; err != nil {
+					t.Error(err)
+				}
+				if err := store.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			env.Values[sidecarKey{}] = &sidecar{url: sidecars.URL, token: token}
+			return operator(env, operators.URL, token)
+		},
+	})
+}
+
+type sidecarKey struct{}
+
+// sidecar is one that polls when the script says so.
+type sidecar struct {
+	url, token, epoch string
+	revision          int64
+}
+
+// runSidecar is the scripts' command: sidecar poll (a lease, with 15 minutes of stale time), sidecar
+// acknowledge (what has changed since).
+func runSidecar(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: sidecar poll|acknowledge")
+	}
+	s := ts.Value(sidecarKey{}).(*sidecar)
+	switch args[0] {
+	case "poll":
+		ts.Check(s.changes(keyapi.ChangesRequest{After: -1}))
+	case "acknowledge":
+		ts.Check(s.changes(keyapi.ChangesRequest{After: s.revision, WaitMS: 10_000}))
+		ts.Check(s.changes(keyapi.ChangesRequest{After: s.revision}))
+	}
+}
+
+func (s *sidecar) changes(ask keyapi.ChangesRequest) error {
+	ask.Sidecar, ask.Epoch, ask.MaxStaleMS = "pod-a", s.epoch, (15 * time.Minute).Milliseconds()
+	body, err := json.Marshal(ask)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequest(http.MethodPost, s.url+keyapi.ChangesPath, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Authorization", "Bearer "+s.token)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	var answer keyapi.ChangesResponse
+	if err := json.UnmarshalRead(response.Body, &answer); err != nil {
+		return err
+	}
+	s.epoch, s.revision = answer.Epoch, answer.Revision
+	return nil
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+)
+
+func TestVisible(t *testing.T) {
+	for given, want := range map[string]string{
+		"plain text, Ünïcödé 日本語 🙂":   "plain text, Ünïcödé 日本語 🙂",
+		"a\x1b[2Jb\r\n\tc":            `a\u{1b}[2Jb\u{d}\n\tc`,
+		"\u202e\u2066\u200f\u061c":    `\u{202e}\u{2066}\u{200f}\u{61c}`,
+		"\u0085\u2028\u2029":          `\u{85}\u{2028}\u{2029}`,
+		"zero\u200bwidth\ufeff\u00a0": `zero\u{200b}width\u{feff}\u{a0}`,
+		`back\slash`:                  `back\\slash`,
+		"\xff\xc0bad":                 `\xff\xc0bad`,
+		"\ufffd":                      "\ufffd",
+	} {
+		if got := visible(given); got != want {
+			t.Errorf("visible(%q) = %s, want %s", given, got, want)
+		}
+	}
+}
+
+func FuzzVisible(f *testing.F) {
+	for _, seed := range []string{"a", "\x1b[31m", "\u202e", "\xff", `\n`, "\n", `\u{1b}`, "日本語", "é", "\u200d"} {
+		f.Add(seed, "b")
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		shownA, shownB := visible(a), visible(b)
+		for _, r := range shownA {
+			if !unicode.IsPrint(r) || unicode.Is(unicode.Bidi_Control, r) {
+				t.Errorf("visible(%q) has %U", a, r)
+			}
+		}
+		if !utf8.ValidString(shownA) {
+			t.Errorf("visible(%q) is not UTF-8", a)
+		}
+		if a != b && shownA == shownB {
+			t.Errorf("%q and %q look alike", a, b)
+		}
+		// A table keeps its shape: a line a row, the second column at one place.
+		text := table{rows: [][]string{{shownA, "|"}, {shownB, "|"}}}.String()
+		lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+		if len(lines) != 2 || columns(lines[0]) != columns(lines[1]) {
+			t.Errorf("the rows of %q and %q are not as wide as each other:\n%s", a, b, text)
+		}
+	})
+}
+
+func TestShown(t *testing.T) {
+	const key = "phk_0000000000000000000000000000000002ghCq"
+	for given, want := range map[string]string{
+		"a b":                    `"a b"`,
+		"a\x1b":                  `"a\u{1b}"`,
+		key:                      "a plaintext (phk_…)",
+		key[:20]:                 "a plaintext (phk_…)",
+		strings.Repeat("é", 100): `"` + strings.Repeat("é", 60) + `…"`,
+	} {
+		if got := shown(given); got != want {
+			t.Errorf("shown(%q) = %s, want %s", given, got, want)
+		}
+	}
+}
