@@ -1,0 +1,138 @@
+package k8s
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// composeProject loads a compose file as `docker compose` does, with all profiles.
+func composeProject(t testing.TB, file string, environment ...string) *types.Project {
+	t.Helper()
+	options, err := cli.NewProjectOptions([]string{file}, cli.WithEnv(environment), cli.WithProfiles([]string{"*"}), cli.WithResolvedPaths(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := options.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return project
+}
+
+func TestCompose(t *testing.T) {
+	for _, file := range []string{"../compose.yaml", "../envoy/compose.yaml"} {
+		t.Run(file, func(t *testing.T) {
+			p := composeProject(t, file)
+			if p.Name != "phantom" {
+				t.Errorf("the project's name is %s", p.Name)
+			}
+			want := []string{"authzd", "echo", "env", "envoy", "keyctl", "keyd", "seed", "tokens"}
+			if names := p.ServiceNames(); !slices.Equal(names, want) {
+				t.Fatalf("services %v, want %v", names, want)
+			}
+			for _, s := range p.Services {
+				hardened(t, s)
+			}
+			for name, config := range p.Configs {
+				if _, err := os.Stat(config.File); err != nil {
+					t.Errorf("config %s: %v", name, err)
+				}
+			}
+		})
+	}
+}
+
+func hardened(t *testing.T, s types.ServiceConfig) {
+	t.Helper()
+	if s.User != "65532:65532" || !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
+		t.Errorf("%s: must run as 65532 on a read-only root without capabilities and new privileges", s.Name)
+	}
+	if s.Build != nil {
+		if _, err := os.Stat(s.Build.Context + "/Dockerfile"); err != nil {
+			t.Errorf("%s: %v", s.Name, err)
+		}
+	}
+	if s.Build == nil && !regexp.MustCompile(`:v\d+\.\d+\.\d+$`).MatchString(s.Image) {
+		t.Errorf("%s: image %q is not pinned to a version", s.Name, s.Image)
+	}
+}
+
+// What waits for what, and that what serves tells of its health.
+func TestComposeOrder(t *testing.T) {
+	p := composeProject(t, "../compose.yaml")
+	for _, c := range []struct{ who, waitsFor, until string }{
+		{"keyd", "tokens", types.ServiceConditionCompletedSuccessfully},
+		{"authzd", "tokens", types.ServiceConditionCompletedSuccessfully},
+		{"envoy", "authzd", types.ServiceConditionHealthy},
+		{"envoy", "keyd", types.ServiceConditionHealthy},
+		{"envoy", "echo", types.ServiceConditionHealthy},
+		{"seed", "envoy", types.ServiceConditionHealthy},
+	} {
+		if got := p.Services[c.who].DependsOn[c.waitsFor].Condition; got != c.until {
+			t.Errorf("%s waits for %s: %q, want %q", c.who, c.waitsFor, got, c.until)
+		}
+	}
+	for _, name := range []string{"keyd", "authzd", "echo", "envoy"} {
+		s := p.Services[name]
+		if s.HealthCheck == nil || s.HealthCheck.Test[0] != "CMD" {
+			t.Errorf("%s: needs a health check that works without a shell", name)
+			continue
+		}
+		if command := strings.Join(s.Command, " "); s.Build != nil && strings.Join(s.HealthCheck.Test[1:], " ") != command+" -healthcheck" {
+			t.Errorf("%s: the health check must be the program's own: %v", name, s.HealthCheck.Test)
+		}
+		if s.Restart != "unless-stopped" {
+			t.Errorf("%s: must be started again when it ends", name)
+		}
+		if s.MemLimit == 0 {
+			t.Errorf("%s: needs a memory limit", name)
+		}
+	}
+}
+
+// Only Envoy can be reached from outside, on loopback; neither it nor the upstream shares a network with keyd.
+func TestComposeReach(t *testing.T) {
+	p := composeProject(t, "../compose.yaml", "PORT=12345")
+	for _, s := range p.Services {
+		switch {
+		case s.Name != "envoy" && len(s.Ports) > 0:
+			t.Errorf("%s publishes a port", s.Name)
+		case s.Name == "envoy" && (len(s.Ports) != 1 || s.Ports[0].HostIP != "127.0.0.1" || s.Ports[0].Published != "12345" || s.Ports[0].Target != 10000):
+			t.Errorf("envoy publishes %+v", s.Ports)
+		}
+	}
+	for _, name := range []string{"envoy", "echo"} {
+		if _, shared := p.Services[name].Networks["keys"]; shared {
+			t.Errorf("%s shares a network with keyd", name)
+		}
+	}
+	if !p.Networks["keys"].Internal {
+		t.Error("keyd's network must be internal")
+	}
+}
+
+// Compose, Kubernetes and the demo run one Envoy.
+func TestOneEnvoyVersion(t *testing.T) {
+	find, err := os.ReadFile("../envoy/find.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "envoyproxy/envoy:v" + regexp.MustCompile(`Newest\s+= "([\d.]+)"`).FindStringSubmatch(string(find))[1]
+	if got := composeProject(t, "../compose.yaml").Services["envoy"].Image; got != want {
+		t.Errorf("compose runs %s, want %s", got, want)
+	}
+	m, err := decode(documents(t, kustomize(t, "base")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway, _ := m.pod("gateway", func(string, string, ...any) {})
+	if got := gateway.container("envoy").Image; got != want {
+		t.Errorf("Kubernetes runs %s, want %s", got, want)
+	}
+}

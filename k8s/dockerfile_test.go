@@ -1,0 +1,105 @@
+package k8s
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// anyImage stands for the registry: the lint asks it what the base image is like.
+type anyImage struct{}
+
+func (anyImage) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	config := []byte(`{"os":"linux","architecture":"amd64","config":{"Env":["PATH=/usr/local/go/bin:/usr/bin:/bin"]}}`)
+	return ref, digest.FromBytes(config), config, nil
+}
+
+// lintDockerfile returns what BuildKit itself finds, in all stages.
+func lintDockerfile(t *testing.T, text string) []string {
+	t.Helper()
+	source := llb.NewSourceMap(nil, "Dockerfile", "Dockerfile", []byte(text))
+	source.Definition = &llb.Definition{}
+	results, err := dockerfile2llb.DockerfileLint(t.Context(), []byte(text), dockerfile2llb.ConvertOpt{SourceMap: source, MetaResolver: anyImage{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, w := range results.Warnings {
+		found = append(found, w.RuleName+": "+w.Detail)
+	}
+	if results.Error != nil {
+		found = append(found, "error: "+results.Error.Message)
+	}
+	return found
+}
+
+func dockerfile(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestDockerfile(t *testing.T) {
+	text := dockerfile(t)
+	for _, found := range lintDockerfile(t, text) {
+		t.Error(found)
+	}
+	for what, pattern := range map[string]string{
+		"a base that can be given, pinned to a patch": `(?m)^ARG GO_IMAGE=golang:1\.\d+\.\d+-\S+$`,
+		"nothing but our programs by default":         `(?m)^ARG RUNTIME_IMAGE=scratch$`,
+		"static programs":                             `CGO_ENABLED=0`,
+		"no paths of the building machine":            `-trimpath`,
+		"no build id":                                 `-buildid=`,
+		"modules in a layer of their own":             `(?s)COPY go.mod go.sum.*go mod download.*COPY cmd`,
+		"authzd's health":                             `"/bin/authzd", "-config", "/etc/phantom/authzd.yaml", "-healthcheck"`,
+		"keyd's health":                               `"/bin/keyd", "-config", "/etc/phantom/keyd.yaml", "-healthcheck"`,
+	} {
+		if !regexp.MustCompile(pattern).MatchString(text) {
+			t.Errorf("%s: nothing matches %s", what, pattern)
+		}
+	}
+	for _, stage := range regexp.MustCompile(`(?m)^FROM (\S+)`).FindAllStringSubmatch(text, -1) {
+		if from := stage[1]; strings.ContainsAny(from, ":/") {
+			t.Errorf("FROM %s: a base must be an ARG", from)
+		}
+	}
+}
+
+// The toolchain of the image is the one that go.mod asks for.
+func TestDockerfileBuildsWithGoOfGoMod(t *testing.T) {
+	mod, err := os.ReadFile("../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	minor := regexp.MustCompile(`(?m)^go (1\.\d+)`).FindStringSubmatch(string(mod))[1]
+	if !strings.Contains(dockerfile(t), "golang:"+minor+".") {
+		t.Errorf("go.mod says Go %s", minor)
+	}
+}
+
+func TestDockerfileLintCatches(t *testing.T) {
+	for name, change := range map[string][2]string{
+		"StageNameCasing":        {"AS build", "AS Build"},
+		"JSONArgsRecommended":    {`CMD ["keyctl", "-h"]`, "CMD keyctl -h"},
+		"UndefinedVar":           {"COPY cmd cmd", "COPY ${WHAT} cmd"},
+		"LegacyKeyValueFormat":   {"ENV PATH=/bin", "ENV PATH /bin"},
+		"error: dockerfile pars": {"WORKDIR /src", "WORKDIRS /src"},
+		"DuplicateStageName":     {"AS keyd", "AS authzd"},
+	} {
+		text := strings.Replace(dockerfile(t), change[0], change[1], 1)
+		if found := fmt.Sprint(lintDockerfile(t, text)); !strings.Contains(found, name) {
+			t.Errorf("%s in place of %s: want %s, found %s", change[1], change[0], name, found)
+		}
+	}
+}
