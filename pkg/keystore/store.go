@@ -48,7 +48,11 @@ func Conflictf(format string, args ...any) error {
 //
 // Repetition: a mutation that finds things as it would make them changes nothing,
 // writes no event and no log row, and returns the object as it is, with the
-// Revision of the change that made it so.
+// Revision of the change that made it so. That comes before any Conflict that the
+// change itself would be.
+//
+// Times are kept to the microsecond or finer: those from the caller are cut off to
+// that, and an object is returned as it will be read.
 //
 // Deadlines: every call ends soon after its context does, with the context's
 // error in the chain.
@@ -75,7 +79,8 @@ type Admin interface {
 	SetAccountState(ctx context.Context, actor, id string, state credential.State) (Account, error)
 
 	// CreateKey: ErrNotFound without the account; a Conflict if the account is
-	// terminated, the digest exists, or new.Limit is reached.
+	// terminated, the id or the digest exists (a session's counts, too), or new.Limit is
+	// reached.
 	CreateKey(ctx context.Context, actor string, new NewKey) (Key, error)
 	Key(ctx context.Context, id string) (Key, error)
 	// Keys lists an account's keys; ErrNotFound without the account.
@@ -93,16 +98,17 @@ type Admin interface {
 	SetKeyScope(ctx context.Context, actor, id, scope string, granted bool) (Key, error)
 
 	// CreateSession writes no log row: nobody can have asked for it before.
-	// ErrNotFound without the account; a Conflict if it is terminated.
+	// ErrNotFound without the account; a Conflict if it is terminated, or the id or the
+	// digest exists.
 	CreateSession(ctx context.Context, actor string, new NewSession) (Session, error)
-	// EndSession ends it for good; ErrNotFound if there never was one.
+	// EndSession ends it for good; ErrNotFound if there never was one, or Prune took it.
 	EndSession(ctx context.Context, actor, id string) (Session, error)
 
 	// Events lists newest first, of one account and one key where these are not "".
 	Events(ctx context.Context, account, key string, page Page) (list []Event, next string, err error)
-	// RecordUsage notes when keys were used and how often. It raises no revision and
-	// writes no event; unknown digests are passed over, and times that are older than the one on
-	// record or in the future do not count.
+	// RecordUsage notes when keys were used and how often, the counts in the hour of the
+	// report. It raises no revision and writes no event; unknown digests are passed over, and
+	// times that are older than the one on record or in the future do not count.
 	RecordUsage(ctx context.Context, sidecar string, used []Usage) error
 }
 
@@ -161,10 +167,13 @@ type Feed interface {
 	// head of the same snapshot.
 	Sidecars(ctx context.Context) (Head, []Sidecar, error)
 
-	// Prune deletes log rows older than retention and sidecars and sessions whose time is
-	// long over. The newest row always stays.
+	// Prune deletes log rows older than retention, from the oldest on without a gap, and
+	// sidecars and sessions whose time has been over for longer than that. The newest row
+	// always stays.
 	Prune(ctx context.Context, retention time.Duration) error
 	// NewEpoch gives the log another identity and sets Head.NotBefore to now + wait:
-	// for a store that was put back from an older copy.
+	// for a store that was put back from an older copy. NotBefore never goes back: who
+	// may exist unknown since an earlier restore may still exist. The revision goes on from
+	// where it is, and the sidecars on record stay.
 	NewEpoch(ctx context.Context, wait time.Duration) (Head, error)
 }

@@ -50,7 +50,7 @@ type Event struct {
 	Action  Action
 	Account string
 	Key     string            // "" where the change is not about a key
-	Detail  map[string]string // never a secret; see Action for its fields
+	Detail  map[string]string // never a secret, never nil; see Action for its fields
 }
 
 // Action names what an Event tells of.
@@ -121,6 +121,6 @@ type Usage struct {
 
 // Page asks for a part of a list. The zero After asks for the first page.
 type Page struct {
-	Limit int    // 1 to 1000
+	Limit int    // 1 to 1000, anything else is an error
 	After string // Next of the page before, as it was
 }

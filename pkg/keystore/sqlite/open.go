@@ -48,7 +48,9 @@ func place(path string) (string, error) {
 	dir := filepath.Dir(abs)
 	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("database %s: the folder %s does not exist", abs, dir)
-	} else if err == nil && !info.IsDir() {
+	} else if err != nil {
+		return "", fmt.Errorf("database %s: its folder: %w", abs, err)
+	} else if !info.IsDir() {
 		return "", fmt.Errorf("database %s: %s is not a folder", abs, dir)
 	}
 	if info, err := os.Stat(abs); err == nil && !info.Mode().IsRegular() {
@@ -96,7 +98,6 @@ func explain(path string, err error) error {
 func writerDSN(path string, busy time.Duration) string {
 	return dsn(path, busy, url.Values{
 		"_txlock":       {"immediate"}, // a lock taken half-way through could not wait
-		"_journal_mode": {"WAL"},
 		"_synchronous":  {"FULL"},
 		"_foreign_keys": {"on"},
 	})
@@ -111,15 +112,31 @@ func dsn(path string, busy time.Duration, q url.Values) string {
 	return (&url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: q.Encode()}).String()
 }
 
+// useWAL switches the file over, once for its life. SQLite does not wait by itself
+// for another process that is at the same.
+func useWAL(ctx context.Context, db *sql.DB, busy time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, busy)
+	defer cancel()
+	for {
+		var mode string
+		err := db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode)
+		var engine *sqlite.Error
+		switch {
+		case err == nil && mode != "wal":
+			return errNoWAL
+		case !errors.As(err, &engine) || engine.Code()&0xff != sqlite3.SQLITE_BUSY:
+			return err
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // migrate brings the schema up to the newest version, each step in a transaction.
 func migrate(ctx context.Context, db *sql.DB) error {
-	var mode string
-	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
-		return err
-	}
-	if mode != "wal" {
-		return errNoWAL
-	}
 	steps, err := fs.Glob(migrations, "migrations/*.sql")
 	if err != nil {
 		return err
@@ -147,7 +164,10 @@ func migrateOne(ctx context.Context, db *sql.DB, steps []string) (done bool, err
 	case version > len(steps):
 		return false, newerError{found: version, known: len(steps)}
 	case version == len(steps):
-		return true, nil
+		// In a read-only file the transaction began all the same; only a write, of
+		// which nothing stays, tells.
+		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
+		return true, err
 	}
 	script, err := migrations.ReadFile(steps[version])
 	if err != nil {

@@ -1,10 +1,13 @@
 package sqlite_test
 
 import (
+	"context"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
@@ -30,6 +33,19 @@ func open(t *testing.T, path string, opts sqlite.Options) *sqlite.Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func openForCrash(ctx context.Context, path string) (keystore.Store, error) {
+	return sqlite.Open(ctx, path, sqlite.Options{})
+}
+
+func TestMain(m *testing.M) {
+	storetest.CrashChild(openForCrash)
+	goleak.VerifyTestMain(m)
+}
+
+func TestCrash(t *testing.T) {
+	storetest.Crash(t, openForCrash, filepath.Join(t.TempDir(), "keys.db"))
 }
 
 func TestStore(t *testing.T) {

@@ -82,6 +82,9 @@ func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (e
 		return err
 	}
 	s.writer.SetMaxOpenConns(1)
+	if err := useWAL(ctx, s.writer, busy); err != nil {
+		return err
+	}
 	if err := migrate(ctx, s.writer); err != nil {
 		return err
 	}

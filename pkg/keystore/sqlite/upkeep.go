@@ -42,8 +42,7 @@ func (t *tx) prune(retention time.Duration) (more bool, err error) {
 	return end < keep, nil
 }
 
-// NewEpoch implements keystore.Feed. NotBefore never goes back: who may exist
-// unknown since an earlier restore may still exist.
+// NewEpoch implements keystore.Feed.
 func (s *Store) NewEpoch(ctx context.Context, wait time.Duration) (keystore.Head, error) {
 	return mutate(ctx, s, "new epoch", "", func(t *tx) (keystore.Head, error) {
 		t.exec("UPDATE head SET epoch = lower(hex(randomblob(16))), not_before = max(coalesce(not_before, 0), ?)",

@@ -52,8 +52,8 @@ func (m *model) change(account string, d credential.Digest) int64 {
 
 func (m *model) event(action keystore.Action, account, key string, detail ...string) {
 	fields := map[string]string{}
-	for i := 0; i < len(detail); i += 2 {
-		fields[detail[i]] = detail[i+1]
+	for pair := range slices.Chunk(detail, 2) {
+		fields[pair[0]] = pair[1]
 	}
 	m.events = append(m.events, keystore.Event{At: m.now, Actor: actor, Action: action, Account: account, Key: key, Detail: fields})
 }
@@ -180,7 +180,7 @@ func (m *model) revokeKey(id, account string) string {
 		return done
 	}
 	k.State, k.RevokedAt, k.Revision = credential.Revoked, m.now, m.change("", k.Digest)
-	m.event(keystore.KeyRevoke, k.Account, id, nil...)
+	m.event(keystore.KeyRevoke, k.Account, id)
 	return done
 }
 

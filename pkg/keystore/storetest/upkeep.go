@@ -48,13 +48,7 @@ func testPrune(e *env) {
 
 	oldest := func(want int64) {
 		e.Helper()
-		if want > 0 {
-			_, _, err := e.Changes(e.ctx, epoch, want-1, 10)
-			e.is(err, keystore.ErrGone)
-		}
-		_, changes, err := e.Changes(e.ctx, epoch, want, 100)
-		e.ok(err)
-		e.same("changes still there", len(changes), int(e.head().Revision-want))
+		e.logFrom(epoch, want)
 	}
 	prune := func() {
 		e.Helper()
@@ -91,6 +85,18 @@ func testPrune(e *env) {
 	e.poll(keystore.Poll{Sidecar: "s", Epoch: epoch, Revision: 6, Lease: time.Minute})
 	prune()
 	e.sidecar("s")
+}
+
+// logFrom checks that the log reaches back to that revision and not beyond.
+func (e *env) logFrom(epoch string, revision int64) {
+	e.Helper()
+	if revision > 0 {
+		_, _, err := e.Changes(e.ctx, epoch, revision-1, 10)
+		e.is(err, keystore.ErrGone)
+	}
+	_, changes, err := e.Changes(e.ctx, epoch, revision, 100)
+	e.ok(err)
+	e.same("changes still there", len(changes), int(e.head().Revision-revision))
 }
 
 func testNewEpoch(e *env) {

@@ -1,0 +1,88 @@
+package keystore_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+func TestProgressOf(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	in := func(d time.Duration) time.Time { return now.Add(d) }
+	sidecar := func(name string, revision int64, stale time.Duration) keystore.Sidecar {
+		return keystore.Sidecar{Name: name, Revision: revision, LeaseEndsAt: now, StaleEndsAt: in(stale)}
+	}
+	tests := []struct {
+		name      string
+		notBefore time.Time
+		sidecars  []keystore.Sidecar
+		want      keystore.Progress
+	}{
+		{name: "nobody listens", want: keystore.Progress{Effective: true}},
+		{
+			name:     "all have acknowledged it, or more",
+			sidecars: []keystore.Sidecar{sidecar("a", 7, time.Minute), sidecar("b", 8, time.Hour)},
+			want:     keystore.Progress{Effective: true},
+		},
+		{
+			name:     "one is behind by one",
+			sidecars: []keystore.Sidecar{sidecar("a", 7, time.Hour), sidecar("b", 6, time.Minute)},
+			want:     keystore.Progress{EffectiveBy: in(time.Minute), WaitingFor: []string{"b"}},
+		},
+		{
+			name:     "the latest of those behind counts",
+			sidecars: []keystore.Sidecar{sidecar("a", 0, time.Minute), sidecar("b", 6, time.Hour), sidecar("c", 1, time.Second)},
+			want:     keystore.Progress{EffectiveBy: in(time.Hour), WaitingFor: []string{"a", "b", "c"}},
+		},
+		{
+			name:     "one behind whose time ends at this moment",
+			sidecars: []keystore.Sidecar{sidecar("a", 6, 0)},
+			want:     keystore.Progress{Effective: true},
+		},
+		{
+			name:     "one behind whose time ends a moment later",
+			sidecars: []keystore.Sidecar{sidecar("a", 6, 1)},
+			want:     keystore.Progress{EffectiveBy: in(1), WaitingFor: []string{"a"}},
+		},
+		{
+			name:      "after a restore nobody known is behind, but somebody unknown may be",
+			notBefore: in(time.Minute),
+			sidecars:  []keystore.Sidecar{sidecar("a", 7, time.Hour)},
+			want:      keystore.Progress{EffectiveBy: in(time.Minute)},
+		},
+		{
+			name:      "after a restore the later moment counts: that of the unknown",
+			notBefore: in(time.Hour),
+			sidecars:  []keystore.Sidecar{sidecar("a", 6, time.Minute)},
+			want:      keystore.Progress{EffectiveBy: in(time.Hour), WaitingFor: []string{"a"}},
+		},
+		{
+			name:      "after a restore the later moment counts: that of the known",
+			notBefore: in(time.Minute),
+			sidecars:  []keystore.Sidecar{sidecar("a", 6, time.Hour)},
+			want:      keystore.Progress{EffectiveBy: in(time.Hour), WaitingFor: []string{"a"}},
+		},
+		{name: "a restore whose wait ends at this moment", notBefore: now, want: keystore.Progress{Effective: true}},
+		{name: "a restore whose wait ends a moment later", notBefore: in(1), want: keystore.Progress{EffectiveBy: in(1)}},
+		{
+			name:      "a restore long ago does not make the moment earlier",
+			notBefore: in(-time.Hour),
+			sidecars:  []keystore.Sidecar{sidecar("a", 6, time.Minute)},
+			want:      keystore.Progress{EffectiveBy: in(time.Minute), WaitingFor: []string{"a"}},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.want.WaitingFor == nil {
+				tt.want.WaitingFor = []string{}
+			}
+			head := keystore.Head{Revision: 9, NotBefore: tt.notBefore, Now: now}
+			if diff := cmp.Diff(tt.want, keystore.ProgressOf(7, head, tt.sidecars)); diff != "" {
+				t.Fatalf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,256 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+func mint(ctx context.Context, s *Store, id string) error {
+	_, err := s.CreateKey(ctx, "operator:test", keystore.NewKey{ID: id, Account: "acc", Digest: credential.NewSecret(id).Digest()})
+	return err
+}
+
+func withAccount(t *testing.T, opts Options) *Store {
+	t.Helper()
+	s := mustOpen(t, filepath.Join(t.TempDir(), "keys.db"), opts)
+	if _, err := s.CreateAccount(t.Context(), "operator:test", "acc", "name"); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func typed(err error) bool {
+	var conflict *keystore.Conflict
+	return errors.Is(err, keystore.ErrNotFound) || errors.Is(err, keystore.ErrGone) || errors.Is(err, keystore.ErrCursor) ||
+		errors.As(err, &conflict)
+}
+
+// whole checks that each revision has its log row and each change its event.
+func whole(t *testing.T, s *Store) {
+	t.Helper()
+	var revision, rows, events, keys int
+	err := s.readers.QueryRowContext(t.Context(), `SELECT revision, (SELECT count(*) FROM log), (SELECT count(*) FROM events),
+		(SELECT count(*) FROM keys) FROM head`).Scan(&revision, &rows, &events, &keys)
+	if err != nil || rows != revision || events != revision || keys+1 != revision {
+		t.Fatalf("revision %d, %d log rows, %d events, %d keys, %v", revision, rows, events, keys, err)
+	}
+}
+
+// What cannot be written is an error of no type, does nothing, and is no trouble afterwards.
+func TestCannotWrite(t *testing.T) {
+	for _, tt := range []struct{ name, breaks, mends string }{
+		{"full disk", "PRAGMA max_page_count = 1", "PRAGMA max_page_count = 100000"}, // no page more than there are
+		{"read-only", "PRAGMA query_only = on", "PRAGMA query_only = off"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := withAccount(t, Options{})
+			if _, err := s.writer.ExecContext(t.Context(), tt.breaks); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			n := 0
+			for ; err == nil && n < 1000; n++ {
+				err = mint(t.Context(), s, fmt.Sprint("key_", n))
+			}
+			if err == nil || typed(err) {
+				t.Fatalf("after %d keys: %v", n, err)
+			}
+			whole(t, s)
+			if _, err := s.Key(t.Context(), fmt.Sprint("key_", n-1)); !errors.Is(err, keystore.ErrNotFound) {
+				t.Fatalf("the key that failed: %v", err)
+			}
+			if _, err := s.writer.ExecContext(t.Context(), tt.mends); err != nil {
+				t.Fatal(err)
+			}
+			if err := mint(t.Context(), s, fmt.Sprint("key_", n-1)); err != nil {
+				t.Fatal(err)
+			}
+			whole(t, s)
+		})
+	}
+}
+
+// While another process holds the write lock, reads answer, writes wait for no
+// longer than their context or BusyTimeout, and nothing is half-done.
+func TestLockedByAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := mustOpen(t, path, Options{BusyTimeout: 300 * time.Millisecond})
+	if _, err := s.CreateAccount(t.Context(), "operator:test", "acc", "name"); err != nil {
+		t.Fatal(err)
+	}
+	other := foreign(t, path, "BEGIN IMMEDIATE")
+	if _, err := s.Account(t.Context(), "acc"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	if err := mint(ctx, s, "key_1"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if waited := time.Since(start); waited > 200*time.Millisecond {
+		t.Errorf("a call with 20ms took %v", waited)
+	}
+	if err := mint(t.Context(), s, "key_2"); err == nil || typed(err) {
+		t.Fatalf("beyond BusyTimeout: %v", err)
+	}
+	whole(t, s)
+	if _, err := other.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	if err := mint(t.Context(), s, "key_3"); err != nil {
+		t.Fatal(err)
+	}
+	whole(t, s)
+}
+
+// Two stores on one file are what keyd and its -new-epoch are.
+func TestTwoProcesses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	a, b := mustOpen(t, path, Options{}), mustOpen(t, path, Options{})
+	if _, err := a.CreateAccount(t.Context(), "operator:test", "acc", "name"); err != nil {
+		t.Fatal(err)
+	}
+	var g errgroup.Group
+	for i, s := range []*Store{a, b, a, b} {
+		g.Go(func() error {
+			for n := range 20 {
+				if err := mint(t.Context(), s, fmt.Sprintf("key_%d_%d", i, n)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	whole(t, b)
+	head, err := b.NewEpoch(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, err := a.Head(t.Context())
+	if seen.Now = head.Now; err != nil || seen != head {
+		t.Fatalf("%+v, want %+v: %v", seen, head, err)
+	}
+	// A cursor of one serves the other.
+	_, next, err := a.Keys(t.Context(), "acc", keystore.Page{Limit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.Keys(t.Context(), "acc", keystore.Page{Limit: 1, After: next}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// busy runs do while the writer is held up.
+func busy(t *testing.T, s *Store, do func()) {
+	t.Helper()
+	release, held := make(chan struct{}), make(chan error)
+	go func() {
+		_, err := mutate(t.Context(), s, "hold", "", func(*tx) (struct{}, error) {
+			<-release
+			return struct{}{}, nil
+		})
+		held <- err
+	}()
+	synctest.Wait()
+	do()
+	close(release)
+	if err := <-held; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPollsShareACommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var commits atomic.Int64 // the clock is read twice in a transaction of polls
+		s := withAccount(t, Options{Now: func() time.Time { commits.Add(1); return time.Now() }})
+		head, err := s.Head(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		const sidecars = 300
+		var g errgroup.Group
+		busy(t, s, func() {
+			for i := range sidecars {
+				g.Go(func() error {
+					return s.RecordPoll(t.Context(), keystore.Poll{Sidecar: fmt.Sprint(i), Epoch: head.Epoch, Lease: time.Minute})
+				})
+			}
+			synctest.Wait()
+			commits.Store(0)
+		})
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if n := commits.Load(); n != 2 {
+			t.Errorf("%d polls that waited together read the clock %d times, want 2: one transaction", sidecars, n)
+		}
+	})
+}
+
+// A caller who gives up is let go at once, and what he had not begun is not done.
+func TestGivingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := withAccount(t, Options{})
+		head, err := s.Head(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		busy(t, s, func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			start := time.Now()
+			var g errgroup.Group
+			g.Go(func() error { return mint(ctx, s, "key_1") })
+			g.Go(func() error {
+				return s.RecordPoll(ctx, keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Lease: time.Minute})
+			})
+			if err := g.Wait(); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+			if waited := time.Since(start); waited != time.Second {
+				t.Errorf("it took %v", waited)
+			}
+		})
+		whole(t, s)
+		if _, sidecars, err := s.Sidecars(t.Context()); err != nil || len(sidecars) > 0 {
+			t.Errorf("%v, %v", sidecars, err)
+		}
+	})
+}
+
+func TestRenewalsWakeNobody(t *testing.T) {
+	s := withAccount(t, Options{})
+	head, err := s.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll := func() {
+		t.Helper()
+		if err := s.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Revision: 1, Lease: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	poll()
+	changed := s.Changed()
+	poll()
+	select {
+	case <-changed:
+		t.Fatal("a renewal of a lease woke everybody")
+	default:
+	}
+}

@@ -1,0 +1,235 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+func mustOpen(t *testing.T, path string, opts Options) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), path, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// foreign opens the file as another program would.
+func foreign(t *testing.T, path string, statements ...string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.SetMaxOpenConns(1)
+	t.Cleanup(func() { _ = db.Close() })
+	for _, q := range statements {
+		if _, err := db.ExecContext(t.Context(), q); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+	return db
+}
+
+// made makes a store at path and closes it.
+func made(t *testing.T, path string) {
+	t.Helper()
+	s, err := Open(t.Context(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	tests := []struct {
+		name string
+		path string // below the test's folder
+		set  func(t *testing.T, path string)
+		want string // regular expression
+	}{
+		{"no folder", "no/keys.db", nil, `the folder .*/no does not exist$`},
+		{"a file for a folder", "f/keys.db", func(t *testing.T, path string) { write(t, filepath.Dir(path), "") }, `/f is not a folder$`},
+		{"a folder", "d", func(_ *testing.T, path string) { _ = os.Mkdir(path, 0o700) }, `not a regular file$`},
+		{"a text", "keys.db", func(t *testing.T, path string) { write(t, path, strings.Repeat("no database\n", 500)) }, `it is not an SQLite database`},
+		{"another program's", "keys.db", func(t *testing.T, path string) {
+			foreign(t, path, "CREATE TABLE keys (id)")
+		}, `it is a database of another program$`},
+		{"another program's by its mark", "keys.db", func(t *testing.T, path string) {
+			foreign(t, path, "PRAGMA application_id = 7")
+		}, `it is a database of another program$`},
+		{"from the future", "keys.db", func(t *testing.T, path string) {
+			made(t, path)
+			foreign(t, path, "PRAGMA user_version = 99")
+		}, `its schema is version 99 and this program knows up to \d+: run a newer program`},
+		{"locked", "keys.db", func(t *testing.T, path string) {
+			made(t, path)
+			foreign(t, path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE", "PRAGMA user_version = 1")
+		}, `it is locked by another process`},
+		{"cut off", "keys.db", func(t *testing.T, path string) {
+			made(t, path)
+			if err := os.Truncate(path, 5000); err != nil {
+				t.Fatal(err)
+			}
+		}, `it is damaged: restore a backup`},
+		{"a file that cannot be written", "keys.db", func(t *testing.T, path string) {
+			made(t, path)
+			asOther(t, path, 0o444, 0o777)
+		}, `it is not writable|cannot be opened for writing`},
+		{"a folder that cannot be written", "keys.db", func(t *testing.T, path string) {
+			asOther(t, path, 0, 0o555)
+		}, `it does not exist and the folder .* is not writable$`},
+		{"a folder that cannot be written around the file", "keys.db", func(t *testing.T, path string) {
+			made(t, path)
+			asOther(t, path, 0o666, 0o555)
+		}, `cannot be opened for writing|not writable`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), tt.path)
+			if tt.set != nil {
+				tt.set(t, path)
+			}
+			s, err := Open(t.Context(), path, Options{BusyTimeout: 10 * time.Millisecond})
+			if err == nil {
+				_ = s.Close()
+				t.Fatal("it was opened")
+			}
+			if msg := err.Error(); !strings.HasPrefix(msg, "database "+path+": ") || !regexp.MustCompile(tt.want).MatchString(msg) {
+				t.Fatalf("got %q, want %q", msg, tt.want)
+			}
+		})
+	}
+}
+
+// asOther gives the file and its folder those modes and takes the test's thread
+// the rights of root over files, should it have them.
+func asOther(t *testing.T, path string, file, folder os.FileMode) {
+	t.Helper()
+	if file != 0 {
+		if err := os.Chmod(path, file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Dir(path), folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(filepath.Dir(path)), 0o755); err != nil { // t.TempDir's own
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	if os.Geteuid() == 0 {
+		if err := syscall.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if os.Geteuid() == 0 {
+			_ = syscall.Setfsuid(0)
+		}
+		runtime.UnlockOSThread()
+		_ = os.Chmod(filepath.Dir(path), 0o700)
+	})
+}
+
+func TestOpenMakes(t *testing.T) {
+	for _, name := range []string{"keys.db", "with space", "a?b=c&_query_only=1", "100%25", "#1", "ünï", "file:x", `back\slash`} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), name)
+			s := mustOpen(t, path, Options{})
+			if err := s.Forget(t.Context(), "nobody"); err != nil {
+				t.Fatal(err)
+			}
+			for _, suffix := range []string{"", "-wal", "-shm"} {
+				info, err := os.Stat(path + suffix)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if info.Mode().Perm() != 0o600 {
+					t.Errorf("%s has mode %v", info.Name(), info.Mode())
+				}
+			}
+		})
+	}
+}
+
+func TestOpenAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	var g errgroup.Group
+	stores := make([]*Store, 6)
+	for i := range stores {
+		g.Go(func() (err error) {
+			stores[i], err = Open(t.Context(), path, Options{})
+			return err
+		})
+	}
+	err := g.Wait()
+	epochs := map[string]bool{}
+	for _, s := range stores {
+		if s == nil {
+			continue
+		}
+		if head, err := s.Head(t.Context()); err == nil {
+			epochs[head.Epoch] = true
+		}
+		_ = s.Close()
+	}
+	if err != nil || len(epochs) != 1 {
+		t.Fatalf("%d epochs, %v", len(epochs), err)
+	}
+}
+
+func TestOpenCanceled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if s, err := Open(ctx, filepath.Join(t.TempDir(), "keys.db"), Options{}); err == nil {
+		_ = s.Close()
+		t.Fatal("it was opened")
+	}
+}
+
+// The settings that durability and the one writer rest on.
+func TestPragmas(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "keys.db"), Options{})
+	for _, tt := range []struct {
+		db           *sql.DB
+		pragma, want string
+	}{
+		{s.writer, "journal_mode", "wal"},
+		{s.writer, "synchronous", "2"}, // FULL
+		{s.writer, "foreign_keys", "1"},
+		{s.writer, "query_only", "0"},
+		{s.writer, "busy_timeout", "5000"},
+		{s.readers, "query_only", "1"},
+		{s.readers, "busy_timeout", "5000"},
+	} {
+		var got string
+		if err := tt.db.QueryRowContext(t.Context(), "PRAGMA "+tt.pragma).Scan(&got); err != nil || got != tt.want {
+			t.Errorf("%s is %q, want %q: %v", tt.pragma, got, tt.want, err)
+		}
+	}
+}

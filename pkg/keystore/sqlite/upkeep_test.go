@@ -1,0 +1,109 @@
+package sqlite
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+func (s *Store) logRows(t *testing.T) (oldest, count int64) {
+	t.Helper()
+	if err := s.readers.QueryRowContext(t.Context(), "SELECT min(revision), count(*) FROM log").Scan(&oldest, &count); err != nil {
+		t.Fatal(err)
+	}
+	return oldest, count
+}
+
+// fillLog adds log rows, the n-th of which is as old as age says.
+func fillLog(t *testing.T, s *Store, rows int, age func(n int) time.Duration) {
+	t.Helper()
+	now := time.Now()
+	_, err := mutate(t.Context(), s, "fill", "", func(t *tx) (struct{}, error) {
+		for n := range rows {
+			t.now = now.Add(-age(n))
+			t.changedAccount("acc")
+		}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPruneInSteps(t *testing.T) {
+	s := withAccount(t, Options{})
+	fillLog(t, s, 2*pruneStep+10, func(int) time.Duration { return time.Hour })
+	fillLog(t, s, 5, func(int) time.Duration { return 0 })
+	more, err := mutate(t.Context(), s, "prune", "", func(t *tx) (bool, error) { return t.prune(-time.Minute) })
+	if oldest, _ := s.logRows(t); err != nil || !more || oldest != pruneStep+1 {
+		t.Fatalf("one step reached %d, more: %v, %v", oldest, more, err)
+	}
+	if err := s.Prune(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	// The account's own row is the first and young: the run must have no gap, so it holds the rest.
+	if oldest, count := s.logRows(t); oldest != 2*pruneStep+12 || count != 5 {
+		t.Fatalf("%d rows from %d", count, oldest)
+	}
+}
+
+// A clock that was put back leaves old rows after young ones; taking them out would
+// leave a gap that a follower cannot see.
+func TestPruneLeavesNoGap(t *testing.T) {
+	s := withAccount(t, Options{}) // its row is young
+	fillLog(t, s, 10, func(n int) time.Duration { return time.Duration(n%2) * time.Hour })
+	if err := s.Prune(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if oldest, count := s.logRows(t); oldest != 1 || count != 11 {
+		t.Fatalf("%d rows from %d", count, oldest)
+	}
+}
+
+func TestUsageByTheHour(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 59, 0, 0, time.UTC)
+	s := withAccount(t, Options{Now: func() time.Time { return now }})
+	for _, id := range []string{"key_1", "key_2"} {
+		if err := mint(t.Context(), s, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report := func(id string, allowed, denied int64) {
+		t.Helper()
+		used := keystore.Usage{Digest: credential.NewSecret(id).Digest(), LastUsedAt: now.Add(-90 * time.Minute), Allowed: allowed, Denied: denied}
+		if err := s.RecordUsage(t.Context(), "s", []keystore.Usage{used, used}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report("key_1", 3, 1)
+	report("key_1", 1, 0)
+	report("key_2", 0, 0)
+	report("nobody", 5, 5)
+	now = now.Add(time.Minute)
+	report("key_1", 0, 2)
+	report("key_1", -5, 1<<62)
+	report("key_1", 1, 1<<62)
+
+	rows, err := s.readers.QueryContext(t.Context(), "SELECT k.id, hour, allowed, denied FROM usage JOIN keys k ON k.seq = key ORDER BY 1, 2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	got := ""
+	for rows.Next() {
+		var id string
+		var hour time.Time
+		var allowed, denied int64
+		if err := rows.Scan(&id, (*stamp)(&hour), &allowed, &denied); err != nil {
+			t.Fatal(err)
+		}
+		got += fmt.Sprintln(id, hour.Format(time.TimeOnly), allowed, denied)
+	}
+	want := fmt.Sprintln("key_1 12:00:00 8 2") + fmt.Sprintln("key_1 13:00:00 2", int64(maxCount))
+	if err := rows.Err(); err != nil || got != want {
+		t.Fatalf("%v, got\n%swant\n%s", err, got, want)
+	}
+}
