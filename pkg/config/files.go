@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"os"
 	"reflect"
 	"strings"
 
@@ -49,7 +50,7 @@ func (r *report) file(field string, name File, kind string, holders map[credenti
 	if kind == "secret" {
 		limit = maxSecret
 	}
-	data, err := readFile(string(name), limit)
+	data, err := readRegular(string(name), limit)
 	if err != nil {
 		r.wrong(field, string(name)+", which "+err.Error(), "a file that can be read")
 		return
@@ -62,6 +63,19 @@ func (r *report) file(field string, name File, kind string, holders map[credenti
 			r.wrong(field, string(name)+", which holds no certificate", "one or more certificates in PEM")
 		}
 	}
+}
+
+// readRegular is readFile but for pipes and devices, which cannot be read again
+// when they change, and might never end.
+func readRegular(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, bare(err)
+	case !info.Mode().IsRegular():
+		return nil, errors.New("is not a regular file")
+	}
+	return readFile(path, limit)
 }
 
 // secret looks at what a secret's file holds, with the rules of package
@@ -100,8 +114,8 @@ func (r *report) keyPair(field string, cert, key File) {
 	if cert == "" || key == "" {
 		return
 	}
-	certPEM, certErr := readFile(string(cert), maxPEM)
-	keyPEM, keyErr := readFile(string(key), maxPEM)
+	certPEM, certErr := readRegular(string(cert), maxPEM)
+	keyPEM, keyErr := readRegular(string(key), maxPEM)
 	if errors.Join(certErr, keyErr) != nil {
 		return
 	}

@@ -72,7 +72,7 @@ func misused[C any](p Program[C], os process, what string) int {
 func usage[C any](w io.Writer, p Program[C]) {
 	var b strings.Builder
 	line := func(flag, help string) { fmt.Fprintf(&b, "  %-14s  %s\n", flag, help) }
-	fmt.Fprintf(&b, "%s: %s\n\n", p.Name, p.Summary)
+	fmt.Fprintf(&b, "%s %s\n\n", p.Name, p.Summary)
 	fmt.Fprintf(&b, "Usage: %s [-config FILE] [FLAG]\n\nWithout a flag of these it serves until SIGTERM or SIGINT; SIGHUP reloads.\n\n", p.Name)
 	line("-config FILE", "the configuration (YAML)")
 	for _, m := range modes(p) {

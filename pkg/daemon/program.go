@@ -14,7 +14,7 @@ import (
 type Program[C any] struct {
 	// Name of the program and the beginning of its metrics' names: lower-case letters.
 	Name string
-	// Summary says in a sentence what the program is, for -h.
+	// Summary is the rest of a sentence that begins with the name, for -h: "answers …".
 	Summary string
 	// Load reads and checks the configuration; path is "" without -config. The error
 	// has one line for each mistake.

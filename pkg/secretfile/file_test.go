@@ -65,7 +65,7 @@ func TestOpen(t *testing.T) {
 	if _, err := Open(filepath.Join(t.TempDir(), "nowhere"), zap.NewNop()); err == nil {
 		t.Error("a file that is not there was opened")
 	}
-	if _, err := Open(t.TempDir(), zap.NewNop()); err == nil || !strings.Contains(err.Error(), "folder") {
+	if _, err := Open(t.TempDir(), zap.NewNop()); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 		t.Errorf("a folder: %v", err)
 	}
 }

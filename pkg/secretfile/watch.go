@@ -94,8 +94,8 @@ func stat(paths []string) ([]os.FileInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		if info.IsDir() {
-			return nil, fmt.Errorf("%s is a folder, not a file", path)
+		if !info.Mode().IsRegular() { // a pipe cannot be read again, a device might never end
+			return nil, fmt.Errorf("%s is not a regular file", path)
 		}
 		all = append(all, info)
 	}

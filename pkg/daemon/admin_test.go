@@ -1,0 +1,183 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func ask(h http.Handler, method, path string) (int, string) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	return w.Code, w.Body.String()
+}
+
+func TestReadiness(t *testing.T) {
+	rt := newRuntime("thing", "info", io.Discard)
+	h := rt.adminHandler()
+	expect := func(status int, body string) {
+		t.Helper()
+		if code, got := ask(h, http.MethodGet, "/readyz"); code != status || got != body {
+			t.Errorf("found %d %q, want %d %q", code, got, status, body)
+		}
+		if code, _ := ask(h, http.MethodGet, "/livez"); code != http.StatusOK {
+			t.Errorf("/livez is %d", code)
+		}
+	}
+	var store, cache error = errors.New("locked"), errors.New("no answer yet")
+	rt.ReadyWhen("store", func() error { return store })
+	rt.ReadyWhen("cache", func() error { return cache })
+	expect(503, "starting\n")
+	close(rt.ready.started)
+	expect(503, "store: locked\ncache: no answer yet\n")
+	store = nil
+	expect(503, "cache: no answer yet\n")
+	cache = nil
+	expect(200, "ready\n")
+	close(rt.ready.draining)
+	expect(503, "stopping\n")
+}
+
+func TestAdminHandler(t *testing.T) {
+	http.HandleFunc("/from-the-default-mux", func(http.ResponseWriter, *http.Request) {})
+	h := newRuntime("thing", "info", io.Discard).adminHandler()
+	for path, want := range map[string]string{
+		"/metrics":                   "thing_build_info{",
+		"/debug/pprof/":              "goroutine",
+		"/debug/pprof/cmdline":       "daemon",
+		"/debug/pprof/heap?debug=1":  "heap profile",
+		"/debug/pprof/symbol?0x1234": "num_symbols",
+	} {
+		if code, body := ask(h, http.MethodGet, path); code != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("%s: found %d and no %q", path, code, want)
+		}
+	}
+	for path, want := range map[string]int{"/": 404, "/from-the-default-mux": 404} {
+		if code, _ := ask(h, http.MethodGet, path); code != want {
+			t.Errorf("%s: found %d, want %d", path, code, want)
+		}
+	}
+	if code, _ := ask(h, http.MethodPost, "/readyz"); code != http.StatusMethodNotAllowed {
+		t.Errorf("POST /readyz is %d", code)
+	}
+}
+
+// serveOnce runs a handler behind ServeHTTP; stop ends it.
+func serveOnce(t *testing.T, log io.Writer, h http.Handler) (url string, rt *Runtime) {
+	t.Helper()
+	rt = newRuntime("thing", "debug", log)
+	ln, err := rt.Listen("listen.sidecars", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt.ServeHTTP("sidecars", ln, nil, h)
+	return "http://" + ln.Addr().String(), rt
+}
+
+func get(url string) (string, error) {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	answer, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body, err := io.ReadAll(answer.Body)
+	return string(body), err
+}
+
+// A panic is told by its place and type, never by its text.
+func TestPanicInHandler(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	var log bytes.Buffer
+	url, rt := serveOnce(t, &log, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/nil" {
+			var m map[string]int
+			m["a"] = 1
+		}
+		panic("the key is hunter2")
+	}))
+	for _, path := range []string{"/text", "/nil"} {
+		if body, err := get(url + path); err == nil {
+			t.Errorf("%s was answered with %q", path, body)
+		}
+	}
+	if err := rt.stop(time.Second); err != nil {
+		t.Error(err)
+	}
+	text := log.String()
+	for _, want := range []string{`"panic":"string"`, `"panic":"assignment to entry in nil map"`, "admin_test.go"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the log has no %s:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "hunter2") {
+		t.Errorf("the log holds the panic's text:\n%s", text)
+	}
+}
+
+// A stop waits for a request under way; one that takes too long is cut off.
+func TestStopWaitsForRequests(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit time.Duration
+		ends  bool
+	}{"in time": {10 * time.Second, true}, "too late": {200 * time.Millisecond, false}} {
+		t.Run(name, func(t *testing.T) {
+			defer goleak.VerifyNone(t)
+			begun, stopping := make(chan struct{}), make(chan struct{})
+			url, rt := serveOnce(t, io.Discard, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				close(begun)
+				if c.ends {
+					<-stopping
+					_, _ = io.WriteString(w, "done")
+					return
+				}
+				<-r.Context().Done()
+			}))
+			answered := make(chan string, 1)
+			go func() {
+				body, err := get(url)
+				if err != nil {
+					body = "cut off"
+				}
+				answered <- body
+			}()
+			<-begun
+			// Added last, so it is stopped first: the request ends while the server waits.
+			rt.Add(Component{Name: "tell", Stop: func(context.Context) error { close(stopping); return nil }})
+			if err := rt.stop(c.limit); err != nil {
+				t.Error(err)
+			}
+			want := map[bool]string{true: "done", false: "cut off"}[c.ends]
+			if got := <-answered; got != want {
+				t.Errorf("the request was answered with %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestReachable(t *testing.T) {
+	for listen, want := range map[string]string{
+		"0.0.0.0:1": "127.0.0.1:1", "[::]:1": "[::1]:1", "127.0.0.1:1": "127.0.0.1:1", "localhost:1": "localhost:1",
+	} {
+		if got := reachable(namedAddr(listen)); got != want {
+			t.Errorf("%s: found %s, want %s", listen, got, want)
+		}
+	}
+}
+
+type namedAddr string
+
+func (namedAddr) Network() string  { return "tcp" }
+func (a namedAddr) String() string { return string(a) }

@@ -1,0 +1,216 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// shortDir is a folder whose name leaves room for a socket's.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func unixAddr(path string) net.Addr { return &net.UnixAddr{Net: "unix", Name: path} }
+
+func listenUnix(t *testing.T, path string) *Listener {
+	t.Helper()
+	l, err := Listen(context.Background(), "listen.check", unixAddr(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// whoAnswers tells which of the listeners takes a new connection to the path.
+func whoAnswers(t *testing.T, path string, all map[string]*Listener) string {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(context.Background(), "unix", path)
+	if err != nil {
+		return "nobody"
+	}
+	defer func() { _ = conn.Close() }()
+	accepted := make(chan string, len(all))
+	for name, l := range all {
+		go func() {
+			if got, err := l.Accept(); err == nil {
+				_ = got.Close()
+				accepted <- name
+			}
+		}()
+	}
+	name := <-accepted
+	for _, l := range all { // wakes those that still wait
+		if unix, ok := l.Listener.(*net.UnixListener); ok {
+			_ = unix.Close()
+		}
+	}
+	return name
+}
+
+func names(t *testing.T, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return strings.Join(all, " ")
+}
+
+func publish(t *testing.T, l *Listener) {
+	t.Helper()
+	if err := l.Publish(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSuccessorTakesOver(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	dir := shortDir(t)
+	path := filepath.Join(dir, "s")
+	old := listenUnix(t, path)
+	if got := names(t, dir); got == "s" || got == "" {
+		t.Errorf("before it is published the folder holds %q", got)
+	}
+	publish(t, old)
+	if info, err := os.Stat(path); err != nil || info.Mode() != fs.ModeSocket|socketMode {
+		t.Errorf("found %v and %v", info.Mode(), err)
+	}
+	successor := listenUnix(t, path)
+	publish(t, successor)
+	if err := old.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := names(t, dir); got != "s" {
+		t.Errorf("after the takeover the folder holds %q", got)
+	}
+	if got := whoAnswers(t, path, map[string]*Listener{"successor": successor}); got != "successor" {
+		t.Errorf("%s answers", got)
+	}
+	if err := successor.Close(); !errors.Is(err, net.ErrClosed) { // whoAnswers has closed it below
+		t.Error(err)
+	}
+	if got := names(t, dir); got != "" {
+		t.Errorf("after the end the folder holds %q", got)
+	}
+}
+
+// A start that fails before it has published takes nothing from the one that runs.
+func TestUnpublishedTakesNothing(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	dir := shortDir(t)
+	path := filepath.Join(dir, "s")
+	running := listenUnix(t, path)
+	publish(t, running)
+	failed := listenUnix(t, path)
+	if got := whoAnswers(t, path, map[string]*Listener{"running": running, "failed": failed}); got != "running" {
+		t.Errorf("%s answers", got)
+	}
+	_ = failed.Close() // closed below
+	if got := names(t, dir); got != "s" {
+		t.Errorf("the folder holds %q", got)
+	}
+}
+
+// A socket that a killed process has left is no obstacle.
+func TestLeftSocket(t *testing.T) {
+	path := filepath.Join(shortDir(t), "s")
+	killed := listenUnix(t, path)
+	publish(t, killed)
+	if err := killed.Listener.Close(); err != nil { // as the kernel does, without a look at the name
+		t.Fatal(err)
+	}
+	if got := whoAnswers(t, path, nil); got != "nobody" {
+		t.Errorf("%s answers", got)
+	}
+	next := listenUnix(t, path)
+	publish(t, next)
+	if got := whoAnswers(t, path, map[string]*Listener{"next": next}); got != "next" {
+		t.Errorf("%s answers", got)
+	}
+}
+
+func TestCloseTwice(t *testing.T) {
+	path := filepath.Join(shortDir(t), "s")
+	l := listenUnix(t, path)
+	if err := errors.Join(l.Close(), l.Close(), l.Publish()); err != nil {
+		t.Error(err)
+	}
+	if got := names(t, filepath.Dir(path)); got != "" {
+		t.Errorf("the folder holds %q", got)
+	}
+}
+
+func TestCannotListen(t *testing.T) {
+	dir := shortDir(t)
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	deep := filepath.Join(dir, strings.Repeat("d", maxSocketPath-len(dir)-2))
+	if err := os.Mkdir(deep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	busy, err := Listen(context.Background(), "listen.admin", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = busy.Close() }()
+	for _, c := range []struct {
+		addr net.Addr
+		want string
+	}{
+		{unixAddr(filepath.Join(dir, "nowhere", "s")), "there is no folder " + filepath.Join(dir, "nowhere")},
+		{unixAddr(filepath.Join(file, "s")), "there is no folder " + file},
+		{unixAddr(file), "a file that is not a socket has this name, and is left alone"},
+		{unixAddr(dir), "a file that is not a socket has this name, and is left alone"},
+		{unixAddr(filepath.Join(deep, "s")), "the path is too long: a folder's name may have 98 bytes, a socket's 107 with its folder"},
+		{unixAddr(filepath.Join(dir, strings.Repeat("s", 107))), "the path is too long: a folder's name may have 98 bytes, a socket's 107 with its folder"},
+		{busy.Addr(), "another program listens there"},
+	} {
+		l, err := Listen(context.Background(), "listen.check", c.addr)
+		if want := "listen.check: cannot listen on " + c.addr.String() + ": " + c.want; err == nil || err.Error() != want {
+			t.Errorf("found %v and %v, want %s", l, err, want)
+		}
+	}
+	if got := names(t, dir); got != filepath.Base(deep)+" file" {
+		t.Errorf("the folder holds %q", got)
+	}
+}
+
+// Whoever holds the folder's lock is publishing: then a close removes nothing.
+func TestCloseBesidePublish(t *testing.T) {
+	path := filepath.Join(shortDir(t), "s")
+	l := listenUnix(t, path)
+	publish(t, l)
+	unlock, err := lockFolder(path, syscall.LOCK_EX)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Error("the name was removed without the lock")
+	}
+}
