@@ -35,7 +35,7 @@ func (a answer) encode() ([]byte, error) {
 	if a.body == nil {
 		return nil, nil
 	}
-	raw, err := json.Marshal(a.body, jsontext.AllowInvalidUTF8(true))
+	raw, err := json.Marshal(a.body, jsontext.AllowInvalidUTF8(true), json.Deterministic(true))
 	if err != nil {
 		return nil, fmt.Errorf("encode the answer: %w", err)
 	}

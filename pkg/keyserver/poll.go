@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
@@ -72,11 +73,41 @@ func (s *Server) changes(ctx context.Context, c *call) (answer, error) {
 	if poll.Revision == anew {
 		return s.begin(ctx, poll)
 	}
-	if err := s.store.RecordPoll(ctx, poll); err != nil {
+	known, err := s.record(ctx, poll)
+	if err != nil {
 		return s.orGone(ctx, err)
 	}
 	// The request's own context: this one waits longer than a store may take.
-	return s.await(c.request.Context(), poll, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
+	head, list, err := s.await(c.request.Context(), poll, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
+	if err == nil && !known && left(head, list) > 0 {
+		err = keystore.ErrGone
+	}
+	if err != nil {
+		return goneOr(head, err)
+	}
+	return ok(pollAnswer(head, list, poll.Lease))
+}
+
+// recordTimeout bounds the recording of a poll of a sidecar that is far behind.
+const recordTimeout = 2 * time.Second
+
+// record records a poll. Known tells whether the sidecar was on record without a
+// break until then: only so may an answer that leaves changes out give it a lease,
+// because only then has none of these been called effective without it. It is looked
+// for only where such an answer is to be expected.
+func (s *Server) record(ctx context.Context, poll keystore.Poll) (known bool, err error) {
+	if s.tail.revision()-poll.Revision > keyapi.MaxChanges {
+		head, sidecars, err := s.store.Sidecars(ctx)
+		if err != nil {
+			return false, err
+		}
+		i := slices.IndexFunc(sidecars, func(c keystore.Sidecar) bool { return c.Name == poll.Sidecar })
+		known = i >= 0 && sidecars[i].StaleEndsAt.After(head.Now.Add(recordTimeout))
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, recordTimeout)
+		defer cancel()
+	}
+	return known, s.store.RecordPoll(ctx, poll)
 }
 
 func (s *Server) leave(ctx context.Context, sidecar string) (answer, error) {
@@ -103,17 +134,14 @@ func (s *Server) begin(ctx context.Context, poll keystore.Poll) (answer, error) 
 }
 
 // await looks until there are changes, the time is up, or the server drains.
-func (s *Server) await(ctx context.Context, poll keystore.Poll, until time.Time) (answer, error) {
+func (s *Server) await(ctx context.Context, poll keystore.Poll, until time.Time) (keystore.Head, []keystore.Change, error) {
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	for last := !time.Now().Before(until); ; {
 		moved := s.tail.next()
 		head, list, err := s.look(ctx, poll)
-		if err != nil {
-			return goneOr(head, err)
-		}
-		if len(list) > 0 || last {
-			return ok(pollAnswer(head, list, poll.Lease))
+		if err != nil || len(list) > 0 || last {
+			return head, list, err
 		}
 		select {
 		case <-moved:
@@ -122,7 +150,7 @@ func (s *Server) await(ctx context.Context, poll keystore.Poll, until time.Time)
 		case <-s.draining:
 			last = true
 		case <-ctx.Done():
-			return answer{}, ctx.Err()
+			return head, nil, ctx.Err()
 		}
 	}
 }
@@ -133,10 +161,18 @@ func (s *Server) look(ctx context.Context, poll keystore.Poll) (keystore.Head, [
 	return s.store.Changes(ctx, poll.Epoch, poll.Revision, keyapi.MaxChanges)
 }
 
+// left tells how many changes the list, which is of that head, leaves out.
+func left(head keystore.Head, list []keystore.Change) int64 {
+	if len(list) == 0 {
+		return 0
+	}
+	return head.Revision - list[len(list)-1].Revision
+}
+
 func pollAnswer(head keystore.Head, list []keystore.Change, lease time.Duration) keyapi.ChangesResponse {
 	out := keyapi.ChangesResponse{
 		Epoch:    head.Epoch,
-		Revision: head.Revision,
+		Revision: head.Revision - left(head, list),
 		Changes:  make([]keyapi.Change, len(list)),
 		LeaseMS:  lease.Milliseconds(),
 	}
@@ -145,12 +181,6 @@ func pollAnswer(head keystore.Head, list []keystore.Change, lease time.Duration)
 		if change.Account == "" {
 			out.Changes[i].Credential = change.Digest.Hex()
 		}
-	}
-	if n := len(list); n == keyapi.MaxChanges && list[n-1].Revision < head.Revision {
-		// There is more to come. Among it may be changes that count as effective because
-		// this poll was under way when the sidecar's time ran out: no lease before it
-		// has them all. It polls on at once.
-		out.Revision, out.LeaseMS = list[n-1].Revision, 0
 	}
 	return out
 }

@@ -334,32 +334,53 @@ func TestLeave(t *testing.T) {
 	})
 }
 
-// full answers Changes with as many as it is asked for, and a head beyond them.
-type full struct{ keystore.Store }
+// long is a log with more changes than one answer holds, all after revision 1.
+type long struct{ keystore.Store }
 
-func (f full) Changes(ctx context.Context, epoch string, after int64, limit int) (keystore.Head, []keystore.Change, error) {
-	head, err := f.Head(ctx)
-	list := make([]keystore.Change, limit)
+func (l long) Head(ctx context.Context) (keystore.Head, error) {
+	head, err := l.Store.Head(ctx)
+	head.Revision += keyapi.MaxChanges + 1
+	return head, err
+}
+
+func (l long) Changes(ctx context.Context, _ string, after int64, limit int) (keystore.Head, []keystore.Change, error) {
+	head, err := l.Head(ctx)
+	list := make([]keystore.Change, min(int64(limit), head.Revision-after))
 	for i := range list {
 		list[i] = keystore.Change{Revision: after + int64(i) + 1, Account: "a"}
 	}
-	head.Revision = after + int64(limit) + 1
 	return head, list, err
 }
 
-// An answer that leaves changes out gives no lease: one of those may count as
-// effective already.
-func TestPartOfTheChangesIsNoLease(t *testing.T) {
-	f := setUpOn(t, func(s keystore.Store) keystore.Store { return full{s} })
-	f.account("a")
-	epoch, _ := f.begun("s", "")
-	r := f.poll("s", 1, epoch, "").want(200)
-	if got := len(r.at("changes").([]any)); got != keyapi.MaxChanges {
-		t.Errorf("%d changes", got)
-	}
-	if r.number("revision") != 1+keyapi.MaxChanges || r.number("lease_ms") != 0 {
-		t.Errorf("revision %d, lease %d ms", r.number("revision"), r.number("lease_ms"))
-	}
+// An answer that leaves changes out gives a lease only to a sidecar that has been on
+// record all the time: for another, one of those may count as effective already.
+func TestPartOfTheChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := setUpOn(t, func(s keystore.Store) keystore.Store { return long{s} })
+		f.account("a")
+		head, err := f.store.(long).Store.Head(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Second) // the end of the log has been seen
+		if err := f.store.RecordPoll(context.Background(), keystore.Poll{
+			Sidecar: "s", Epoch: head.Epoch, Revision: head.Revision, Lease: 15 * time.Second,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r := f.poll("s", head.Revision, head.Epoch, "").want(200)
+		if got := len(r.at("changes").([]any)); got != keyapi.MaxChanges || r.number("revision") != head.Revision+keyapi.MaxChanges || r.number("lease_ms") != 15000 {
+			t.Errorf("%d changes up to %d, lease %d", got, r.number("revision"), r.number("lease_ms"))
+		}
+		f.poll("never seen", head.Revision, head.Epoch, "").want(410)
+		<-time.After(14 * time.Second) // its time might be over before the poll is recorded
+		r = f.poll("s", head.Revision, head.Epoch, "").want(410)
+		if r.number("revision") != head.Revision+keyapi.MaxChanges+1 {
+			t.Errorf("got %s", r.raw)
+		}
+		<-time.After(20 * time.Second)
+		f.poll("s", head.Revision, head.Epoch, "").want(410)
+	})
 }
 
 // ordered notes which of the two comes first.
