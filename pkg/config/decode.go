@@ -250,7 +250,7 @@ func (d *decoder) fileName(n *yaml.Node, p *File, field string) {
 		d.wrong(field, "an empty string", "a file name; leave the field out for none")
 	case looksSecret(n.Value):
 		d.wrong(field, "what looks like the secret itself", "the name of a file that holds it")
-	case strings.ContainsRune(n.Value, 0):
+	case strings.ContainsFunc(n.Value, isControl):
 		d.wrong(field, show(n.Value), "a file name")
 	case filepath.IsAbs(n.Value):
 		*p = File(filepath.Clean(n.Value))

@@ -1,0 +1,155 @@
+package daemon_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/zap"
+
+	"github.com/phantomrouter/phantom-authz/pkg/daemon"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"thing": func() { os.Exit(daemon.Main(os.Args[1:], thing)) },
+	})
+}
+
+// thing is the smallest program that does all that a program can do. Its
+// configuration has lines NAME=VALUE: admin and serve (names of sockets), drain, level,
+// word (what it serves), and fault (what goes wrong).
+var thing = daemon.Program[settings]{
+	Name:    "thing",
+	Summary: "serves one word.",
+	Load:    load,
+	Admin:   func(path string) (net.Addr, error) { cfg, err := read(path); return cfg.socket("admin"), err },
+	Print: func(cfg settings) ([]byte, error) {
+		return []byte("word=" + cfg.values["word"] + "\n"), nil
+	},
+	Settings: func(cfg settings) daemon.Settings {
+		drain, err := time.ParseDuration(cfg.values["drain"])
+		if err != nil {
+			drain = 10 * time.Second
+		}
+		return daemon.Settings{Admin: cfg.socket("admin"), Drain: drain, LogLevel: cfg.values["level"]}
+	},
+	NeedsRestart: func(running, loaded settings) []string {
+		if running.values["serve"] != loaded.values["serve"] {
+			return []string{"serve"}
+		}
+		return nil
+	},
+	Start: start,
+	Actions: []daemon.Action[settings]{{
+		Flag: "shout", Help: "print the word in capitals and exit",
+		Run: func(_ context.Context, rt *daemon.Runtime, cfg settings) error {
+			rt.Add(daemon.Component{Name: "voice", Stop: func(context.Context) error { fmt.Println("hoarse"); return nil }})
+			if cfg.values["fault"] == "mute" {
+				return errors.New("no voice")
+			}
+			fmt.Println(strings.ToUpper(cfg.values["word"]))
+			return nil
+		},
+	}},
+}
+
+type settings struct {
+	folder string
+	values map[string]string
+}
+
+func (s settings) socket(name string) net.Addr {
+	if s.values[name] == "" {
+		return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
+	}
+	return &net.UnixAddr{Net: "unix", Name: filepath.Join(s.folder, s.values[name])}
+}
+
+func read(path string) (settings, error) {
+	folder, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return settings{}, err
+	}
+	cfg := settings{folder, map[string]string{"level": "info"}}
+	text, err := os.ReadFile(path)
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		cfg.values[name] = value
+	}
+	return cfg, err
+}
+
+func load(path string) (settings, error) {
+	cfg, err := read(path)
+	if err == nil && cfg.values["mistake"] != "" {
+		err = errors.New(path + ":1: the first mistake\n" + path + ":2: the second mistake")
+	}
+	return cfg, err
+}
+
+func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings) error, error) {
+	fault := cfg.values["fault"]
+	rt.Add(daemon.Component{Name: "bottom", Stop: func(context.Context) error {
+		rt.Log.Info("bottom stops")
+		return nil
+	}})
+	word := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "thing_word"}, []string{"word"})
+	rt.Metrics.MustRegister(word)
+	say := func(cfg settings) error {
+		if cfg.values["fault"] == "refuse" {
+			return errors.New("refused to say it")
+		}
+		word.Reset()
+		word.WithLabelValues(cfg.values["word"]).Set(1)
+		rt.Log.Debug("a detail")
+		return nil
+	}
+	ln, err := rt.Listen("listen.serve", cfg.socket("serve"))
+	if err != nil {
+		return nil, err
+	}
+	var polls atomic.Int32
+	rt.ServeHTTP("words", ln, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/polls":
+			_, _ = fmt.Fprint(w, polls.Load())
+			return
+		case "/poll":
+			polls.Add(1)
+			<-rt.Draining()
+		}
+		_, _ = io.WriteString(w, cfg.values["word"])
+	}))
+	switch fault {
+	case "start":
+		return nil, errors.New("no luck")
+	case "panic":
+		panic("the key is hunter2")
+	case "slow start":
+		if err := os.WriteFile(filepath.Join(cfg.folder, "waiting"), nil, 0o600); err != nil {
+			return nil, err
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	case "die":
+		rt.Add(daemon.Component{Name: "mayfly", Run: func(context.Context) error { return errors.New("its day is over") }})
+	case "hang":
+		rt.Add(daemon.Component{Name: "sloth", Stop: func(context.Context) error { select {} }})
+	case "never ready":
+		rt.ReadyWhen("mood", func() error { return errors.New("not today") })
+	}
+	rt.Log.Info("says", zap.String("word", cfg.values["word"]))
+	return say, say(cfg)
+}
