@@ -220,6 +220,17 @@ func (w *world) startAuthzd(name, socket, keyAPI string) (*process, error) {
 	})
 }
 
+// ownAuthzd is startAuthzd for one test; the processes on one socket need names.
+func (w *world) ownAuthzd(t *testing.T, name, socket, keyAPI string) *process {
+	t.Helper()
+	p, err := w.startAuthzd(name, socket, keyAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.stop)
+	return p
+}
+
 // keyOnly is an endpoint of the sidecar's own table: envoy.yaml has none that only
 // keys may use, and asks for nothing there.
 const keyOnly = "/key-only"

@@ -15,7 +15,7 @@ import (
 // home is the folder of one running demo, held by a lock on the folder itself.
 type home struct {
 	dir     string // absolute
-	sockets string // dir, or a shorter one
+	sockets string // a folder below it, or a shorter one; not dir itself, whose lock the parts would wait for
 	lock    *os.File
 }
 
@@ -29,7 +29,7 @@ func claim(name string) (*home, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &home{dir: dir, sockets: dir}
+	h := &home{dir: dir, sockets: filepath.Join(dir, "run")}
 	if h.lock, err = lockFolder(dir); err != nil {
 		return nil, err
 	}
@@ -37,14 +37,18 @@ func claim(name string) (*home, error) {
 		_ = h.lock.Close()
 		return nil, err
 	}
-	if len(dir) > maxSocket {
+	if len(h.sockets) > maxSocket {
 		h.sockets = shortName(dir)
-		if err := errors.Join(os.RemoveAll(h.sockets), os.Mkdir(h.sockets, 0o700)); err != nil {
-			_ = h.lock.Close()
-			return nil, err
-		}
 	}
-	return h, os.WriteFile(h.file("pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
+	err = errors.Join(os.RemoveAll(h.sockets), os.Mkdir(h.sockets, 0o700))
+	if err == nil {
+		err = os.WriteFile(h.file("pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
+	}
+	if err != nil {
+		h.Release()
+		return nil, err
+	}
+	return h, nil
 }
 
 func (h *home) file(name string) string { return filepath.Join(h.dir, name) }
@@ -53,9 +57,7 @@ func (h *home) socket(name string) string { return filepath.Join(h.sockets, name
 
 // Release removes all that the demo wrote.
 func (h *home) Release() {
-	if h.sockets != h.dir {
-		_ = os.RemoveAll(h.sockets)
-	}
+	_ = os.RemoveAll(h.sockets)
 	_ = os.RemoveAll(h.dir)
 	_ = h.lock.Close()
 }

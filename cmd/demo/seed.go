@@ -15,6 +15,7 @@ import (
 // credentials are what the demo's callers present.
 type credentials struct {
 	plain, chat, revoked, expired, terminated, session credential.Secret
+	expiry                                             time.Time // of expired
 }
 
 // seed makes two accounts, five keys and a session, as an operator would.
@@ -35,8 +36,8 @@ func (s *stack) seed(ctx context.Context) (credentials, error) {
 	var c credentials
 	alice := o.account("Alice")
 	bob := o.account("Bob")
-
-	_, c.expired = o.mint(alice, keyclient.NewKey{Label: "expired", ExpiresAt: time.Now().Add(time.Second)})
+	c.expiry = time.Now().Add(time.Second) // the API takes no moment of the past
+	_, c.expired = o.mint(alice, keyclient.NewKey{Label: "expired", ExpiresAt: c.expiry})
 	_, c.plain = o.mint(alice, keyclient.NewKey{Label: "without a scope"})
 	chat, plaintext := o.mint(alice, keyclient.NewKey{Label: "chat"})
 	c.chat = plaintext
@@ -52,7 +53,7 @@ func (s *stack) seed(ctx context.Context) (credentials, error) {
 
 // operator makes requests until one fails; later ones do nothing.
 type operator struct {
-	ctx    context.Context //nolint:containedctx // lives no longer than seed
+	ctx    context.Context // of seed: an operator lives no longer
 	client *keyclient.Client
 	err    error
 }

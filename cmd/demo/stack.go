@@ -39,7 +39,17 @@ func (s *stack) prepare(ctx context.Context, p programs, out *console) error {
 	if err := s.start(ctx, out, "envoy", p.envoy, "http://"+s.envoyAdmin+"/ready", out.Writer(), args...); err != nil {
 		return err
 	}
-	variables := s.variables(credentials)
+	return s.show(ctx, credentials, out)
+}
+
+// show writes demo.env, tries the examples and says ready.
+func (s *stack) show(ctx context.Context, c credentials, out *console) error {
+	select {
+	case <-time.After(time.Until(c.expiry)):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	variables := s.variables(c)
 	if err := os.WriteFile(s.home.file("demo.env"), variables.shell(), 0o600); err != nil {
 		return err
 	}
@@ -47,11 +57,12 @@ func (s *stack) prepare(ctx context.Context, p programs, out *console) error {
 	if err != nil {
 		return err
 	}
-	out.Say("ready: %s (PORT= for another). Ctrl-C stops it. Logs are in .demo/; Envoy's access log follows below.", s.url())
-	out.Say("\nIn another shell:\n\n    . .demo/demo.env\n")
+	out.Say("ready: %s; Ctrl-C stops it", s.url())
+	out.Say("\nTo try in another shell, after\n\n    set -a; . .demo/demo.env; set +a\n")
 	for _, example := range examples {
 		out.Say("%s", example)
 	}
+	out.Say("# The operator's side\nbin/keyctl account list\n\nLogs are in .demo/. Envoy's access log:\n")
 	return nil
 }
 
