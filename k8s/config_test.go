@@ -1,0 +1,167 @@
+package k8s
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// programs are the product's own, built once.
+var programs = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "phantom-programs-")
+	if err != nil {
+		return "", err
+	}
+	build := exec.Command("go", "build", "-C", "..", "-o", dir+"/", "./cmd/authzd", "./cmd/keyd", "./cmd/keyctl", "./cmd/echo")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	return dir, build.Run()
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := programs(); err == nil {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+func program(t testing.TB, name string) string {
+	t.Helper()
+	dir, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, name)
+}
+
+// check has the program judge the configuration; it must say nothing, not even warn.
+func check(t *testing.T, name, config string) {
+	t.Helper()
+	if out, err := exec.Command(program(t, name), "-config", config, "-check").CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("%s -check: %v\n%s", name, err, out)
+	}
+}
+
+// The programs accept what Kubernetes gives them.
+func TestProgramsAcceptKubernetesConfiguration(t *testing.T) {
+	for name, folder := range map[string]string{"demo": demo(t), "operators-network": overNetwork(t)} {
+		t.Run(name, func(t *testing.T) {
+			m, err := decode(documents(t, kustomize(t, folder)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(m.secrets) == 0 {
+				d, err := decode(documents(t, kustomize(t, demo(t))))
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.secrets = d.secrets
+			}
+			for _, c := range []struct{ program, pod string }{{"authzd", "gateway"}, {"keyd", "keyd"}} {
+				p, _ := m.pod(c.pod, func(_, format string, _ ...any) { t.Fatal(format) })
+				check(t, c.program, filepath.Join(m.volumes(t, p)[c.program], c.program+".yaml"))
+			}
+		})
+	}
+}
+
+// The programs accept what compose gives them, with the tokens that its first service makes.
+func TestProgramsAcceptComposeConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	p := composeProject(t, "../compose.yaml")
+	secrets := filepath.Join(dir, "secrets")
+	if err := os.Mkdir(secrets, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time it finds them
+		if out, err := exec.Command("sh", p.Configs["tokens"].File, secrets).CombinedOutput(); err != nil {
+			t.Fatalf("tokens.sh: %v\n%s", err, out)
+		}
+	}
+	for _, name := range []string{"authzd", "keyd"} {
+		text, err := os.ReadFile(p.Configs[name].File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, name+".yaml")
+		write(t, file, text)
+		check(t, name, file)
+	}
+}
+
+// envoyBinary asks the product's own package for the pinned Envoy. It is asked by a program of the product's module, because
+// this module must not depend on that one's requirements.
+var envoyBinary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "phantom-find-envoy-")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	const finder = `package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/phantomrouter/phantom-authz/envoy"
+)
+
+func main() {
+	path, err := envoy.Find(context.Background(), envoy.Newest, os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Print(path)
+}
+`
+	file := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(file, []byte(finder), 0o600); err != nil {
+		return "", err
+	}
+	find := exec.Command("go", "run", "-C", "..", file)
+	find.Stderr = os.Stderr
+	path, err := find.Output()
+	return string(path), err
+})
+
+// The real Envoy accepts what Kubernetes gives it, and would refuse a mistake in it.
+func TestEnvoyAcceptsKubernetesConfiguration(t *testing.T) {
+	envoy, err := envoyBinary()
+	if err != nil {
+		t.Fatalf("no Envoy: %v", err)
+	}
+	m, err := decode(documents(t, kustomize(t, demo(t))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _ := m.pod("gateway", func(_, format string, _ ...any) { t.Fatal(format) })
+	folders := m.volumes(t, p)
+	move := strings.NewReplacer("/etc/envoy/", folders["envoy"]+"/", "/etc/phantom/tls", folders["envoy-tls"])
+	dir := t.TempDir()
+	validate := func(text string) (string, error) {
+		file := filepath.Join(dir, "envoy.yaml")
+		_ = os.Remove(file)
+		write(t, file, []byte(text))
+		args := append([]string{"--mode", "validate", "--log-level", "warning", "-c", file}, p.container("envoy").Args...)
+		out, err := exec.Command(envoy, args...).CombinedOutput()
+		return string(out), err
+	}
+	text := move.Replace(m.files()["envoy.yaml"])
+	if out, err := validate(text); err != nil {
+		t.Errorf("envoy --mode validate: %v\n%s", err, out)
+	}
+	for _, mistake := range [][2]string{
+		{"sni: keyd", "server_name: keyd"},
+		{folders["envoy"] + "/sds-ca.yaml", "/nowhere/sds-ca.yaml"},
+		{"tls_minimum_protocol_version: TLSv1_3", "tls_minimum_protocol_version: TLSv2"},
+	} {
+		if _, err := validate(strings.Replace(text, mistake[0], mistake[1], 1)); err == nil {
+			t.Errorf("%s was accepted", mistake[1])
+		}
+	}
+}
