@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/config"
@@ -14,9 +13,6 @@ import (
 )
 
 func openStore(ctx context.Context, cfg *config.Keyd) (keystore.Store, error) {
-	if !strings.HasPrefix(cfg.Store, "sqlite://") {
-		return nil, errors.New("store: only sqlite:///PATH is built into this version")
-	}
 	return sqlite.Open(ctx, cfg.SQLitePath(), sqlite.Options{})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -42,6 +43,12 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) (func(*con
 	if err != nil {
 		return nil, err
 	}
+	return serve(rt, cfg, store, settings) //nolint:contextcheck // what runs has its own contexts, not the start's
+}
+
+// serve puts the parts on the stack: the sides stand on the change log, and that on
+// the store.
+func serve(rt *daemon.Runtime, cfg *config.Keyd, store keystore.Store, settings keyserver.Settings) (func(*config.Keyd) error, error) {
 	rt.Add(daemon.Component{Name: "store", Stop: func(context.Context) error { return store.Close() }})
 	server := keyserver.New(keyserver.Options{
 		Store:    store,
@@ -50,12 +57,12 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) (func(*con
 		Draining: rt.Draining(),
 	}, settings)
 	rt.Add(daemon.Component{Name: "change log", Run: server.Run})
-	rt.ReadyWhen("store", func() error { return answers(ctx, store) })
+	rt.ReadyWhen("store", func() error { return answers(store) })
 	if err := listen(rt, cfg, server); err != nil {
 		return nil, err
 	}
-	return func(cfg *config.Keyd) error {
-		settings, err := settingsOf(cfg, rt.Log)
+	return func(next *config.Keyd) error {
+		settings, err := settingsOf(next, rt.Log)
 		if err == nil {
 			server.Apply(settings)
 		}
@@ -70,7 +77,7 @@ func listen(rt *daemon.Runtime, cfg *config.Keyd, server *keyserver.Server) erro
 		var err error
 		conf, err = secretfile.NewServer(string(files.CertFile), string(files.KeyFile), string(files.ClientCAFile), rt.Log)
 		if err != nil {
-			return err
+			return fmt.Errorf("listen.tls: %w", err)
 		}
 	}
 	sides := []struct {
@@ -94,8 +101,8 @@ func listen(rt *daemon.Runtime, cfg *config.Keyd, server *keyserver.Server) erro
 
 // answers tells whether the store answers now. The store's own words stay out of
 // what everybody may read.
-func answers(ctx context.Context, store keystore.Store) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+func answers(store keystore.Store) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if store.Ping(ctx) != nil {
 		return errors.New("the store does not answer")

@@ -40,7 +40,7 @@ func (s *Server) createAccount(ctx context.Context, c *call) (answer, error) {
 		return answer{}, err
 	}
 	// The answer has no change, but whoever asks to wait for one may.
-	if _, err := s.reached(c, account.Revision); err != nil {
+	if _, err := s.reached(ctx, c, account.Revision); err != nil {
 		return answer{}, err
 	}
 	return created(accountAnswer{viewAccount(account)})
@@ -79,7 +79,7 @@ func (s *Server) setAccount(state credential.State) operation {
 		if err != nil {
 			return answer{}, err
 		}
-		change, err := s.reached(c, account.Revision)
+		change, err := s.reached(ctx, c, account.Revision)
 		if err != nil {
 			return answer{}, err
 		}

@@ -21,7 +21,7 @@ func fetch(t testing.TB, client *http.Client, r *http.Request) reply {
 		t.Error(err)
 		return reply{t: t}
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	raw, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Error(err)

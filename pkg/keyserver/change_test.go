@@ -15,10 +15,10 @@ import (
 )
 
 // waited is the answer to a change that was asked to wait, and how long it took.
-func (f *fixture) waited(method, target, body string) (reply, time.Duration) {
+func (f *fixture) waited(target string) (reply, time.Duration) {
 	f.t.Helper()
 	began := time.Now()
-	r := f.operator(method, target, body)
+	r := f.operator("POST", target, "")
 	return r, time.Since(began)
 }
 
@@ -113,7 +113,7 @@ func TestWaitRunsOut(t *testing.T) {
 	synced(t, func(t *testing.T, f *fixture) {
 		id, _ := f.key("a", "")
 		f.begun("s", "")
-		r, took := f.waited("POST", "/v1/keys/"+id+"/revoke?wait_ms=3000", "")
+		r, took := f.waited("/v1/keys/" + id + "/revoke?wait_ms=3000")
 		if took < 3*time.Second || took > 3100*time.Millisecond || r.at("change", "effective") != false {
 			t.Errorf("after %s: %s", took, r.raw)
 		}
@@ -126,7 +126,7 @@ func TestChangeBecomesEffectiveByItself(t *testing.T) {
 	synced(t, func(t *testing.T, f *fixture) {
 		id, _ := f.key("a", "")
 		f.begun("s", `,"max_stale_ms":20000`)
-		r, took := f.waited("POST", "/v1/keys/"+id+"/revoke?wait_ms=60000", "")
+		r, took := f.waited("/v1/keys/" + id + "/revoke?wait_ms=60000")
 		if r.at("change", "effective") != true || took < 35*time.Second || took > 35100*time.Millisecond {
 			t.Errorf("after %s: %s", took, r.raw)
 		}
@@ -139,7 +139,7 @@ func TestNothingIsEffectiveRightAfterANewEpoch(t *testing.T) {
 			t.Fatal(err)
 		}
 		id, _ := f.key("a", "")
-		r, took := f.waited("POST", "/v1/keys/"+id+"/revoke?wait_ms=60000", "")
+		r, took := f.waited("/v1/keys/" + id + "/revoke?wait_ms=60000")
 		if r.at("change", "effective") != true || took < 40*time.Second || took > 40100*time.Millisecond {
 			t.Errorf("after %s: %s", took, r.raw)
 		}
@@ -154,7 +154,7 @@ func TestDrainEndsTheWait(t *testing.T) {
 			<-time.After(2 * time.Second)
 			close(f.drain)
 		}()
-		r, took := f.waited("POST", "/v1/keys/"+id+"/revoke?wait_ms=60000", "")
+		r, took := f.waited("/v1/keys/" + id + "/revoke?wait_ms=60000")
 		if took > 2100*time.Millisecond || r.want(200).at("change", "effective") != false {
 			t.Errorf("after %s: %s", took, r.raw)
 		}

@@ -28,37 +28,49 @@ func (broken) Ping(context.Context) error { return errBroken }
 func (broken) CreateAccount(context.Context, string, string, string) (keystore.Account, error) {
 	return keystore.Account{}, errBroken
 }
+
 func (broken) Account(context.Context, string) (keystore.Account, error) {
 	return keystore.Account{}, errBroken
 }
+
 func (broken) Accounts(context.Context, keystore.Page) ([]keystore.Account, string, error) {
 	return nil, "", errBroken
 }
+
 func (broken) SetAccountState(context.Context, string, string, credential.State) (keystore.Account, error) {
 	return keystore.Account{}, errBroken
 }
+
 func (broken) CreateKey(context.Context, string, keystore.NewKey) (keystore.Key, error) {
 	return keystore.Key{}, errBroken
 }
+
 func (broken) Key(context.Context, string) (keystore.Key, error) { return keystore.Key{}, errBroken }
+
 func (broken) Keys(context.Context, string, keystore.Page) ([]keystore.Key, string, error) {
 	return nil, "", errBroken
 }
+
 func (broken) RevokeKey(context.Context, string, string, string) (keystore.Key, error) {
 	return keystore.Key{}, errBroken
 }
+
 func (broken) RollKey(context.Context, string, keystore.Roll) (successor, replaced keystore.Key, err error) {
 	return keystore.Key{}, keystore.Key{}, errBroken
 }
+
 func (broken) SetKeyScope(context.Context, string, string, string, bool) (keystore.Key, error) {
 	return keystore.Key{}, errBroken
 }
+
 func (broken) CreateSession(context.Context, string, keystore.NewSession) (keystore.Session, error) {
 	return keystore.Session{}, errBroken
 }
+
 func (broken) EndSession(context.Context, string, string) (keystore.Session, error) {
 	return keystore.Session{}, errBroken
 }
+
 func (broken) Events(context.Context, string, string, keystore.Page) ([]keystore.Event, string, error) {
 	return nil, "", errBroken
 }

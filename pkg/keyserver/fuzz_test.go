@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -66,6 +67,9 @@ func FuzzBodies(f *testing.F) {
 	s.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"`+digest+`"}`).want(201)
 	close(s.drain) // a poll that the fuzzer makes wait would be time lost
 	sides := routesOf(s)
+	for side, rows := range sides {
+		sides[side] = slices.DeleteFunc(rows, func(r route) bool { return r.method == http.MethodGet })
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		s.t = t
 		for side, rows := range sides {
@@ -82,6 +86,8 @@ func FuzzBodies(f *testing.F) {
 				checkAnswer(t, r, side+" "+row.method+" "+row.path)
 			}
 		}
+		// What was taken can be shown.
+		checkAnswer(t, s.operator("GET", "/v1/audit?limit=5", ""), "audit")
 	})
 }
 

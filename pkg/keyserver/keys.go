@@ -80,7 +80,7 @@ func (s *Server) mint(ctx context.Context, c *call, key keystore.NewKey) (answer
 	if err != nil {
 		return answer{}, err
 	}
-	change, err := s.reached(c, kept.Revision)
+	change, err := s.reached(ctx, c, kept.Revision)
 	if err != nil {
 		return answer{}, err
 	}
@@ -118,7 +118,7 @@ func (s *Server) importKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	change, err := s.reached(c, kept.Revision)
+	change, err := s.reached(ctx, c, kept.Revision)
 	if err != nil {
 		return answer{}, err
 	}
@@ -160,7 +160,7 @@ func (s *Server) revokeKey(ctx context.Context, c *call) (answer, error) {
 		return answer{}, err
 	}
 	key, err := s.store.RevokeKey(ctx, c.actor, id, c.account)
-	return s.keyChange(c, key, err)
+	return s.keyChange(ctx, c, key, err)
 }
 
 // rollKey serves operators and owners: an owner's call names his account.
@@ -186,7 +186,7 @@ func (s *Server) rollKey(longestGrace int64) operation {
 		if err != nil {
 			return answer{}, err
 		}
-		change, err := s.reached(c, max(successor.Revision, replaced.Revision))
+		change, err := s.reached(ctx, c, max(successor.Revision, replaced.Revision))
 		if err != nil {
 			return answer{}, err
 		}
@@ -204,7 +204,7 @@ func (s *Server) grant(ctx context.Context, c *call) (answer, error) {
 		return answer{}, err
 	}
 	key, err := s.store.SetKeyScope(ctx, c.actor, id, scope, true)
-	return s.keyChange(c, key, err)
+	return s.keyChange(ctx, c, key, err)
 }
 
 // ungrant takes a scope away; also one that has left the catalogue since it was
@@ -223,15 +223,15 @@ func (s *Server) ungrant(ctx context.Context, c *call) (answer, error) {
 		}
 	}
 	key, err := s.store.SetKeyScope(ctx, c.actor, id, scope, false)
-	return s.keyChange(c, key, err)
+	return s.keyChange(ctx, c, key, err)
 }
 
 // keyChange answers a change of a key with what it has reached.
-func (s *Server) keyChange(c *call, key keystore.Key, err error) (answer, error) {
+func (s *Server) keyChange(ctx context.Context, c *call, key keystore.Key, err error) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	change, err := s.reached(c, key.Revision)
+	change, err := s.reached(ctx, c, key.Revision)
 	if err != nil {
 		return answer{}, err
 	}

@@ -77,8 +77,7 @@ func (s *Server) changes(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return s.orGone(ctx, err)
 	}
-	// The request's own context: this one waits longer than a store may take.
-	head, list, err := s.await(c.request.Context(), poll, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
+	head, list, err := s.await(ctx, c, poll, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
 	if err == nil && !known && left(head, list) > 0 {
 		err = keystore.ErrGone
 	}
@@ -134,7 +133,8 @@ func (s *Server) begin(ctx context.Context, poll keystore.Poll) (answer, error) 
 }
 
 // await looks until there are changes, the time is up, or the server drains.
-func (s *Server) await(ctx context.Context, poll keystore.Poll, until time.Time) (keystore.Head, []keystore.Change, error) {
+func (s *Server) await(ctx context.Context, c *call, poll keystore.Poll, until time.Time) (keystore.Head, []keystore.Change, error) {
+	ctx = context.WithoutCancel(ctx) // this may wait longer than a store may take
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	for last := !time.Now().Before(until); ; {
@@ -149,8 +149,8 @@ func (s *Server) await(ctx context.Context, poll keystore.Poll, until time.Time)
 			last = true
 		case <-s.draining:
 			last = true
-		case <-ctx.Done():
-			return head, nil, ctx.Err()
+		case <-c.gone():
+			return head, nil, context.Canceled
 		}
 	}
 }

@@ -31,7 +31,7 @@ func (s *Server) getRevision(ctx context.Context, c *call) (answer, error) {
 	if revision > head.Revision {
 		return answer{}, &problem{status: http.StatusNotFound, message: "No such revision yet"}
 	}
-	change, err := s.reached(c, revision)
+	change, err := s.reached(ctx, c, revision)
 	if err != nil {
 		return answer{}, err
 	}

@@ -60,7 +60,7 @@ func (s *Server) endSession(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	change, err := s.reached(c, session.Revision)
+	change, err := s.reached(ctx, c, session.Revision)
 	if err != nil {
 		return answer{}, err
 	}

@@ -32,10 +32,13 @@ type call struct {
 	query   url.Values
 }
 
+// gone is closed when the client has gone.
+func (c *call) gone() <-chan struct{} { return c.request.Context().Done() }
+
 func (c *call) path(name string) string { return c.request.PathValue(name) }
 
 // operation answers one call. The context is bounded for the store; whoever waits
-// longer takes the request's.
+// longer takes its bound away, and looks for the client's going himself.
 type operation func(ctx context.Context, c *call) (answer, error)
 
 // route is one row of a side's table.
