@@ -1,7 +1,5 @@
 package policy
 
-import "net/http"
-
 // Reason tells why a check was decided as it was; metrics, logs and the dynamic
 // metadata carry its name.
 type Reason uint8
@@ -50,6 +48,16 @@ type row struct {
 	retry     bool // answered with Retry-After: the caller did nothing wrong that time won't mend
 }
 
+// HTTP statuses (RFC 9110, RFC 6585).
+const (
+	statusOK           = 200
+	statusUnauthorized = 401
+	statusForbidden    = 403
+	statusTooMany      = 429
+	statusUnavailable  = 503
+)
+
+// gRPC statuses (google.rpc.Code).
 const (
 	codeExhausted       = 8
 	codeDenied          = 7
@@ -58,16 +66,16 @@ const (
 )
 
 func unauthorized(name, message string, c challenge) row {
-	return row{name, http.StatusUnauthorized, codeUnauthenticated, "UNAUTHORIZED", message, c, false}
+	return row{name, statusUnauthorized, codeUnauthenticated, "UNAUTHORIZED", message, c, false}
 }
 
 func forbidden(name, message string) row {
-	return row{name, http.StatusForbidden, codeDenied, "FORBIDDEN", message, noChallenge, false}
+	return row{name, statusForbidden, codeDenied, "FORBIDDEN", message, noChallenge, false}
 }
 
 var table = [reasonCount]row{
 	Unavailable: {
-		"unavailable", http.StatusServiceUnavailable, codeUnavailable, "SERVICE_UNAVAILABLE",
+		"unavailable", statusUnavailable, codeUnavailable, "SERVICE_UNAVAILABLE",
 		"Authorization is temporarily unavailable", noChallenge, true,
 	},
 	NoCredential:           unauthorized("no_credential", "Missing API key", plainChallenge),
@@ -78,21 +86,21 @@ var table = [reasonCount]row{
 	KeyExpired:             unauthorized("key_expired", "API key has expired", invalidToken),
 	SessionExpired:         unauthorized("session_expired", "Session has expired", plainChallenge),
 	AccountTerminated: {
-		"account_terminated", http.StatusForbidden, codeDenied, "ACCOUNT_TERMINATED",
+		"account_terminated", statusForbidden, codeDenied, "ACCOUNT_TERMINATED",
 		"Account has been terminated", noChallenge, false,
 	},
 	NoPolicy:        forbidden("no_policy", "No access policy for this endpoint"),
 	SessionRequired: forbidden("session_required", "This endpoint is not available to API keys"),
 	KeyRequired:     forbidden("key_required", "This endpoint requires an API key"),
 	ScopeMissing: {
-		"scope_missing", http.StatusForbidden, codeDenied, "FORBIDDEN",
+		"scope_missing", statusForbidden, codeDenied, "FORBIDDEN",
 		"Missing required scope: ", insufficientScope, false, // the scope's name follows
 	},
 	RateLimited: {
-		"rate_limited", http.StatusTooManyRequests, codeExhausted, "TOO_MANY_REQUESTS",
+		"rate_limited", statusTooMany, codeExhausted, "TOO_MANY_REQUESTS",
 		"Too many requests with unknown credentials", noChallenge, true,
 	},
-	OK: {name: "ok", status: http.StatusOK},
+	OK: {name: "ok", status: statusOK},
 }
 
 // String returns the reason's name in metadata, metrics and logs. A value that is
