@@ -208,7 +208,8 @@ func TestAllowed(t *testing.T) {
 			{"scheme in another case", request{path: companion}.with("authorization: bEARER  " + c.chat), "key", c.chatID, "chat:companion", nil},
 			{
 				"session", request{path: companion}.with(webApp, "Cookie: theme=dark; phantom_session="+c.session+"; lang=de"),
-				"session", c.sessionID, "chat:companion", []string{"theme=dark; lang=de"},
+				"session", c.sessionID, "chat:companion",
+				[]string{"theme=dark; lang=de"},
 			},
 			{
 				"session, same origin", request{path: "/api/v1/me/usage"}.with("Sec-Fetch-Site: same-origin", cookie(c.session)),

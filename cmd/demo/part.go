@@ -56,7 +56,7 @@ func (p *part) how() string {
 
 // failure is the error of a part that ended before the demo was ready.
 func (p *part) failure() error {
-	log, err := os.ReadFile(p.logFile)
+	log, err := os.ReadFile(p.logFile) //nolint:gosec // below .demo
 	if err != nil {
 		return fmt.Errorf("%s ended: %s", p.name, p.how())
 	}
