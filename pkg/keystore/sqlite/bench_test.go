@@ -76,6 +76,20 @@ func BenchmarkMint(b *testing.B) {
 	}
 }
 
+// One iteration is the largest report there can be.
+func BenchmarkUsage(b *testing.B) {
+	s := filled(b)
+	used := make([]keystore.Usage, 10_000)
+	for b.Loop() {
+		for i := range used {
+			used[i] = keystore.Usage{Digest: numbered(i), LastUsedAt: s.now(), Allowed: 1}
+		}
+		if err := s.RecordUsage(b.Context(), "sidecar", used); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // One iteration is one poll; at each moment 500 sidecars have one under way.
 func BenchmarkPolls(b *testing.B) {
 	s := filled(b)

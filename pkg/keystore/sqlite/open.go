@@ -109,22 +109,21 @@ func readerDSN(path string, busy time.Duration) string {
 
 func dsn(path string, busy time.Duration, q url.Values) string {
 	q.Set("_busy_timeout", strconv.FormatInt(busy.Milliseconds(), 10))
+	q.Set("_pragma", "temp_store(memory)") // no folder but the database's need be writable
 	return (&url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: q.Encode()}).String()
 }
 
 // useWAL switches the file over, once for its life. SQLite does not wait by itself
 // for another process that is at the same.
 func useWAL(ctx context.Context, db *sql.DB, busy time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, busy)
-	defer cancel()
-	for {
+	for until := time.Now().Add(busy); ; {
 		var mode string
 		err := db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode)
 		var engine *sqlite.Error
 		switch {
 		case err == nil && mode != "wal":
 			return errNoWAL
-		case !errors.As(err, &engine) || engine.Code()&0xff != sqlite3.SQLITE_BUSY:
+		case !errors.As(err, &engine) || engine.Code()&0xff != sqlite3.SQLITE_BUSY || time.Now().After(until):
 			return err
 		}
 		select {

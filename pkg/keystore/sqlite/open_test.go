@@ -224,6 +224,8 @@ func TestPragmas(t *testing.T) {
 		{s.writer, "foreign_keys", "1"},
 		{s.writer, "query_only", "0"},
 		{s.writer, "busy_timeout", "5000"},
+		{s.writer, "temp_store", "2"}, // MEMORY
+		{s.readers, "temp_store", "2"},
 		{s.readers, "query_only", "1"},
 		{s.readers, "busy_timeout", "5000"},
 	} {

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"slices"
 	"testing"
@@ -19,6 +20,12 @@ import (
 // testModel makes random calls of the store and of the model, and compares all
 // that can be read of both after each.
 func testModel(t *testing.T, open func(t *testing.T) Harness) {
+	// Each step waits for the disk. For a long run: -rapid.checks=2000.
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := checks.Value.Set("25"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		h := open(t)
 		head, err := h.Store.Head(t.Context())
