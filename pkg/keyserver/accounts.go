@@ -39,9 +39,11 @@ func (s *Server) createAccount(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	// The answer has no change, but whoever asks to wait for one may.
-	if _, err := s.reached(ctx, c, account.Revision); err != nil {
-		return answer{}, err
+	// The answer has no place for the change, but it may be waited for.
+	if c.wait > 0 {
+		if _, err := s.reached(ctx, c, account.Revision); err != nil {
+			return answer{}, err
+		}
 	}
 	return created(accountAnswer{viewAccount(account)})
 }

@@ -94,7 +94,10 @@ var errorNames = map[int]string{
 	http.StatusServiceUnavailable:    "SERVICE_UNAVAILABLE",
 }
 
-const unavailable = "The key API's store cannot answer; what was asked for may or may not have been done"
+const (
+	unavailable    = "The key API's store cannot answer"
+	unknownOutcome = "; whether the change was made is not known"
+)
 
 func envelope(status int, message string) keyapi.ErrorResponse {
 	return keyapi.ErrorResponse{Error: errorNames[status], Message: message, StatusCode: status}
@@ -115,6 +118,9 @@ func (s *Server) failure(err error, side string, r *http.Request) answer {
 		refused = &problem{status: http.StatusBadRequest, message: "cursor is not one of this list"}
 	default:
 		refused = &problem{status: http.StatusServiceUnavailable, message: unavailable, header: map[string]string{"Retry-After": "1"}}
+		if side != sidecarsSide && r.Method != http.MethodGet && r.Method != http.MethodHead {
+			refused.message += unknownOutcome
+		}
 		if !errors.Is(r.Context().Err(), context.Canceled) { // else the client has gone, and took the call with it
 			s.metrics.storeErrors.WithLabelValues(side).Inc()
 			s.log.Error("the store failed", zap.String("side", side), zap.String("route", r.Pattern), zap.Error(err))

@@ -24,7 +24,6 @@ type broken struct{ keystore.Store }
 
 var errBroken = errors.New("sqlite: disk I/O error (522) at /var/lib/phantom/keys.db")
 
-func (broken) Ping(context.Context) error { return errBroken }
 func (broken) CreateAccount(context.Context, string, string, string) (keystore.Account, error) {
 	return keystore.Account{}, errBroken
 }

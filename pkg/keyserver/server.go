@@ -98,21 +98,25 @@ func (s *Server) Run(ctx context.Context) error {
 	return loops.Wait()
 }
 
-// Ready tells whether the store answers.
-func (s *Server) Ready(ctx context.Context) error { return s.store.Ping(ctx) }
+// The sides' names in metrics and logs.
+const (
+	sidecarsSide  = "sidecars"
+	operatorsSide = "operators"
+	ownersSide    = "owners"
+)
 
 // Sidecars is the side of the authorization sidecars.
 func (s *Server) Sidecars() http.Handler {
-	return newSide(s, "sidecars", s.sidecar, s.sidecarRoutes())
+	return newSide(s, sidecarsSide, s.sidecar, s.sidecarRoutes())
 }
 
 // Operators is the side of those who administrate.
 func (s *Server) Operators() http.Handler {
-	return newSide(s, "operators", s.operator, slices.Concat(s.accountRoutes(), s.keyRoutes(), s.sessionRoutes(), s.recordRoutes()))
+	return newSide(s, operatorsSide, s.operator, slices.Concat(s.accountRoutes(), s.keyRoutes(), s.sessionRoutes(), s.recordRoutes()))
 }
 
 // Owners is the side of the accounts' owners. It believes the identity headers
 // that it is sent: only Envoy may reach it.
 func (s *Server) Owners() http.Handler {
-	return newSide(s, "owners", s.owner, s.ownerRoutes())
+	return newSide(s, ownersSide, s.owner, s.ownerRoutes())
 }
