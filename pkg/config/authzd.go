@@ -21,8 +21,9 @@ type Authzd struct {
 	WebApp WebApp `yaml:"web_app"`
 	// API keys.
 	Keys Keys `yaml:"keys"`
-	// What endpoints require, only for meshes that cannot send context extensions. An exact path is looked
-	// at before a prefix and a longer before a shorter; of one path, entries with the request's host before those without.
+	// What endpoints require, only for meshes that cannot send context extensions. An
+	// exact path is looked at before a prefix and a longer before a shorter; of one
+	// path, entries with the request's host before those without.
 	Endpoints []Endpoint `yaml:"endpoints"`
 	// Decide, count and report, but always allow.
 	Shadow bool `yaml:"shadow"`
@@ -52,7 +53,8 @@ type KeyAPI struct {
 	URL string `yaml:"url" required:"yes" restart:"yes"`
 	// File with the token that the sidecar presents; without one it presents none.
 	TokenFile File `yaml:"token_file" file:"secret"`
-	// Limit of one resolve, retries included. Below Envoy's timeout for the check, so that the answer is ours.
+	// Limit of one resolve, retries included. Below Envoy's timeout for the check, so
+	// that the answer is ours.
 	Timeout time.Duration `yaml:"timeout" range:"1ms..30s"`
 	// TLS towards an https:// key API.
 	TLS *ClientTLS `yaml:"tls"`

@@ -13,7 +13,8 @@ type Keyd struct {
 	Store string `yaml:"store" restart:"yes"`
 	// File with the password of a postgres:// store.
 	StorePasswordFile File `yaml:"store_password_file" file:"secret" restart:"yes"`
-	// Files with the tokens of sidecars. Any of them is accepted, so that they can be rotated; without one no sidecar is let in.
+	// Files with the tokens of sidecars. Any of them is accepted, so that they can be
+	// rotated; without one only client certificates (`listen.tls.client_ca_file`) let sidecars in.
 	SidecarTokenFiles []File `yaml:"sidecar_token_files" file:"secret"`
 	// The operators. Without one nobody is let in.
 	Operators []Operator `yaml:"operators"`
@@ -43,7 +44,8 @@ type KeydListen struct {
 	Owners Address `yaml:"owners" restart:"yes"`
 	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`, always without TLS.
 	Admin Address `yaml:"admin" restart:"yes"`
-	// TLS of the addresses for sidecars, operators and owners that are tcp://. Files that change are read anew without a restart.
+	// TLS of the addresses for sidecars, operators and owners that are tcp://. Files
+	// that change are read anew without a restart.
 	TLS *ServerTLS `yaml:"tls" restart:"yes"`
 }
 

@@ -45,7 +45,7 @@ func (t *table) row(cells ...string) {
 	for i, cell := range cells {
 		cells[i] = strings.ReplaceAll(cell, "|", `\|`)
 	}
-	t.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+	_, _ = t.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 }
 
 func (t *table) fields(v reflect.Value, in string) {

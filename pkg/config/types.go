@@ -1,6 +1,7 @@
 package config
 
 import (
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -18,13 +19,15 @@ type ServerTLS struct {
 	CertFile File `yaml:"cert_file" required:"yes" file:"cert"`
 	// File with the certificate's private key in PEM.
 	KeyFile File `yaml:"key_file" required:"yes" file:"key"`
-	// File with the CAs in PEM one of which must have signed each client's certificate; without, clients need none.
+	// File with the CAs in PEM one of which must have signed each client's
+	// certificate; without, clients need none.
 	ClientCAFile File `yaml:"client_ca_file" file:"ca"`
 }
 
 // ClientTLS is the TLS of a client. At least one field is given.
 type ClientTLS struct {
-	// File with the CAs in PEM one of which must have signed the server's certificate; without, the system's.
+	// File with the CAs in PEM one of which must have signed the server's certificate;
+	// without, the system's.
 	CAFile File `yaml:"ca_file" file:"ca"`
 	// File with the client's certificate chain in PEM. Needs key_file.
 	CertFile File `yaml:"cert_file" file:"cert"`
@@ -45,13 +48,13 @@ func parseDuration(s string) (time.Duration, bool) {
 		return 0, true
 	}
 	digits := strings.TrimRight(s, "hms")
-	number, err := strconv.ParseUint(digits, 10, 32) // 32 bits of hours still fit
+	number, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || !decimal.MatchString(digits) {
 		return 0, false
 	}
 	for _, u := range units {
-		if s[len(digits):] == u.name && number <= uint64(1<<63-1)/uint64(u.unit) {
-			return time.Duration(number) * u.unit, true //nolint:gosec // 32 bits
+		if s[len(digits):] == u.name && number <= math.MaxInt64/int64(u.unit) {
+			return time.Duration(number) * u.unit, true
 		}
 	}
 	return 0, false

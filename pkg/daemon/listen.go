@@ -171,7 +171,7 @@ func lockFolder(path string, how int) (unlock func(), err error) {
 		return nil, err
 	}
 	for err = syscall.EINTR; errors.Is(err, syscall.EINTR); {
-		err = syscall.Flock(int(folder.Fd()), how) //nolint:gosec // a file descriptor is small
+		err = syscall.Flock(int(folder.Fd()), how)
 	}
 	if err != nil {
 		_ = folder.Close() // read only

@@ -30,8 +30,8 @@ func setLevel(level zap.AtomicLevel, name string) {
 // mistakes is the log field of an error with one line for each mistake.
 func mistakes(err error) zap.Field { return zap.Strings("mistakes", strings.Split(err.Error(), "\n")) }
 
-// panicked is a panic as an error. It has the panic's type and place, and its text only if that is the runtime's own:
-// a program's might hold a secret.
+// panicked is a panic as an error. It has the panic's type and place, and its text
+// only if that is the runtime's own: a program's might hold a secret.
 type panicked struct {
 	what  string
 	stack string

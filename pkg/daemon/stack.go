@@ -56,9 +56,10 @@ func (s *stack) add(c Component) {
 	}()
 }
 
-// stop stops all parts from the top, within limit. Each may take eight tenths of what is
-// left to let its work end and another tenth to break it off, so that one that hangs leaves
-// time for those below. The error joins what went wrong; work that was broken off is logged, but no error.
+// stop stops all parts from the top, within limit. Each may take seven tenths of
+// what is left to let its work end and another tenth to break it off, so that one
+// that hangs leaves time for those below. The error joins what went wrong; work that
+// was broken off is logged, but no error.
 func (s *stack) stop(limit time.Duration) error {
 	end := time.Now().Add(limit)
 	s.mu.Lock()
@@ -68,7 +69,7 @@ func (s *stack) stop(limit time.Duration) error {
 	var all []error
 	for _, p := range slices.Backward(parts) {
 		left := time.Until(end)
-		err := p.stop(left*8/10, left*9/10)
+		err := p.stop(left*7/10, left*8/10)
 		log := s.log.With(zap.String("component", p.Name))
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
