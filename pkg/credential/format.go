@@ -84,7 +84,7 @@ const (
 
 // ShapeOf tells the shape of a plaintext.
 func ShapeOf(value string) Shape {
-	shape := Foreign
+	var shape Shape
 	switch {
 	case strings.HasPrefix(value, KeyPrefix):
 		shape = KeyShape

@@ -17,10 +17,9 @@ const (
 	synced               // the lease lives
 	degraded             // the lease is over, its stale time is not
 	ttl                  // the key API has no change log
-	modes
 )
 
-var modeNames = [modes]string{cold: "cold", synced: "synced", degraded: "degraded", ttl: "ttl"}
+var modeNames = [...]string{cold: "cold", synced: "synced", degraded: "degraded", ttl: "ttl"}
 
 // state is what the follower has learned of the log. It is immutable; the follower
 // replaces it as a whole.
@@ -85,7 +84,7 @@ func (s *state) judge(e *entry, t Times, now time.Time) verdict {
 		limit, early = t.MaxAge, t.MaxAge-t.MaxAge/8
 	case degraded, ttl:
 		limit, early = t.ConfirmAfter, t.ConfirmAfter/2
-	default:
+	case cold:
 		return ask
 	}
 	switch age := elapsed(e.confirmed, now); {
@@ -110,6 +109,7 @@ func (s *state) lastResort(e *entry, t Times, now time.Time) bool {
 		return e.found
 	case ttl:
 		return e.found && elapsed(e.confirmed, now) < t.MaxStale
+	case cold:
 	}
 	return false
 }

@@ -68,8 +68,9 @@ func standing(rec credential.Record, now time.Time) Reason {
 		return OK
 	case credential.Terminated:
 		return AccountTerminated
+	default:
+		return Unavailable
 	}
-	return Unavailable
 }
 
 // judge holds a credential in good standing against the endpoint.
