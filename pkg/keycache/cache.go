@@ -48,6 +48,8 @@ type Cache struct {
 	limit   atomic.Pointer[limiter]
 	breaker breaker
 
+	unusable sync.Once // logged
+
 	answered     chan struct{} // closed once the key API has answered
 	answeredOnce sync.Once
 	kick         chan struct{} // wakes the follower: the log may have been replaced

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 )
@@ -180,12 +182,22 @@ func (c *Cache) complete(b *batch, resolved keyapi.Resolved, err error) {
 		case !current || b.superseded(l, resolved.Results[i], resolved.Revision):
 			c.askAgain(l, 0)
 		case resolved.Results[i].Outcome == keyapi.Nothing:
+			c.teachesNothing(l.digest)
 			c.finish(l, keyapi.Result{}, errNothing)
 		default:
 			c.store(l.digest, b, resolved.Revision, resolved.Results[i])
 			c.finish(l, resolved.Results[i], nil)
 		}
 	}
+}
+
+// teachesNothing counts a result that cannot be used, and logs the first of them: one
+// credential with a value that this version does not know would fill the log.
+func (c *Cache) teachesNothing(d credential.Digest) {
+	c.metrics.unusable.Inc()
+	c.unusable.Do(func() {
+		c.log.Warn("the key API told something that this version does not understand: such credentials get 503", zap.Stringer("sha256", d))
+	})
 }
 
 // accept holds an answer as a whole against the log that is followed. Without a log

@@ -12,7 +12,7 @@ import (
 
 type metrics struct {
 	hits, misses, shared, lastResort, failures prometheus.Counter
-	changes, beginnings                        prometheus.Counter
+	changes, beginnings, unusable              prometheus.Counter
 	down                                       prometheus.Gauge
 	resolves, polls                            *prometheus.CounterVec
 	digests, seconds                           prometheus.Histogram
@@ -35,6 +35,7 @@ func newMetrics(reg prometheus.Registerer, c *Cache) *metrics {
 		failures:   lookups.WithLabelValues("failed"),
 		shared:     counter("shared_loads_total", "Misses that joined a look-up that was under way."),
 		changes:    counter("changes_applied_total", "Changes of the log that were applied."),
+		unusable:   counter("unusable_results_total", "Results of the key API that lack something or have a value that is not known."),
 		beginnings: counter("beginnings_total", "How often everything cached became suspect."),
 		down: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "phantom_authz_key_api_down",
