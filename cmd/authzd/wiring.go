@@ -53,7 +53,9 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 		if err != nil {
 			return err
 		}
-		if err := keyAPI.reload(next.KeyAPI); err != nil {
+		api := next.KeyAPI
+		api.URL = cfg.KeyAPI.URL // another key API has another change log: that takes a restart
+		if err := keyAPI.reload(api); err != nil {
 			return err
 		}
 		checker.SetRules(rules)
