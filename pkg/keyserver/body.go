@@ -33,7 +33,7 @@ func decode(body []byte, into any) error {
 	case errors.As(err, &syntax) && errors.Is(err, jsontext.ErrDuplicateName):
 		return badRequest(fieldName(syntax.JSONPointer), "is there more than once")
 	case errors.As(err, &syntax):
-		return badRequest("body", "is not valid JSON (at byte %d)", syntax.ByteOffset)
+		return badRequest(fieldName(syntax.JSONPointer), "is not valid JSON (at byte %d)", syntax.ByteOffset)
 	case errors.As(err, &meaning) && errors.Is(err, json.ErrUnknownName):
 		return badRequest(fieldName(meaning.JSONPointer), "is not a known field")
 	case errors.As(err, &meaning):

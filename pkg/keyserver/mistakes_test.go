@@ -159,7 +159,7 @@ func TestLabels(t *testing.T) {
 		}
 	}
 	for _, raw := range []string{"\"a\xffb\"", `"\ud800"`, "\"\xed\xa0\x80\""} {
-		f.operator("POST", "/v1/accounts/a/keys", `{"label":`+raw+`}`).refused(400)
+		f.operator("POST", "/v1/accounts/a/keys", `{"label":`+raw+`}`).refused(400, "label")
 	}
 }
 

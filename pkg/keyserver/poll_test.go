@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -327,4 +328,29 @@ func TestNoLeaseWithoutARecord(t *testing.T) {
 	}
 	f.poll("s", -1, "", "").refused(503)
 	f.poll("s", head.Revision, head.Epoch, "").refused(503)
+}
+
+// Whoever goes away is not waited for, and is no failure.
+func TestNobodyWaitsForAClientThatHasGone(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.begun("s", "")
+		for side, r := range map[string]*http.Request{
+			"sidecars":  request("POST", "/v1/changes", fmt.Sprintf(`{"sidecar":"s","after":%d,"epoch":%q,"wait_ms":30000}`, head, epoch)),
+			"operators": request("POST", "/v1/accounts/a/terminate?wait_ms=30000", ""),
+		} {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			stopped, stop := context.WithCancel(context.Background())
+			context.AfterFunc(ctx, stop)
+			r.Header.Set("Authorization", "Bearer "+map[string]string{"sidecars": sidecarToken, "operators": aliceToken}[side])
+			began := time.Now()
+			f.do(side, r.WithContext(stopped))
+			if took := time.Since(began); took < 2*time.Second || took > 2100*time.Millisecond {
+				t.Errorf("%s: returned after %s", side, took)
+			}
+			cancel()
+		}
+		if f.logs.Len() > 0 {
+			t.Errorf("logged: %v", f.logs.All())
+		}
+	})
 }
