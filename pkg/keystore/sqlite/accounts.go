@@ -46,7 +46,7 @@ func living(a keystore.Account) error {
 // CreateAccount implements keystore.Admin.
 func (s *Store) CreateAccount(ctx context.Context, actor, id, name string) (keystore.Account, error) {
 	return mutate(ctx, s, "create account", actor, func(t *tx) (keystore.Account, error) {
-		switch _, _, err := accountByID(ctx, t, id); {
+		switch _, _, err := accountByID(t.ctx, t, id); {
 		case err == nil:
 			return keystore.Account{}, keystore.Conflictf("Account exists already: %s", id)
 		case !errors.Is(err, keystore.ErrNotFound):

@@ -154,7 +154,7 @@ func (s *Store) Keys(ctx context.Context, account string, page keystore.Page) (k
 // RevokeKey implements keystore.Admin.
 func (s *Store) RevokeKey(ctx context.Context, actor, id, account string) (keystore.Key, error) {
 	return mutate(ctx, s, "revoke key", actor, func(t *tx) (keystore.Key, error) {
-		k, err := keyOf(ctx, t, id, account)
+		k, err := keyOf(t.ctx, t, id, account)
 		if err != nil || k.State == credential.Revoked {
 			return k, err
 		}
@@ -169,7 +169,7 @@ func (s *Store) RevokeKey(ctx context.Context, actor, id, account string) (keyst
 func (s *Store) RollKey(ctx context.Context, actor string, roll keystore.Roll) (successor, replaced keystore.Key, err error) {
 	type pair struct{ successor, replaced keystore.Key }
 	keys, err := mutate(ctx, s, "roll key", actor, func(t *tx) (pair, error) {
-		old, err := keyOf(ctx, t, roll.ID, roll.Account)
+		old, err := keyOf(t.ctx, t, roll.ID, roll.Account)
 		if err != nil {
 			return pair{}, err
 		}
@@ -208,7 +208,7 @@ func (s *Store) RollKey(ctx context.Context, actor string, roll keystore.Roll) (
 // SetKeyScope implements keystore.Admin.
 func (s *Store) SetKeyScope(ctx context.Context, actor, id, scope string, granted bool) (keystore.Key, error) {
 	return mutate(ctx, s, "set key scope", actor, func(t *tx) (keystore.Key, error) {
-		k, err := keyByID(ctx, t, id)
+		k, err := keyByID(t.ctx, t, id)
 		if err != nil || k.Scopes.Has(scope) == granted {
 			return k, err
 		}

@@ -60,12 +60,13 @@ func testContexts(e *env) {
 	late, cancel := context.WithDeadline(e.ctx, time.Now().Add(-time.Second))
 	defer cancel()
 	for name, call := range calls {
-		for _, ctx := range []context.Context{canceled, late} {
+		for _, ctx := range []context.Context{canceled, late, canceled, late} {
 			if err := call(ctx); err == nil {
 				e.Fatalf("%s succeeded although its context was over", name)
 			} else {
 				e.is(err, ctx.Err())
 			}
+			e.ok(e.Forget(e.ctx, "nobody")) // behind whatever was begun all the same
 		}
 	}
 	after := e.head()
@@ -74,18 +75,30 @@ func testContexts(e *env) {
 	e.same("events", len(e.events()), events)
 
 	// Contexts that end in the middle, at any moment, leave the store whole.
-	for _, call := range calls {
-		ctx, cancel := context.WithTimeout(e.ctx, time.Duration(e.made)*20*time.Microsecond)
-		if err := call(ctx); err != nil && ctx.Err() == nil {
-			// Another call had the time to stand in this one's way.
-			if !errors.Is(err, keystore.ErrGone) {
-				e.conflict(err)
+	for name, call := range calls {
+		for timeout := 10 * time.Microsecond; ; timeout *= 2 {
+			ctx, cancel := context.WithTimeout(e.ctx, timeout)
+			err := call(ctx)
+			late := ctx.Err()
+			cancel()
+			if err == nil {
+				break
+			}
+			if late == nil && !inTheWay(err) || timeout > time.Minute {
+				e.Fatalf("%s with %v: %v", name, timeout, err)
+			}
+			if inTheWay(err) {
+				break
 			}
 		}
-		cancel()
-		e.made++
 	}
 	if head, changes, err := e.Changes(e.ctx, e.head().Epoch, 0, 1000); err != nil || int64(len(changes)) != head.Revision {
 		e.Fatalf("%d changes up to revision %d: %v", len(changes), head.Revision, err)
 	}
+}
+
+// inTheWay is the error of a call after another one, or itself, had been done.
+func inTheWay(err error) bool {
+	var conflict *keystore.Conflict
+	return errors.Is(err, keystore.ErrGone) || errors.As(err, &conflict)
 }
