@@ -22,6 +22,9 @@ func TestScriptsWithFake(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			fake := httptest.NewServer(&fakeAPI{dir: filepath.Join(env.WorkDir, "api")})
 			env.Defer(fake.Close)
+			if err := os.MkdirAll(filepath.Join(env.WorkDir, "api"), 0o700); err != nil {
+				return err
+			}
 			return operator(env, fake.URL, "a-token")
 		},
 	})

@@ -163,6 +163,13 @@ func TestOutcomeUnknown(t *testing.T) {
 			_, _ = io.WriteString(w, body)
 		}
 	}
+	redirect := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/elsewhere" {
+			_, _ = io.WriteString(w, mintedAnswer)
+			return
+		}
+		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+	}
 	for name, c := range map[string]struct {
 		handler http.HandlerFunc
 		request Request
@@ -178,7 +185,7 @@ func TestOutcomeUnknown(t *testing.T) {
 		"success that is no JSON":         {status(200, `<html>`), RevokeKey("k"), true, 200},
 		"success that lacks something":    {status(200, `{"key":{"id":"k"}}`), RevokeKey("k"), true, 200},
 		"another kind of success":         {status(204, ``), RevokeKey("k"), true, 204},
-		"a redirect":                      {status(307, ``), RevokeKey("k"), false, 307},
+		"a redirect":                      {redirect, RevokeKey("k"), false, 307},
 	} {
 		_, err := api(t, c.handler).Do(t.Context(), c.request)
 		var failure *Error
