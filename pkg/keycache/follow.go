@@ -19,6 +19,9 @@ const (
 	// pollGrace two polls are never sent more than 2 s apart.
 	firstRetry   = 100 * time.Millisecond
 	slowestRetry = time.Second
+	// earlyPause follows an empty answer that came before its time: a key API that does
+	// not hold polls, or that stops, must not be asked in a circle.
+	earlyPause = 50 * time.Millisecond
 	// askForLog is how often a key API without a change log is asked for one.
 	askForLog = time.Minute
 	// leaveWait bounds the goodbye.
@@ -76,12 +79,15 @@ func (f *follower) poll(ctx context.Context) time.Duration {
 		return askForLog/2 + rand.N(askForLog) //nolint:gosec // G404: jitter
 	}
 	f.metrics.polled(pollOutcome(err))
-	if err == nil {
-		f.heard()
-		f.failures = 0
-		return 0
+	if err != nil {
+		return f.pause(err)
 	}
-	return f.pause(err)
+	f.heard()
+	f.failures = 0
+	if wait := time.Duration(ask.WaitMS) * time.Millisecond; len(changes.List) == 0 && elapsed(sent, time.Now()) < wait/2 {
+		return rand.N(2 * earlyPause) //nolint:gosec // G404: jitter
+	}
+	return 0
 }
 
 // send sends one poll, and gives it up when the follower is wanted elsewhere.
