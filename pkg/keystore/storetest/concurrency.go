@@ -15,7 +15,7 @@ import (
 const (
 	writers   = 8
 	followers = 3
-	rounds    = 12 // each makes 6 revisions
+	rounds    = 6 // each makes 6 revisions
 )
 
 // testWritersAndFollowers: revisions are dense and appear in order, so that no
