@@ -158,7 +158,7 @@ func TestEnvoyAcceptsKubernetesConfiguration(t *testing.T) {
 	for _, mistake := range [][2]string{
 		{"sni: keyd", "server_name: keyd"},
 		{folders["envoy"] + "/sds-ca.yaml", "/nowhere/sds-ca.yaml"},
-		{"tls_minimum_protocol_version: TLSv1_3", "tls_minimum_protocol_version: TLSv2"},
+		{"tls_minimum_protocol_version: TLSv1_3,", "tls_minimum_protocol_version: TLSv2,"},
 	} {
 		if _, err := validate(strings.Replace(text, mistake[0], mistake[1], 1)); err == nil {
 			t.Errorf("%s was accepted", mistake[1])

@@ -1,0 +1,167 @@
+//go:build image
+
+package k8s
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// composed is the compose project in runc: each service in a network namespace of its own.
+type composed struct {
+	t       *testing.T
+	cluster *cluster
+	project *types.Project
+	image   string // root of the image with all programs
+	shell   string // root with this machine's shell, Envoy and curl, and what is mounted there
+	mounts  []mount
+	volumes map[string]string
+	running map[string]*container
+}
+
+// up does what `docker compose up` does: each service once those that it waits for are what it waits for.
+func (c *composed) up(name string) *container {
+	c.t.Helper()
+	if k, ok := c.running[name]; ok {
+		return k
+	}
+	service := c.project.Services[name]
+	needs := make([]string, 0, len(service.DependsOn))
+	for need := range service.DependsOn {
+		needs = append(needs, need)
+	}
+	slices.Sort(needs)
+	for _, need := range needs {
+		k := c.up(need)
+		switch service.DependsOn[need].Condition {
+		case types.ServiceConditionHealthy:
+			health := c.project.Services[need].HealthCheck.Test[1:]
+			k.until("healthy", func() error { _, err := k.exec(health...); return err })
+			unprivileged(c.t, k)
+		case types.ServiceConditionCompletedSuccessfully:
+			c.finished(k)
+		}
+	}
+	c.running[name] = c.run(service, nil)
+	return c.running[name]
+}
+
+// finished waits for the end of a service that runs once.
+func (c *composed) finished(k *container) {
+	c.t.Helper()
+	err := k.wait(time.Minute)
+	k.exited <- err
+	if err != nil {
+		c.t.Fatalf("%s: %v", k.name, err)
+	}
+}
+
+func (c *composed) run(s types.ServiceConfig, command []string) *container {
+	c.t.Helper()
+	if command == nil {
+		command = s.Command
+	}
+	made := spec{
+		name: s.Name, host: s.Name, root: c.image, args: append(slices.Clone(s.Entrypoint), command...),
+		env: []string{"PATH=/bin:/opt:/run/keyctl:/usr/bin"}, memory: int64(s.MemLimit),
+	}
+	if made.memory == 0 {
+		made.memory = 256 << 20
+	}
+	if s.Image != "phantom-authz" { // Envoy, and what needs a shell
+		made.root, made.mounts = c.shell, slices.Clone(c.mounts)
+	}
+	for name, value := range s.Environment {
+		made.env = append(made.env, name+"="+*value)
+	}
+	for _, file := range s.Configs {
+		made.mounts = append(made.mounts, mount{c.project.Configs[file.Source].File, file.Target, true})
+	}
+	for _, v := range s.Volumes {
+		if c.volumes[v.Source] == "" {
+			c.volumes[v.Source] = c.t.TempDir()
+		}
+		made.mounts = append(made.mounts, mount{owned(c.t, c.volumes[v.Source]), v.Target, v.ReadOnly})
+	}
+	return c.cluster.run(c.t, made)
+}
+
+// newComposed prepares the images and the network of the project.
+func newComposed(t *testing.T) *composed {
+	c := &composed{
+		t: t, image: rootfs(t), project: composeProject(t, "../compose.yaml"), volumes: map[string]string{}, running: map[string]*container{},
+	}
+	c.shell, c.mounts = envoyRoot(t)
+	for _, dir := range []string{"demo", "etc/phantom/secrets", "opt"} {
+		if err := os.MkdirAll(filepath.Join(c.shell, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seed := image + "-seed"
+	build(t, "seed", seed)
+	working := command(t, "buildah", "from", "--pull-never", seed)
+	t.Cleanup(func() { command(t, "buildah", "rm", working) })
+	keyctl := filepath.Join(command(t, "buildah", "mount", working), "usr/local/bin/keyctl")
+	c.mounts = append(c.mounts, mount{keyctl, "/run/keyctl/keyctl", true})
+	hosts := map[string][]string{}
+	for _, name := range c.project.ServiceNames() {
+		hosts[name] = nil
+	}
+	c.cluster = newCluster(t, hosts)
+	return c
+}
+
+// The compose project comes up, in the order that it says, with the health checks and scripts that it names, and ends with
+// demo keys of which each is answered as it should be.
+func TestComposeRuns(t *testing.T) {
+	c := newComposed(t)
+	seed := c.up("seed")
+	c.finished(seed)
+	want := []string{"200", "401", "403", "401", "401", "403", "403", "200"}
+	var got []string
+	for _, match := range regexp.MustCompile(`\((\d{3})\)`).FindAllStringSubmatch(seed.output(), -1) {
+		got = append(got, match[1])
+	}
+	if !slices.Equal(got, want) || !strings.Contains(seed.output(), "\nready: http://localhost:10000\n") {
+		t.Errorf("answers %v, want %v and then the ready line:\n%s", got, want, seed.output())
+	}
+
+	env := c.run(c.project.Services["env"], nil)
+	c.finished(env)
+	variables := map[string]string{}
+	for _, match := range regexp.MustCompile(`(?m)^(\w+)='([^']+)'$`).FindAllStringSubmatch(env.output(), -1) {
+		variables[match[1]] = match[2]
+		if name := match[1]; name != "PHANTOM_URL" && strings.Contains(seed.output(), match[2]) {
+			t.Errorf("the log shows the value of %s", name)
+		}
+	}
+	for _, name := range []string{"PHANTOM_URL", "PHANTOM_KEY", "PHANTOM_CHAT_KEY", "PHANTOM_REVOKED_KEY", "PHANTOM_EXPIRED_KEY", "PHANTOM_TERMINATED_KEY", "PHANTOM_SESSION"} {
+		if variables[name] == "" {
+			t.Errorf("demo.env has no %s:\n%s", name, env.output())
+		}
+	}
+	if status, body := c.cluster.get(t, "envoy", "/api/v1/chat", "Authorization: Bearer "+variables["PHANTOM_CHAT_KEY"]); status != 200 {
+		t.Errorf("from outside: %d %s", status, body)
+	}
+
+	list := c.run(c.project.Services["keyctl"], []string{"account", "list"})
+	c.finished(list)
+	if !strings.Contains(list.output(), "Demo, terminated") {
+		t.Errorf("keyctl account list:\n%s", list.output())
+	}
+	again := c.run(c.project.Services["seed"], nil) // a second `docker compose up`, on the same volumes
+	c.finished(again)
+	if !strings.Contains(again.output(), "\nready: ") {
+		t.Errorf("the second time:\n%s", again.output())
+	}
+	for _, name := range []string{"envoy", "authzd", "keyd", "echo"} {
+		c.running[name].stop(12 * time.Second)
+	}
+}

@@ -1,0 +1,158 @@
+//go:build image
+
+package k8s
+
+import (
+	"debug/elf"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// tools are what these tests need, and the Debian package of each.
+var tools = map[string]string{"buildah": "buildah", "runc": "runc", "busybox": "busybox-static", "ip": "iproute2", "curl": "curl"}
+
+// installed makes sure of the tools.
+func installed(t testing.TB) {
+	t.Helper()
+	for tool, debian := range tools {
+		if _, err := exec.LookPath(tool); err == nil {
+			continue
+		}
+		if out, err := exec.Command("apt-get", "install", "-y", "--no-install-recommends", debian).CombinedOutput(); err != nil {
+			t.Fatalf("%s is missing, and apt-get could not install %s: %v\n%s", tool, debian, err, out)
+		}
+	}
+}
+
+const (
+	goImage = "localhost/phantom-authz-golang:test"
+	image   = "localhost/phantom-authz:test"
+)
+
+// base makes the image that the Dockerfile takes its Go from: this machine's Go, a shell and CA certificates.
+const base = `set -eu
+c=$(buildah from scratch)
+m=$(buildah mount "$c")
+mkdir -p "$m/bin" "$m/tmp" "$m/root" "$m/etc/ssl/certs" "$m/usr/local/bin"
+cp "$(command -v busybox)" "$m/bin/busybox"
+for name in sh mkdir chown cp; do ln -s busybox "$m/bin/$name"; done
+cp -rL "$(go env GOROOT)" "$m/usr/local/go"
+cp /etc/ssl/certs/ca-certificates.crt "$m/etc/ssl/certs/"
+buildah config --env PATH=/usr/local/go/bin:/usr/local/bin:/bin "$c"
+buildah umount "$c" >/dev/null
+buildah commit -q --rm "$c" "$1"
+`
+
+// build builds a target of the Dockerfile from nothing but what this machine has, and returns the image's id.
+func build(t testing.TB, target, tag string, options ...string) string {
+	t.Helper()
+	modules := command(t, "go", "env", "GOMODCACHE") + "/cache/download"
+	args := append([]string{
+		"bud", "--isolation", "chroot", "--pull-never", "--format", "docker", "--timestamp", "0", "--layers", "--target", target, "-t", tag,
+		"--build-arg", "GO_IMAGE=" + goImage, "--build-arg", "GOPROXY=file:///goproxy,direct", "--volume", modules + ":/goproxy:ro",
+	}, options...)
+	out := command(t, "buildah", append(args, "..")...)
+	return out[strings.LastIndexByte(out, '\n')+1:]
+}
+
+var once sync.Once
+
+// rootfs is the image's file system.
+func rootfs(t testing.TB) string {
+	t.Helper()
+	installed(t)
+	once.Do(func() {
+		command(t, "sh", "-c", base, "base", goImage)
+		build(t, "all", image)
+	})
+	working := command(t, "buildah", "from", "--pull-never", image)
+	t.Cleanup(func() { command(t, "buildah", "rm", working) })
+	return command(t, "buildah", "mount", working)
+}
+
+func TestImageHoldsTheProgramsAndNothingElse(t *testing.T) {
+	root := rootfs(t)
+	var files, writable []string
+	err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(path, root)
+		if !entry.IsDir() {
+			files = append(files, name)
+			static(t, path)
+		}
+		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 {
+			writable = append(writable, fmt.Sprintf("%s of %d", name, owner))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"/bin/authzd", "/bin/echo", "/bin/keyctl", "/bin/keyd"}; !slices.Equal(files, want) {
+		t.Errorf("files %v, want %v", files, want)
+	}
+	if want := []string{"/etc/phantom/secrets of 65532", "/run/phantom of 65532", "/var/lib/phantom of 65532"}; !slices.Equal(writable, want) {
+		t.Errorf("not root's: %v, want %v", writable, want)
+	}
+}
+
+func static(t *testing.T, path string) {
+	t.Helper()
+	program, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = program.Close() }()
+	if slices.ContainsFunc(program.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		t.Errorf("%s is not static", path)
+	}
+}
+
+func TestImageConfiguration(t *testing.T) {
+	rootfs(t)
+	for target, health := range map[string]string{"authzd": "/bin/authzd", "keyd": "/bin/keyd"} {
+		tag := image + "-" + target
+		build(t, target, tag)
+		var inspected struct {
+			Docker struct {
+				Config struct {
+					User, Shell any
+					Healthcheck struct{ Test []string }
+				} `json:"config"`
+			}
+		}
+		if err := json.Unmarshal([]byte(command(t, "buildah", "inspect", "--type", "image", tag)), &inspected); err != nil {
+			t.Fatal(err)
+		}
+		config := inspected.Docker.Config
+		if config.User != "65532:65532" {
+			t.Errorf("%s: user %v", target, config.User)
+		}
+		if test := config.Healthcheck.Test; len(test) < 2 || test[0] != "CMD" || test[1] != health {
+			t.Errorf("%s: health check %v", target, test)
+		}
+	}
+}
+
+// Two builds of the same source are one image. The second takes no layer from the first.
+func TestImageIsReproducible(t *testing.T) {
+	rootfs(t)
+	first := command(t, "buildah", "images", "--quiet", "--no-trunc", image)
+	if second := build(t, "all", image+"-again", "--no-cache"); !strings.HasSuffix(first, second) {
+		t.Errorf("image ids %s and %s", first, second)
+	}
+}

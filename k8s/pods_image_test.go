@@ -1,0 +1,208 @@
+//go:build image
+
+package k8s
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// envoyRoot is a root for Envoy's container, in place of the Envoy image: this machine's libraries and shell, and the pinned
+// Envoy.
+func envoyRoot(t testing.TB) (root string, mounts []mount) {
+	t.Helper()
+	path, err := envoyBinary()
+	if err != nil {
+		t.Fatalf("no Envoy: %v", err)
+	}
+	root = t.TempDir()
+	for _, dir := range []string{"bin", "lib", "lib64", "usr", "opt", "proc", "sys", "dev", "etc", "run/phantom", "etc/envoy", "etc/phantom/tls"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"/bin", "/lib", "/lib64", "/usr"} {
+		mounts = append(mounts, mount{dir, dir, true})
+	}
+	return root, append(mounts, mount{filepath.Dir(path), "/opt", true})
+}
+
+// start runs a container of a Pod as the kubelet would.
+func (c *cluster) start(t testing.TB, p pod, name, root string, volumes map[string]string, extra ...mount) *container {
+	t.Helper()
+	k := p.container(name)
+	s := spec{
+		name: name, host: p.name, root: root, args: append(k.Command, k.Args...), memory: k.Resources.Limits.Memory().Value(),
+		env: []string{"PATH=/bin:/opt:/usr/bin"}, mounts: extra,
+	}
+	for _, e := range k.Env {
+		s.env = append(s.env, e.Name+"="+e.Value)
+	}
+	for _, m := range k.VolumeMounts {
+		s.mounts = append(s.mounts, mount{owned(t, volumes[m.Name]), m.MountPath, m.ReadOnly})
+	}
+	return c.run(t, s)
+}
+
+// ask makes a probe's HTTP or TCP request to the Pod's address.
+func (c *cluster) ask(p pod, k *corev1.Container, probe *corev1.Probe) error {
+	port := ""
+	for _, named := range k.Ports {
+		if named.Name == probePort(probe) {
+			port = fmt.Sprint(named.ContainerPort)
+		}
+	}
+	path := "/"
+	if probe.HTTPGet != nil {
+		path = probe.HTTPGet.Path
+	}
+	response, err := c.client().Get("http://" + c.hosts[p.name] + ":" + port + path)
+	if err != nil {
+		return err
+	}
+	_ = response.Body.Close()
+	if probe.HTTPGet != nil && response.StatusCode >= 400 {
+		return errors.New(response.Status)
+	}
+	return nil
+}
+
+// get asks the Envoy of that host from outside.
+func (c *cluster) get(t testing.TB, host, path string, headers ...string) (int, string) {
+	t.Helper()
+	request, err := http.NewRequest(http.MethodGet, "http://"+c.hosts[host]+":10000"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		request.Header.Set(name, value)
+	}
+	response, err := c.client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+// The demo's Pods, each in a network namespace of its own, run the image and a real Envoy with exactly what the manifests say:
+// command, environment, files, user, read-only root, memory limit. Only the kubelet and the network policies are missing.
+func TestPods(t *testing.T) {
+	root := rootfs(t)
+	m, err := decode(documents(t, kustomize(t, demo(t))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func(name string) pod {
+		p, _ := m.pod(name, func(_, format string, _ ...any) { t.Fatal(format) })
+		return p
+	}
+	keydPod, gateway, echoPod := find("keyd"), find("gateway"), find("echo")
+	c := newCluster(t, map[string][]string{"gateway": nil, "keyd": nil, "echo": {"upstream"}})
+
+	ready := func(k *container, p pod, name string) *container {
+		spec := p.container(name)
+		for _, probe := range []*corev1.Probe{spec.StartupProbe, spec.ReadinessProbe, spec.LivenessProbe} {
+			if probe != nil {
+				k.until("ready", func() error { return c.ask(p, spec, probe) })
+			}
+		}
+		unprivileged(t, k)
+		return k
+	}
+	keyd := ready(c.start(t, keydPod, "keyd", root, m.volumes(t, keydPod)), keydPod, "keyd")
+	echo := ready(c.start(t, echoPod, "echo", root, nil), echoPod, "echo")
+	volumes := m.volumes(t, gateway)
+	authzd := ready(c.start(t, gateway, "authzd", root, volumes), gateway, "authzd")
+	envoyHome, libraries := envoyRoot(t)
+	envoy := ready(c.start(t, gateway, "envoy", envoyHome, volumes, libraries...), gateway, "envoy")
+
+	keyctl := func(args ...string) string {
+		t.Helper()
+		out, err := keyd.exec(append([]string{"keyctl"}, args...)...)
+		if err != nil {
+			t.Fatalf("keyctl %v: %v", args, err)
+		}
+		return out
+	}
+	keyctl("account", "create", "-id", "acme", "-name", "Acme")
+	key := keyctl("key", "mint", "-account", "acme", "-label", "chat", "-scope", "chat:companion")
+	session := keyctl("session", "mint", "-account", "acme")
+
+	for _, want := range []struct {
+		path, header, body string
+		status             int
+	}{
+		{"/api/v1/me/vector-store", "Authorization: Bearer " + key, `"x-phantom-account-id":["acme"]`, 200},
+		{"/api/v1/me/vector-store", "X-None: x", "Missing API key", 401},
+		{"/api/v1/me/keys", "Authorization: Bearer " + key, "This endpoint is not available to API keys", 403},
+		{"/api/v1/me/keys", "Cookie: phantom_session=" + session, `"label":"chat"`, 200}, // Envoy to keyd with mutual TLS
+	} {
+		status, body := c.get(t, "gateway", want.path, want.header, "Origin: https://app.phantomrouter.ai")
+		if status != want.status || !strings.Contains(body, want.body) {
+			t.Errorf("%s: %d %s, want %d with %s", want.path, status, body, want.status, want.body)
+		}
+	}
+	// Nobody without a certificate is listened to, whatever the network policies let through.
+	for _, port := range []string{"8080", "8083"} {
+		out, err := exec.Command("ip", "netns", "exec", c.bridge, "curl", "-sSk", "--max-time", "5", "-H", "x-phantom-principal: session",
+			"-H", "x-phantom-account-id: acme", "https://"+c.hosts["keyd"]+":"+port+"/api/v1/me/keys").CombinedOutput()
+		if err == nil {
+			t.Errorf("keyd answered port %s without a certificate: %s", port, out)
+		}
+	}
+
+	// The order of a Pod's end: preStop, Envoy, then the sidecar. While Envoy drains it still answers.
+	drained := make(chan error, 1)
+	go func() {
+		_, err := envoy.exec(gateway.container("envoy").Lifecycle.PreStop.Exec.Command...)
+		drained <- err
+	}()
+	envoy.until("draining", func() error {
+		out, err := envoy.exec("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9901; printf 'GET /stats?filter=draining HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n' >&3; cat <&3`)
+		if err == nil && !strings.Contains(out, "total_listeners_draining") {
+			err = errors.New(out)
+		}
+		return err
+	})
+	if status, body := c.get(t, "gateway", "/api/v1/me", "Authorization: Bearer "+key); status != 200 {
+		t.Errorf("while Envoy drains: %d %s", status, body)
+	}
+	if err := <-drained; err != nil {
+		t.Errorf("preStop: %v", err)
+	}
+	envoy.stop(10 * time.Second)
+	authzd.stop(12 * time.Second)
+	keyd.stop(12 * time.Second)
+	echo.stop(5 * time.Second)
+}
+
+// unprivileged holds what the kernel says of the container's process.
+func unprivileged(t *testing.T, k *container) {
+	t.Helper()
+	pid := command(t, "sh", "-c", `runc list -f json | tr '{' '\n' | sed -n 's/.*"id":"`+k.name+`","pid":\([0-9]*\).*/\1/p'`)
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Uid:\t65532\t65532\t65532\t65532\n", "CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("%s: /proc/%s/status lacks %q", k.name, pid, want)
+		}
+	}
+}
