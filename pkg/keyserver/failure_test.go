@@ -125,6 +125,10 @@ func TestBrokenStore(t *testing.T) {
 					t.Errorf("%s %s shows internals: %s", row.method, row.path, r.raw)
 				}
 				r.refused(503)
+				changes := side != sidecarsSide && row.method != http.MethodGet
+				if told := strings.Contains(r.raw, unknownOutcome); told != changes {
+					t.Errorf("%s %s: %s", row.method, row.path, r.raw)
+				}
 				if r.header.Get("Retry-After") != "1" {
 					t.Errorf("%s %s: no retry-after", row.method, row.path)
 				}

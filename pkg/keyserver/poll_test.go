@@ -206,7 +206,11 @@ func TestPollOverANewEpoch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		began := time.Now()
 		r := (<-answered).want(410)
+		if took := time.Since(began); took > 1100*time.Millisecond {
+			t.Errorf("told after %s", took)
+		}
 		if got := r.text("epoch"); got != newHead.Epoch || got == epoch {
 			t.Errorf("epoch %q", got)
 		}
