@@ -38,6 +38,7 @@ var (
 	sessionRequired = denial{"session_required", 403, "FORBIDDEN", "This endpoint is not available to API keys", "", false}
 	keyRequired     = denial{"key_required", 403, "FORBIDDEN", "This endpoint requires an API key", "", false}
 	scopeMissing    = denial{"scope_missing", 403, "FORBIDDEN", "Missing required scope: chat:companion", realm + `, error="insufficient_scope", scope="chat:companion"`, false}
+	rateLimited     = denial{"rate_limited", 429, "TOO_MANY_REQUESTS", "Too many requests with unknown credentials", "", true}
 	unavailable     = denial{"unavailable", 503, "SERVICE_UNAVAILABLE", "Authorization is temporarily unavailable", "", true}
 )
 

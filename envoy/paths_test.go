@@ -101,3 +101,29 @@ func TestPathTricks(t *testing.T) {
 		}
 	})
 }
+
+// TestOneSpellingOfAPath: what the check, the route and the upstream see is the same
+// clean path; what cannot be cleaned is refused before any of them.
+func TestOneSpellingOfAPath(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		chat := bearer(f.w.held.chat)
+		for spelling, clean := range map[string]string{
+			"//api/v1/chat": "/api/v1/chat", "/api//v1///chat//x": "/api/v1/chat/x", "/api/v1/./chat/": "/api/v1/chat/",
+			"/api/v1/me/../chat": "/api/v1/chat", "/api/v1/me/%2e%2e/chat": "/api/v1/chat", "/api/v1/%63hat": "/api/v1/chat",
+			`/api\v1\chat`: "/api/v1/chat", `/api/v1/me\..\chat?q=//..`: "/api/v1/chat?q=//..",
+		} {
+			got := f.ask(t, request{path: spelling}.with(chat))
+			if arrived, ok := got.upstream(); !ok || arrived.Path != clean {
+				t.Errorf("%s: %d, arrived as %q, want %q", spelling, got.status, arrived.Path, clean)
+			}
+		}
+		for _, path := range []string{
+			"/api/v1%2fchat", "/api/v1%2Fchat", "/api/v1%5cchat", "/api/v1%5Cchat", "/api/v1/chat%00", "/api/v1/chat/%2f", "/api/v1/ch\xc3\xa4t", "/api/v1/chat#x",
+		} {
+			got := f.ask(t, request{path: path}.with(chat))
+			if got.status != 400 || got.reached() || got.header.Get("Content-Type") == "application/json" {
+				t.Errorf("%s: %d %s, want Envoy's own 400", path, got.status, got.body)
+			}
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -114,7 +115,7 @@ func (w *world) begin() error {
 	if err := echo.until(func() error { return get200("http://" + w.echo) }); err != nil {
 		return err
 	}
-	if _, err := w.startAuthzd("authzd", "authz.sock", "http://"+w.sidecars); err != nil {
+	if _, err := w.startAuthzd("authzd", "authz.sock", mapping{}); err != nil {
 		return err
 	}
 	for _, version := range versions() {
@@ -194,20 +195,22 @@ func (w *world) startKeyd() error {
 	return errors.Join(err, keyd.until(func() error { return get200("http://" + ports[2] + "/readyz") }))
 }
 
-// startAuthzd starts a sidecar on a socket and waits until it takes checks.
-func (w *world) startAuthzd(name, socket, keyAPI string) (*process, error) {
+// startAuthzd starts a sidecar on a socket and waits until it takes checks. What
+// settings names stands in its configuration instead of the usual.
+func (w *world) startAuthzd(name, socket string, settings mapping) (*process, error) {
 	ports, err := freePorts(1)
 	if err != nil {
 		return nil, err
 	}
-	err = w.write(name+".yaml", mapping{
+	config := mapping{
 		"listen":     mapping{"check": []string{"unix://" + w.file(socket)}, "admin": "tcp://" + ports[0]},
-		"key_api":    mapping{"url": keyAPI, "token_file": "key-api.token"},
+		"key_api":    mapping{"url": "http://" + w.sidecars, "token_file": "key-api.token"},
 		"endpoints":  []mapping{{"path": keyOnly, "principal": "key"}},
 		"start_wait": "100ms",
 		"drain":      "2s",
-	})
-	if err != nil {
+	}
+	maps.Copy(config, settings)
+	if err := w.write(name+".yaml", config); err != nil {
 		return nil, err
 	}
 	p, err := w.run(name, w.file("authzd"), "-config", w.file(name+".yaml"))
@@ -221,9 +224,9 @@ func (w *world) startAuthzd(name, socket, keyAPI string) (*process, error) {
 }
 
 // ownAuthzd is startAuthzd for one test; the processes on one socket need names.
-func (w *world) ownAuthzd(t *testing.T, name, socket, keyAPI string) *process {
+func (w *world) ownAuthzd(t *testing.T, name, socket string, settings mapping) *process {
 	t.Helper()
-	p, err := w.startAuthzd(name, socket, keyAPI)
+	p, err := w.startAuthzd(name, socket, settings)
 	if err != nil {
 		t.Fatal(err)
 	}
