@@ -138,6 +138,14 @@ func TestMisbehavingSidecar(t *testing.T) {
 			Headers: []*core.HeaderValueOption{{Header: &core.HeaderValue{Key: name, Value: value}, Append: wrapperspb.Bool(false)}},
 		}}}
 	}
+	const split = "acc\r\nx-admin: 1"
+	denyWith := func(name, value string) *auth.CheckResponse {
+		denied := deniedBody()
+		denied.DeniedResponse.Headers = []*core.HeaderValueOption{{Header: &core.HeaderValue{Key: name, Value: value}, Append: wrapperspb.Bool(false)}}
+		return &auth.CheckResponse{Status: &status.Status{Code: 16}, HttpResponse: denied}
+	}
+	allowTelling := allowWith("x-phantom-account-id", "acc_1")
+	allowTelling.GetOkResponse().ResponseHeadersToAdd = []*core.HeaderValueOption{{Header: &core.HeaderValue{Key: "x-told", Value: split}}}
 	type reply = func(context.Context) (*auth.CheckResponse, error)
 	constant := func(r *auth.CheckResponse) reply {
 		return func(context.Context) (*auth.CheckResponse, error) { return r, nil }
@@ -154,7 +162,9 @@ func TestMisbehavingSidecar(t *testing.T) {
 		"sets host":                      constant(allowWith("host", "evil.example")),
 		"sets an x-envoy header":         constant(allowWith("x-envoy-original-path", "/")),
 		"sets another header":            constant(allowWith("x-admin", "1")),
-		"sets a value with a newline":    constant(allowWith("x-phantom-account-id", "acc\r\nx-admin: 1")),
+		"sets a value with a newline":    constant(allowWith("x-phantom-account-id", split)),
+		"denies with a newline":          constant(denyWith("x-told", split)),
+		"allows, telling a newline":      constant(allowTelling),
 	}
 	for _, version := range versions() {
 		t.Run(version, func(t *testing.T) {
