@@ -18,7 +18,7 @@ import (
 
 var program = daemon.Program[*config.Keyd]{
 	Name:    "keyd",
-	Summary: "keyd is the key API server: accounts, API keys and sessions for authzd, operators and owners.",
+	Summary: "is the key API server: accounts, API keys and sessions for authzd, operators and owners.",
 	Load:    config.LoadKeyd,
 	Admin:   func(path string) (net.Addr, error) { return config.KeydAdmin(path) },
 	Print:   config.Print[config.Keyd],
