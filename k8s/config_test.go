@@ -9,24 +9,26 @@ import (
 	"testing"
 )
 
+var scratch string // of the whole run
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "phantom-k8s-")
+	if err != nil {
+		panic(err)
+	}
+	scratch = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
 // programs are the product's own, built once.
 var programs = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "phantom-programs-")
-	if err != nil {
-		return "", err
-	}
-	build := exec.Command("go", "build", "-C", "..", "-o", dir+"/", "./cmd/authzd", "./cmd/keyd", "./cmd/keyctl", "./cmd/echo")
+	dir := filepath.Join(scratch, "bin")
+	build := exec.Command("go", "build", "-C", "..", "-o", dir+"/", "./cmd/authzd", "./cmd/keyd")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	return dir, build.Run()
 })
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if dir, err := programs(); err == nil {
-		_ = os.RemoveAll(dir)
-	}
-	os.Exit(code)
-}
 
 func program(t testing.TB, name string) string {
 	t.Helper()
@@ -95,11 +97,6 @@ func TestProgramsAcceptComposeConfiguration(t *testing.T) {
 // envoyBinary asks the product's own package for the pinned Envoy. It is asked by a program of the product's module, because
 // this module must not depend on that one's requirements.
 var envoyBinary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "phantom-find-envoy-")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
 	const finder = `package main
 
 import (
@@ -119,7 +116,7 @@ func main() {
 	fmt.Print(path)
 }
 `
-	file := filepath.Join(dir, "main.go")
+	file := filepath.Join(scratch, "main.go")
 	if err := os.WriteFile(file, []byte(finder), 0o600); err != nil {
 		return "", err
 	}
