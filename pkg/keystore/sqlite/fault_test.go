@@ -254,3 +254,32 @@ func TestRenewalsWakeNobody(t *testing.T) {
 	default:
 	}
 }
+
+// What a sidecar was given is exact, what is on record is in microseconds: the record
+// must not end first.
+func TestLeasesOnRecordAreNotShorter(t *testing.T) {
+	for _, fraction := range []time.Duration{0, 1, 999} {
+		for _, lease := range []time.Duration{time.Minute, time.Minute + 1, time.Minute + 999} {
+			now := time.Unix(1_800_000_000, 0).Add(fraction)
+			s := withAccount(t, Options{Now: func() time.Time { return now }})
+			head, err := s.Head(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = s.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Lease: lease, MaxStale: lease})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, list, err := s.Sidecars(t.Context())
+			if err != nil || len(list) != 1 {
+				t.Fatal(list, err)
+			}
+			if list[0].LeaseEndsAt.Before(now.Add(lease)) || list[0].StaleEndsAt.Before(now.Add(2*lease)) {
+				t.Errorf("at %v with %v: %+v", now, lease, list[0])
+			}
+			if head, err = s.NewEpoch(t.Context(), lease); err != nil || head.NotBefore.Before(now.Add(lease)) {
+				t.Errorf("a new epoch at %v with %v: %+v, %v", now, lease, head, err)
+			}
+		}
+	}
+}
