@@ -1,6 +1,8 @@
 package envoy_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -128,6 +131,57 @@ func TestTooManyUnknownKeys(t *testing.T) {
 		t.Error("none of 10 unknown keys was turned away at 1 a second")
 	}
 	f.works(t)
+}
+
+// TestRestartIsBridged: Envoy tries again while a restarting sidecar has no socket,
+// for as long as a check may take.
+func TestRestartIsBridged(t *testing.T) {
+	w := shared(t)
+	socket := w.file("bridged.sock")
+	allow := func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) {
+		return &auth.CheckResponse{}, nil
+	}
+	stop := serveChecks(t, socket, allow)
+	f := w.ownEnvoy(t, versions()[0], envoy.Addresses{Authz: "unix://" + socket})
+	// The moment is short, and this machine may be busy: so some tries.
+	for range 5 {
+		stop()
+		before := f.failedConnects(t)
+		answers := make(chan int, 1)
+		go func() {
+			got, err := f.send(t.Context(), request{path: companion})
+			if err != nil {
+				got.status = -1
+			}
+			answers <- got.status
+		}()
+		eventually(t, "Envoy finds no sidecar", func() error {
+			if f.failedConnects(t) == before {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		stop = serveChecks(t, socket, allow)
+		if <-answers == 200 {
+			return
+		}
+	}
+	t.Error("no request outlived a restart of the sidecar")
+}
+
+// failedConnects is how often Envoy has not reached the sidecar so far.
+func (f *front) failedConnects(t *testing.T) string {
+	t.Helper()
+	response, err := http.Get("http://" + f.admin + "/stats?filter=cluster.authz.upstream_cx_connect_fail")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // TestTakeover: a new sidecar takes the old one's socket while requests go on, and

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,12 +12,9 @@ import (
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	kind "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
-
-	"github.com/phantomrouter/phantom-authz/envoy"
 )
 
 // never are requests that must not get past the sidecar, whatever happens.
@@ -60,33 +56,6 @@ func TestNeverAllowed(t *testing.T) {
 			}
 		}
 	})
-}
-
-// sidecar answers every check as the test says.
-type sidecar struct {
-	auth.UnimplementedAuthorizationServer
-	answer func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error)
-}
-
-func (s *sidecar) Check(ctx context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
-	return s.answer(ctx, r)
-}
-
-// behind runs an Envoy whose sidecar answers as the function says.
-func behind(t *testing.T, version string, answer func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error)) *front {
-	t.Helper()
-	w := shared(t)
-	// One Envoy for all tables of a test: so the socket's name is the test's.
-	socket := fmt.Sprintf("%s/wrong-%d.sock", w.dir, time.Now().UnixNano())
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	auth.RegisterAuthorizationServer(server, &sidecar{answer: answer})
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(server.Stop)
-	return w.ownEnvoy(t, version, envoy.Addresses{Authz: "unix://" + socket})
 }
 
 func deniedBody() *auth.CheckResponse_DeniedResponse {
