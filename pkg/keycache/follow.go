@@ -259,18 +259,17 @@ func (f *follower) lost(gone *keyapi.Gone) {
 func (f *follower) withoutLog(now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := f.state.Load()
-	f.failures = 0
-	switch s.mode(now) {
-	case ttl:
-		return true
-	case cold:
+	switch f.state.Load().mode(now) {
 	case synced, degraded:
 		return false
+	case cold:
+		f.log.Info("the key API offers no change log: credentials are confirmed by time alone")
+		f.heard()
+		f.beginAnew("", 0) // its revisions, if it has any, are not those of a log before
+		f.state.Store(&state{generation: f.state.Load().generation, noLog: true})
+	case ttl:
 	}
-	f.log.Info("the key API offers no change log: credentials are confirmed by time alone")
-	f.heard()
-	f.state.Store(&state{generation: s.generation + 1, noLog: true})
+	f.failures = 0
 	return true
 }
 
