@@ -1,0 +1,244 @@
+package keycache
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+)
+
+// fakeAPI is a key API in memory: facts, a change log, and faults on demand. Its
+// fields are set between calls, through set.
+type fakeAPI struct {
+	mu       sync.Mutex
+	moved    chan struct{} // closed by every change and by every new setting
+	epoch    string
+	revision int64
+	oldest   int64 // the log reaches back to here
+	log      []keyapi.AppliedChange
+	facts    map[credential.Digest]credential.Record
+
+	lease       time.Duration
+	timeout     time.Duration // of one resolve
+	there, back time.Duration // how long a resolve travels
+	poll        time.Duration // how long a poll travels, each way
+	down        error         // what resolve answers
+	deaf        error         // what changes answers
+	tamper      func(*keyapi.Resolved)
+	twist       func(*keyapi.Changes)
+	watch       func(keyapi.ChangesRequest) // is told of every poll that arrives
+
+	resolves []resolveSeen
+	polls    []pollSeen
+}
+
+type resolveSeen struct {
+	at      time.Time
+	digests []credential.Digest
+}
+
+type pollSeen struct {
+	at time.Time
+	keyapi.ChangesRequest
+}
+
+var errUnreachable = errors.New("unreachable")
+
+func newFakeAPI() *fakeAPI {
+	return &fakeAPI{
+		moved: make(chan struct{}), epoch: "one", facts: make(map[credential.Digest]credential.Record),
+		lease: 15 * time.Second, timeout: 400 * time.Millisecond,
+	}
+}
+
+// set changes what the API is like. Who waits there looks again.
+func (a *fakeAPI) set(do func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	do()
+	close(a.moved)
+	a.moved = make(chan struct{})
+}
+
+// cut makes the API unreachable, mend reachable again.
+func (a *fakeAPI) cut()  { a.set(func() { a.down, a.deaf = errUnreachable, errUnreachable }) }
+func (a *fakeAPI) mend() { a.set(func() { a.down, a.deaf = nil, nil }) }
+
+// put stores a fact without telling anybody.
+func (a *fakeAPI) put(d credential.Digest, rec credential.Record) { a.set(func() { a.facts[d] = rec }) }
+
+// change stores a fact and puts it into the log.
+func (a *fakeAPI) change(d credential.Digest, rec credential.Record) {
+	a.set(func() {
+		a.revision++
+		a.facts[d] = rec
+		a.log = append(a.log, keyapi.AppliedChange{Revision: a.revision, Digest: d})
+	})
+}
+
+// changeAccount gives an account another state.
+func (a *fakeAPI) changeAccount(id string, state credential.State) {
+	a.set(func() {
+		a.revision++
+		for d, rec := range a.facts {
+			if rec.Account.ID == id {
+				rec.Account.State = state
+				a.facts[d] = rec
+			}
+		}
+		a.log = append(a.log, keyapi.AppliedChange{Revision: a.revision, Account: id})
+	})
+}
+
+// replace begins another log, as a restore does.
+func (a *fakeAPI) replace(epoch string, revision int64) {
+	a.set(func() { a.epoch, a.revision, a.oldest, a.log = epoch, revision, revision, nil })
+}
+
+func (a *fakeAPI) Resolve(ctx context.Context, digests []credential.Digest) (keyapi.Resolved, error) {
+	a.mu.Lock()
+	a.resolves = append(a.resolves, resolveSeen{time.Now(), slices.Clone(digests)})
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	there, back := a.there, a.back
+	a.mu.Unlock()
+	defer cancel()
+	if err := travel(ctx, there); err != nil {
+		return keyapi.Resolved{}, err
+	}
+	a.mu.Lock()
+	out, err := a.look(digests), a.down
+	a.mu.Unlock()
+	if err := errors.Join(err, travel(ctx, back)); err != nil {
+		return keyapi.Resolved{}, err
+	}
+	return out, nil
+}
+
+func (a *fakeAPI) look(digests []credential.Digest) keyapi.Resolved {
+	out := keyapi.Resolved{Epoch: a.epoch, Revision: a.revision}
+	for _, d := range digests {
+		result := keyapi.Result{Outcome: keyapi.NotFound}
+		if rec, ok := a.facts[d]; ok {
+			result = keyapi.Result{Outcome: keyapi.Found, Record: rec}
+		}
+		out.Results = append(out.Results, result)
+	}
+	if a.tamper != nil {
+		a.tamper(&out)
+	}
+	return out
+}
+
+func (a *fakeAPI) Changes(ctx context.Context, ask keyapi.ChangesRequest) (keyapi.Changes, error) {
+	a.mu.Lock()
+	a.polls = append(a.polls, pollSeen{time.Now(), ask})
+	way, watch := a.poll, a.watch
+	a.mu.Unlock()
+	if err := travel(ctx, way); err != nil {
+		return keyapi.Changes{}, err
+	}
+	if watch != nil {
+		watch(ask)
+	}
+	answer, err := a.await(ctx, ask)
+	if err == nil {
+		err = travel(ctx, way)
+	}
+	return answer, err
+}
+
+// await is the server's side of the long poll.
+func (a *fakeAPI) await(ctx context.Context, ask keyapi.ChangesRequest) (keyapi.Changes, error) {
+	timer := time.NewTimer(time.Duration(ask.WaitMS) * time.Millisecond)
+	defer timer.Stop()
+	for last := ask.WaitMS == 0; ; {
+		a.mu.Lock()
+		answer, err := a.since(ask)
+		moved := a.moved
+		a.mu.Unlock()
+		if err != nil || last || len(answer.List) > 0 || answer.Lease == 0 {
+			return answer, err
+		}
+		select {
+		case <-moved:
+		case <-timer.C:
+			last = true
+		case <-ctx.Done():
+			return keyapi.Changes{}, ctx.Err()
+		}
+	}
+}
+
+func (a *fakeAPI) since(ask keyapi.ChangesRequest) (keyapi.Changes, error) {
+	out := keyapi.Changes{Epoch: a.epoch, Revision: a.revision, Lease: a.lease}
+	switch {
+	case a.deaf != nil:
+		return keyapi.Changes{}, a.deaf
+	case ask.Leave:
+		out.Lease = 0
+		return out, nil
+	case ask.After == beginning:
+	case ask.Epoch != a.epoch, ask.After > a.revision, ask.After < a.oldest:
+		return keyapi.Changes{}, &keyapi.Gone{Epoch: a.epoch, Revision: a.revision}
+	default:
+		for _, change := range a.log {
+			if change.Revision > ask.After {
+				out.List = append(out.List, change)
+			}
+		}
+	}
+	if a.twist != nil {
+		a.twist(&out)
+	}
+	return out, nil
+}
+
+func travel(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// asked counts the digests that were asked for, each as often as it was.
+func (a *fakeAPI) asked() map[credential.Digest]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := make(map[credential.Digest]int)
+	for _, r := range a.resolves {
+		for _, d := range r.digests {
+			n[d]++
+		}
+	}
+	return n
+}
+
+// total counts the digests asked for, with repeats, and the requests.
+func (a *fakeAPI) total() (digests, requests int) {
+	for n := range maps.Values(a.asked()) {
+		digests += n
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return digests, len(a.resolves)
+}
+
+func (a *fakeAPI) seen() []pollSeen {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.polls)
+}
+
+// forgetSeen begins the counting anew.
+func (a *fakeAPI) forgetSeen() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.resolves, a.polls = nil, nil
+}

@@ -1,0 +1,318 @@
+package keycache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+)
+
+// plenty lets every look-up through.
+func plenty(o *Options) { o.Admission = Admission{PerSecond: 1_000_000, Burst: 1_000_000} }
+
+// together asks for all names at once and returns what became of each.
+func (f *fixture) together(names []string) map[string]int {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	got := make(map[string]int)
+	for _, name := range names {
+		wg.Go(func() {
+			o := f.ask(name)
+			mu.Lock()
+			defer mu.Unlock()
+			got[o]++
+		})
+	}
+	wg.Wait()
+	return got
+}
+
+func TestMissesOfOneDigestShareOneLookup(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.there, f.api.back = 50*time.Millisecond, 50*time.Millisecond
+		f.follow()
+		pass(time.Second)
+		crowd := make([]string, 10_000)
+		for i := range crowd {
+			crowd[i] = "good"
+		}
+		if got := f.together(crowd); got["good"] != len(crowd) {
+			t.Errorf("answers: %v", got)
+		}
+		if digests, requests := f.api.total(); digests != 1 || requests != 1 {
+			t.Errorf("%d digests in %d requests, want one", digests, requests)
+		}
+		f.wantFromMemory("good", "good")
+	})
+}
+
+func TestMissesOfAMillisecondShareOneRequest(t *testing.T) {
+	bubble(t, plenty, func(f *fixture) {
+		f.follow()
+		if got := f.together(names("n", 2500)); got["unknown"] != 2500 {
+			t.Errorf("answers: %v", got)
+		}
+		if digests, requests := f.api.total(); digests != 2500 || requests != 3 {
+			t.Errorf("%d digests in %d requests, want 2500 in 3", digests, requests)
+		}
+		for _, r := range f.api.resolves {
+			if len(r.digests) > keyapi.MaxResolve {
+				t.Errorf("%d digests in one request", len(r.digests))
+			}
+		}
+		for _, gap := range []struct {
+			time.Duration
+			requests int
+		}{{gather - time.Microsecond, 1}, {gather + time.Microsecond, 2}} {
+			f.api.forgetSeen()
+			go f.ask("early" + gap.String())
+			pass(gap.Duration)
+			f.ask("late" + gap.String())
+			if _, requests := f.api.total(); requests != gap.requests {
+				t.Errorf("%s apart: %d requests, want %d", gap, requests, gap.requests)
+			}
+		}
+	})
+}
+
+// A failure is nobody's fact: not remembered, and no 401.
+func TestFailuresAreNotRemembered(t *testing.T) {
+	for name, fail := range map[string]func(*fakeAPI){
+		"unreachable": func(a *fakeAPI) { a.down = errUnreachable },
+		"timeout":     func(a *fakeAPI) { a.there = time.Hour },
+		"teaches nothing": func(a *fakeAPI) {
+			a.tamper = nothing
+		},
+		"backwards": func(a *fakeAPI) { a.tamper = func(r *keyapi.Resolved) { r.Revision-- } },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(f *fixture) {
+				f.api.revision = 7
+				f.follow()
+				f.api.set(func() { fail(f.api) })
+				f.wantResolved("good", "503")
+				f.wantResolved("nobody", "503")
+				if known, unknown := f.pools.sizes(); known+unknown != 0 {
+					t.Errorf("%d entries kept of a failure", known+unknown)
+				}
+				f.api.set(func() { f.api.down, f.api.there, f.api.tamper = nil, 0, nil })
+				f.wantResolved("good", "good")
+				f.wantResolved("nobody", "unknown")
+			})
+		})
+	}
+}
+
+// One result that teaches nothing takes nothing from the others of its batch.
+func TestOneResultTeachesNothing(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		bad := digest("bad")
+		f.api.put(bad, goodKey("bad"))
+		f.api.tamper = func(r *keyapi.Resolved) {
+			for i := range r.Results {
+				if r.Results[i].Record.ID == "key-bad" {
+					r.Results[i] = keyapi.Result{}
+				}
+			}
+		}
+		if got := f.together([]string{"good", "bad", "revoked"}); got["good"] != 1 || got["revoked"] != 1 || got["503"] != 1 {
+			t.Errorf("answers: %v", got)
+		}
+		if _, requests := f.api.total(); requests != 1 {
+			t.Errorf("%d requests", requests)
+		}
+		// The breaker is for a key API that is down, not for a result that is odd.
+		for range 2 * tripAfter {
+			f.wantResolved("bad", "503")
+		}
+		f.wantResolved("another", "unknown")
+	})
+}
+
+// Each waits on his own deadline; the load goes on without them.
+func TestEachWaiterHasHisOwnDeadline(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.api.there = 100 * time.Millisecond
+		began := time.Now()
+		impatient, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+		defer cancel()
+		patient := make(chan string, 1)
+		go func() { patient <- f.ask("good") }()
+		if _, _, err := f.Lookup(impatient, digest("good")); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 30*time.Millisecond {
+			t.Errorf("error %v after %s", err, time.Since(began))
+		}
+		if got := <-patient; got != "good" || time.Since(began) != 100*time.Millisecond+gather {
+			t.Errorf("%s after %s", got, time.Since(began))
+		}
+		// A caller that has gone leaves an answer for the next.
+		gone, cancel := context.WithCancel(context.Background())
+		cancel()
+		if _, _, err := f.Lookup(gone, digest("revoked")); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		pass(time.Second)
+		f.wantFromMemory("revoked", "revoked")
+	})
+}
+
+// late has a resolve answered with the facts as they are now, and then changes them
+// before the answer is there.
+func (f *fixture) late(name string, change func()) (answer chan string) {
+	f.api.set(func() { f.api.there, f.api.back = 0, 100*time.Millisecond })
+	answer = make(chan string, 1)
+	go func() { answer <- f.ask(name) }()
+	pass(50 * time.Millisecond)
+	change()
+	pass(10 * time.Millisecond)
+	return answer
+}
+
+func TestALateFillBringsNoOldFactBack(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(f *fixture)
+		want   string
+	}{
+		{"revoked", func(f *fixture) { f.api.change(digest("good"), revoked(goodKey("good"))) }, "revoked"},
+		{"account terminated", func(f *fixture) { f.api.changeAccount("account-of-good", credential.Terminated) }, "terminated"},
+		{"another log", func(f *fixture) {
+			f.api.put(digest("good"), revoked(goodKey("good")))
+			f.api.replace("two", 0)
+		}, "revoked"},
+		{"the log reaches back no more", func(f *fixture) {
+			f.api.put(digest("good"), revoked(goodKey("good")))
+			f.api.replace("one", 100)
+		}, "revoked"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, nil, func(f *fixture) {
+				f.follow()
+				first := f.late("good", func() { tt.change(f) })
+				joined := make(chan string, 1)
+				go func() { joined <- f.ask("good") }() // begins after the change was applied
+				if got := <-joined; got != tt.want {
+					t.Errorf("who joined the late answer got %s, want %s", got, tt.want)
+				}
+				if got := <-first; got != tt.want && got != "good" {
+					t.Errorf("who began before the change got %s", got)
+				}
+				pass(time.Second)
+				f.want("good", tt.want)
+			})
+		})
+	}
+}
+
+// An unknown digest that is imported while it is asked for is known afterwards.
+func TestALateFillOfAnUnknownOne(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		<-f.late("imported", func() { f.api.change(digest("imported"), goodKey("imported")) })
+		f.want("imported", "good")
+		f.want("nobody", "unknown")
+		f.api.change(digest("nobody"), goodKey("nobody"))
+		synctest.Wait()
+		f.want("nobody", "good")
+	})
+}
+
+// Facts that change faster than they can be asked for are not asked for without end.
+func TestAskingAgainIsBounded(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.api.set(func() { f.api.back = 20 * time.Millisecond })
+		stop := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-time.After(time.Millisecond):
+					f.api.change(digest("good"), goodKey("good"))
+				case <-stop:
+					return
+				}
+			}
+		}()
+		f.want("good", "503")
+		close(stop)
+		if n := f.api.asked()[digest("good")]; n != maxAsks {
+			t.Errorf("asked %d times, want %d", n, maxAsks)
+		}
+		f.want("good", "good")
+	})
+}
+
+// Where nothing cached answers, no one is answered by a look-up that began before he
+// came.
+func TestColdJoinsNoOlderLoad(t *testing.T) {
+	bubble(t, nil, func(f *fixture) { // the follower does not run: cold
+		first := f.late("good", func() { f.api.change(digest("good"), revoked(goodKey("good"))) })
+		f.want("good", "revoked")
+		if got := <-first; got != "good" {
+			t.Errorf("the first got %s", got)
+		}
+		if n := f.api.asked()[digest("good")]; n != 2 {
+			t.Errorf("asked %d times", n)
+		}
+		// But those of one millisecond still share.
+		f.api.forgetSeen()
+		f.together([]string{"good", "good", "good"})
+		if digests, _ := f.api.total(); digests != 1 {
+			t.Errorf("asked for %d digests", digests)
+		}
+	})
+}
+
+// A flood of unknown digests takes no room from what is known.
+func TestUnknownOnesEvictNoKnownOnes(t *testing.T) {
+	bubble(t, func(o *Options) { plenty(o); o.Known, o.Unknown = 3, 10 }, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.together(names("flood", 1000))
+		for _, name := range all[:3] {
+			f.wantFromMemory(name, f.ask(name))
+		}
+		if known, unknown := f.pools.sizes(); known != 3 || unknown > 10 {
+			t.Errorf("%d known, %d unknown", known, unknown)
+		}
+		// Nor the other way round.
+		for _, name := range names("n", 10) {
+			f.want(name, "unknown")
+		}
+		for _, name := range names("good", 50) {
+			f.api.put(digest(name), goodKey(name))
+			f.want(name, "good")
+		}
+		for _, name := range names("n", 10) {
+			f.wantFromMemory(name, "unknown")
+		}
+		if len(f.accounts) != 3 {
+			t.Errorf("%d accounts kept for 3 entries", len(f.accounts))
+		}
+	})
+}
+
+func TestCloseEndsAllThatWaits(t *testing.T) {
+	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 2} }, func(f *fixture) {
+		f.follow()
+		f.api.set(func() { f.api.there = time.Hour })
+		answers := make(chan map[string]int, 1)
+		go func() { answers <- f.together(append(names("n", 20), "good")) }()
+		pass(10 * time.Millisecond)
+		began := time.Now()
+		f.Close()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("Close took %s", took)
+		}
+		if got := <-answers; got["503"]+got["429"] != 21 {
+			t.Errorf("answers: %v", got)
+		}
+		f.want("good", "503")
+	})
+}

@@ -1,0 +1,163 @@
+package keycache
+
+import (
+	"testing"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+const tick = time.Nanosecond
+
+func TestModeToTheEdge(t *testing.T) {
+	const lease, stale = 15 * time.Second, 15 * time.Minute
+	// Both clocks may be 1% off: ours must say that it is over while the key API's has
+	// not, even if ours is slow and theirs fast.
+	leaseEnd, staleEnd := 14700*time.Millisecond, 896700*time.Millisecond
+	t0 := time.Now()
+	held := state{generation: 1, epoch: "one", sent: t0, lease: lease, stale: stale}
+	with := func(edit func(*state)) state {
+		s := held
+		edit(&s)
+		return s
+	}
+	lost := with(func(s *state) { s.void = true })
+	strict := with(func(s *state) { s.stale = 0 })
+	lostStrict := with(func(s *state) { s.stale, s.void = 0, true })
+	never := state{}
+	noLog := with(func(s *state) { s.noLog = true })
+	for _, tt := range []struct {
+		name  string
+		state state
+		after time.Duration
+		want  mode
+	}{
+		{"no lease yet", never, 0, cold},
+		{"lease begins", held, 0, synced},
+		{"lease about to end", held, leaseEnd - tick, synced},
+		{"lease over", held, leaseEnd, degraded},
+		{"stale time about to end", held, staleEnd - tick, degraded},
+		{"stale time over", held, staleEnd, cold},
+		{"log lost", lost, 0, degraded},
+		{"log lost, stale time over", lost, staleEnd, cold},
+		{"max_stale 0, lease about to end", strict, leaseEnd - tick, synced},
+		{"max_stale 0, lease over", strict, leaseEnd, cold},
+		{"max_stale 0, log lost", lostStrict, 0, cold},
+		{"no log", noLog, 0, ttl},
+		{"no log, long after", noLog, time.Hour, ttl},
+	} {
+		if got := tt.state.mode(t0.Add(tt.after)); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, modeNames[got], modeNames[tt.want])
+		}
+	}
+	slow, fast := 0.99, 1.01
+	if ours, theirs := float64(trusted(lease))/slow, float64(lease)/fast; ours >= theirs {
+		t.Errorf("ours ends after %v s, theirs after %v s", ours, theirs)
+	}
+}
+
+// A machine that slept, or whose wall clock jumps, trusts less, never more.
+func TestElapsedTakesTheLongerTime(t *testing.T) {
+	t0 := time.Now()
+	if got := elapsed(t0, t0.Add(time.Second)); got != time.Second {
+		t.Errorf("both clocks: %s", got)
+	}
+	if got := elapsed(t0, t0.Round(0).Add(time.Hour)); got != time.Hour {
+		t.Errorf("the wall clock alone: %s", got)
+	}
+}
+
+func TestJudgeToTheEdge(t *testing.T) {
+	times := Times{MaxAge: 8 * time.Minute, ConfirmAfter: 10 * time.Second, MaxStale: 15 * time.Minute}
+	t0 := time.Now()
+	changedAt := func(revision int64) *account {
+		a := &account{}
+		a.changed.Store(revision)
+		return a
+	}
+	good := entry{found: true, revision: 5, generation: 1, account: changedAt(0)}
+	with := func(edit func(*entry)) entry {
+		e := entry{found: good.found, revision: good.revision, generation: good.generation, account: good.account}
+		edit(&e)
+		return e
+	}
+	unknown := with(func(e *entry) { e.found, e.account = false, nil })
+	suspect := with(func(e *entry) { e.generation = 0 })
+	changed := with(func(e *entry) { e.account = changedAt(6) })
+	settled := with(func(e *entry) { e.account = changedAt(5) })
+	const (
+		yes = true
+		no  = false
+	)
+	for _, tt := range []struct {
+		name   string
+		mode   mode
+		entry  *entry
+		age    time.Duration
+		want   verdict
+		resort bool // may answer when nothing can be learned
+	}{
+		{"synced", synced, &good, 0, answer, yes},
+		{"synced, soon old", synced, &good, 7*time.Minute - tick, answer, yes},
+		{"synced, to be refreshed", synced, &good, 7 * time.Minute, refresh, yes},
+		{"synced, about to be old", synced, &good, 8*time.Minute - tick, refresh, yes},
+		{"synced, old", synced, &good, 8 * time.Minute, ask, yes},
+		{"synced, very old", synced, &good, 100 * time.Hour, ask, yes},
+		{"synced, unknown", synced, &unknown, 0, answer, yes},
+		{"synced, unknown, old", synced, &unknown, 8 * time.Minute, ask, yes},
+		{"synced, account has changed since", synced, &changed, 0, ask, no},
+		{"synced, told after the account's change", synced, &settled, 0, answer, yes},
+		{"synced, suspect", synced, &suspect, 0, ask, no},
+		{"degraded", degraded, &good, 0, answer, yes},
+		{"degraded, soon to be confirmed", degraded, &good, 5*time.Second - tick, answer, yes},
+		{"degraded, to be refreshed", degraded, &good, 5 * time.Second, refresh, yes},
+		{"degraded, about to be old", degraded, &good, 10*time.Second - tick, refresh, yes},
+		{"degraded, old", degraded, &good, 10 * time.Second, ask, yes},
+		{"degraded, unknown", degraded, &unknown, 0, answer, no},
+		{"degraded, unknown, old", degraded, &unknown, 10 * time.Second, ask, no},
+		{"degraded, account has changed since", degraded, &changed, 0, ask, no},
+		{"degraded, suspect", degraded, &suspect, 0, ask, no},
+		{"ttl", ttl, &good, 0, answer, yes},
+		{"ttl, about to be old", ttl, &good, 10*time.Second - tick, refresh, yes},
+		{"ttl, old", ttl, &good, 10 * time.Second, ask, yes},
+		{"ttl, stale time about to end", ttl, &good, 15*time.Minute - tick, ask, yes},
+		{"ttl, stale time over", ttl, &good, 15 * time.Minute, ask, no},
+		{"ttl, unknown", ttl, &unknown, 0, answer, no},
+		{"ttl, unknown, old", ttl, &unknown, 10 * time.Second, ask, no},
+		{"ttl, suspect", ttl, &suspect, 0, ask, no},
+		{"cold", cold, &good, 0, ask, no},
+		{"cold, unknown", cold, &unknown, 0, ask, no},
+	} {
+		now := t0.Add(tt.age)
+		s := state{generation: 1, epoch: "one", lease: time.Hour, stale: 900 * time.Hour}
+		switch tt.mode {
+		case synced:
+			s.sent = now
+		case degraded:
+			s.sent = now.Add(-2 * time.Hour)
+		case ttl:
+			s.noLog = true
+		}
+		if got := s.mode(now); got != tt.mode {
+			t.Fatalf("%s: the test made %s", tt.name, modeNames[got])
+		}
+		tt.entry.confirmed = t0
+		if got := s.judge(tt.entry, times, now); got != tt.want {
+			t.Errorf("%s: judged %d, want %d", tt.name, got, tt.want)
+		}
+		if got := s.lastResort(tt.entry, times, now); got != tt.resort {
+			t.Errorf("%s: last resort %t, want %t", tt.name, got, tt.resort)
+		}
+	}
+}
+
+// The facts' own state has no part in it: a revoked key stays denied as long as a good
+// one is let in.
+func TestRevokedOnesAreKeptLikeGoodOnes(t *testing.T) {
+	t0 := time.Now()
+	s := state{generation: 1, epoch: "one", sent: t0.Add(-time.Minute), lease: time.Second, stale: time.Hour}
+	e := entry{rec: revoked(goodKey("x")), found: true, generation: 1, account: &account{}, confirmed: t0.Add(-time.Minute)}
+	if !s.lastResort(&e, Times{}, t0) || e.rec.State != credential.Revoked {
+		t.Error("a revoked key is forgotten in an outage")
+	}
+}
