@@ -1,6 +1,7 @@
 package keycache
 
 import (
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -56,35 +57,40 @@ func (c *Cache) confirm(generation uint64) {
 		return
 	}
 	for batch := range slices.Chunk(c.suspects(generation), keyapi.MaxResolve) {
-		for !c.breaker.allows() {
-			if !c.sleep(probeEvery) {
+		for !c.confirmBatch(generation, batch) {
+			if !c.sleep(probeEvery/2 + rand.N(probeEvery)) { //nolint:gosec // G404: jitter
 				return
 			}
 		}
-		if !c.confirmBatch(generation, batch) || !c.sleep(rand.N(confirmPause)) { //nolint:gosec // G404: jitter
+		if c.state.Load().generation != generation || !c.sleep(rand.N(confirmPause)) { //nolint:gosec // G404: jitter
 			return
 		}
 	}
 }
 
-// confirmBatch asks for one batch and waits for it; false ends the confirming.
-func (c *Cache) confirmBatch(generation uint64, batch []credential.Digest) bool {
+// confirmBatch asks for what of a batch is still suspect, and waits for it. It tells
+// whether there is nothing left to ask: not so while nothing can be reached.
+func (c *Cache) confirmBatch(generation uint64, batch []credential.Digest) (done bool) {
+	if !c.breaker.allows() {
+		return false
+	}
 	var loads []*load
 	for _, d := range batch {
 		s := c.state.Load()
 		if s.generation != generation {
-			return false
+			return true
 		}
 		if c.suspect(d, generation) {
 			loads = append(loads, c.request(d, true, s.mode(time.Now())))
 		}
 	}
+	done = true
 	for _, l := range loads {
-		if _, err := wait(c.life, l); err != nil && c.life.Err() != nil {
-			return false
+		if _, err := wait(c.life, l); err != nil && !errors.Is(err, errNothing) {
+			done = false
 		}
 	}
-	return true
+	return done
 }
 
 func (c *Cache) suspect(d credential.Digest, generation uint64) bool {
