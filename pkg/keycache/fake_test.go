@@ -161,7 +161,12 @@ func (a *fakeAPI) await(ctx context.Context, ask keyapi.ChangesRequest) (keyapi.
 		answer, err := a.since(ask)
 		moved := a.moved
 		a.mu.Unlock()
-		if err != nil || last || len(answer.List) > 0 || answer.Lease == 0 {
+		if err != nil || last || len(answer.List) > 0 || ask.Leave {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if err == nil && a.twist != nil {
+				a.twist(&answer)
+			}
 			return answer, err
 		}
 		select {
@@ -191,9 +196,6 @@ func (a *fakeAPI) since(ask keyapi.ChangesRequest) (keyapi.Changes, error) {
 				out.List = append(out.List, change)
 			}
 		}
-	}
-	if a.twist != nil {
-		a.twist(&out)
 	}
 	return out, nil
 }

@@ -39,6 +39,7 @@ type follower struct {
 	epoch    string
 	after    int64
 	told     *keyapi.Gone // by a 410, where to go on at once
+	polled   bool         // so the key API may count on this sidecar, even if no answer came
 	failures int
 }
 
@@ -64,6 +65,7 @@ func (c *Cache) Run(ctx context.Context) error {
 func (f *follower) poll(ctx context.Context) time.Duration {
 	ask := f.next(time.Now())
 	sent := time.Now()
+	f.polled = true
 	changes, kicked, err := f.send(ctx, ask)
 	if err != nil && kicked {
 		return 0
@@ -73,7 +75,7 @@ func (f *follower) poll(ctx context.Context) time.Duration {
 	case err == nil:
 		err = f.take(ask, sent, changes)
 	case errors.As(err, &gone):
-		f.lost(gone)
+		f.lost(ask, gone)
 	case errors.Is(err, keyapi.ErrNotOffered) && f.withoutLog(time.Now()):
 		f.metrics.polled("not_offered")
 		return askForLog/2 + rand.N(askForLog) //nolint:gosec // G404: jitter
@@ -144,7 +146,7 @@ func (f *follower) next(now time.Time) keyapi.ChangesRequest {
 	f.told = nil
 	f.mu.Lock()
 	if f.stray != nil {
-		told, f.stray = f.stray, nil
+		told = f.stray
 	}
 	f.mu.Unlock()
 
@@ -159,6 +161,7 @@ func (f *follower) next(now time.Time) keyapi.ChangesRequest {
 	case told != nil:
 		ask.Epoch, ask.After = told.Epoch, told.Revision
 	case m == cold || m == ttl || f.after == beginning:
+		f.relyOnNothing()
 		ask.Epoch, ask.After = "", beginning
 	case m == synced && f.failures == 0:
 		ask.WaitMS = min(keyapi.MaxWait, s.lease/3).Milliseconds()
@@ -167,10 +170,22 @@ func (f *follower) next(now time.Time) keyapi.ChangesRequest {
 	return ask
 }
 
+// relyOnNothing ends what is left of the last lease before a poll that begins anew: such
+// a poll acknowledges the head. By the clock it may be over already, but a clock can be
+// set back.
+func (f *follower) relyOnNothing() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := *f.state.Load()
+	next.sent = time.Time{}
+	f.state.Store(&next)
+}
+
 // take applies an answer, and only then relies on the lease that it gives.
 func (f *follower) take(ask keyapi.ChangesRequest, sent time.Time, ch keyapi.Changes) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.settle(ask.Epoch, ch.Epoch)
 	anew := ask.After == beginning || ask.Epoch != f.epoch
 	switch {
 	case ask.After != beginning && ch.Epoch != ask.Epoch:
@@ -183,13 +198,15 @@ func (f *follower) take(ask keyapi.ChangesRequest, sent time.Time, ch keyapi.Cha
 	}
 	hot := f.apply(ch)
 	f.epoch, f.after = ch.Epoch, ch.Revision
-	f.state.Store(&state{
-		generation: f.state.Load().generation,
-		epoch:      ch.Epoch,
-		sent:       sent,
-		lease:      ch.Lease,
-		stale:      time.Duration(ask.MaxStaleMS) * time.Millisecond,
-	})
+	next := *f.state.Load()
+	next.epoch, next.noLog = ch.Epoch, false
+	// A part of the changes gives no lease, and no stale time after it either: among those
+	// to come may be some that already count as effective.
+	if ch.Lease > 0 {
+		next.sent, next.lease, next.void = sent, ch.Lease, false
+		next.stale = time.Duration(ask.MaxStaleMS) * time.Millisecond
+	}
+	f.state.Store(&next)
 	if f.failures > 0 || anew {
 		f.log.Info("following the change log", zap.Int64("revision", ch.Revision), zap.Duration("lease", ch.Lease), zap.Bool("anew", anew))
 	}
@@ -203,7 +220,7 @@ func (f *follower) take(ask keyapi.ChangesRequest, sent time.Time, ch keyapi.Cha
 	return nil
 }
 
-// apply drops what the changes name, and marks what is under way. It returns the hot
+// apply outdates what the changes name, and marks what is under way. It returns the hot
 // credentials among them. c.mu is held, so that no fill comes between.
 func (c *Cache) apply(ch keyapi.Changes) (hot []credential.Digest) {
 	now := time.Now()
@@ -212,7 +229,7 @@ func (c *Cache) apply(ch keyapi.Changes) (hot []credential.Digest) {
 			if a := c.accounts[change.Account]; a != nil {
 				a.changed.Store(max(a.changed.Load(), change.Revision))
 			}
-		} else if e := c.forget(change); e != nil && e.found && elapsed(e.used, now) < hotFor && len(hot) < keyapi.MaxResolve {
+		} else if e := c.outdate(change); e != nil && e.found && elapsed(e.used, now) < hotFor && len(hot) < keyapi.MaxResolve {
 			hot = append(hot, change.Digest)
 		}
 		for b := range c.flying {
@@ -224,11 +241,11 @@ func (c *Cache) apply(ch keyapi.Changes) (hot []credential.Digest) {
 	return hot
 }
 
-func (c *Cache) forget(change keyapi.AppliedChange) *entry {
+func (c *Cache) outdate(change keyapi.AppliedChange) *entry {
 	s := c.pools.of(change.Digest)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.drop(change.Digest, change.Revision)
+	return s.outdate(change.Digest, change.Revision)
 }
 
 // overtakenBy notes a change that came while the batch was under way.
@@ -246,12 +263,22 @@ func (b *batch) overtakenBy(change keyapi.AppliedChange) {
 }
 
 // lost deals with a 410: another log, or one that no longer reaches back.
-func (f *follower) lost(gone *keyapi.Gone) {
+func (f *follower) lost(ask keyapi.ChangesRequest, gone *keyapi.Gone) {
 	f.log.Warn("the change log does not reach back: everything cached is suspect", zap.Int64("head", gone.Revision))
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.settle(ask.Epoch, gone.Epoch)
 	f.beginAnew(gone.Epoch, gone.Revision)
 	f.epoch, f.after, f.told = gone.Epoch, gone.Revision, gone
+}
+
+// settle forgets a stray log once the follower has asked about it or was told of it. Not
+// sooner: every answer of that log that comes while the follower asks would else make it
+// ask anew. c.mu is held.
+func (c *Cache) settle(asked, told string) {
+	if c.stray != nil && (c.stray.Epoch == asked || c.stray.Epoch == told) {
+		c.stray = nil
+	}
 }
 
 // withoutLog goes over to plain times to live, unless a lease was given whose stale
@@ -278,7 +305,7 @@ func (c *Cache) heard() { c.answeredOnce.Do(func() { close(c.answered) }) }
 
 // leave says goodbye, so that no change waits for this sidecar any longer.
 func (f *follower) leave(ctx context.Context) {
-	if s := f.state.Load(); s.sent.IsZero() {
+	if !f.polled || f.state.Load().noLog {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWait)

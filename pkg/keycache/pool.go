@@ -10,7 +10,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// entry is what one resolve told about one digest. All but its last two fields are
+// entry is what one resolve told about one digest. All but its last three fields are
 // immutable; those belong to the shard's lock.
 type entry struct {
 	rec        credential.Record
@@ -20,6 +20,7 @@ type entry struct {
 	confirmed  time.Time // when the resolve was sent
 	account    *account  // nil if not found
 
+	changed   bool      // a change has named it since
 	used      time.Time // last asked for
 	refreshed time.Time // last time that a refresh was begun for it
 }
@@ -31,9 +32,10 @@ type account struct {
 	entries int          // that point here; under Cache.mu
 }
 
-// outdated tells whether a change of the account has come since e was told.
+// outdated tells whether a change of the credential or of its account has come since e
+// was told. The shard's lock is held.
 func (e *entry) outdated() bool {
-	return e.account != nil && e.account.changed.Load() > e.revision
+	return e.changed || e.account != nil && e.account.changed.Load() > e.revision
 }
 
 // shard is one part of both pools. simplelru and not lru: looking at an entry and
@@ -98,13 +100,17 @@ func (s *shard) put(d credential.Digest, e *entry) {
 	into.Add(d, e)
 }
 
-// drop removes the digest's entry if it was told before the revision, and returns it.
-func (s *shard) drop(d credential.Digest, revision int64) *entry {
-	for _, pool := range []*simplelru.LRU[credential.Digest, *entry]{s.known, s.unknown} {
-		if e, ok := pool.Peek(d); ok && e.revision < revision {
-			pool.Remove(d)
-			return e
-		}
+// outdate sees to it that the digest's entry, if it was told before the revision, answers
+// no more, and returns it. A known one keeps its place: it is not asked for as one that
+// was never seen.
+func (s *shard) outdate(d credential.Digest, revision int64) *entry {
+	if e, ok := s.known.Peek(d); ok && e.revision < revision {
+		e.changed = true
+		return e
+	}
+	if e, ok := s.unknown.Peek(d); ok && e.revision < revision {
+		s.unknown.Remove(d)
+		return e
 	}
 	return nil
 }

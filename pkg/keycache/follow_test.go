@@ -1,0 +1,524 @@
+package keycache
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+)
+
+func (f *fixture) lastPoll() pollSeen {
+	polls := f.api.seen()
+	return polls[len(polls)-1]
+}
+
+func TestFirstPollBeginsAnew(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.revision = 7
+		select {
+		case <-f.Answered():
+			t.Error("answered before anything was asked")
+		default:
+		}
+		f.follow()
+		polls := f.api.seen()
+		if want := (keyapi.ChangesRequest{Sidecar: "sidecar", After: beginning, MaxStaleMS: 900_000}); polls[0].ChangesRequest != want {
+			t.Errorf("first poll %+v, want %+v", polls[0].ChangesRequest, want)
+		}
+		if want := (keyapi.ChangesRequest{Sidecar: "sidecar", Epoch: "one", After: 7, WaitMS: 5000, MaxStaleMS: 900_000}); polls[1].ChangesRequest != want {
+			t.Errorf("second poll %+v, want %+v", polls[1].ChangesRequest, want)
+		}
+		select {
+		case <-f.Answered():
+		default:
+			t.Error("not answered yet")
+		}
+		f.wantMode(synced)
+	})
+}
+
+// The lease runs from the sending of the poll, not from its answer.
+func TestLeaseRunsFromTheSending(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.poll = 400 * time.Millisecond
+		f.follow()
+		f.at(800*time.Millisecond - tick)
+		f.wantMode(cold)
+		f.at(800 * time.Millisecond)
+		f.wantMode(synced)
+		f.api.cut()
+		f.at(leaseEnd - tick)
+		f.wantMode(synced)
+		f.at(leaseEnd)
+		f.wantMode(degraded)
+	})
+}
+
+// When a poll acknowledges a revision, nothing that was so before it answers any more.
+func TestAppliedBeforeAcknowledged(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		var acknowledged []string
+		f.api.set(func() {
+			f.api.watch = func(ask keyapi.ChangesRequest) {
+				if ask.After == 2 {
+					f.api.set(func() { f.api.down = errUnreachable })
+					acknowledged = append(acknowledged, f.ask("good"), f.ask("terminated"))
+				}
+			}
+		})
+		f.api.set(func() {
+			f.api.revision = 2
+			f.api.facts[digest("good")] = revoked(goodKey("good"))
+			f.api.log = append(f.api.log,
+				keyapi.AppliedChange{Revision: 1, Digest: digest("good")},
+				keyapi.AppliedChange{Revision: 2, Account: "account-of-terminated"})
+		})
+		pass(2 * time.Second)
+		if len(acknowledged) < 2 {
+			t.Fatal("the changes were not acknowledged")
+		}
+		for _, got := range acknowledged {
+			if got != "503" && got != "revoked" {
+				t.Errorf("%s was answered after the acknowledgement", got)
+			}
+		}
+	})
+}
+
+// A change is applied within moments, and a hot credential that it names is asked for
+// at once, before a check has to wait.
+func TestChangesOfCredentials(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.change(digest("good"), revoked(goodKey("good")))
+		pass(5 * time.Millisecond)
+		f.wantFromMemory("good", "revoked")
+		// What is not named stays as it is.
+		for i, name := range all[1:] {
+			f.wantFromMemory(name, facts[1+i])
+		}
+		// One that is cold is left until it is asked for.
+		pass(2 * hotFor)
+		f.api.forgetSeen()
+		f.api.change(digest("revoked"), revoked(goodKey("revoked")))
+		pass(time.Second)
+		if n := f.api.asked()[digest("revoked")]; n != 0 {
+			t.Errorf("one that nobody uses was asked for %d times", n)
+		}
+		f.wantResolved("revoked", "revoked")
+	})
+}
+
+// A change of an account reaches all of its credentials at once, and touches none.
+func TestChangesOfAccounts(t *testing.T) {
+	bubble(t, plenty, func(f *fixture) {
+		f.follow()
+		members := names("member", 900)
+		for _, name := range members {
+			f.api.put(digest(name), keyOf("shared", name))
+		}
+		if got := f.together(members); got["good"] != len(members) {
+			t.Fatalf("answers: %v", got)
+		}
+		f.want("good", "good")
+		entries, _ := f.pools.sizes()
+		f.api.changeAccount("shared", credential.Terminated)
+		synctest.Wait()
+		if n, _ := f.pools.sizes(); n != entries {
+			t.Errorf("%d entries of %d are left", n, entries)
+		}
+		f.wantFromMemory("good", "good") // of another account
+		f.api.set(func() { f.api.down = errUnreachable })
+		for _, name := range members[:2] {
+			f.want(name, "503")
+		}
+		f.api.set(func() { f.api.down = nil })
+		if got := f.together(members); got["terminated"] != len(members) {
+			t.Errorf("answers: %v", got)
+		}
+		f.wantFromMemory(members[0], "terminated")
+		f.api.changeAccount("shared", credential.Active)
+		synctest.Wait()
+		f.want(members[0], "good")
+	})
+}
+
+// Changes by the thousands come in parts; a part gives no lease, nor does it lengthen
+// the one that is held: among what is to come may be changes that count as effective.
+func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.api.set(func() { f.api.deaf = errUnreachable })
+		f.at(staleEnd - time.Second)
+		f.warm() // confirmed without a lease
+		f.stop()
+		f.api.set(func() { f.api.revision = 5 })
+		sent := time.Now()
+		f.at(staleEnd)
+		// The answer to a poll that was sent in time and arrived after the stale time.
+		late := &follower{Cache: f.Cache, epoch: "one"}
+		ask := keyapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
+		if err := late.take(ask, sent, keyapi.Changes{Epoch: "one", Revision: 4}); err != nil {
+			t.Fatal(err)
+		}
+		f.wantMode(cold)
+		f.wantResolved("good", "good")
+		if err := late.take(ask, sent, keyapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
+			t.Fatal(err)
+		}
+		f.wantMode(synced)
+	})
+	// Nor does it shorten one.
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.stop()
+		pass(time.Second)
+		part := keyapi.Changes{Epoch: "one", Revision: 4}
+		if err := (&follower{Cache: f.Cache, epoch: "one"}).take(keyapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
+			t.Fatal(err)
+		}
+		f.at(leaseEnd - tick)
+		f.wantMode(synced)
+	})
+}
+
+// lose makes the log one that does not reach back to where the sidecar stands.
+var lose = map[string]func(*fixture){
+	"pruned": func(f *fixture) { f.api.replace("one", 1000) },
+	"behind": func(f *fixture) { f.api.replace("one", 3) },
+	"of another epoch": func(f *fixture) { f.api.replace("two", 3) },
+}
+
+// After a 410 nothing that was cached answers before it is confirmed, whatever cannot
+// be reached.
+func TestGoneMakesAllSuspect(t *testing.T) {
+	for name, lose := range lose {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(f *fixture) {
+				f.api.revision = 7
+				f.follow()
+				f.warm()
+				f.api.set(func() { f.api.down = errUnreachable })
+				lose(f)
+				synctest.Wait()
+				for range 3 {
+					for _, name := range all {
+						f.want(name, "503")
+					}
+					pass(time.Minute)
+				}
+				f.wantMode(synced)
+				if known, unknown := f.pools.sizes(); known != 3 || unknown != 1 {
+					t.Errorf("%d known and %d unknown are left of 3 and 1", known, unknown)
+				}
+				f.api.set(func() { f.api.down = nil })
+				pass(time.Second)
+				// Confirmed by itself.
+				for i, name := range all[:3] {
+					f.wantFromMemory(name, facts[i])
+				}
+				f.wantResolved("nobody", "unknown")
+			})
+		})
+	}
+}
+
+// The next poll comes at once, with what the 410 told and without a wait; until it is
+// answered there is no lease.
+func TestGoneIsFollowedAtOnce(t *testing.T) {
+	for name, lose := range lose {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(f *fixture) {
+				f.api.revision = 7
+				f.follow()
+				f.api.forgetSeen()
+				lost := time.Now()
+				lose(f)
+				synctest.Wait()
+				poll := f.api.seen()[0]
+				if poll.Epoch != f.api.epoch || poll.After != f.api.revision || poll.WaitMS != 0 || poll.at != lost {
+					t.Errorf("polled %+v %s after the 410", poll.ChangesRequest, poll.at.Sub(lost))
+				}
+				f.wantMode(synced)
+			})
+			// While that poll is not answered, the old lease counts for nothing.
+			bubble(t, nil, func(f *fixture) {
+				f.api.revision = 7
+				f.follow()
+				f.warm()
+				f.api.set(func() { f.api.poll = 400 * time.Millisecond })
+				lose(f)
+				pass(600 * time.Millisecond)
+				f.wantMode(degraded)
+				pass(2 * time.Second)
+				f.wantMode(synced)
+			})
+			bubble(t, func(o *Options) { o.Times.MaxStale = 0 }, func(f *fixture) {
+				f.api.revision = 7
+				f.follow()
+				f.api.set(func() { f.api.poll = 400 * time.Millisecond })
+				lose(f)
+				pass(600 * time.Millisecond)
+				f.wantMode(cold)
+				pass(2 * time.Second)
+				f.wantMode(synced)
+			})
+		})
+	}
+}
+
+// An epoch that a resolve tells of counts like a 410, and its answer is not used.
+func TestANewEpochInAResolve(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.revision = 7
+		f.follow()
+		f.warm()
+		f.api.set(func() { f.api.poll = 50 * time.Millisecond }) // resolves are faster
+		synctest.Wait()
+		f.api.mu.Lock() // nobody is woken
+		f.api.epoch, f.api.revision, f.api.oldest = "two", 3, 3
+		f.api.facts[digest("good")] = revoked(goodKey("good"))
+		f.api.mu.Unlock()
+		began := time.Now()
+		f.want("another", "unknown")
+		if took := time.Since(began); took > 150*time.Millisecond {
+			t.Errorf("settled after %s", took)
+		}
+		f.wantMode(synced)
+		f.want("good", "revoked")
+		if got := f.state.Load().epoch; got != "two" {
+			t.Errorf("follows %q", got)
+		}
+	})
+}
+
+// A stream of checks does not keep the follower from finding out which log counts.
+func TestManyAnswersOfANewEpoch(t *testing.T) {
+	bubble(t, plenty, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.set(func() { f.api.poll = 100 * time.Millisecond })
+		synctest.Wait()
+		f.api.mu.Lock()
+		f.api.epoch = "two"
+		f.api.mu.Unlock()
+		f.api.forgetSeen()
+		for _, name := range names("n", 300) {
+			go f.ask(name)
+			pass(2 * time.Millisecond)
+		}
+		f.wantMode(synced)
+		f.want("good", "good")
+		if n := len(f.api.seen()); n > 5 {
+			t.Errorf("%d polls to settle", n)
+		}
+	})
+}
+
+// An answer of a log that is no more, which comes late, changes nothing for long.
+func TestAStrayAnswer(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.set(func() { f.api.tamper = func(r *keyapi.Resolved) { r.Epoch, r.Revision = "zero", 99 } })
+		go f.ask("another")
+		pass(5 * time.Millisecond)
+		f.api.set(func() { f.api.tamper = nil })
+		pass(time.Second)
+		f.wantMode(synced)
+		if got := f.state.Load(); got.epoch != "one" {
+			t.Errorf("follows %q", got.epoch)
+		}
+		for i, name := range all[:3] {
+			f.wantFromMemory(name, facts[i])
+		}
+	})
+}
+
+// Revisions that go back are refused: no lease, no fill.
+func TestRevisionsThatGoBack(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.revision = 7
+		f.follow()
+		f.warm()
+		f.api.set(func() { f.api.twist = func(ch *keyapi.Changes) { ch.Revision, ch.List = 6, nil } })
+		f.at(leaseEnd + 6*time.Second)
+		f.wantMode(degraded)
+		f.api.set(func() {
+			f.api.twist = nil
+			f.api.tamper = func(r *keyapi.Resolved) { r.Revision = 6 }
+		})
+		pass(2 * time.Second)
+		f.wantMode(synced)
+		f.want("another", "503")
+		f.wantFromMemory("good", "good")
+	})
+}
+
+// A 200 of another epoch than the one that was asked about is refused; as it says that
+// the log may be another, the next poll begins anew, and until its answer nothing that
+// is cached answers: that poll acknowledges the head.
+func TestAnAnswerOfAnotherEpoch(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.revision = 7
+		f.follow()
+		f.warm()
+		var begun []mode
+		f.api.set(func() {
+			f.api.twist = func(ch *keyapi.Changes) { ch.Epoch, f.api.twist = "other", nil }
+			f.api.watch = func(ask keyapi.ChangesRequest) {
+				if ask.After == beginning {
+					begun = append(begun, f.state.Load().mode(time.Now()))
+				}
+			}
+		})
+		pass(10 * time.Second)
+		if len(begun) != 1 || begun[0] != cold {
+			t.Errorf("began anew %d times, when it was %v", len(begun), begun)
+		}
+		f.wantMode(synced)
+		for i, name := range all[:3] {
+			f.wantFromMemory(name, facts[i]) // confirmed again
+		}
+		if n := f.api.asked()[digest("good")]; n != 2 {
+			t.Errorf("asked %d times, want twice", n)
+		}
+	})
+}
+
+// After the stale time's end the next poll begins anew, and what was cached is suspect.
+func TestAfterTheStaleTimeItBeginsAnew(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.cut()
+		f.at(staleEnd)
+		pass(3 * time.Second)
+		if poll := f.lastPoll(); poll.After != beginning || poll.Epoch != "" {
+			t.Errorf("polled %+v", poll.ChangesRequest)
+		}
+		f.api.set(func() {
+			f.api.deaf = nil
+			f.api.facts[digest("good")] = revoked(goodKey("good"))
+		})
+		pass(2 * time.Second)
+		f.wantMode(synced)
+		f.want("good", "503") // suspect, and not to be confirmed
+		f.api.mend()
+		pass(time.Second)
+		f.wantFromMemory("good", "revoked")
+	})
+}
+
+func TestLeave(t *testing.T) {
+	for name, tt := range map[string]struct {
+		api   func(*fakeAPI)
+		leave bool
+	}{
+		"under a lease":                   {func(*fakeAPI) {}, true},
+		"before the first poll's answer":  {func(a *fakeAPI) { a.poll = time.Hour }, true},
+		"without a change log":            {func(a *fakeAPI) { a.deaf = keyapi.ErrNotOffered }, false},
+		"with a key API that hears it not": {func(a *fakeAPI) { a.deaf = errUnreachable }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(f *fixture) {
+				tt.api(f.api)
+				f.follow()
+				began := time.Now()
+				f.stop()
+				if took := time.Since(began); took > leaveWait {
+					t.Errorf("the goodbye took %s", took)
+				}
+				if poll := f.lastPoll(); poll.Leave != tt.leave || poll.Sidecar != "sidecar" {
+					t.Errorf("the last poll was %+v", poll.ChangesRequest)
+				}
+			})
+		})
+	}
+}
+
+// After a failure the first retry comes within 100 ms, and two polls are never sent
+// more than 2 s apart; nor are there many.
+func TestReconnects(t *testing.T) {
+	for name, fault := range map[string]func(*fakeAPI){
+		"refused": func(a *fakeAPI) { a.deaf = errUnreachable },
+		"hangs":   func(a *fakeAPI) { a.poll = time.Hour },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(f *fixture) {
+				f.follow()
+				f.api.forgetSeen()
+				f.api.set(func() { fault(f.api) })
+				failed := time.Now()
+				if name == "hangs" {
+					f.api.cut() // the poll that waits, so that the next one hangs
+					synctest.Wait()
+					f.api.mend()
+				}
+				pass(10 * time.Minute)
+				polls := f.api.seen()
+				if first := polls[0].at.Sub(failed); first >= firstRetry {
+					t.Errorf("first retry after %s", first)
+				}
+				for i := range polls[1:] {
+					if gap := polls[i+1].at.Sub(polls[i].at); gap > 2*time.Second {
+						t.Errorf("polls %s apart", gap)
+					}
+				}
+				if n := len(polls); n > 2400 {
+					t.Errorf("%d polls in ten minutes", n)
+				}
+				f.api.set(func() { f.api.deaf, f.api.poll = nil, 0 })
+				pass(2 * time.Second)
+				f.wantMode(synced)
+			})
+		})
+	}
+}
+
+// Sidecars that lost their key API at once do not come back at once.
+func TestReconnectsAreSpread(t *testing.T) {
+	moments := make(map[time.Duration]bool)
+	for range 20 {
+		bubble(t, nil, func(f *fixture) {
+			f.follow()
+			f.api.forgetSeen()
+			failed := time.Now()
+			f.api.cut()
+			pass(time.Second)
+			moments[f.api.seen()[0].at.Sub(failed)] = true
+		})
+	}
+	if len(moments) < 15 {
+		t.Errorf("20 sidecars retried at %d moments", len(moments))
+	}
+}
+
+// A stop while a poll waits does not wait for it.
+func TestStopIsQuick(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		pass(time.Second)
+		began := time.Now()
+		f.stop()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("took %s", took)
+		}
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	bubble(t, nil, func(f *fixture) {
+		if err := f.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if polls := f.api.seen(); len(polls) != 0 {
+			t.Errorf("polled %v after the end", polls)
+		}
+	})
+}
