@@ -4,7 +4,7 @@ BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid='
 # The linters have a go.mod of their own, so that what they need does not burden the product's.
 TOOL    = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: build up test test-long lint fuzz vuln clean
+.PHONY: build up test test-long test-image bench lint fuzz vuln clean
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
@@ -24,9 +24,14 @@ test:
 	$(GO) test -race -timeout 15m ./...
 	cd k8s && $(GO) test -timeout 10m ./...
 
+## test-image: the image, the Pods and the compose project for real, with buildah and runc (root, Linux)
+test-image:
+	cd k8s && $(GO) test -tags image -timeout 30m ./...
+
 ## lint: golangci-lint over both modules
 lint:
 	$(TOOL) golangci-lint run ./...
+	cd k8s && $(GO) tool -modfile=../tools/go.mod golangci-lint run --build-tags image ./...
 
 ## fuzz: every fuzz target for FUZZTIME each
 FUZZTIME ?= 1m

@@ -16,9 +16,30 @@ import (
 )
 
 func ask(h http.Handler, method, path string) (int, string) {
+	return askFrom("127.0.0.1:4321", h, method, path)
+}
+
+func askFrom(peer string, h http.Handler, method, path string) (int, string) {
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	r := httptest.NewRequest(method, path, nil)
+	r.RemoteAddr = peer
+	h.ServeHTTP(w, r)
 	return w.Code, w.Body.String()
+}
+
+func TestProfilesAreLocal(t *testing.T) {
+	h := newRuntime("thing", "info", io.Discard).adminHandler()
+	for peer, want := range map[string]int{
+		"127.0.0.1:1": 200, "[::1]:1": 200, "[::ffff:127.0.0.1]:1": 200, "@": 200,
+		"192.0.2.1:1": 403, "[2001:db8::1]:1": 403,
+	} {
+		if code, _ := askFrom(peer, h, http.MethodGet, "/debug/pprof/cmdline"); code != want {
+			t.Errorf("%s gets %d, want %d", peer, code, want)
+		}
+		if code, _ := askFrom(peer, h, http.MethodGet, "/livez"); code != 200 {
+			t.Errorf("%s gets %d from /livez", peer, code)
+		}
+	}
 }
 
 func TestReadiness(t *testing.T) {
