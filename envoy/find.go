@@ -81,14 +81,15 @@ func own(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// clone returns the nearest folder upwards that holds a go.mod.
+// clone returns the nearest folder upwards that holds envoy.yaml where it belongs: a
+// go.mod would not do, for the clone holds more than one module.
 func clone() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
 	for dir := start; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "envoy", "envoy.yaml")); err == nil {
 			return dir, nil
 		}
 		if dir == filepath.Dir(dir) {

@@ -68,7 +68,7 @@ func TestFindSaysWhatIsMissing(t *testing.T) {
 	if got := find(Newest); !strings.Contains(got, "does not lie in a clone") {
 		t.Error(got)
 	}
-	if err := os.WriteFile("go.mod", nil, 0o600); err != nil {
+	if err := errors.Join(os.Mkdir("envoy", 0o700), os.WriteFile("envoy/envoy.yaml", nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if got := find(Newest); !strings.Contains(got, "python3 is missing") {

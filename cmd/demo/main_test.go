@@ -50,12 +50,13 @@ func newClone(t *testing.T) clone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := clone{dir: t.TempDir()}
+	// A path that needs quotes, and is too long for a socket's.
+	c := clone{dir: filepath.Join(t.TempDir(), "it's a clone in a folder with a long name, &c.")}
 	if c.envoy, err = envoy.Find(t.Context(), envoy.Newest, os.Stderr); err != nil {
 		t.Fatal(err)
 	}
 	bin := filepath.Join(c.dir, "bin")
-	if err := os.Mkdir(bin, 0o700); err != nil {
+	if err := os.MkdirAll(bin, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"demo", "keyd", "authzd", "echo"} {
@@ -107,7 +108,7 @@ func (c clone) up(t *testing.T, port string) *demo {
 	}
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		d.env[name] = strings.Trim(value, "'")
+		d.env[name] = strings.ReplaceAll(strings.Trim(value, "'"), `'\''`, "'")
 	}
 	return d
 }
@@ -270,15 +271,25 @@ func TestDemo(t *testing.T) {
 	if status, _ := d.get(t, "/api/v1/me/vector-store", "PHANTOM_CHAT_KEY"); status != 503 {
 		t.Errorf("without authzd: %d", status)
 	}
+	if _, err := os.Stat(d.env["KEYCTL_TOKEN_FILE"]); err != nil {
+		t.Error(err)
+	}
 	// One that is frozen does not hold up the end.
 	if err := syscall.Kill(d.child(t, "keyd"), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	d.stop(t, syscall.SIGTERM)
 	d.gone(t)
-	for _, dir := range []string{c.dir, other.dir} {
-		if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
-			t.Errorf("left behind: %v, %v", left, err)
+	c.leavesNothing(t)
+	other.leavesNothing(t)
+}
+
+// leavesNothing holds that the demo's folders are gone.
+func (c clone) leavesNothing(t *testing.T) {
+	t.Helper()
+	for _, path := range []string{c.file(".demo"), shortName(c.file(".demo"))} {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("left behind: %s (%v)", path, err)
 		}
 	}
 }
@@ -300,9 +311,7 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.refused(t, "bin/keyd is missing: run `make build`")
-	if left, err := filepath.Glob(c.file(".*")); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
+	c.leavesNothing(t)
 }
 
 // TestPartFailsAtStart: the part and the end of its log are named, and nothing is
@@ -319,9 +328,7 @@ func TestPartFailsAtStart(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "demo: authzd ended: exit status 7\nout of order\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if left, err := filepath.Glob(c.file(".*")); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
+	c.leavesNothing(t)
 }
 
 func TestConsoleDoesNotWaitForItsReader(t *testing.T) {
