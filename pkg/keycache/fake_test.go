@@ -35,6 +35,7 @@ type fakeAPI struct {
 
 	resolves []resolveSeen
 	polls    []pollSeen
+	counts   map[credential.Digest]int
 }
 
 type resolveSeen struct {
@@ -52,7 +53,7 @@ var errUnreachable = errors.New("unreachable")
 func newFakeAPI() *fakeAPI {
 	return &fakeAPI{
 		moved: make(chan struct{}), epoch: "one", facts: make(map[credential.Digest]credential.Record),
-		lease: 15 * time.Second, timeout: 400 * time.Millisecond,
+		counts: make(map[credential.Digest]int), lease: 15 * time.Second, timeout: 400 * time.Millisecond,
 	}
 }
 
@@ -103,6 +104,9 @@ func (a *fakeAPI) replace(epoch string, revision int64) {
 func (a *fakeAPI) Resolve(ctx context.Context, digests []credential.Digest) (keyapi.Resolved, error) {
 	a.mu.Lock()
 	a.resolves = append(a.resolves, resolveSeen{time.Now(), slices.Clone(digests)})
+	for _, d := range digests {
+		a.counts[d]++
+	}
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	there, back := a.there, a.back
 	a.mu.Unlock()
@@ -209,26 +213,20 @@ func travel(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// asked counts the digests that were asked for, each as often as it was.
-func (a *fakeAPI) asked() map[credential.Digest]int {
+// asked tells how often the digest was asked for.
+func (a *fakeAPI) asked(d credential.Digest) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n := make(map[credential.Digest]int)
-	for _, r := range a.resolves {
-		for _, d := range r.digests {
-			n[d]++
-		}
-	}
-	return n
+	return a.counts[d]
 }
 
 // total counts the digests asked for, with repeats, and the requests.
 func (a *fakeAPI) total() (digests, requests int) {
-	for n := range maps.Values(a.asked()) {
-		digests += n
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for n := range maps.Values(a.counts) {
+		digests += n
+	}
 	return digests, len(a.resolves)
 }
 
@@ -243,4 +241,5 @@ func (a *fakeAPI) forgetSeen() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.resolves, a.polls = nil, nil
+	clear(a.counts)
 }

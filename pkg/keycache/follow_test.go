@@ -108,7 +108,7 @@ func TestChangesOfCredentials(t *testing.T) {
 		f.api.forgetSeen()
 		f.api.change(digest("revoked"), revoked(goodKey("revoked")))
 		pass(time.Second)
-		if n := f.api.asked()[digest("revoked")]; n != 0 {
+		if n := f.api.asked(digest("revoked")); n != 0 {
 			t.Errorf("one that nobody uses was asked for %d times", n)
 		}
 		f.wantResolved("revoked", "revoked")
@@ -190,8 +190,8 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 
 // lose makes the log one that does not reach back to where the sidecar stands.
 var lose = map[string]func(*fixture){
-	"pruned": func(f *fixture) { f.api.replace("one", 1000) },
-	"behind": func(f *fixture) { f.api.replace("one", 3) },
+	"pruned":           func(f *fixture) { f.api.replace("one", 1000) },
+	"behind":           func(f *fixture) { f.api.replace("one", 3) },
 	"of another epoch": func(f *fixture) { f.api.replace("two", 3) },
 }
 
@@ -386,7 +386,7 @@ func TestAnAnswerOfAnotherEpoch(t *testing.T) {
 		for i, name := range all[:3] {
 			f.wantFromMemory(name, facts[i]) // confirmed again
 		}
-		if n := f.api.asked()[digest("good")]; n != 2 {
+		if n := f.api.asked(digest("good")); n != 2 {
 			t.Errorf("asked %d times, want twice", n)
 		}
 	})
@@ -421,9 +421,9 @@ func TestLeave(t *testing.T) {
 		api   func(*fakeAPI)
 		leave bool
 	}{
-		"under a lease":                   {func(*fakeAPI) {}, true},
-		"before the first poll's answer":  {func(a *fakeAPI) { a.poll = time.Hour }, true},
-		"without a change log":            {func(a *fakeAPI) { a.deaf = keyapi.ErrNotOffered }, false},
+		"under a lease":                    {func(*fakeAPI) {}, true},
+		"before the first poll's answer":   {func(a *fakeAPI) { a.poll = time.Hour }, true},
+		"without a change log":             {func(a *fakeAPI) { a.deaf = keyapi.ErrNotOffered }, false},
 		"with a key API that hears it not": {func(a *fakeAPI) { a.deaf = errUnreachable }, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -147,13 +147,13 @@ func (f *fixture) want(name, want string) {
 // wantFromMemory also holds that nothing was asked for it, in no time.
 func (f *fixture) wantFromMemory(name, want string) {
 	f.t.Helper()
-	before, began := f.api.asked()[digest(name)], time.Now()
+	before, began := f.api.asked(digest(name)), time.Now()
 	f.want(name, want)
 	synctest.Wait()
 	if took := time.Since(began); took != 0 {
 		f.t.Errorf("%s took %s, want an answer from memory", name, took)
 	}
-	if got := f.api.asked()[digest(name)] - before; got != 0 {
+	if got := f.api.asked(digest(name)) - before; got != 0 {
 		f.t.Errorf("%s was asked for %d times, want an answer from memory", name, got)
 	}
 }
@@ -161,9 +161,9 @@ func (f *fixture) wantFromMemory(name, want string) {
 // wantResolved also holds that it was asked for.
 func (f *fixture) wantResolved(name, want string) {
 	f.t.Helper()
-	before := f.api.asked()[digest(name)]
+	before := f.api.asked(digest(name))
 	f.want(name, want)
-	if got := f.api.asked()[digest(name)] - before; got == 0 {
+	if got := f.api.asked(digest(name)) - before; got == 0 {
 		f.t.Errorf("%s was answered from memory, want it resolved", name)
 	}
 }

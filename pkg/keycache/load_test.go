@@ -241,7 +241,7 @@ func TestAskingAgainIsBounded(t *testing.T) {
 		}()
 		f.want("good", "503")
 		close(stop)
-		if n := f.api.asked()[digest("good")]; n != maxAsks {
+		if n := f.api.asked(digest("good")); n != maxAsks {
 			t.Errorf("asked %d times, want %d", n, maxAsks)
 		}
 		f.want("good", "good")
@@ -257,7 +257,7 @@ func TestColdJoinsNoOlderLoad(t *testing.T) {
 		if got := <-first; got != "good" {
 			t.Errorf("the first got %s", got)
 		}
-		if n := f.api.asked()[digest("good")]; n != 2 {
+		if n := f.api.asked(digest("good")); n != 2 {
 			t.Errorf("asked %d times", n)
 		}
 		// But those of one millisecond still share.

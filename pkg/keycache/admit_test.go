@@ -1,0 +1,208 @@
+package keycache
+
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+)
+
+// stream asks for all names, so many in each millisecond, and counts what became of
+// them.
+func (f *fixture) stream(names []string, perMillisecond int) map[string]int {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	got := make(map[string]int)
+	for i, name := range names {
+		if i%perMillisecond == 0 {
+			<-time.After(time.Millisecond)
+		}
+		wg.Go(func() {
+			o := f.ask(name)
+			mu.Lock()
+			defer mu.Unlock()
+			got[o]++
+		})
+	}
+	wg.Wait()
+	return got
+}
+
+// A cold start with many good keys is no flood: with or without a lease already.
+func TestAColdStartIsNoFlood(t *testing.T) {
+	for name, start := range map[string]func(f *fixture){
+		"from the first moment": func(f *fixture) { f.api.set(func() { f.api.poll = 300 * time.Millisecond }); f.follow() },
+		"under a lease":         func(f *fixture) { f.follow() },
+		"without a change log":  func(f *fixture) { f.api.deaf = keyapi.ErrNotOffered; f.follow() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(o *Options) { o.Known = 100_000 }, func(f *fixture) {
+				keys := names("key", 20_000)
+				for _, name := range keys {
+					f.api.facts[digest(name)] = goodKey(name)
+				}
+				f.api.there, f.api.back = 15*time.Millisecond, 15*time.Millisecond
+				start(f)
+				if got := f.stream(keys, 5); got["good"] != len(keys) {
+					t.Errorf("answers: %v", got)
+				}
+			})
+		})
+	}
+}
+
+// In a flood the key API sees no more than the limiter lets through, and what is known
+// answers as ever.
+func TestAFloodIsHeldBack(t *testing.T) {
+	const seconds = 10
+	bubble(t, nil, func(f *fixture) {
+		f.api.there = 10 * time.Millisecond
+		f.follow()
+		f.want("good", "good")
+		f.want("revoked", "revoked")
+		f.api.forgetSeen()
+		done := make(chan map[string]int, 1)
+		began := time.Now()
+		go func() { done <- f.stream(names("flood", seconds*4000), 4) }()
+		for time.Since(began) < seconds*time.Second {
+			f.wantFromMemory("good", "good")
+			pass(100 * time.Millisecond)
+		}
+		// A known one that has to be asked for passes no limiter: its change, or that of its
+		// account, was told.
+		f.api.change(digest("revoked"), revoked(goodKey("revoked")))
+		pass(time.Millisecond)
+		asked := time.Now()
+		f.want("revoked", "revoked")
+		if took := time.Since(asked); took > 15*time.Millisecond {
+			t.Errorf("a known credential waited %s", took)
+		}
+		got := <-done
+		n, _ := f.api.total()
+		if most := 400 + 200*seconds + 50; n > most {
+			t.Errorf("%d look-ups reached the key API, want at most %d", n, most)
+		}
+		if got["unknown"] < 400+200*(seconds-1) || got["unknown"]+got["429"] != seconds*4000 {
+			t.Errorf("answers: %v", got)
+		}
+	})
+}
+
+func one(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 1} }
+
+// A look-up that finds, or that teaches nothing, gives its token back; one that does
+// not find costs it.
+func TestTokensAreGivenBack(t *testing.T) {
+	for name, tt := range map[string]struct {
+		tamper func(*keyapi.Resolved)
+		names  []string
+		want   string
+	}{
+		"found":           {nil, names("good", 50), "good"},
+		"revoked":         {nil, names("revoked", 50), "revoked"},
+		"nothing learned": {nothing, names("odd", 50), "503"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, one, func(f *fixture) {
+				for _, n := range tt.names {
+					rec := goodKey(n)
+					if tt.want == "revoked" {
+						rec = revoked(rec)
+					}
+					f.api.put(digest(n), rec)
+				}
+				f.follow()
+				f.api.set(func() { f.api.tamper = tt.tamper })
+				for _, n := range tt.names {
+					f.want(n, tt.want)
+				}
+			})
+		})
+	}
+	bubble(t, one, func(f *fixture) {
+		f.follow()
+		f.want("a", "unknown")
+		f.wantFromMemory("a", "unknown")
+		f.want("b", "429")
+		pass(time.Second - admitWait - gather)
+		f.want("b", "unknown")
+		f.want("c", "429")
+		f.want("c", "429")
+	})
+	// One that failed gives it back, too.
+	bubble(t, one, func(f *fixture) {
+		f.follow()
+		f.api.set(func() { f.api.down = errUnreachable })
+		f.want("a", "503")
+		f.want("b", "503")
+		f.api.mend()
+		f.want("a", "unknown")
+	})
+}
+
+// A check waits up to 100 ms for its turn, and no longer than its own deadline.
+func TestTheWaitForAToken(t *testing.T) {
+	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 20, Burst: 1} }, func(f *fixture) {
+		f.follow()
+		f.want("a", "unknown")
+		began := time.Now()
+		f.want("b", "unknown")
+		if took := time.Since(began); took < 40*time.Millisecond || took > 60*time.Millisecond {
+			t.Errorf("waited %s for the next token", took)
+		}
+		f.SetAdmission(Admission{PerSecond: 1, Burst: 1})
+		f.want("c", "unknown")
+		began = time.Now()
+		f.want("d", "429")
+		if took := time.Since(began); took != admitWait {
+			t.Errorf("refused after %s", took)
+		}
+		// All who ask for the same digest share one place.
+		began = time.Now()
+		if got := f.together([]string{"e", "e", "e"}); got["429"] != 3 || time.Since(began) != admitWait {
+			t.Errorf("answers: %v after %s", got, time.Since(began))
+		}
+	})
+}
+
+// Memory for those who wait is bounded: beyond it they are refused at once.
+func TestWaitersAreBounded(t *testing.T) {
+	bubble(t, one, func(f *fixture) {
+		f.follow()
+		f.want("a", "unknown")
+		go f.together(names("n", maxWaiting))
+		synctest.Wait()
+		began := time.Now()
+		f.want("one more", "429")
+		if took := time.Since(began); took != 0 {
+			t.Errorf("refused after %s", took)
+		}
+		f.SetAdmission(Admission{PerSecond: 10, Burst: 10})
+		f.want("another", "unknown")
+		pass(time.Second)
+	})
+}
+
+// A known credential that has to be confirmed waits behind nobody.
+func TestKnownOnesPassNoLimiter(t *testing.T) {
+	bubble(t, one, func(f *fixture) {
+		f.follow()
+		f.want("good", "good")
+		f.want("nobody", "unknown") // the one token
+		f.api.change(digest("good"), revoked(goodKey("good")))
+		pass(5 * time.Millisecond)
+		f.want("good", "revoked")
+		f.api.changeAccount("account-of-good", credential.Terminated)
+		f.want("good", "revoked")
+		f.api.replace("two", 0) // suspect
+		synctest.Wait()
+		began := time.Now()
+		f.want("good", "revoked")
+		if took := time.Since(began); took > 5*time.Millisecond {
+			t.Errorf("waited %s", took)
+		}
+	})
+}

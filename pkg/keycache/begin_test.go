@@ -1,0 +1,100 @@
+package keycache
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+)
+
+// What became suspect is confirmed in batches, hottest first, and each answers as soon
+// as its own batch is there.
+func TestSuspectsAreConfirmedHottestFirst(t *testing.T) {
+	bubble(t, func(o *Options) { plenty(o); o.Known = 10_000 }, func(f *fixture) {
+		f.follow()
+		keys := names("key", 2500)
+		for _, name := range keys {
+			f.api.put(digest(name), goodKey(name))
+		}
+		for group := range slices.Chunk(keys, 500) { // the last is the hottest
+			f.together(group)
+			pass(time.Second)
+		}
+		f.want(keys[0], "good") // hotter still
+		f.api.set(func() { f.api.back = 500 * time.Millisecond / 2 })
+		f.api.timeout = time.Second
+		f.api.forgetSeen()
+		f.api.replace("two", 0)
+		pass(confirmSpread + 400*time.Millisecond)
+		f.api.mu.Lock()
+		resolves := slices.Clone(f.api.resolves)
+		f.api.mu.Unlock()
+		if len(resolves) < 1 || len(resolves[0].digests) != keyapi.MaxResolve {
+			t.Fatalf("%d requests so far", len(resolves))
+		}
+		first := resolves[0].digests
+		if first[0] != digest(keys[0]) {
+			t.Error("the hottest was not asked for first")
+		}
+		for _, name := range slices.Concat(keys[2000:], keys[1502:2000]) {
+			if !slices.Contains(first, digest(name)) {
+				t.Errorf("%s is not in the first batch", name)
+				break
+			}
+		}
+		f.wantFromMemory(keys[2400], "good")
+		pass(5 * time.Second)
+		for _, name := range keys {
+			f.wantFromMemory(name, "good")
+		}
+		if digests, requests := f.api.total(); digests != len(keys) || requests != 3 {
+			t.Errorf("%d digests in %d requests", digests, requests)
+		}
+	})
+}
+
+// Sidecars that lost the log at once do not ask at once.
+func TestConfirmingIsSpread(t *testing.T) {
+	moments := make(map[time.Duration]bool)
+	for range 20 {
+		bubble(t, nil, func(f *fixture) {
+			f.follow()
+			f.warm()
+			f.api.forgetSeen()
+			lost := time.Now()
+			f.api.replace("two", 0)
+			pass(time.Second)
+			moments[f.api.resolves[0].at.Sub(lost)] = true
+		})
+	}
+	if len(moments) < 15 {
+		t.Errorf("20 sidecars asked at %d moments", len(moments))
+	}
+}
+
+// One beginning ends the confirming of the one before, and a key API that is away ends
+// none.
+func TestConfirmingGoesOn(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.set(func() { f.api.down = errUnreachable })
+		for _, epoch := range []string{"two", "three", "four"} {
+			f.api.replace(epoch, 0)
+			synctest.Wait()
+		}
+		pass(time.Minute)
+		f.api.set(func() { f.api.down = nil })
+		pass(2 * time.Second)
+		f.api.forgetSeen()
+		for i, name := range all[:3] {
+			f.wantFromMemory(name, facts[i])
+		}
+		pass(time.Minute)
+		if digests, _ := f.api.total(); digests != 0 {
+			t.Errorf("%d digests are still asked for", digests)
+		}
+	})
+}

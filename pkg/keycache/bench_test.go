@@ -1,0 +1,108 @@
+package keycache
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+)
+
+// warmed is a cache under a lease that holds n good keys, and their digests.
+func warmed(b testing.TB, n int, account func(i int) string) (*Cache, []credential.Digest) {
+	b.Helper()
+	o := options()
+	o.Known, o.Unknown = 2*n, n
+	c := New(newFakeAPI(), o)
+	b.Cleanup(c.Close)
+	// No time passes for a benchmark: a lease that outlives it.
+	c.state.Store(&state{generation: 1, epoch: "one", sent: time.Now(), lease: 24 * time.Hour})
+	digests := make([]credential.Digest, n)
+	batch := &batch{generation: 1, at: time.Now()}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range digests {
+		name := fmt.Sprint("key-", i)
+		digests[i] = digest(name)
+		c.store(digests[i], batch, 1, keyapi.Result{Outcome: keyapi.Found, Record: keyOf(account(i), name)})
+	}
+	return c, digests
+}
+
+func anAccountEach(i int) string { return fmt.Sprint("account-", i) }
+func oneAccount(int) string      { return "shared" }
+
+const benched = 50_000
+
+// BenchmarkHit is the whole of a look-up that memory answers. Its baseline is
+// golang-lru's own Get of the same record: what a cache without leases, pools and
+// accounts would pay.
+func BenchmarkHit(b *testing.B) {
+	c, digests := warmed(b, benched, anAccountEach)
+	baseline, _ := lru.New[credential.Digest, credential.Record](2 * benched)
+	for _, d := range digests {
+		baseline.Add(d, keyOf("account", "key"))
+	}
+	ctx := context.Background()
+	look := map[string]func(credential.Digest) bool{
+		"keycache":   func(d credential.Digest) bool { _, found, err := c.Lookup(ctx, d); return found && err == nil },
+		"golang-lru": func(d credential.Digest) bool { _, found := baseline.Get(d); return found },
+	}
+	for _, name := range []string{"golang-lru", "keycache"} {
+		get := look[name]
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if !get(digests[i*7919%benched]) {
+					b.Fatal("a miss")
+				}
+			}
+		})
+		b.Run(name+"/parallel", func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i++ {
+					if !get(digests[i*7919%benched]) {
+						b.Error("a miss")
+						return
+					}
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkAccountChange costs the same whatever the number of the account's keys.
+func BenchmarkAccountChange(b *testing.B) {
+	for _, n := range []int{1, 1000, 100_000} {
+		b.Run(fmt.Sprint(n, " keys"), func(b *testing.B) {
+			c, _ := warmed(b, n, oneAccount)
+			change := keyapi.Changes{Epoch: "one", List: []keyapi.AppliedChange{{Account: "shared"}}}
+			b.ReportAllocs()
+			for i := int64(2); b.Loop(); i++ {
+				change.Revision, change.List[0].Revision = i, i
+				c.mu.Lock()
+				c.apply(change)
+				c.mu.Unlock()
+			}
+		})
+	}
+}
+
+// A hit is on the check path of every request: it allocates nothing.
+func TestAHitAllocatesNothing(t *testing.T) {
+	c, digests := warmed(t, 1000, anAccountEach)
+	ctx, i := context.Background(), 0
+	if n := testing.AllocsPerRun(1000, func() {
+		if _, found, err := c.Lookup(ctx, digests[i%len(digests)]); !found || err != nil {
+			t.Fatal(found, err)
+		}
+		i++
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

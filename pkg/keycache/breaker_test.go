@@ -1,0 +1,89 @@
+package keycache
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// While the key API is down, a check of an uncached key is answered at once, and nobody
+// pays for finding out that it is back.
+func TestBreaker(t *testing.T) {
+	for name, fault := range map[string]func(*fakeAPI){
+		"refused": func(a *fakeAPI) { a.down = errUnreachable },
+		"hangs":   func(a *fakeAPI) { a.there = time.Hour },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, plenty, func(f *fixture) {
+				f.follow()
+				f.want("good", "good")
+				f.api.set(func() { fault(f.api) })
+				for i := range tripAfter {
+					f.want(fmt.Sprint("first-", i), "503")
+				}
+				f.api.forgetSeen()
+				began := time.Now()
+				for i := range 2000 {
+					asked := time.Now()
+					f.want(fmt.Sprint("n-", i), "503")
+					if took := time.Since(asked); took >= 5*time.Millisecond {
+						t.Fatalf("a check took %s while the key API is down", took)
+					}
+					f.wantFromMemory("good", "good")
+					pass(10 * time.Millisecond)
+				}
+				_, probes := f.api.total()
+				if most := int(time.Since(began)/(probeEvery/2)) + 1; probes == 0 || probes > most {
+					t.Errorf("%d probes in %s", probes, time.Since(began))
+				}
+				f.api.set(func() { f.api.down, f.api.there = nil, 0 })
+				pass(f.api.timeout + 2*probeEvery)
+				f.wantResolved("revoked", "revoked")
+				f.wantResolved("another", "unknown")
+			})
+		})
+	}
+}
+
+// It takes failures in a row: a lossy key API is still asked.
+func TestBreakerNeedsARow(t *testing.T) {
+	bubble(t, plenty, func(f *fixture) {
+		f.follow()
+		for i := range 100 {
+			bad := i%tripAfter != 0
+			f.api.set(func() {
+				f.api.down = nil
+				if bad {
+					f.api.down = errUnreachable
+				}
+			})
+			want := "unknown"
+			if bad {
+				want = "503"
+			}
+			f.want(fmt.Sprint("n-", i), want)
+		}
+		if _, requests := f.api.total(); requests != 100 {
+			t.Errorf("%d requests for 100 look-ups", requests)
+		}
+	})
+}
+
+// Those who wait when it trips are told, too; and what is known to be good serves.
+func TestBreakerServesWhatIsKnown(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.cut()
+		f.at(leaseEnd)
+		for range 2 * tripAfter {
+			for i, name := range all {
+				began := time.Now()
+				f.want(name, known[i])
+				if took := time.Since(began); took > gather {
+					t.Errorf("%s took %s", name, took)
+				}
+			}
+		}
+	})
+}
