@@ -1,0 +1,121 @@
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/phantomrouter/phantom-authz/faults/running"
+)
+
+// programs are built once for all tests.
+var programs struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	if code, ordered := crowdOrdered(); ordered {
+		os.Exit(code)
+	}
+	code := m.Run()
+	if programs.dir != "" {
+		_ = os.RemoveAll(programs.dir)
+	}
+	os.Exit(code)
+}
+
+func built(t *testing.T) string {
+	t.Helper()
+	programs.once.Do(func() {
+		if programs.dir, programs.err = os.MkdirTemp("", "programs"); programs.err == nil {
+			programs.err = running.Build(context.Background(), programs.dir, "keyd", "authzd")
+		}
+	})
+	if programs.err != nil {
+		t.Fatal(programs.err)
+	}
+	return programs.dir
+}
+
+// site is a running.Site of one test, with an account.
+type site struct {
+	*running.Site
+	t       testing.TB
+	account string
+	keyd    *running.Process
+}
+
+// newSite makes a site with a keyd. When the test is over, everything that the site's
+// programs have shown and written is searched for the secrets that they were given.
+func newSite(t *testing.T, keyd running.Config) *site {
+	t.Helper()
+	made, err := running.NewSite(built(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{Site: made, t: t}
+	t.Cleanup(func() {
+		if err := made.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	s.keyd = must(made.StartKeyd(t.Context(), keyd))(t)
+	s.account = must(made.Account(t.Context()))(t)
+	return s
+}
+
+func (s *site) authzd(name string, differs running.Config) *running.Process {
+	s.t.Helper()
+	return must(s.StartAuthzd(s.t.Context(), name, differs))(s.t)
+}
+
+func (s *site) checks(name string) *running.Checks {
+	s.t.Helper()
+	c := must(s.Checks(name))(s.t)
+	s.t.Cleanup(c.Close)
+	return c
+}
+
+func (s *site) mint() running.Key {
+	s.t.Helper()
+	return must(s.Mint(s.t.Context(), s.account))(s.t)
+}
+
+// must turns a value with an error into the value, for a test.
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// eventually waits until try succeeds.
+func eventually(t testing.TB, what string, try func() error) {
+	t.Helper()
+	if err := running.Until(t.Context(), try); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// metricIs tells whether a process's metric has a value.
+func metricIs(t testing.TB, p *running.Process, series string, want float64) error {
+	got, err := p.Metric(t.Context(), series)
+	if err == nil && got != want {
+		err = fmt.Errorf("%s is %v, want %v", series, got, want)
+	}
+	return err
+}
+
+const (
+	synced   = `phantom_authz_mode{mode="synced"}`
+	degraded = `phantom_authz_mode{mode="degraded"}`
+	cold     = `phantom_authz_mode{mode="cold"}`
+	down     = `phantom_authz_key_api_down`
+)
