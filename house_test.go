@@ -21,11 +21,11 @@ var floors = map[string]int{
 	"pkg/credential": 0,
 	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
 	"pkg/keyapi": 2, "pkg/keyclient": 2, "pkg/daemon": 2, "pkg/config": 2, "pkg/keystore/storetest": 2, "pkg/keystore/sqlite": 2,
-	"pkg/keycache": 3, "pkg/extauthz": 3, "pkg/keyserver": 3,
+	"pkg/keycache": 3, "pkg/usage": 3, "pkg/extauthz": 3, "pkg/keyserver": 3,
 	"pkg/extauthz/grpcfront": 4,
 	"envoy":                  4,
 	"faults/running":         4, "faults": 5,
-	"cmd/authzd":             5, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5, "cmd/echo": 5,
+	"cmd/authzd": 5, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5, "cmd/echo": 5,
 }
 
 // forbidden says what a package must not link, however far away, and why.

@@ -56,4 +56,9 @@ func (l *link) Changes(ctx context.Context, poll keyapi.ChangesRequest) (keyapi.
 	return l.client.Load().Changes(ctx, poll)
 }
 
+// Usage implements usage.KeyAPI.
+func (l *link) Usage(ctx context.Context, report keyapi.UsageRequest) error {
+	return l.client.Load().Usage(ctx, report)
+}
+
 func (l *link) close() { l.client.Load().Close() }

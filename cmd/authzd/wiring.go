@@ -18,6 +18,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
+	"github.com/phantomrouter/phantom-authz/pkg/usage"
 )
 
 // start puts the parts on the stack: what answers checks stands on what follows the
@@ -28,8 +29,9 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 	if err != nil {
 		return nil, err
 	}
+	name := sidecarName()
 	cache := keycache.New(keyAPI, keycache.Options{
-		Sidecar:   sidecarName(),
+		Sidecar:   name,
 		Known:     cfg.Cache.Credentials,
 		Unknown:   cfg.Cache.Unknown,
 		Times:     times(cfg.Cache),
@@ -40,11 +42,14 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 	rt.Add(daemon.Component{Name: "cache", Stop: func(context.Context) error { cache.Close(); keyAPI.close(); return nil }})
 	rt.Add(daemon.Component{Name: "change log", Run: cache.Run})
 
+	recorder := usage.New(keyAPI, name, rt.Log, rt.Metrics)
+	rt.Add(daemon.Component{Name: "usage", Run: recorder.Run})
+
 	rules, err := rulesOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	checker := extauthz.NewChecker(cache, rules, extauthz.NewMetrics(rt.Metrics))
+	checker := extauthz.NewChecker(cache, recorder, rules, extauthz.NewMetrics(rt.Metrics))
 	if err := serveChecks(rt, cfg, checker, cache); err != nil {
 		return nil, err
 	}

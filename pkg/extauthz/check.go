@@ -19,6 +19,13 @@ type Source interface {
 	Lookup(ctx context.Context, d credential.Digest) (rec credential.Record, found bool, err error)
 }
 
+// Usage is told of every check of a key that is known.
+type Usage interface {
+	// Used notes that the key was judged at that moment. It returns at once. Safe for
+	// concurrent use.
+	Used(d credential.Digest, allowed bool, at time.Time)
+}
+
 // Rules are what of the configuration bears on a check. They are immutable once
 // given to a Checker; SetRules replaces them as a whole.
 type Rules struct {
@@ -33,13 +40,14 @@ type Rules struct {
 // Checker answers checks. It is safe for concurrent use.
 type Checker struct {
 	source  Source
+	usage   Usage
 	metrics *Metrics
 	rules   atomic.Pointer[Rules]
 }
 
-// NewChecker makes a checker that asks source.
-func NewChecker(source Source, rules *Rules, metrics *Metrics) *Checker {
-	c := &Checker{source: source, metrics: metrics}
+// NewChecker makes a checker that asks source and tells usage.
+func NewChecker(source Source, usage Usage, rules *Rules, metrics *Metrics) *Checker {
+	c := &Checker{source: source, usage: usage, metrics: metrics}
 	c.rules.Store(rules)
 	return c
 }
@@ -78,7 +86,11 @@ func (c *Checker) decide(ctx context.Context, rules *Rules, req *Request, now ti
 	case err != nil:
 		return policy.Deny(policy.Unavailable)
 	}
-	return rules.Judge.Decide(cred.kind, rec, found, rules.requirementOf(req), now)
+	d := rules.Judge.Decide(cred.kind, rec, found, rules.requirementOf(req), now)
+	if d.Kind == credential.Key {
+		c.usage.Used(cred.digest, d.Allowed(), now)
+	}
+	return d
 }
 
 // requirementOf finds what the endpoint asks for: what the proxy's matched route

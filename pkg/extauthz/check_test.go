@@ -30,6 +30,15 @@ func (f *facts) Lookup(ctx context.Context, d credential.Digest) (credential.Rec
 	return rec, ok && f.err == nil, f.err
 }
 
+// noted is the uses of keys by what was decided.
+type noted map[bool]int
+
+func (n noted) Used(_ credential.Digest, allowed bool, _ time.Time) {
+	if n != nil {
+		n[allowed]++
+	}
+}
+
 const origin = "https://app.phantomrouter.ai"
 
 var (
@@ -68,7 +77,7 @@ func newRules() *extauthz.Rules {
 }
 
 func newChecker(source extauthz.Source, rules *extauthz.Rules) *extauthz.Checker {
-	return extauthz.NewChecker(source, rules, extauthz.NewMetrics(prometheus.NewRegistry()))
+	return extauthz.NewChecker(source, noted{}, rules, extauthz.NewMetrics(prometheus.NewRegistry()))
 }
 
 func bearer(token string) *extauthz.Request {
@@ -250,6 +259,20 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestUsage: checks of known keys count, and nothing else does.
+func TestUsage(t *testing.T) {
+	uses := noted{}
+	checker := extauthz.NewChecker(newFacts(), uses, newRules(), extauthz.NewMetrics(prometheus.NewRegistry()))
+	for _, req := range []*extauthz.Request{
+		bearer(plainKey), bearer(chatKey), bearer(revokedKey), bearer(unknownKey), bearer("x"), {}, cookie("phantom_session=" + session),
+	} {
+		checker.Check(t.Context(), req)
+	}
+	if uses[true] != 2 || uses[false] != 1 {
+		t.Errorf("%v", uses)
+	}
+}
+
 func TestDeadlineLeavesTimeForTheAnswer(t *testing.T) {
 	source := newFacts()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -356,7 +379,7 @@ func TestShadow(t *testing.T) {
 		}
 	}
 
-	checker := extauthz.NewChecker(newFacts(), rules, extauthz.NewMetrics(reg))
+	checker := extauthz.NewChecker(newFacts(), noted{}, rules, extauthz.NewMetrics(reg))
 	checker.Check(t.Context(), bearer(unknownKey))
 	if got := count(t, reg, "key_unknown", "true"); got != 1 {
 		t.Errorf("counted %v", got)

@@ -142,6 +142,21 @@ func (c *Client) Changes(ctx context.Context, poll ChangesRequest) (Changes, err
 	return Changes{}, &StatusError{Status: status}
 }
 
+// Usage reports how keys were used. It returns ErrNotOffered where nobody wants to know.
+func (c *Client) Usage(ctx context.Context, report UsageRequest) error {
+	const limit = 64 << 10
+	status, _, err := c.post(ctx, UsagePath, report, limit)
+	switch {
+	case err != nil:
+		return err
+	case status == http.StatusNotFound:
+		return ErrNotOffered
+	case status != http.StatusNoContent:
+		return &StatusError{Status: status}
+	}
+	return nil
+}
+
 // retryPause is the wait before a second try: long enough for a restarted key API's
 // listener to be back on the same host, short against any sensible timeout.
 const retryPause = 25 * time.Millisecond

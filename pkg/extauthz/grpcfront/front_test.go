@@ -56,6 +56,11 @@ func (s *source) Lookup(ctx context.Context, d credential.Digest) (credential.Re
 	}, d == s.digest, nil
 }
 
+// nobody wants to know of uses.
+type nobody struct{}
+
+func (nobody) Used(credential.Digest, bool, time.Time) {}
+
 var key = credential.Mint(credential.Key)
 
 func newSource() *source { return &source{digest: key.Digest()} }
@@ -66,7 +71,7 @@ func serve(t *testing.T, src *source, log *zap.Logger) (*grpcfront.Server, *grpc
 	rules := &extauthz.Rules{
 		Judge: policy.Judge{SessionScopes: credential.NewScopes("chat:companion")}, Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session",
 	}
-	front := grpcfront.New(extauthz.NewChecker(src, rules, extauthz.NewMetrics(prometheus.NewRegistry())), log)
+	front := grpcfront.New(extauthz.NewChecker(src, nobody{}, rules, extauthz.NewMetrics(prometheus.NewRegistry())), log)
 	path := filepath.Join(t.TempDir(), "s")
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
 	if err != nil {
@@ -285,7 +290,7 @@ func FuzzCheckRequest(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add([]byte{0x0a, 0xff, 0xff})
-	check := grpcfront.CheckFunc(extauthz.NewChecker(newSource(), &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry())))
+	check := grpcfront.CheckFunc(extauthz.NewChecker(newSource(), nobody{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry())))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		msg := new(authv3.CheckRequest)
 		if proto.Unmarshal(b, msg) != nil {

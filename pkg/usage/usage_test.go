@@ -1,0 +1,145 @@
+package usage_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/usage"
+)
+
+// taker remembers the reports.
+type taker struct {
+	mu      sync.Mutex
+	err     error
+	reports []keyapi.UsageRequest
+	at      []time.Time
+}
+
+func (k *taker) Usage(_ context.Context, r keyapi.UsageRequest) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.reports, k.at = append(k.reports, r), append(k.at, time.Now())
+	return k.err
+}
+
+func digest(i int) (d credential.Digest) {
+	d[0], d[1], d[2] = byte(i), byte(i>>8), byte(i>>16)
+	return d
+}
+
+// run runs a recorder in a bubble of its own time until the test function returns.
+func run(t *testing.T, k *taker, f func(r *usage.Recorder)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := usage.New(k, "s", zap.NewNop(), prometheus.NewRegistry())
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = r.Run(ctx) }()
+		f(r)
+		cancel()
+		<-done
+	})
+}
+
+func TestReportsOnceAMinute(t *testing.T) {
+	k := &taker{}
+	run(t, k, func(r *usage.Recorder) {
+		begin := time.Now()
+		for i := range 5 {
+			r.Used(digest(1), i > 0, begin.Add(time.Duration(i)*time.Second))
+		}
+		r.Used(digest(1), true, begin) // late, and no step back
+		r.Used(digest(2), false, begin)
+		<-time.After(75 * time.Second)
+		if len(k.reports) != 1 || len(k.reports[0].Used) != 2 || k.reports[0].Sidecar != "s" {
+			t.Fatalf("%+v", k.reports)
+		}
+		if late := k.at[0].Sub(begin); late < 45*time.Second || late > 75*time.Second {
+			t.Errorf("after %v", late)
+		}
+		for _, u := range k.reports[0].Used {
+			switch u.SHA256 {
+			case digest(1).Hex():
+				if u.Allowed != 5 || u.Denied != 1 || !u.LastUsedAt.Equal(begin.Add(4*time.Second)) {
+					t.Errorf("%+v", u)
+				}
+			case digest(2).Hex():
+				if u.Allowed != 0 || u.Denied != 1 {
+					t.Errorf("%+v", u)
+				}
+			default:
+				t.Errorf("%+v", u)
+			}
+		}
+		<-time.After(10 * time.Minute)
+		if len(k.reports) != 1 {
+			t.Errorf("%d reports of nothing", len(k.reports)-1)
+		}
+		r.Used(digest(3), true, time.Now())
+	})
+	if len(k.reports) != 2 {
+		t.Errorf("%d reports: the last is sent at the stop", len(k.reports))
+	}
+}
+
+func TestManyKeysAreBounded(t *testing.T) {
+	k := &taker{}
+	run(t, k, func(r *usage.Recorder) {
+		for i := range 300_000 {
+			r.Used(digest(i), true, time.Now())
+		}
+	})
+	sum := 0
+	for _, report := range k.reports {
+		if len(report.Used) > keyapi.MaxUsed {
+			t.Errorf("a report of %d", len(report.Used))
+		}
+		sum += len(report.Used)
+	}
+	if sum < 50_000 || sum > 110_000 {
+		t.Errorf("%d keys were kept", sum)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want int
+	}{
+		{errors.New("down"), 2},
+		{keyapi.ErrNotOffered, 1},
+	} {
+		k := &taker{err: tt.err}
+		run(t, k, func(r *usage.Recorder) {
+			r.Used(digest(1), true, time.Now())
+			<-time.After(2 * time.Minute)
+			r.Used(digest(1), true, time.Now())
+			<-time.After(2 * time.Minute)
+		})
+		if len(k.reports) != tt.want {
+			t.Errorf("%v: %d reports, want %d", tt.err, len(k.reports), tt.want)
+		}
+		if n := len(k.reports); n == 2 && k.reports[1].Used[0].Allowed != 1 {
+			t.Errorf("a lost report is told again: %+v", k.reports[1])
+		}
+	}
+}
+
+func BenchmarkUsed(b *testing.B) {
+	r := usage.New(&taker{}, "s", zap.NewNop(), prometheus.NewRegistry())
+	now := time.Now()
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i++ {
+			r.Used(digest(i%1000), true, now)
+		}
+	})
+}
