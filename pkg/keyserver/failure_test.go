@@ -81,8 +81,11 @@ func (broken) Head(context.Context) (keystore.Head, error) { return keystore.Hea
 func (broken) Changes(context.Context, string, int64, int) (keystore.Head, []keystore.Change, error) {
 	return keystore.Head{}, nil, errBroken
 }
-func (broken) RecordPoll(context.Context, keystore.Poll) error { return errBroken }
-func (broken) Forget(context.Context, string) error            { return errBroken }
+
+func (broken) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
+	return keystore.Head{}, 0, errBroken
+}
+func (broken) Forget(context.Context, string) error { return errBroken }
 func (broken) Sidecars(context.Context) (keystore.Head, []keystore.Sidecar, error) {
 	return keystore.Head{}, nil, errBroken
 }

@@ -39,13 +39,6 @@ func (t *tail) next() <-chan struct{} {
 	return t.moved
 }
 
-// revision returns where the log was last seen to end.
-func (t *tail) revision() int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.head.Revision
-}
-
 func (t *tail) see(head keystore.Head) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
@@ -65,48 +64,25 @@ func (s *Server) changes(ctx context.Context, c *call) (answer, error) {
 	}
 	poll := keystore.Poll{
 		Sidecar:  *body.Sidecar,
+		Anew:     *body.After == anew,
 		Epoch:    body.Epoch,
 		Revision: *body.After,
+		Limit:    keyapi.MaxChanges,
 		Lease:    settings.Lease,
 		MaxStale: time.Duration(body.MaxStaleMS) * time.Millisecond,
 	}
-	if poll.Revision == anew {
-		return s.begin(ctx, poll)
-	}
-	known, err := s.record(ctx, poll)
-	if err != nil {
-		return s.orGone(ctx, err)
-	}
-	head, list, err := s.await(ctx, c, poll, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
-	if err == nil && !known && left(head, list) > 0 {
-		err = keystore.ErrGone
-	}
+	head, lease, err := s.store.RecordPoll(ctx, poll)
 	if err != nil {
 		return goneOr(head, err)
 	}
-	return ok(pollAnswer(head, list, poll.Lease))
-}
-
-// recordTimeout bounds the recording of a poll of a sidecar that is far behind.
-const recordTimeout = 2 * time.Second
-
-// record records a poll. Known tells whether the sidecar was on record without a
-// break until then: only so may an answer that leaves changes out give it a lease,
-// because only then has none of these been called effective without it. It is looked
-// for only where such an answer is to be expected.
-func (s *Server) record(ctx context.Context, poll keystore.Poll) (known bool, err error) {
-	if s.tail.revision()-poll.Revision > keyapi.MaxChanges {
-		head, sidecars, err := s.store.Sidecars(ctx)
+	var list []keystore.Change
+	if !poll.Anew {
+		head, list, err = s.await(ctx, c, poll, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
 		if err != nil {
-			return false, err
+			return goneOr(head, err)
 		}
-		i := slices.IndexFunc(sidecars, func(c keystore.Sidecar) bool { return c.Name == poll.Sidecar })
-		known = i >= 0 && sidecars[i].StaleEndsAt.After(head.Now.Add(recordTimeout))
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, recordTimeout)
-		defer cancel()
 	}
-	return known, s.store.RecordPoll(ctx, poll)
+	return ok(pollAnswer(head, list, lease))
 }
 
 func (s *Server) leave(ctx context.Context, sidecar string) (answer, error) {
@@ -118,18 +94,6 @@ func (s *Server) leave(ctx context.Context, sidecar string) (answer, error) {
 		return answer{}, err
 	}
 	return ok(keyapi.ChangesResponse{Epoch: head.Epoch, Revision: head.Revision})
-}
-
-func (s *Server) begin(ctx context.Context, poll keystore.Poll) (answer, error) {
-	head, err := s.store.Head(ctx)
-	if err != nil {
-		return answer{}, err
-	}
-	poll.Epoch, poll.Revision = head.Epoch, head.Revision
-	if err := s.store.RecordPoll(ctx, poll); err != nil {
-		return s.orGone(ctx, err)
-	}
-	return ok(keyapi.ChangesResponse{Epoch: head.Epoch, Revision: head.Revision, LeaseMS: poll.Lease.Milliseconds()})
 }
 
 // await looks until there are changes, the time is up, or the server drains.
@@ -183,18 +147,6 @@ func pollAnswer(head keystore.Head, list []keystore.Change, lease time.Duration)
 		}
 	}
 	return out
-}
-
-// orGone makes the answer 410 of an ErrGone, which came without a head.
-func (s *Server) orGone(ctx context.Context, err error) (answer, error) {
-	if !errors.Is(err, keystore.ErrGone) {
-		return answer{}, err
-	}
-	head, headErr := s.store.Head(ctx)
-	if headErr != nil {
-		return answer{}, headErr
-	}
-	return goneOr(head, err)
 }
 
 func goneOr(head keystore.Head, err error) (answer, error) {

@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
@@ -239,52 +238,81 @@ func TestLeave(t *testing.T) {
 	})
 }
 
-// long is a log with more changes than one answer holds, all after revision 1.
-type long struct{ keystore.Store }
+// narrow has answers that carry three changes at most.
+type narrow struct{ keystore.Store }
 
-func (l long) Head(ctx context.Context) (keystore.Head, error) {
-	head, err := l.Store.Head(ctx)
-	head.Revision += keyapi.MaxChanges + 1
-	return head, err
+const carried = 3
+
+func (n narrow) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.Head, time.Duration, error) {
+	p.Limit = carried
+	return n.Store.RecordPoll(ctx, p)
 }
 
-func (l long) Changes(ctx context.Context, _ string, after int64, limit int) (keystore.Head, []keystore.Change, error) {
-	head, err := l.Head(ctx)
-	list := make([]keystore.Change, min(int64(limit), head.Revision-after))
-	for i := range list {
-		list[i] = keystore.Change{Revision: after + int64(i) + 1, Account: "a"}
-	}
-	return head, list, err
+func (n narrow) Changes(ctx context.Context, epoch string, after int64, _ int) (keystore.Head, []keystore.Change, error) {
+	return n.Store.Changes(ctx, epoch, after, carried)
 }
 
-// An answer that leaves changes out gives a lease only to a sidecar that has been on
-// record all the time: for another, one of those may count as effective already.
+// An answer that leaves changes out gives no lease beyond those that there were: so no
+// moment that was told of one of those changes is broken.
 func TestPartOfTheChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := setUpOn(t, func(s keystore.Store) keystore.Store { return long{s} })
+		f := setUpOn(t, func(s keystore.Store) keystore.Store { return narrow{s} })
 		f.account("a")
-		head, err := f.store.(long).Store.Head(context.Background())
-		if err != nil {
-			t.Fatal(err)
+		epoch, head := f.begun("s", "")
+		for range carried {
+			f.key("a", "")
 		}
-		<-time.After(time.Second) // the end of the log has been seen
-		if err := f.store.RecordPoll(context.Background(), keystore.Poll{
-			Sidecar: "s", Epoch: head.Epoch, Revision: head.Revision, Lease: 15 * time.Second,
-		}); err != nil {
-			t.Fatal(err)
-		}
-		r := f.poll("s", head.Revision, head.Epoch, "").want(200)
-		if got := len(r.at("changes").([]any)); got != keyapi.MaxChanges || r.number("revision") != head.Revision+keyapi.MaxChanges || r.number("lease_ms") != 15000 {
+		id, _ := f.key("a", "")
+		change := fmt.Sprintf("/v1/revisions/%d", head+carried+1)
+		before := f.operator("GET", change, "").raw
+		<-time.After(5 * time.Second)
+		r := f.poll("s", head, epoch, "").want(200)
+		if got := len(r.at("changes").([]any)); got != carried || r.number("revision") != head+carried || r.number("lease_ms") != 10000 {
 			t.Errorf("%d changes up to %d, lease %d", got, r.number("revision"), r.number("lease_ms"))
 		}
-		f.poll("never seen", head.Revision, head.Epoch, "").want(410)
-		<-time.After(14 * time.Second) // its time might be over before the poll is recorded
-		r = f.poll("s", head.Revision, head.Epoch, "").want(410)
-		if r.number("revision") != head.Revision+keyapi.MaxChanges+1 {
+		if after := f.operator("GET", change, "").raw; after != before {
+			t.Errorf("told %s and then %s", before, after)
+		}
+		f.poll("never seen", head, epoch, "").want(410)
+		r = f.poll("s", head+carried, epoch, "").want(200)
+		if got := len(r.at("changes").([]any)); got != 1 || r.number("lease_ms") != 15000 {
+			t.Errorf("%d changes, lease %d", got, r.number("lease_ms"))
+		}
+		for range carried {
+			id, _ = f.key("a", "")
+		}
+		f.operator("POST", "/v1/keys/"+id+"/revoke", "")
+		<-time.After(15 * time.Second)
+		r = f.poll("s", head+carried+1, epoch, "").want(410)
+		if r.number("revision") != head+2*carried+2 {
 			t.Errorf("got %s", r.raw)
 		}
-		<-time.After(20 * time.Second)
-		f.poll("s", head.Revision, head.Epoch, "").want(410)
+	})
+}
+
+// A sidecar that asks and asks and hears nothing: what was told of a change stays.
+func TestUnheardPollsDelayNothing(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.begun("s", `,"max_stale_ms":20000`)
+		began := time.Now()
+		f.key("a", "")
+		change := fmt.Sprintf("/v1/revisions/%d", head+1)
+		first := f.operator("GET", change, "").raw
+		if by := began.Add(35 * time.Second).UTC().Format(time.RFC3339Nano); !strings.Contains(first, by) {
+			t.Fatalf("got %s, want %s", first, by)
+		}
+		for range 17 {
+			<-time.After(2 * time.Second)
+			f.poll("s", head, epoch, `,"max_stale_ms":20000`).want(200)
+			if now := f.operator("GET", change, "").raw; now != first {
+				t.Fatalf("told %s, and then %s", first, now)
+			}
+		}
+		<-time.After(time.Second)
+		f.operator("GET", change, "").want(200)
+		if r := f.operator("GET", change, ""); r.at("change", "effective") != true {
+			t.Errorf("got %s", r.raw)
+		}
 	})
 }
 
@@ -294,7 +322,7 @@ type ordered struct {
 	calls *[]string
 }
 
-func (o ordered) RecordPoll(ctx context.Context, p keystore.Poll) error {
+func (o ordered) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.Head, time.Duration, error) {
 	*o.calls = append(*o.calls, "RecordPoll")
 	return o.Store.RecordPoll(ctx, p)
 }
@@ -319,8 +347,8 @@ func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
 // unrecorded cannot take a poll down.
 type unrecorded struct{ keystore.Store }
 
-func (unrecorded) RecordPoll(context.Context, keystore.Poll) error {
-	return errors.New("disk full at /var/lib")
+func (unrecorded) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
+	return keystore.Head{}, 0, errors.New("disk full at /var/lib")
 }
 
 func TestNoLeaseWithoutARecord(t *testing.T) {

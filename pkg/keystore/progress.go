@@ -1,6 +1,10 @@
 package keystore
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // Progress is how far a change has come on its way to the sidecars.
 type Progress struct {
@@ -8,7 +12,7 @@ type Progress struct {
 	// could has acknowledged it, or its lease and its stale time are over.
 	Effective bool
 	// EffectiveBy is the moment by which Effective is certain, whatever happens; zero
-	// once it is.
+	// once it is. Only NewEpoch moves it to a later one.
 	EffectiveBy time.Time
 	// WaitingFor names the sidecars that have not acknowledged it and whose time is not
 	// over, in order.
@@ -18,16 +22,21 @@ type Progress struct {
 // ProgressOf tells how far the change with that revision has come. Head and
 // sidecars are of one snapshot, as Feed.Sidecars gives them; head.Now is the
 // moment that is judged.
+//
+// It believes the store's clock. If that is put forward, leases on record are over
+// before those that the sidecars hold, and a change counts as effective too early by
+// so much; a clock that is put back only delays.
 func ProgressOf(revision int64, head Head, sidecars []Sidecar) Progress {
 	p := Progress{WaitingFor: []string{}}
 	by := head.NotBefore
 	for _, s := range sidecars {
-		if s.Revision >= revision || !head.Now.Before(s.StaleEndsAt) {
+		end := s.answersWithout(revision)
+		if !head.Now.Before(end) {
 			continue
 		}
 		p.WaitingFor = append(p.WaitingFor, s.Name)
-		if s.StaleEndsAt.After(by) {
-			by = s.StaleEndsAt
+		if end.After(by) {
+			by = end
 		}
 	}
 	p.Effective = len(p.WaitingFor) == 0 && !head.Now.Before(head.NotBefore)
@@ -35,4 +44,88 @@ func ProgressOf(revision int64, head Head, sidecars []Sidecar) Progress {
 		p.EffectiveBy = by
 	}
 	return p
+}
+
+// MaxGrants bounds what is kept of a sidecar that polls and polls and gets no answer.
+const MaxGrants = 16
+
+// answersWithout tells until when the sidecar may answer without knowing of the change; the
+// zero Time if it knows.
+func (s *Sidecar) answersWithout(revision int64) (end time.Time) {
+	if s.Revision >= revision {
+		return end
+	}
+	for _, g := range s.Grants {
+		if g.Covers < revision {
+			end = g.StaleEndsAt // they rise
+		}
+	}
+	return end
+}
+
+// Record notes a poll that the log's head, at that revision, allows, and returns the
+// lease that its answer may give. A poll that begins anew is believed to be the
+// sidecar's newest: one that arrives after the sidecar was given a lease by
+// another would acknowledge what it may not know. The ends are in microseconds, rounded up: none on
+// record comes before the one that was given.
+//
+// A poll whose answer reaches the head gets the lease that it wants. Another one
+// (changes are left out, or too many polls went unanswered) gets no more than what
+// is left of the leases before it, so that no moment that was told as a change's
+// EffectiveBy is ever broken. If nothing is left, ok is false and nothing is noted.
+func (s *Sidecar) Record(p Poll, head int64, now time.Time) (lease time.Duration, ok bool) {
+	if p.Anew {
+		p.Revision = head
+	}
+	next := *s
+	next.Revision = max(s.Revision, p.Revision)
+	staleEnd := roundUp(now.Add(p.Lease + p.MaxStale))
+	reach := min(head, p.Revision+int64(p.Limit))
+	next.Grants = living(next.Revision, now, s.Grants)
+	widened := living(next.Revision, now, append(next.Grants, Grant{head, staleEnd}))
+	if reach == head && len(widened) <= MaxGrants {
+		next.Grants, next.StaleEndsAt, lease = widened, later(s.StaleEndsAt, staleEnd), p.Lease
+	} else if end := next.answersWithout(max(reach, next.Revision) + 1); !end.IsZero() {
+		lease = min(p.Lease, end.Sub(now)-p.MaxStale)
+	}
+	next.LeaseEndsAt = later(s.LeaseEndsAt, roundUp(now.Add(lease)))
+	if lease <= 0 {
+		return 0, false
+	}
+	*s = next
+	return lease, true
+}
+
+// living returns the grants that still matter to a change after that revision: those
+// whose time is not over, without any beside which another covers no more and ends no
+// sooner. What is acknowledged counts as covered.
+func living(revision int64, now time.Time, grants []Grant) []Grant {
+	list := make([]Grant, 0, len(grants))
+	for _, g := range grants {
+		if now.Before(g.StaleEndsAt) {
+			list = append(list, Grant{max(g.Covers, revision), g.StaleEndsAt})
+		}
+	}
+	slices.SortFunc(list, func(a, b Grant) int {
+		return cmp.Or(cmp.Compare(a.Covers, b.Covers), b.StaleEndsAt.Compare(a.StaleEndsAt))
+	})
+	var end time.Time
+	return slices.DeleteFunc(list, func(g Grant) bool {
+		if !g.StaleEndsAt.After(end) {
+			return true
+		}
+		end = g.StaleEndsAt
+		return false
+	})
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func roundUp(t time.Time) time.Time {
+	return time.UnixMicro(t.Add(time.Microsecond - 1).UnixMicro()).UTC()
 }

@@ -13,7 +13,14 @@ func TestProgressOf(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	in := func(d time.Duration) time.Time { return now.Add(d) }
 	sidecar := func(name string, revision int64, stale time.Duration) keystore.Sidecar {
-		return keystore.Sidecar{Name: name, Revision: revision, LeaseEndsAt: now, StaleEndsAt: in(stale)}
+		return keystore.Sidecar{
+			Name: name, Revision: revision, LeaseEndsAt: now, StaleEndsAt: in(stale),
+			Grants: []keystore.Grant{{Covers: revision, StaleEndsAt: in(stale)}},
+		}
+	}
+	asking := func(grants ...keystore.Grant) []keystore.Sidecar {
+		last := grants[len(grants)-1]
+		return []keystore.Sidecar{{Name: "a", Revision: 3, StaleEndsAt: last.StaleEndsAt, Grants: grants}}
 	}
 	tests := []struct {
 		name      string
@@ -36,6 +43,21 @@ func TestProgressOf(t *testing.T) {
 			name:     "the latest of those behind counts",
 			sidecars: []keystore.Sidecar{sidecar("a", 0, time.Minute), sidecar("b", 6, time.Hour), sidecar("c", 1, time.Second)},
 			want:     keystore.Progress{EffectiveBy: in(time.Hour), WaitingFor: []string{"a", "b", "c"}},
+		},
+		{
+			name:     "the last lease whose answer did not have the change counts",
+			sidecars: asking(keystore.Grant{Covers: 3, StaleEndsAt: in(1)}, keystore.Grant{Covers: 6, StaleEndsAt: in(2)}, keystore.Grant{Covers: 7, StaleEndsAt: in(3)}, keystore.Grant{Covers: 9, StaleEndsAt: in(4)}),
+			want:     keystore.Progress{EffectiveBy: in(2), WaitingFor: []string{"a"}},
+		},
+		{
+			name:     "the answers to all its polls had the change",
+			sidecars: asking(keystore.Grant{Covers: 7, StaleEndsAt: in(3)}, keystore.Grant{Covers: 9, StaleEndsAt: in(4)}),
+			want:     keystore.Progress{Effective: true},
+		},
+		{
+			name:     "the leases without the change are over",
+			sidecars: asking(keystore.Grant{Covers: 3, StaleEndsAt: in(-1)}, keystore.Grant{Covers: 6, StaleEndsAt: in(0)}, keystore.Grant{Covers: 7, StaleEndsAt: in(3)}),
+			want:     keystore.Progress{Effective: true},
 		},
 		{
 			name:     "one behind whose time ends at this moment",

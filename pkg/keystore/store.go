@@ -156,11 +156,17 @@ type Feed interface {
 	// as well. Take the channel first, then look, then wait.
 	Changed() <-chan struct{}
 
-	// RecordPoll notes a sidecar's acknowledgement and lease before the lease is given
-	// away; the times run from a moment not before the call. ErrGone if the epoch is not the
-	// log's or the revision is beyond the head: then nothing is noted. Neither the
-	// acknowledged revision nor the two times ever go back within one epoch.
-	RecordPoll(ctx context.Context, poll Poll) error
+	// RecordPoll notes a sidecar's acknowledgement and lease, as Sidecar.Record has it, before
+	// the lease is given away. It returns the head of that moment and the lease that may
+	// be given; it runs from a moment not before the call. ErrGone (with the head, too) if
+	// the epoch is not the log's, the revision is beyond the head, or no lease may be given:
+	// then nothing is noted. Neither the acknowledged revision nor the two times ever go back
+	// within one epoch.
+	//
+	// A change that is committed before the poll is on record is within the head that
+	// it returns; one that is committed later sees the poll: of those two no engine may
+	// miss both.
+	RecordPoll(ctx context.Context, poll Poll) (Head, time.Duration, error)
 	// Forget drops a sidecar that has said that it stops. Unknown ones are no error.
 	Forget(ctx context.Context, sidecar string) error
 	// Sidecars lists those whose StaleEndsAt has not passed, by name, with the

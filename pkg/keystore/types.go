@@ -98,18 +98,32 @@ type Fact struct {
 // Poll is what one long poll of a sidecar tells the store.
 type Poll struct {
 	Sidecar  string        // its name, stable for the life of one process
+	Anew     bool          // it begins anew and so acknowledges the head, whatever Epoch and Revision say
 	Epoch    string        // of the log that Revision counts in
 	Revision int64         // acknowledged: every change up to it has been applied
-	Lease    time.Duration // given to it, counted from now by the store's clock
+	Limit    int           // the answer can carry so many changes after Revision
+	Lease    time.Duration // wanted for it, counted from now by the store's clock; positive
 	MaxStale time.Duration // how long after the lease's end it may still answer from its cache
 }
 
-// Sidecar is the record of one sidecar's last poll.
+// Sidecar is the record of one sidecar's polls.
 type Sidecar struct {
 	Name        string
 	Revision    int64     // acknowledged
 	LeaseEndsAt time.Time // of the last lease given
 	StaleEndsAt time.Time // lease end + max_stale: nothing it cached answers later
+	// Grants tell until when it may answer from how old facts: those that still matter,
+	// at most MaxGrants, both fields rising.
+	Grants []Grant
+}
+
+// Grant is one lease that a sidecar was given, or was sent and never heard of. The
+// answer with the lease carries every change up to Covers, and the lease is not
+// used before they are applied: so only later changes are unknown to whoever answers
+// under it.
+type Grant struct {
+	Covers      int64
+	StaleEndsAt time.Time
 }
 
 // Usage is one credential's use since the sidecar's last report.

@@ -16,6 +16,12 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
+func recordPoll(ctx context.Context, s *Store, p keystore.Poll) error {
+	p.Limit = 1000
+	_, _, err := s.RecordPoll(ctx, p)
+	return err
+}
+
 func mint(ctx context.Context, s *Store, id string) error {
 	_, err := s.CreateKey(ctx, "operator:test", keystore.NewKey{ID: id, Account: "acc", Digest: credential.NewSecret(id).Digest()})
 	return err
@@ -187,7 +193,7 @@ func TestPollsShareACommit(t *testing.T) {
 		busy(t, s, func() {
 			for i := range sidecars {
 				g.Go(func() error {
-					return s.RecordPoll(t.Context(), keystore.Poll{Sidecar: fmt.Sprint(i), Epoch: head.Epoch, Lease: time.Minute})
+					return recordPoll(t.Context(), s, keystore.Poll{Sidecar: fmt.Sprint(i), Epoch: head.Epoch, Lease: time.Minute})
 				})
 			}
 			synctest.Wait()
@@ -217,7 +223,7 @@ func TestGivingUp(t *testing.T) {
 			var g errgroup.Group
 			g.Go(func() error { return mint(ctx, s, "key_1") })
 			g.Go(func() error {
-				return s.RecordPoll(ctx, keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Lease: time.Minute})
+				return recordPoll(ctx, s, keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Lease: time.Minute})
 			})
 			if err := g.Wait(); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
@@ -241,7 +247,7 @@ func TestRenewalsWakeNobody(t *testing.T) {
 	}
 	poll := func() {
 		t.Helper()
-		if err := s.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Revision: 1, Lease: time.Minute}); err != nil {
+		if err := recordPoll(t.Context(), s, keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Revision: 1, Lease: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -266,7 +272,7 @@ func TestLeasesOnRecordAreNotShorter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = s.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Lease: lease, MaxStale: lease})
+			err = recordPoll(t.Context(), s, keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Lease: lease, MaxStale: lease})
 			if err != nil {
 				t.Fatal(err)
 			}

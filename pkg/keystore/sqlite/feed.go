@@ -3,6 +3,8 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
@@ -63,14 +65,20 @@ func scanChanges(rows *sql.Rows) ([]keystore.Change, error) {
 	return changes, rows.Err()
 }
 
+const selectSidecars = "SELECT name, revision, lease_ends_at, stale_ends_at, grants FROM sidecars"
+
+func scanSidecar(row scanner) (c keystore.Sidecar, err error) {
+	err = row.Scan(&c.Name, &c.Revision, (*stamp)(&c.LeaseEndsAt), (*stamp)(&c.StaleEndsAt), (*grants)(&c.Grants))
+	return c, err
+}
+
 // Sidecars implements keystore.Feed.
 func (s *Store) Sidecars(ctx context.Context) (head keystore.Head, sidecars []keystore.Sidecar, err error) {
 	err = read(ctx, s, "sidecars", func(q querier) error {
 		if head, err = s.head(ctx, q); err != nil {
 			return err
 		}
-		rows, err := q.QueryContext(ctx, `SELECT name, revision, lease_ends_at, stale_ends_at FROM sidecars
-			WHERE stale_ends_at > ? ORDER BY name`, stamp(head.Now))
+		rows, err := q.QueryContext(ctx, selectSidecars+" WHERE stale_ends_at > ? ORDER BY name", stamp(head.Now))
 		if err != nil {
 			return err
 		}
@@ -84,8 +92,8 @@ func scanSidecars(rows *sql.Rows) ([]keystore.Sidecar, error) {
 	defer func() { _ = rows.Close() }()
 	sidecars := []keystore.Sidecar{}
 	for rows.Next() {
-		var c keystore.Sidecar
-		if err := rows.Scan(&c.Name, &c.Revision, (*stamp)(&c.LeaseEndsAt), (*stamp)(&c.StaleEndsAt)); err != nil {
+		c, err := scanSidecar(rows)
+		if err != nil {
 			return nil, err
 		}
 		sidecars = append(sidecars, c)
@@ -96,26 +104,36 @@ func scanSidecars(rows *sql.Rows) ([]keystore.Sidecar, error) {
 // poll is one RecordPoll that waits for the writer.
 type poll struct {
 	keystore.Poll
-	gone bool
+	recorded
 	done chan error
 }
 
+// recorded is what RecordPoll returns.
+type recorded struct {
+	head  keystore.Head
+	lease time.Duration
+	gone  bool
+}
+
 // RecordPoll implements keystore.Feed.
-func (s *Store) RecordPoll(ctx context.Context, p keystore.Poll) error {
+func (s *Store) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.Head, time.Duration, error) {
 	const what = "record poll"
 	waiting := &poll{Poll: p, done: make(chan error, 1)}
 	select {
 	case s.polls <- waiting:
 	case <-ctx.Done():
-		return failed(ctx, what, ctx.Err())
+		return keystore.Head{}, 0, failed(ctx, what, ctx.Err())
 	case <-s.stop:
-		return failed(ctx, what, errClosed)
+		return keystore.Head{}, 0, failed(ctx, what, errClosed)
 	}
 	select {
 	case err := <-waiting.done:
-		return failed(ctx, what, err)
+		if err == nil && waiting.gone {
+			err = keystore.ErrGone
+		}
+		return waiting.head, waiting.lease, failed(ctx, what, err)
 	case <-ctx.Done():
-		return failed(ctx, what, ctx.Err())
+		return keystore.Head{}, 0, failed(ctx, what, ctx.Err())
 	}
 }
 
@@ -135,41 +153,43 @@ func (s *Store) waitingPolls() (polls []*poll) {
 func (s *Store) recordPolls(polls []*poll) {
 	err := s.transact(context.Background(), "", func(t *tx) error {
 		head, err := s.head(t.ctx, t)
-		if err != nil {
-			return err
-		}
 		for _, p := range polls {
-			if p.gone = p.Epoch != head.Epoch || p.Revision > head.Revision; !p.gone {
-				t.recordPoll(p.Poll)
+			if err != nil {
+				return err
 			}
+			p.recorded, err = t.recordPoll(p.Poll, head)
 		}
-		return nil
+		return err
 	})
 	for _, p := range polls {
-		if err == nil && p.gone {
-			p.done <- keystore.ErrGone
-			continue
-		}
 		p.done <- err
 	}
 }
 
 // recordPoll tells whether an acknowledgement moved: a mere renewal of leases, which is
 // what nearly all polls are, must not wake everybody.
-func (t *tx) recordPoll(p keystore.Poll) {
-	if t.err != nil {
-		return
+func (t *tx) recordPoll(p keystore.Poll, head keystore.Head) (recorded, error) {
+	r := recorded{head: head, gone: !p.Anew && (p.Epoch != head.Epoch || p.Revision > head.Revision)}
+	if r.gone {
+		return r, nil
 	}
-	var known bool
-	t.err = t.QueryRowContext(t.ctx, "SELECT EXISTS (SELECT 1 FROM sidecars WHERE name = ? AND revision >= ?)",
-		p.Sidecar, p.Revision).Scan(&known)
-	t.moved = t.moved || !known
-	lease := roundUp(t.now.Add(p.Lease))
-	stale := roundUp(lease.Add(p.MaxStale))
-	t.exec(`INSERT INTO sidecars VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-		revision = max(revision, excluded.revision),
-		lease_ends_at = max(lease_ends_at, excluded.lease_ends_at),
-		stale_ends_at = max(stale_ends_at, excluded.stale_ends_at)`, p.Sidecar, p.Revision, stamp(lease), stamp(stale))
+	c, err := scanSidecar(t.QueryRowContext(t.ctx, selectSidecars+" WHERE name = ?", p.Sidecar))
+	known := err == nil
+	if !known && !errors.Is(err, sql.ErrNoRows) {
+		return r, err
+	}
+	before := c.Revision
+	lease, ok := c.Record(p, head.Revision, t.now)
+	if !ok {
+		r.gone = true
+		return r, nil
+	}
+	r.lease = lease
+	t.moved = t.moved || !known || c.Revision != before
+	t.exec(`INSERT INTO sidecars VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET revision = excluded.revision,
+		lease_ends_at = excluded.lease_ends_at, stale_ends_at = excluded.stale_ends_at, grants = excluded.grants`,
+		p.Sidecar, c.Revision, stamp(c.LeaseEndsAt), stamp(c.StaleEndsAt), grants(c.Grants))
+	return r, t.err
 }
 
 // Forget implements keystore.Feed.

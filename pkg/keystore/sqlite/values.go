@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
 // cut returns t as the database keeps it: in microseconds, in UTC.
@@ -124,5 +125,33 @@ func (d detail) Value() (driver.Value, error) {
 		return "{}", nil
 	}
 	v, err := json.Marshal(map[string]string(d))
+	return string(v), err
+}
+
+// grants are a sidecar's grants in a column, as a JSON array of [covers, stale_ends_at].
+type grants []keystore.Grant
+
+// Scan implements sql.Scanner.
+func (g *grants) Scan(src any) error {
+	v, ok := src.(string)
+	if !ok {
+		return fmt.Errorf("grants are a string, not %T", src)
+	}
+	var pairs [][2]int64
+	err := json.Unmarshal([]byte(v), &pairs)
+	*g = make(grants, len(pairs))
+	for i, p := range pairs {
+		(*g)[i] = keystore.Grant{Covers: p[0], StaleEndsAt: time.UnixMicro(p[1]).UTC()}
+	}
+	return err
+}
+
+// Value implements driver.Valuer.
+func (g grants) Value() (driver.Value, error) {
+	pairs := make([][2]int64, len(g))
+	for i, one := range g {
+		pairs[i] = [2]int64{one.Covers, one.StaleEndsAt.UnixMicro()}
+	}
+	v, err := json.Marshal(pairs)
 	return string(v), err
 }

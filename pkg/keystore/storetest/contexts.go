@@ -42,7 +42,7 @@ func (e *env) calls() map[string]func(context.Context) error {
 		"Head":    func(c context.Context) error { _, err := e.Head(c); return err },
 		"Changes": func(c context.Context) error { _, _, err := e.Changes(c, epoch, 0, 10); return err },
 		"RecordPoll": func(c context.Context) error {
-			return e.RecordPoll(c, keystore.Poll{Sidecar: "s", Epoch: epoch, Lease: time.Minute})
+			return record(c, e.Store, keystore.Poll{Sidecar: "s", Epoch: epoch, Lease: time.Minute})
 		},
 		"Forget":   func(c context.Context) error { return e.Forget(c, "s") },
 		"Sidecars": func(c context.Context) error { _, _, err := e.Sidecars(c); return err },

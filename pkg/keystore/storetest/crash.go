@@ -103,7 +103,7 @@ func writeOnce(ctx context.Context, s keystore.Store) error {
 	if err != nil {
 		return err
 	}
-	if err := s.RecordPoll(ctx, keystore.Poll{Sidecar: id, Epoch: head.Epoch, Revision: k.Revision, Lease: time.Hour}); err != nil {
+	if err := record(ctx, s, keystore.Poll{Sidecar: id, Epoch: head.Epoch, Revision: k.Revision, Lease: time.Hour}); err != nil {
 		return err
 	}
 	fmt.Println("poll", id, k.Revision)

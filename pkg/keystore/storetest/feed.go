@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -75,18 +76,29 @@ func testChanged(e *env) {
 	wakes("a roll", func() { e.rolled(k, 0) })
 	wakes("a session's end", func() { _, err := e.EndSession(e.ctx, actor, s.ID); e.ok(err) })
 	wakes("a termination", func() { e.setState(a, credential.Terminated) })
-	wakes("a first poll", func() { e.ok(e.RecordPoll(e.ctx, poll)) })
+	wakes("a first poll", func() { e.ok(e.record(poll)) })
 	poll.Revision = e.head().Revision
-	wakes("an acknowledgement", func() { e.ok(e.RecordPoll(e.ctx, poll)) })
+	wakes("an acknowledgement", func() { e.ok(e.record(poll)) })
 	wakes("a sidecar's leave", func() { e.ok(e.Forget(e.ctx, "s")) })
 	wakes("a new epoch", func() { _, err := e.NewEpoch(e.ctx, 0); e.ok(err) })
+}
+
+// record records a poll. An answer carries as much as is wanted unless the poll says otherwise.
+func (e *env) record(p keystore.Poll) error { return record(e.ctx, e.Store, p) }
+
+func record(ctx context.Context, s keystore.Store, p keystore.Poll) error {
+	if p.Limit == 0 {
+		p.Limit = 1000
+	}
+	_, _, err := s.RecordPoll(ctx, p)
+	return err
 }
 
 // poll records a poll and checks that the lease on record begins not before the call.
 func (e *env) poll(p keystore.Poll) {
 	e.Helper()
 	before := e.head().Now
-	e.ok(e.RecordPoll(e.ctx, p))
+	e.ok(e.record(p))
 	_, sidecars, err := e.Sidecars(e.ctx)
 	e.ok(err)
 	for _, s := range sidecars {
@@ -128,11 +140,11 @@ func testPolls(e *env) {
 
 	// Neither the revision nor the times go back.
 	p.Revision, p.Lease, p.MaxStale = 0, time.Second, 0
-	e.ok(e.RecordPoll(e.ctx, p))
+	e.ok(e.record(p))
 	e.same("after a lesser poll", e.sidecar("s"), first)
 	e.harness.Advance(-time.Hour)
 	p.Revision, p.Lease, p.MaxStale = 2, 15*time.Second, time.Hour
-	e.ok(e.RecordPoll(e.ctx, p))
+	e.ok(e.record(p))
 	first.Revision = 2
 	e.same("after the clock was put back", e.sidecar("s"), first)
 	e.harness.Advance(time.Hour + time.Minute)
@@ -152,12 +164,12 @@ func testPollsAtOnce(e *env) {
 			p := keystore.Poll{Sidecar: fmt.Sprintf("s%02d", i), Epoch: epoch, Lease: time.Minute}
 			for n := range polls {
 				p.Revision = int64(n / (polls - 1)) // at last 1
-				if err := e.RecordPoll(e.ctx, p); err != nil {
+				if err := e.record(p); err != nil {
 					return err
 				}
 				if i%10 == 0 { // between those that are taken
 					wrong := keystore.Poll{Sidecar: "wrong", Epoch: epoch, Revision: 99, Lease: time.Minute}
-					if err := e.RecordPoll(e.ctx, wrong); !errors.Is(err, keystore.ErrGone) {
+					if err := e.record(wrong); !errors.Is(err, keystore.ErrGone) {
 						return fmt.Errorf("beyond the head: %w", err)
 					}
 				}
@@ -189,7 +201,7 @@ func testPollRefusals(e *env) {
 	} {
 		bad.Lease, bad.MaxStale = time.Minute, time.Minute
 		for _, bad.Sidecar = range []string{"known", "unknown"} {
-			e.nothing(func() { e.is(e.RecordPoll(e.ctx, bad), keystore.ErrGone) })
+			e.nothing(func() { e.is(e.record(bad), keystore.ErrGone) })
 		}
 	}
 	_, list, err := e.Sidecars(e.ctx)

@@ -32,7 +32,7 @@ func testModel(t *testing.T, open func(t *testing.T) Harness) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		mc := &machine{h: h, ctx: t.Context(), model: model{epoch: head.Epoch, sidecars: map[string]*keystore.Sidecar{}}}
+		mc := &machine{h: h, ctx: t.Context(), model: model{epoch: head.Epoch, sidecars: map[string]*modelSidecar{}}}
 		defer func() { mc.h.Close() }()
 		rt.Repeat(map[string]func(*rapid.T){
 			"account": mc.account, "state": mc.state, "key": mc.key, "revoke": mc.revoke, "roll": mc.roll, "scope": mc.scope,
@@ -48,6 +48,7 @@ type machine struct {
 	ctx   context.Context
 	model model
 	made  int
+	told  map[int64]keystore.Progress // of each change, when last looked at
 }
 
 // names are few, so that steps meet.
@@ -220,12 +221,18 @@ func (mc *machine) use(t *rapid.T) {
 func (mc *machine) poll(t *rapid.T) {
 	p := keystore.Poll{
 		Sidecar:  pick(t, "sidecar", 3),
+		Anew:     rapid.IntRange(0, 5).Draw(t, "anew") == 5,
 		Epoch:    rapid.SampledFrom([]string{mc.model.epoch, mc.model.epoch, mc.model.epoch, "other"}).Draw(t, "epoch"),
 		Revision: rapid.Int64Range(0, mc.model.head()+1).Draw(t, "revision"),
+		Limit:    rapid.SampledFrom([]int{2, 1000, 1000}).Draw(t, "limit"),
 		Lease:    time.Minute, MaxStale: minutes(t, "stale"),
 	}
 	mc.now(t)
-	outcome(t, mc.h.Store.RecordPoll(mc.ctx, p), mc.model.poll(p))
+	head, lease, err := mc.h.Store.RecordPoll(mc.ctx, p)
+	want, how := mc.model.poll(p)
+	outcome(t, err, how)
+	same(t, "lease", time.Time{}.Add(lease), time.Time{}.Add(want))
+	same(t, "head", head, mc.model.end())
 }
 
 func (mc *machine) forget(t *rapid.T) {
@@ -242,7 +249,7 @@ func (mc *machine) prune(t *rapid.T) {
 }
 
 func (mc *machine) newEpoch(t *rapid.T) {
-	wait := minutes(t, "wait")
+	wait := minutes(t, "wait") + time.Minute
 	until := mc.now(t).Add(wait)
 	head, err := mc.h.Store.NewEpoch(mc.ctx, wait)
 	outcome(t, err, done)
@@ -253,6 +260,7 @@ func (mc *machine) newEpoch(t *rapid.T) {
 	if until.After(mc.model.notBefore) {
 		mc.model.notBefore = until
 	}
+	mc.told = nil // this alone makes changes effective later
 }
 
 // time never stops exactly where something ends.
@@ -266,7 +274,11 @@ func (mc *machine) check(t *rapid.T) {
 	mc.now(t)
 	head, sidecars, err := s.Sidecars(mc.ctx)
 	outcome(t, err, done)
-	same(t, "head", head, keystore.Head{Epoch: m.epoch, Revision: m.head(), NotBefore: m.notBefore, Now: m.now})
+	same(t, "head", head, m.end())
+	mc.checkProgress(t, head, sidecars)
+	for i := range sidecars {
+		sidecars[i].Grants = nil // how it comes to the progress is its own affair
+	}
 	same(t, "sidecars", sidecars, m.living())
 
 	accounts, _, err := s.Accounts(mc.ctx, all)
@@ -299,6 +311,23 @@ func (mc *machine) check(t *rapid.T) {
 	_, got, err := s.Resolve(mc.ctx, digests)
 	outcome(t, err, done)
 	same(t, "facts", got, facts)
+}
+
+// checkProgress compares how far each change has come, and holds it against what was told
+// of it before.
+func (mc *machine) checkProgress(t *rapid.T, head keystore.Head, sidecars []keystore.Sidecar) {
+	told := map[int64]keystore.Progress{}
+	for revision := range head.Revision {
+		revision++
+		got := keystore.ProgressOf(revision, head, sidecars)
+		same(t, fmt.Sprint("progress of ", revision), got, mc.model.progress(revision))
+		before, ok := mc.told[revision]
+		if ok && (before.Effective && !got.Effective || !before.Effective && got.EffectiveBy.After(before.EffectiveBy)) {
+			t.Fatalf("of change %d it was told %+v, and then %+v", revision, before, got)
+		}
+		told[revision] = got
+	}
+	mc.told = told
 }
 
 func values[T any](pointers []*T) []T {

@@ -19,7 +19,7 @@ type model struct {
 	accounts  []*keystore.Account
 	keys      []*keystore.Key
 	sessions  []*modelSession
-	sidecars  map[string]*keystore.Sidecar
+	sidecars  map[string]*modelSidecar
 	log       []modelChange // the n-th has revision n+1
 	pruned    int64         // the newest revision that is gone
 	events    []keystore.Event
@@ -28,6 +28,12 @@ type model struct {
 type modelSession struct {
 	keystore.Session
 	ended bool
+}
+
+// modelSidecar keeps every lease that there ever was.
+type modelSidecar struct {
+	keystore.Sidecar
+	all []keystore.Grant
 }
 
 type modelChange struct {
@@ -44,6 +50,11 @@ const (
 )
 
 func (m *model) head() int64 { return int64(len(m.log)) }
+
+// end is the head as the store tells it.
+func (m *model) end() keystore.Head {
+	return keystore.Head{Epoch: m.epoch, Revision: m.head(), NotBefore: m.notBefore, Now: m.now}
+}
 
 func (m *model) change(account string, d credential.Digest) int64 {
 	m.log = append(m.log, modelChange{keystore.Change{Revision: m.head() + 1, Account: account, Digest: d}, m.now})
@@ -262,30 +273,72 @@ func (m *model) use(d credential.Digest, at time.Time) {
 	}
 }
 
-func (m *model) poll(p keystore.Poll) string {
-	if p.Epoch != m.epoch || p.Revision > m.head() {
-		return gone
+func (m *model) poll(p keystore.Poll) (lease time.Duration, outcome string) {
+	if p.Anew {
+		p.Epoch, p.Revision = m.epoch, m.head()
 	}
-	s := m.sidecars[p.Sidecar]
-	if s == nil {
-		s = &keystore.Sidecar{Name: p.Sidecar}
-		m.sidecars[p.Sidecar] = s
+	if p.Epoch != m.epoch || p.Revision > m.head() {
+		return 0, gone
+	}
+	s := modelSidecar{Sidecar: keystore.Sidecar{Name: p.Sidecar}}
+	if known := m.sidecars[p.Sidecar]; known != nil {
+		s = *known
 	}
 	s.Revision = max(s.Revision, p.Revision)
+	end := m.now.Add(p.Lease + p.MaxStale)
+	if reach := p.Revision + int64(p.Limit); reach < m.head() {
+		left := s.without(max(reach, s.Revision) + 1)
+		if end.After(left) {
+			end = left
+		}
+		if p.Lease = end.Add(-p.MaxStale).Sub(m.now); p.Lease <= 0 {
+			return 0, gone
+		}
+	} else {
+		s.all = append(slices.Clone(s.all), keystore.Grant{Covers: m.head(), StaleEndsAt: end})
+	}
 	if end := m.now.Add(p.Lease); end.After(s.LeaseEndsAt) {
 		s.LeaseEndsAt = end
 	}
-	if end := m.now.Add(p.Lease + p.MaxStale); end.After(s.StaleEndsAt) {
+	if end.After(s.StaleEndsAt) {
 		s.StaleEndsAt = end
 	}
-	return done
+	m.sidecars[p.Sidecar] = &s
+	return p.Lease, done
+}
+
+// without is the last moment of all leases whose answers did not have the change.
+func (s *modelSidecar) without(revision int64) (end time.Time) {
+	for _, g := range s.all {
+		if g.Covers < revision && s.Revision < revision && g.StaleEndsAt.After(end) {
+			end = g.StaleEndsAt
+		}
+	}
+	return end
+}
+
+func (m *model) progress(revision int64) keystore.Progress {
+	p := keystore.Progress{Effective: !m.now.Before(m.notBefore), WaitingFor: []string{}}
+	by := m.notBefore
+	for _, name := range slices.Sorted(maps.Keys(m.sidecars)) {
+		if end := m.sidecars[name].without(revision); end.After(m.now) {
+			p.Effective, p.WaitingFor = false, append(p.WaitingFor, name)
+			if end.After(by) {
+				by = end
+			}
+		}
+	}
+	if !p.Effective {
+		p.EffectiveBy = by
+	}
+	return p
 }
 
 func (m *model) living() []keystore.Sidecar {
 	list := []keystore.Sidecar{}
 	for _, name := range slices.Sorted(maps.Keys(m.sidecars)) {
 		if s := m.sidecars[name]; s.StaleEndsAt.After(m.now) {
-			list = append(list, *s)
+			list = append(list, s.Sidecar)
 		}
 	}
 	return list
@@ -297,7 +350,7 @@ func (m *model) prune(retention time.Duration) {
 		m.pruned++
 	}
 	m.sessions = slices.DeleteFunc(m.sessions, func(s *modelSession) bool { return s.ExpiresAt.Before(cutoff) })
-	maps.DeleteFunc(m.sidecars, func(_ string, s *keystore.Sidecar) bool { return s.StaleEndsAt.Before(cutoff) })
+	maps.DeleteFunc(m.sidecars, func(_ string, s *modelSidecar) bool { return s.StaleEndsAt.Before(cutoff) })
 }
 
 // changes is nil where the log does not reach back.

@@ -102,7 +102,7 @@ func (e *env) logFrom(epoch string, revision int64) {
 func testNewEpoch(e *env) {
 	e.account()
 	e.account()
-	e.ok(e.RecordPoll(e.ctx, keystore.Poll{Sidecar: "s", Epoch: e.head().Epoch, Revision: 1, Lease: time.Minute}))
+	e.ok(e.record(keystore.Poll{Sidecar: "s", Epoch: e.head().Epoch, Revision: 1, Lease: time.Minute}))
 	sidecar, old := e.sidecar("s"), e.head()
 	var head keystore.Head
 	e.nothingIn(func() {
@@ -119,7 +119,7 @@ func testNewEpoch(e *env) {
 	}
 	_, _, err := e.Changes(e.ctx, old.Epoch, old.Revision, 10)
 	e.is(err, keystore.ErrGone)
-	e.is(e.RecordPoll(e.ctx, keystore.Poll{Sidecar: "s", Epoch: old.Epoch, Revision: 1}), keystore.ErrGone)
+	e.is(e.record(keystore.Poll{Sidecar: "s", Epoch: old.Epoch, Revision: 1}), keystore.ErrGone)
 	_, changes, err := e.Changes(e.ctx, head.Epoch, 2, 10)
 	e.ok(err)
 	e.same("changes", len(changes), 0)
@@ -161,7 +161,7 @@ func testReopen(e *env) {
 	_, err := e.NewEpoch(e.ctx, time.Hour)
 	e.ok(err)
 	before := e.head()
-	e.ok(e.RecordPoll(e.ctx, keystore.Poll{Sidecar: "s", Epoch: before.Epoch, Revision: 2, Lease: time.Minute, MaxStale: time.Minute}))
+	e.ok(e.record(keystore.Poll{Sidecar: "s", Epoch: before.Epoch, Revision: 2, Lease: time.Minute, MaxStale: time.Minute}))
 	sidecar, fact, session, events := e.sidecar("s"), e.fact(k.Digest), e.fact(s.Digest), e.events()
 	k, err = e.Key(e.ctx, k.ID)
 	e.ok(err)

@@ -83,7 +83,8 @@ CREATE TABLE sidecars (
     name          TEXT    PRIMARY KEY,
     revision      INTEGER NOT NULL,
     lease_ends_at INTEGER NOT NULL,
-    stale_ends_at INTEGER NOT NULL
+    stale_ends_at INTEGER NOT NULL,
+    grants        TEXT    NOT NULL CHECK (json_type(grants) = 'array') -- of [covers, stale_ends_at]
 ) STRICT, WITHOUT ROWID;
 
 -- How often a key was used, by the hour of the report (its first microsecond).
