@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/phantomrouter/phantom-authz/faults/running"
 )
@@ -95,6 +97,9 @@ func must[T any](v T, err error) func(testing.TB) T {
 		return v
 	}
 }
+
+// milliseconds writes a duration as a configuration does.
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
 
 // eventually waits until try succeeds.
 func eventually(t testing.TB, what string, try func() error) {

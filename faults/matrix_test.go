@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -55,7 +54,7 @@ type line struct {
 
 // TestMatrix: every fault on the way to the key API, for every kind of credential.
 func TestMatrix(t *testing.T) {
-	s := newSite(t, running.Config{"lease": matrixLease.String()})
+	s := newSite(t, running.Config{"lease": milliseconds(matrixLease)})
 	var mu sync.Mutex
 	lines := map[string]line{}
 	all := faults()
@@ -93,7 +92,7 @@ func newRow(t *testing.T, s *site, name string, f fault) *row {
 	r := &row{site: s, t: t, fault: f, road: newRoad(t, s)}
 	r.authzd = must(s.StartAuthzd(t.Context(), name, running.Config{
 		"key_api": running.Config{"url": r.road.url, "token_file": "key-api.token"},
-		"cache":   running.Config{"confirm_after": matrixConfirm.String(), "max_stale": matrixMaxStale.String()},
+		"cache":   running.Config{"confirm_after": milliseconds(matrixConfirm), "max_stale": milliseconds(matrixMaxStale)},
 	}))(t)
 	r.checks = must(s.Checks(name))(t)
 	t.Cleanup(r.checks.Close)
@@ -249,10 +248,6 @@ func (r *row) recover(l *line, cycle int) {
 	l.answering[cycle] = time.Since(ended)
 	r.waitFor(synced)
 	l.following[cycle] = time.Since(ended)
-	if l.following[cycle] > 1500*time.Millisecond {
-		x, _ := os.ReadFile(r.authzd.Log)
-		r.t.Logf("DEBUG ended %v\n%s", ended, x)
-	}
 	for _, c := range r.cells {
 		r.becomes(c, c.healthy)
 	}
