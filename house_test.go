@@ -24,7 +24,7 @@ var floors = map[string]int{
 	"pkg/keycache": 3, "pkg/usage": 3, "pkg/extauthz": 3, "pkg/keyserver": 3,
 	"pkg/extauthz/grpcfront": 4,
 	"envoy":                  4,
-	"faults/running":         4, "faults": 5,
+	"faults/running":         4, "faults/crowd": 5, "faults": 5,
 	"cmd/authzd": 5, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5, "cmd/echo": 5,
 }
 

@@ -127,7 +127,8 @@ func TestFlood(t *testing.T) {
 	s := newSite(t, nil)
 	way := newRoad(t, s)
 	sidecar := s.authzd("flooded", running.Config{
-		"key_api":   running.Config{"url": way.url, "token_file": "key-api.token"},
+		// A look-up that fails costs no token: on a slow machine none may.
+		"key_api":   running.Config{"url": way.url, "token_file": "key-api.token", "timeout": "20s"},
 		"admission": running.Config{"unknown_per_second": floodPerSecond, "burst": floodBurst},
 	})
 	hot := make([]credential.Secret, 20)
@@ -139,17 +140,27 @@ func TestFlood(t *testing.T) {
 	askHot(t, prober, hot) // so that they are known
 	kept := &ledger{}
 	kept.keep(way)
-	beside := func(order crowdOrder) (spread, map[string]int) {
+	beside := func(order running.Order) (hotOnes spread, answers map[string]int) {
 		order.Sidecar = "flooded"
-		sent := s.crowd(order)
-		return latencies(t, prober, hot, 0, sent.over), sent.answers()
+		over := make(chan struct{})
+		var err error
+		go func() {
+			defer close(over)
+			answers, err = s.Crowd(t.Context(), order)
+		}()
+		hotOnes = latencies(t, prober, hot, 0, over)
+		<-over
+		if err != nil {
+			t.Fatal(err)
+		}
+		return hotOnes, answers
 	}
 	quiet := latencies(t, prober, hot, 2*time.Second, nil)
 	// What any load of that rate costs, and what unknown keys cost beyond it.
-	known, _ := beside(crowdOrder{Key: hot[0].Reveal(), Checks: floodEven, PerSecond: floodRate})
+	known, _ := beside(running.Order{Key: hot[0].Reveal(), Checks: floodEven, PerSecond: floodRate})
 	began := time.Now()
-	even, answers := beside(crowdOrder{Checks: floodEven, PerSecond: floodRate})
-	full, more := beside(crowdOrder{Checks: floodKeys})
+	even, answers := beside(running.Order{Checks: floodEven, PerSecond: floodRate})
+	full, more := beside(running.Order{Checks: floodKeys})
 	took := time.Since(began)
 	for reason, n := range more {
 		answers[reason] += n

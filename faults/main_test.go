@@ -20,9 +20,6 @@ var programs struct {
 }
 
 func TestMain(m *testing.M) {
-	if code, ordered := crowdOrdered(); ordered {
-		os.Exit(code)
-	}
 	code := m.Run()
 	if programs.dir != "" {
 		_ = os.RemoveAll(programs.dir)
@@ -34,7 +31,7 @@ func built(t *testing.T) string {
 	t.Helper()
 	programs.once.Do(func() {
 		if programs.dir, programs.err = os.MkdirTemp("", "programs"); programs.err == nil {
-			programs.err = running.Build(context.Background(), programs.dir, "keyd", "authzd")
+			programs.err = running.Build(context.Background(), programs.dir, "cmd/keyd", "cmd/authzd", "faults/crowd")
 		}
 	})
 	if programs.err != nil {

@@ -207,10 +207,9 @@ func (r *row) during(l *line, mode string, want func(cell) running.Answer) {
 	}
 }
 
-// failFast is how soon an uncached key gets its 503 once the key API counts as down.
-const failFast = 5 * time.Millisecond
-
-// failsFast measures that. On a loaded machine the fastest of many still shows it.
+// failsFast holds that an uncached key gets its 503 at once while the key API counts
+// as down: half of the denials within 5 ms by the sidecar's own clock, on however
+// loaded a machine. What the client sees is measured too.
 func (r *row) failsFast(l *line) {
 	r.t.Helper()
 	if r.fault.asked {
@@ -220,6 +219,12 @@ func (r *row) failsFast(l *line) {
 		_, err := r.ask(r.cells[coldKey])
 		return errors.Join(err, metricIs(r.t, r.authzd, down, 1))
 	})
+	const (
+		fast = `phantom_authz_check_duration_seconds_bucket{decision="deny",le="0.005"}`
+		all  = `phantom_authz_check_duration_seconds_count{decision="deny"}`
+	)
+	metric := func(series string) float64 { return must(r.authzd.Metric(r.t.Context(), series))(r.t) }
+	fastBefore, allBefore := metric(fast), metric(all)
 	var took []time.Duration
 	for range 50 {
 		began := time.Now()
@@ -232,10 +237,11 @@ func (r *row) failsFast(l *line) {
 		}
 		took = append(took, time.Since(began))
 	}
-	slices.Sort(took)
-	l.fastest, l.median = took[0], took[len(took)/2]
-	if l.fastest > failFast {
-		r.t.Errorf("%s: a cold key's 503 took %v at best", r.fault.name, l.fastest)
+	if n, of := metric(fast)-fastBefore, metric(all)-allBefore; n < of/2 {
+		r.t.Errorf("%s: only %v of %v denials within 5 ms", r.fault.name, n, of)
+	}
+	if slices.Sort(took); len(took) > 0 {
+		l.fastest, l.median = took[0], took[len(took)/2]
 	}
 }
 

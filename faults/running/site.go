@@ -32,11 +32,11 @@ type Site struct {
 	processes []*Process
 }
 
-// Build builds the programs of this module into a folder.
+// Build builds programs of this module, named by their folders, into one folder.
 func Build(ctx context.Context, into string, programs ...string) error {
 	args := []string{"build", "-o", into + string(filepath.Separator)}
 	for _, name := range programs {
-		args = append(args, "github.com/phantomrouter/phantom-authz/cmd/"+name)
+		args = append(args, "github.com/phantomrouter/phantom-authz/"+name)
 	}
 	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil { //nolint:gosec // G204: names of this module's own
 		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
