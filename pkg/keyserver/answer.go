@@ -32,8 +32,11 @@ const writeTimeout = 10 * time.Second
 
 // encode makes the bytes of the body.
 func (a answer) encode() ([]byte, error) {
-	if a.body == nil {
+	switch body := a.body.(type) {
+	case nil:
 		return nil, nil
+	case text:
+		return []byte(body), nil
 	}
 	raw, err := json.Marshal(a.body, jsontext.AllowInvalidUTF8(true), json.Deterministic(true))
 	if err != nil {
@@ -53,7 +56,7 @@ func (a answer) write(w http.ResponseWriter, body []byte) {
 		w.Header().Set(name, value)
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(body) // a client that has gone hears nothing
+	_, _ = w.Write(body) //nolint:gosec // JSON or the document, and called so; a client that has gone hears nothing
 }
 
 // shown is a plaintext on its way to the one who minted it. It is written by this

@@ -76,9 +76,9 @@ func setUpOn(t testing.TB, wrap func(keystore.Store) keystore.Store) *fixture {
 	f := &fixture{t: t, path: path, reg: prometheus.NewRegistry(), logs: logs, drain: make(chan struct{})}
 	f.Server = New(Options{Store: store, Log: zap.New(core), Metrics: f.reg, Draining: f.drain}, testSettings())
 	f.handler = map[string]http.Handler{
-		"sidecars":  f.Sidecars(),
-		"operators": f.Operators(),
-		"owners":    f.Owners(),
+		"sidecars":  f.described(f.Sidecars()),
+		"operators": f.described(f.Operators()),
+		"owners":    f.described(f.Owners()),
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})

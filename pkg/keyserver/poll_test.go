@@ -366,10 +366,12 @@ func TestNoLeaseWithoutARecord(t *testing.T) {
 func TestNobodyWaitsForAClientThatHasGone(t *testing.T) {
 	synced(t, func(t *testing.T, f *fixture) {
 		epoch, head := f.begun("s", "")
-		for side, r := range map[string]*http.Request{
+		asks := map[string]*http.Request{
 			"sidecars":  request("POST", "/v1/changes", fmt.Sprintf(`{"sidecar":"s","after":%d,"epoch":%q,"wait_ms":30000}`, head, epoch)),
 			"operators": request("POST", "/v1/accounts/a/terminate?wait_ms=30000", ""),
-		} {
+		}
+		for _, side := range []string{"sidecars", "operators"} { // the poll first: the other is a change
+			r := asks[side]
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			stopped, stop := context.WithCancel(context.Background())
 			context.AfterFunc(ctx, stop)

@@ -47,6 +47,7 @@ type route struct {
 	do           operation
 	query        []string // the query parameters that it takes
 	limit        int64    // of the body in bytes; 0: maxBody
+	public       bool     // nobody has to say who he is
 }
 
 var (
@@ -68,7 +69,7 @@ func newSide(s *Server, name string, authenticate func(*http.Request) (identity,
 	d.unknown = &endpoint{side: d, path: "other"}
 	d.mux.Handle("/", d.unknown)
 	endpoints := map[string]*endpoint{}
-	for _, r := range routes {
+	for _, r := range append(routes, describe) {
 		e := endpoints[r.path]
 		if e == nil {
 			e = &endpoint{side: d, path: r.path, methods: map[string]route{}}
@@ -130,11 +131,14 @@ func (e *endpoint) run(w http.ResponseWriter, r *http.Request) (answer, error) {
 	// Also for a body that is refused and that net/http then reads to its end. A writer
 	// without deadlines is a test's.
 	_ = conn.SetReadDeadline(time.Now().Add(bodyTimeout))
-	who, err := e.authenticate(r)
-	if err != nil {
-		return answer{}, err
-	}
 	row, ok := e.methods[r.Method]
+	var who identity
+	var err error
+	if !row.public {
+		if who, err = e.authenticate(r); err != nil {
+			return answer{}, err
+		}
+	}
 	switch {
 	case len(e.methods) == 0:
 		return answer{}, &problem{status: http.StatusNotFound, message: "No such path"}

@@ -1,0 +1,112 @@
+package keyserver
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+func recorder(isJSON bool) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	if isJSON {
+		w.Header().Set("Content-Type", "application/json")
+	}
+	return w
+}
+
+// The document is there on every side, for everybody, and for reading only.
+func TestDescriptionIsServed(t *testing.T) {
+	f := setUp(t)
+	for side := range f.handler {
+		for _, method := range []string{"GET", "HEAD"} {
+			r := f.do(side, request(method, descriptionPath, "")).want(200)
+			if r.header.Get("Content-Type") != "application/yaml" || r.raw != description {
+				t.Errorf("%s %s: %q and %d bytes", side, method, r.header.Get("Content-Type"), len(r.raw))
+			}
+		}
+		f.do(side, request("GET", descriptionPath+"?format=json", "")).refused(400, "format")
+		if r := f.do(side, request("PUT", descriptionPath, "")); r.status != 401 && r.status != 403 {
+			t.Errorf("%s: PUT by a stranger: %d", side, r.status)
+		}
+	}
+	f.operator("DELETE", descriptionPath, "").refused(405, "GET, HEAD")
+}
+
+func load(t *testing.T, raw []byte) map[string]any {
+	t.Helper()
+	var doc map[string]any
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// Every row of every side is in the document, and nothing else is.
+func TestDescriptionHasEveryRoute(t *testing.T) {
+	f := setUp(t)
+	var rows, described []string
+	for side, routes := range routesOf(f) {
+		for _, row := range routes {
+			rows = append(rows, fmt.Sprintf("%s %s [%s]", strings.ToLower(row.method), row.path, side))
+		}
+	}
+	rows = append(rows, "get "+descriptionPath+" [sidecars operators owners]")
+	for path, item := range load(t, []byte(description))["paths"].(map[string]any) {
+		for method, op := range item.(map[string]any) {
+			if method != "parameters" {
+				described = append(described, fmt.Sprintf("%s %s %v", method, path, op.(map[string]any)["tags"]))
+			}
+		}
+	}
+	slices.Sort(rows)
+	slices.Sort(described)
+	if !slices.Equal(rows, described) {
+		t.Errorf("served\n%s\ndescribed\n%s", strings.Join(rows, "\n"), strings.Join(described, "\n"))
+	}
+}
+
+// The part that sidecars rely on stands alone, too, so that others can build a key
+// API: this document says the same, and may only add names for an operation and
+// statuses that it has.
+func TestDescriptionHoldsTheSidecarsPart(t *testing.T) {
+	raw, err := os.ReadFile("testdata/keyapi.openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, whole := load(t, raw), load(t, []byte(description))
+	delete(part, "info") // each has its own
+	holds(t, "", part, whole)
+}
+
+// mayGrow are the places where the whole document has more than the part.
+var mayGrow = []string{"", ".paths", ".components", ".components.securitySchemes", ".components.responses", ".components.schemas"}
+
+func holds(t *testing.T, at string, part, whole any) {
+	t.Helper()
+	p, ok1 := part.(map[string]any)
+	w, ok2 := whole.(map[string]any)
+	if !ok1 || !ok2 {
+		if fmt.Sprint(part) != fmt.Sprint(whole) {
+			t.Errorf("%s: %v, the part says %v", at, whole, part)
+		}
+		return
+	}
+	for name, value := range p {
+		holds(t, at+"."+name, value, w[name])
+	}
+	for name := range maps.Keys(w) {
+		_, known := p[name]
+		operation := strings.HasSuffix(at, "."+strings.ToLower(http.MethodPost)) && (name == "tags" || name == "operationId")
+		status := strings.HasSuffix(at, ".post.responses") && (name == "413" || name == "415")
+		if !known && !slices.Contains(mayGrow, at) && !operation && !status {
+			t.Errorf("%s has %s, the part does not", at, name)
+		}
+	}
+}
