@@ -28,6 +28,15 @@ test:
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
 
+## test-long: more of the same against the running programs: a million checks under every fault, a million unknown keys, 100 kills of each kind
+test-long:
+	$(GO) test -tags long -timeout 60m -v ./faults/...
+
+## bench: from a revocation to `effective`, and the cost of a check, each against a named baseline
+bench:
+	$(GO) run ./bench/revoke
+	$(GO) run ./bench/check
+
 ## lint: golangci-lint over both modules
 lint:
 	$(TOOL) golangci-lint run ./...

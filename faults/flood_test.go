@@ -186,7 +186,7 @@ func TestFlood(t *testing.T) {
 			t.Errorf("%d unknown keys: %s", n, reason)
 		}
 	}
-	memory := must(sidecar.Resident())(t)
+	memory := must(running.Resident(sidecar.Pid()))(t)
 	if memory > floodMemory {
 		t.Errorf("the sidecar holds %d MiB", memory>>20)
 	}

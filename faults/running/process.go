@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -120,6 +119,9 @@ func Until(ctx context.Context, try func() error) error {
 	}
 }
 
+// Pid is the process's number.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
 // Signal sends the process a signal.
 func (p *Process) Signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
 
@@ -147,11 +149,6 @@ func (p *Process) End(s syscall.Signal) (int, error) {
 	}
 }
 
-// CPU returns the time that the ended process has used.
-func (p *Process) CPU() time.Duration {
-	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
-}
-
 // stop ends the process whatever its state.
 func (p *Process) stop() {
 	_ = p.Signal(syscall.SIGCONT)
@@ -159,18 +156,4 @@ func (p *Process) stop() {
 		_ = p.Signal(syscall.SIGKILL)
 		<-p.ended
 	}
-}
-
-// Resident returns the bytes of memory that the process has now.
-func (p *Process) Resident() (int64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, found := strings.Cut(string(status), "VmRSS:")
-	var kib int64
-	if _, err := fmt.Sscan(rest, &kib); !found || err != nil {
-		return 0, fmt.Errorf("/proc tells no VmRSS of %s", p.Name)
-	}
-	return kib << 10, nil
 }

@@ -81,10 +81,13 @@ func (s *Site) SidecarToken() (credential.Secret, error) {
 }
 
 func (s *Site) file(name string) string   { return filepath.Join(s.Dir, name) }
-func (s *Site) socket(name string) string { return "unix://" + s.file(name+".sock") }
+func (s *Site) socket(name string) string { return "unix://" + s.Socket(name) }
+
+// Socket is the path of the socket of that name: a sidecar's is called as itself.
+func (s *Site) Socket(name string) string { return s.file(name + ".sock") }
 
 // SidecarSide is the path of the socket of keyd's side for sidecars.
-func (s *Site) SidecarSide() string { return s.file("sidecars.sock") }
+func (s *Site) SidecarSide() string { return s.Socket("sidecars") }
 
 func (s *Site) write(name string, config Config) (string, error) {
 	text, err := yaml.Marshal(config)

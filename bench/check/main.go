@@ -1,0 +1,122 @@
+// Command check measures what a check costs that authzd answers from memory,
+// against a stock grpc-go server with the generated types that answers a constant
+// OK: the least that a sidecar on grpc-go can do.
+//
+// Both are processes of their own behind a Unix socket, and are asked by the same
+// client with the same message, in turns. The CPU is that of the server's process.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+func main() {
+	rounds := flag.Int("rounds", 7, "rounds of each server")
+	lasts := flag.Duration("lasts", 2*time.Second, "how long a round lasts")
+	serve := flag.String("serve", "", "be the stock server on this socket")
+	flag.Parse()
+	var err error
+	if *serve != "" {
+		err = serveStock(*serve)
+	} else {
+		err = run(context.Background(), *rounds, *lasts)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "check:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, rounds int, lasts time.Duration) (err error) {
+	bin, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(bin) }()
+	if err := running.Build(ctx, bin, "cmd/keyd", "cmd/authzd"); err != nil {
+		return err
+	}
+	site, err := running.NewSite(bin)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closed := site.Close(ctx); err == nil {
+			err = closed
+		}
+	}()
+	authzd, keys, err := startAuthzd(ctx, site)
+	if err != nil {
+		return err
+	}
+	stock, err := startStock(site, "stock")
+	if err != nil {
+		return err
+	}
+	defer stock.end()
+	servers := []*server{
+		{name: "stock grpc-go, constant OK (baseline)", socket: "stock", pid: stock.pid()},
+		{name: "authzd, from memory", socket: "authzd", pid: authzd.Pid()},
+	}
+	for i := range rounds + 1 {
+		for _, s := range servers {
+			r, err := s.round(ctx, site, keys, lasts)
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+			if i > 0 { // the first warms up
+				s.rounds = append(s.rounds, r)
+			}
+		}
+	}
+	report(servers[0], servers[1])
+	return nil
+}
+
+// startAuthzd starts a sidecar that knows a thousand keys.
+func startAuthzd(ctx context.Context, site *running.Site) (*running.Process, []credential.Secret, error) {
+	quiet := running.Config{"log": running.Config{"level": "info"}}
+	if _, err := site.StartKeyd(ctx, quiet); err != nil {
+		return nil, nil, err
+	}
+	authzd, err := site.StartAuthzd(ctx, "authzd", quiet)
+	if err != nil {
+		return nil, nil, err
+	}
+	account, err := site.Account(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	checks, err := site.Checks("authzd")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer checks.Close()
+	keys := make([]credential.Secret, 1000)
+	for i := range keys {
+		key, err := site.Mint(ctx, account)
+		if err != nil {
+			return nil, nil, err
+		}
+		keys[i] = key.Secret
+		if err := running.Until(ctx, func() error { return allowed(ctx, checks, key.Secret) }); err != nil {
+			return nil, nil, err
+		}
+	}
+	return authzd, keys, nil
+}
+
+func allowed(ctx context.Context, checks *running.Checks, key credential.Secret) error {
+	answer, err := checks.Check(ctx, key)
+	if err == nil && answer.Status != 200 {
+		err = fmt.Errorf("a good key: %v", answer)
+	}
+	return err
+}
