@@ -3,6 +3,7 @@ package usage_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -29,6 +30,13 @@ func (k *taker) Usage(_ context.Context, r keyapi.UsageRequest) error {
 	defer k.mu.Unlock()
 	k.reports, k.at = append(k.reports, r), append(k.at, time.Now())
 	return k.err
+}
+
+// sent returns the reports so far and when they came.
+func (k *taker) sent() ([]keyapi.UsageRequest, []time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.reports), slices.Clone(k.at)
 }
 
 func digest(i int) (d credential.Digest) {
@@ -59,13 +67,14 @@ func TestReportsOnceAMinute(t *testing.T) {
 		r.Used(digest(1), true, begin) // late, and no step back
 		r.Used(digest(2), false, begin)
 		<-time.After(75 * time.Second)
-		if len(k.reports) != 1 || len(k.reports[0].Used) != 2 || k.reports[0].Sidecar != "s" {
-			t.Fatalf("%+v", k.reports)
+		reports, at := k.sent()
+		if len(reports) != 1 || len(reports[0].Used) != 2 || reports[0].Sidecar != "s" {
+			t.Fatalf("%+v", reports)
 		}
-		if late := k.at[0].Sub(begin); late < 45*time.Second || late > 75*time.Second {
+		if late := at[0].Sub(begin); late < 45*time.Second || late > 75*time.Second {
 			t.Errorf("after %v", late)
 		}
-		for _, u := range k.reports[0].Used {
+		for _, u := range reports[0].Used {
 			switch u.SHA256 {
 			case digest(1).Hex():
 				if u.Allowed != 5 || u.Denied != 1 || !u.LastUsedAt.Equal(begin.Add(4*time.Second)) {
@@ -80,8 +89,8 @@ func TestReportsOnceAMinute(t *testing.T) {
 			}
 		}
 		<-time.After(10 * time.Minute)
-		if len(k.reports) != 1 {
-			t.Errorf("%d reports of nothing", len(k.reports)-1)
+		if reports, _ := k.sent(); len(reports) != 1 {
+			t.Errorf("%d reports of nothing", len(reports)-1)
 		}
 		r.Used(digest(3), true, time.Now())
 	})
