@@ -8,6 +8,7 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
 const benchKeys = 20_000
@@ -31,11 +32,11 @@ func filled(b *testing.B) *Store {
 			b.Fatal(err)
 		}
 	}
-	_, err = mutate(b.Context(), s, "fill", "", func(t *tx) (struct{}, error) {
+	_, err = sqlstore.Mutate(b.Context(), s, "fill", "", func(t *sqlstore.Tx) (struct{}, error) {
 		for i := range benchKeys {
-			t.insertKey(keystore.Key{
+			t.InsertKey(keystore.Key{
 				ID: fmt.Sprintf("key_%d", i), Digest: numbered(i), Label: "bench", Hint: "phk_0000",
-				Scopes: credential.NewScopes("chat:companion"), CreatedAt: t.now, CreatedBy: "operator:bench",
+				Scopes: credential.NewScopes("chat:companion"), CreatedAt: t.Now, CreatedBy: "operator:bench",
 			}, int64(i%accounts)+1)
 		}
 		return struct{}{}, nil

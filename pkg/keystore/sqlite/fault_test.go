@@ -14,6 +14,7 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
 func recordPoll(ctx context.Context, s *Store, p keystore.Poll) error {
@@ -166,7 +167,7 @@ func busy(t *testing.T, s *Store, do func()) {
 	t.Helper()
 	release, held := make(chan struct{}), make(chan error)
 	go func() {
-		_, err := mutate(t.Context(), s, "hold", "", func(*tx) (struct{}, error) {
+		_, err := sqlstore.Mutate(t.Context(), s, "hold", "", func(*sqlstore.Tx) (struct{}, error) {
 			<-release
 			return struct{}{}, nil
 		})

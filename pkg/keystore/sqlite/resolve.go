@@ -7,6 +7,7 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
 // resolveQuery takes the digests as a JSON array of hexadecimal strings. It yields
@@ -32,7 +33,7 @@ var kinds = map[int]credential.Kind{1: credential.Key, 2: credential.Session}
 func (s *Store) Resolve(ctx context.Context, digests []credential.Digest) (keystore.Head, []keystore.Fact, error) {
 	head, facts, err := s.lookUp(ctx, digests)
 	if err != nil {
-		return keystore.Head{}, nil, failed(ctx, "resolve", err)
+		return keystore.Head{}, nil, sqlstore.Failed(ctx, s, "resolve", err)
 	}
 	return head, facts, nil
 }
@@ -46,7 +47,7 @@ func (s *Store) lookUp(ctx context.Context, digests []credential.Digest) (head k
 	if err != nil {
 		return head, nil, err
 	}
-	head.Now = cut(s.now())
+	head.Now = sqlstore.Cut(s.now())
 	rows, err := s.resolve.QueryContext(ctx, string(list))
 	if err != nil {
 		return head, nil, err
@@ -57,8 +58,8 @@ func (s *Store) lookUp(ctx context.Context, digests []credential.Digest) (head k
 		var place, kind int
 		var ended, terminated time.Time
 		r := credential.Record{State: credential.Active, Account: credential.Account{State: credential.Active}}
-		if err := rows.Scan(&head.Epoch, &head.Revision, (*stamp)(&head.NotBefore), &place, &kind, &r.ID, (*stamp)(&ended),
-			(*stamp)(&r.ExpiresAt), (*scopes)(&r.Scopes), &r.Account.ID, (*stamp)(&terminated)); err != nil {
+		if err := rows.Scan(&head.Epoch, &head.Revision, (*sqlstore.Stamp)(&head.NotBefore), &place, &kind, &r.ID, (*sqlstore.Stamp)(&ended),
+			(*sqlstore.Stamp)(&r.ExpiresAt), (*sqlstore.Scopes)(&r.Scopes), &r.Account.ID, (*sqlstore.Stamp)(&terminated)); err != nil {
 			return head, nil, err
 		}
 		if place < 0 {

@@ -17,12 +17,12 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"runtime"
 	"sync"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
 // Options are what Open may be told. The zero Options is right for production.
@@ -35,15 +35,14 @@ type Options struct {
 
 // Store is a keystore.Store in one SQLite file.
 type Store struct {
+	*sqlstore.Core
 	now     func() time.Time
 	writer  *sql.DB // one connection, used by the writer goroutine alone
 	readers *sql.DB
 	resolve *sql.Stmt // over readers: preparing it costs more than one digest's look-up
-	secret  []byte    // signs cursors
-	changed broadcast
+	changed sqlstore.Broadcast
 
 	jobs   chan func()
-	polls  chan *poll
 	stop   chan struct{}
 	writes sync.WaitGroup // the writer goroutine
 }
@@ -65,10 +64,9 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		now:   opts.Now,
-		jobs:  make(chan func()),
-		polls: make(chan *poll),
-		stop:  make(chan struct{}),
+		now:  opts.Now,
+		jobs: make(chan func()),
+		stop: make(chan struct{}),
 	}
 	if err := s.connect(ctx, path, opts.BusyTimeout); err != nil {
 		return nil, explain(path, errors.Join(err, s.disconnect()))
@@ -98,7 +96,12 @@ func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (e
 	if s.resolve, err = s.readers.PrepareContext(ctx, resolveQuery); err != nil {
 		return err
 	}
-	return s.readers.QueryRowContext(ctx, "SELECT cursor_secret FROM head").Scan(&s.secret)
+	var secret []byte
+	err = s.readers.QueryRowContext(ctx, "SELECT cursor_secret FROM head").Scan(&secret)
+	if err == nil {
+		s.Core = sqlstore.NewCore(s, secret)
+	}
+	return err
 }
 
 func (s *Store) disconnect() error {
@@ -119,47 +122,24 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Close implements keystore.Store.
 func (s *Store) Close() error {
+	s.Stop()
 	close(s.stop)
 	s.writes.Wait()
 	return s.disconnect()
 }
 
-// querier is what reads, in a transaction or out of one.
-type querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
+// Name implements sqlstore.Engine.
+func (s *Store) Name() string { return "sqlite" }
 
-// read runs do in one snapshot.
-func read(ctx context.Context, s *Store, what string, do func(q querier) error) error {
+// Reader implements sqlstore.Engine.
+func (s *Store) Reader() sqlstore.Querier { return s.readers }
+
+// Read implements sqlstore.Engine.
+func (s *Store) Read(ctx context.Context, do func(q sqlstore.Querier) error) error {
 	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
-		return failed(ctx, what, err)
+		return err
 	}
 	defer func() { _ = tx.Rollback() }() // nothing was written
-	return failed(ctx, what, do(tx))
-}
-
-// failed makes an error that Store's contract knows: the typed ones as they are,
-// a context's in the chain, any other with what was being done.
-func failed(ctx context.Context, what string, err error) error {
-	var conflict *keystore.Conflict
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, keystore.ErrNotFound), errors.Is(err, keystore.ErrGone),
-		errors.Is(err, keystore.ErrCursor), errors.As(err, &conflict):
-		return err
-	case ctx.Err() != nil:
-		return fmt.Errorf("sqlite: %s: %w (%w)", what, ctx.Err(), err)
-	}
-	return fmt.Errorf("sqlite: %s: %w", what, err)
-}
-
-// found turns the lack of a row into keystore.ErrNotFound.
-func found(err error) error {
-	if errors.Is(err, sql.ErrNoRows) {
-		return keystore.ErrNotFound
-	}
-	return err
+	return do(tx)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
 func (s *Store) logRows(t *testing.T) (oldest, count int64) {
@@ -20,11 +21,11 @@ func (s *Store) logRows(t *testing.T) (oldest, count int64) {
 // fillLog adds so many log rows, of which every other is as old as odd says.
 func fillLog(t *testing.T, s *Store, rows int, even, odd time.Duration) {
 	t.Helper()
-	_, err := mutate(t.Context(), s, "fill", "", func(t *tx) (struct{}, error) {
-		t.exec(`WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+	_, err := sqlstore.Mutate(t.Context(), s, "fill", "", func(t *sqlstore.Tx) (struct{}, error) {
+		t.Exec(`WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?)
 			INSERT INTO log SELECT revision + i, iif(i % 2, ?, ?), 'acc', NULL FROM n, head`,
-			rows, stamp(t.now.Add(-odd)), stamp(t.now.Add(-even)))
-		t.exec("UPDATE head SET revision = revision + ?", rows)
+			rows, sqlstore.Stamp(t.Now.Add(-odd)), sqlstore.Stamp(t.Now.Add(-even)))
+		t.Exec("UPDATE head SET revision = revision + ?", rows)
 		return struct{}{}, nil
 	})
 	if err != nil {
@@ -34,16 +35,16 @@ func fillLog(t *testing.T, s *Store, rows int, even, odd time.Duration) {
 
 func TestPruneInSteps(t *testing.T) {
 	s := withAccount(t, Options{})
-	fillLog(t, s, 2*pruneStep+10, time.Hour, time.Hour)
+	fillLog(t, s, 2*sqlstore.PruneStep+10, time.Hour, time.Hour)
 	fillLog(t, s, 5, 0, 0)
-	more, err := mutate(t.Context(), s, "prune", "", func(t *tx) (bool, error) { return t.prune(-time.Minute) })
-	if oldest, _ := s.logRows(t); err != nil || !more || oldest != pruneStep+1 {
+	more, err := sqlstore.Mutate(t.Context(), s, "prune", "", func(t *sqlstore.Tx) (bool, error) { return t.Prune(-time.Minute) })
+	if oldest, _ := s.logRows(t); err != nil || !more || oldest != sqlstore.PruneStep+1 {
 		t.Fatalf("one step reached %d, more: %v, %v", oldest, more, err)
 	}
 	if err := s.Prune(t.Context(), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if oldest, count := s.logRows(t); oldest != 2*pruneStep+12 || count != 5 {
+	if oldest, count := s.logRows(t); oldest != 2*sqlstore.PruneStep+12 || count != 5 {
 		t.Fatalf("%d rows from %d", count, oldest)
 	}
 }
@@ -95,12 +96,12 @@ func TestUsageByTheHour(t *testing.T) {
 		var id string
 		var hour time.Time
 		var allowed, denied int64
-		if err := rows.Scan(&id, (*stamp)(&hour), &allowed, &denied); err != nil {
+		if err := rows.Scan(&id, (*sqlstore.Stamp)(&hour), &allowed, &denied); err != nil {
 			t.Fatal(err)
 		}
 		got += fmt.Sprintln(id, hour.Format(time.TimeOnly), allowed, denied)
 	}
-	want := fmt.Sprintln("key_1 12:00:00 8 2") + fmt.Sprintln("key_1 13:00:00 2", int64(maxCount))
+	want := fmt.Sprintln("key_1 12:00:00 8 2") + fmt.Sprintln("key_1 13:00:00 2", int64(sqlstore.MaxCount))
 	if err := rows.Err(); err != nil || got != want {
 		t.Fatalf("%v, got\n%swant\n%s", err, got, want)
 	}

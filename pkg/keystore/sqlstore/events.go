@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"context"
@@ -7,14 +7,14 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-func scanEvent(row scanner, seq *int64) (keystore.Event, error) {
+func scanEvent(row Scanner, seq *int64) (keystore.Event, error) {
 	var e keystore.Event
-	err := row.Scan(seq, (*stamp)(&e.At), &e.Actor, (*string)(&e.Action), &e.Account, (*text)(&e.Key), (*detail)(&e.Detail))
+	err := row.Scan(seq, (*Stamp)(&e.At), &e.Actor, (*string)(&e.Action), &e.Account, (*Text)(&e.Key), (*Detail)(&e.Detail))
 	return e, err
 }
 
 // Events implements keystore.Admin.
-func (s *Store) Events(ctx context.Context, account, key string, page keystore.Page) ([]keystore.Event, string, error) {
+func (s *Core) Events(ctx context.Context, account, key string, page keystore.Page) ([]keystore.Event, string, error) {
 	l := s.listing("events", account, key)
 	before, err := l.begin(page)
 	if err != nil {
@@ -30,7 +30,7 @@ func (s *Store) Events(ctx context.Context, account, key string, page keystore.P
 	if key != "" {
 		query, args = query+" AND key = ?", append(args, key)
 	}
-	events, next, err := list(ctx, s.readers, l, page.Limit, scanEvent,
+	events, next, err := list(ctx, s.engine.Reader(), l, page.Limit, scanEvent,
 		query+" ORDER BY seq DESC LIMIT ?", append(args, page.Limit+1)...)
-	return events, next, failed(ctx, "events", err)
+	return events, next, Failed(ctx, s.engine, "events", err)
 }

@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"context"
@@ -14,24 +14,24 @@ const selectKeys = `SELECT k.seq, k.id, a.id, k.digest, k.label, k.hint, k.scope
 	k.expires_at, k.revoked_at, k.last_used_at, k.revision
 	FROM keys k JOIN accounts a ON a.seq = k.account`
 
-func scanKey(row scanner, seq *int64) (keystore.Key, error) {
+func scanKey(row Scanner, seq *int64) (keystore.Key, error) {
 	k := keystore.Key{State: credential.Active}
-	err := row.Scan(seq, &k.ID, &k.Account, (*digest)(&k.Digest), &k.Label, &k.Hint, (*scopes)(&k.Scopes),
-		(*stamp)(&k.CreatedAt), &k.CreatedBy, (*stamp)(&k.ExpiresAt), (*stamp)(&k.RevokedAt), (*stamp)(&k.LastUsedAt), &k.Revision)
+	err := row.Scan(seq, &k.ID, &k.Account, (*Digest)(&k.Digest), &k.Label, &k.Hint, (*Scopes)(&k.Scopes),
+		(*Stamp)(&k.CreatedAt), &k.CreatedBy, (*Stamp)(&k.ExpiresAt), (*Stamp)(&k.RevokedAt), (*Stamp)(&k.LastUsedAt), &k.Revision)
 	if !k.RevokedAt.IsZero() {
 		k.State = credential.Revoked
 	}
 	return k, err
 }
 
-func keyByID(ctx context.Context, q querier, id string) (keystore.Key, error) {
+func keyByID(ctx context.Context, q Querier, id string) (keystore.Key, error) {
 	var seq int64
 	k, err := scanKey(q.QueryRowContext(ctx, selectKeys+" WHERE k.id = ?", id), &seq)
-	return k, found(err)
+	return k, Found(err)
 }
 
 // keyOf is keyByID for the one account, or for any if that is "".
-func keyOf(ctx context.Context, q querier, id, account string) (keystore.Key, error) {
+func keyOf(ctx context.Context, q Querier, id, account string) (keystore.Key, error) {
 	k, err := keyByID(ctx, q, id)
 	if err == nil && account != "" && k.Account != account {
 		return keystore.Key{}, keystore.ErrNotFound
@@ -40,8 +40,8 @@ func keyOf(ctx context.Context, q querier, id, account string) (keystore.Key, er
 }
 
 // CreateKey implements keystore.Admin.
-func (s *Store) CreateKey(ctx context.Context, actor string, n keystore.NewKey) (keystore.Key, error) {
-	return mutate(ctx, s, "create key", actor, func(t *tx) (keystore.Key, error) {
+func (s *Core) CreateKey(ctx context.Context, actor string, n keystore.NewKey) (keystore.Key, error) {
+	return Mutate(ctx, s.engine, "create key", actor, func(t *Tx) (keystore.Key, error) {
 		account, err := t.livingAccount(n.Account)
 		if err != nil {
 			return keystore.Key{}, err
@@ -54,9 +54,9 @@ func (s *Store) CreateKey(ctx context.Context, actor string, n keystore.NewKey) 
 		}
 		k := keystore.Key{
 			ID: n.ID, Account: n.Account, Digest: n.Digest, Label: n.Label, Hint: n.Hint, Scopes: n.Scopes,
-			State: credential.Active, CreatedAt: t.now, CreatedBy: actor, ExpiresAt: cut(n.ExpiresAt),
+			State: credential.Active, CreatedAt: t.Now, CreatedBy: actor, ExpiresAt: Cut(n.ExpiresAt),
 		}
-		k.Revision = t.insertKey(k, account)
+		k.Revision = t.InsertKey(k, account)
 		action := keystore.KeyMint
 		if n.Imported {
 			action = keystore.KeyImport
@@ -71,9 +71,9 @@ func (s *Store) CreateKey(ctx context.Context, actor string, n keystore.NewKey) 
 }
 
 // unusedID: table is "keys" or "sessions".
-func (t *tx) unusedID(table, id string) error {
+func (t *Tx) unusedID(table, id string) error {
 	var used bool
-	err := t.QueryRowContext(t.ctx, "SELECT EXISTS (SELECT 1 FROM "+table+" WHERE id = ?)", id).Scan(&used)
+	err := t.QueryRowContext(t.Ctx, "SELECT EXISTS (SELECT 1 FROM "+table+" WHERE id = ?)", id).Scan(&used)
 	if err == nil && used {
 		return keystore.Conflictf("This id exists already: %s", id)
 	}
@@ -81,10 +81,10 @@ func (t *tx) unusedID(table, id string) error {
 }
 
 // unusedDigest looks at keys and sessions: one digest is one credential.
-func (t *tx) unusedDigest(d credential.Digest) error {
+func (t *Tx) unusedDigest(d credential.Digest) error {
 	var used bool
-	err := t.QueryRowContext(t.ctx, `SELECT EXISTS (SELECT 1 FROM keys WHERE digest = ?1)
-		OR EXISTS (SELECT 1 FROM sessions WHERE digest = ?1)`, digest(d)).Scan(&used)
+	err := t.QueryRowContext(t.Ctx, `SELECT EXISTS (SELECT 1 FROM keys WHERE digest = ?1)
+		OR EXISTS (SELECT 1 FROM sessions WHERE digest = ?1)`, Digest(d)).Scan(&used)
 	if err == nil && used {
 		return keystore.Conflictf("A credential with this SHA-256 exists already")
 	}
@@ -92,54 +92,55 @@ func (t *tx) unusedDigest(d credential.Digest) error {
 }
 
 // room tells whether the account may have one more key.
-func (t *tx) room(account int64, limit int) error {
+func (t *Tx) room(account int64, limit int) error {
 	if limit == 0 {
 		return nil
 	}
 	var keys int
-	err := t.QueryRowContext(t.ctx, `SELECT count(*) FROM keys
-		WHERE account = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)`, account, stamp(t.now)).Scan(&keys)
+	err := t.QueryRowContext(t.Ctx, `SELECT count(*) FROM keys
+		WHERE account = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)`, account, Stamp(t.Now)).Scan(&keys)
 	if err == nil && keys >= limit {
 		return keystore.Conflictf("At most %d keys that are neither revoked nor expired", limit)
 	}
 	return err
 }
 
-func (t *tx) insertKey(k keystore.Key, account int64) (revision int64) {
+// InsertKey adds the key to the account with that seq, and returns its revision.
+func (t *Tx) InsertKey(k keystore.Key, account int64) (revision int64) {
 	revision = t.changedCredential(k.Digest)
-	t.exec(`INSERT INTO keys (id, account, digest, label, hint, scopes, created_at, created_by, expires_at, revision)
+	t.Exec(`INSERT INTO keys (id, account, digest, label, hint, scopes, created_at, created_by, expires_at, revision)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		k.ID, account, digest(k.Digest), k.Label, k.Hint, scopes(k.Scopes), stamp(k.CreatedAt), k.CreatedBy, stamp(k.ExpiresAt), revision)
+		k.ID, account, Digest(k.Digest), k.Label, k.Hint, Scopes(k.Scopes), Stamp(k.CreatedAt), k.CreatedBy, Stamp(k.ExpiresAt), revision)
 	return revision
 }
 
 // updateKey writes what can change of a key, and returns the new revision.
-func (t *tx) updateKey(k keystore.Key) (revision int64) {
+func (t *Tx) updateKey(k keystore.Key) (revision int64) {
 	revision = t.changedCredential(k.Digest)
-	t.exec("UPDATE keys SET scopes = ?, expires_at = ?, revoked_at = ?, revision = ? WHERE id = ?",
-		scopes(k.Scopes), stamp(k.ExpiresAt), stamp(k.RevokedAt), revision, k.ID)
+	t.Exec("UPDATE keys SET scopes = ?, expires_at = ?, revoked_at = ?, revision = ? WHERE id = ?",
+		Scopes(k.Scopes), Stamp(k.ExpiresAt), Stamp(k.RevokedAt), revision, k.ID)
 	return revision
 }
 
-func (t *tx) revoked(k keystore.Key) keystore.Key {
-	k.State, k.RevokedAt = credential.Revoked, t.now
+func (t *Tx) revoked(k keystore.Key) keystore.Key {
+	k.State, k.RevokedAt = credential.Revoked, t.Now
 	return k
 }
 
 // Key implements keystore.Admin.
-func (s *Store) Key(ctx context.Context, id string) (keystore.Key, error) {
-	k, err := keyByID(ctx, s.readers, id)
-	return k, failed(ctx, "key", err)
+func (s *Core) Key(ctx context.Context, id string) (keystore.Key, error) {
+	k, err := keyByID(ctx, s.engine.Reader(), id)
+	return k, Failed(ctx, s.engine, "key", err)
 }
 
 // Keys implements keystore.Admin.
-func (s *Store) Keys(ctx context.Context, account string, page keystore.Page) (keys []keystore.Key, next string, err error) {
+func (s *Core) Keys(ctx context.Context, account string, page keystore.Page) (keys []keystore.Key, next string, err error) {
 	l := s.listing("keys", account)
 	after, err := l.begin(page)
 	if err != nil {
 		return nil, "", err
 	}
-	err = read(ctx, s, "keys", func(q querier) error {
+	err = Read(ctx, s.engine, "keys", func(q Querier) error {
 		_, seq, err := accountByID(ctx, q, account)
 		if err != nil {
 			return err
@@ -152,9 +153,9 @@ func (s *Store) Keys(ctx context.Context, account string, page keystore.Page) (k
 }
 
 // RevokeKey implements keystore.Admin.
-func (s *Store) RevokeKey(ctx context.Context, actor, id, account string) (keystore.Key, error) {
-	return mutate(ctx, s, "revoke key", actor, func(t *tx) (keystore.Key, error) {
-		k, err := keyOf(t.ctx, t, id, account)
+func (s *Core) RevokeKey(ctx context.Context, actor, id, account string) (keystore.Key, error) {
+	return Mutate(ctx, s.engine, "revoke key", actor, func(t *Tx) (keystore.Key, error) {
+		k, err := keyOf(t.Ctx, t, id, account)
 		if err != nil || k.State == credential.Revoked {
 			return k, err
 		}
@@ -166,17 +167,17 @@ func (s *Store) RevokeKey(ctx context.Context, actor, id, account string) (keyst
 }
 
 // RollKey implements keystore.Admin.
-func (s *Store) RollKey(ctx context.Context, actor string, roll keystore.Roll) (successor, replaced keystore.Key, err error) {
+func (s *Core) RollKey(ctx context.Context, actor string, roll keystore.Roll) (successor, replaced keystore.Key, err error) {
 	type pair struct{ successor, replaced keystore.Key }
-	keys, err := mutate(ctx, s, "roll key", actor, func(t *tx) (pair, error) {
-		old, err := keyOf(t.ctx, t, roll.ID, roll.Account)
+	keys, err := Mutate(ctx, s.engine, "roll key", actor, func(t *Tx) (pair, error) {
+		old, err := keyOf(t.Ctx, t, roll.ID, roll.Account)
 		if err != nil {
 			return pair{}, err
 		}
 		switch {
 		case old.State == credential.Revoked:
 			return pair{}, keystore.Conflictf("API key has been revoked: %s", old.ID)
-		case !old.ExpiresAt.IsZero() && !t.now.Before(old.ExpiresAt):
+		case !old.ExpiresAt.IsZero() && !t.Now.Before(old.ExpiresAt):
 			return pair{}, keystore.Conflictf("API key has expired: %s", old.ID)
 		}
 		account, err := t.livingAccount(old.Account)
@@ -188,12 +189,12 @@ func (s *Store) RollKey(ctx context.Context, actor string, roll keystore.Roll) (
 		}
 		successor := keystore.Key{
 			ID: roll.NewID, Account: old.Account, Digest: roll.Digest, Label: old.Label, Hint: roll.Hint, Scopes: old.Scopes,
-			State: credential.Active, CreatedAt: t.now, CreatedBy: actor, ExpiresAt: old.ExpiresAt,
+			State: credential.Active, CreatedAt: t.Now, CreatedBy: actor, ExpiresAt: old.ExpiresAt,
 		}
-		successor.Revision = t.insertKey(successor, account)
+		successor.Revision = t.InsertKey(successor, account)
 		if roll.Grace == 0 {
 			old = t.revoked(old)
-		} else if end := cut(t.now.Add(roll.Grace)); old.ExpiresAt.IsZero() || end.Before(old.ExpiresAt) {
+		} else if end := Cut(t.Now.Add(roll.Grace)); old.ExpiresAt.IsZero() || end.Before(old.ExpiresAt) {
 			old.ExpiresAt = end
 		}
 		old.Revision = t.updateKey(old)
@@ -206,9 +207,9 @@ func (s *Store) RollKey(ctx context.Context, actor string, roll keystore.Roll) (
 }
 
 // SetKeyScope implements keystore.Admin.
-func (s *Store) SetKeyScope(ctx context.Context, actor, id, scope string, granted bool) (keystore.Key, error) {
-	return mutate(ctx, s, "set key scope", actor, func(t *tx) (keystore.Key, error) {
-		k, err := keyByID(t.ctx, t, id)
+func (s *Core) SetKeyScope(ctx context.Context, actor, id, scope string, granted bool) (keystore.Key, error) {
+	return Mutate(ctx, s.engine, "set key scope", actor, func(t *Tx) (keystore.Key, error) {
+		k, err := keyByID(t.Ctx, t, id)
 		if err != nil || k.Scopes.Has(scope) == granted {
 			return k, err
 		}

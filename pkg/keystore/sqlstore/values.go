@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"database/sql/driver"
@@ -11,27 +11,27 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// cut returns t as the database keeps it: in microseconds, in UTC.
-func cut(t time.Time) time.Time {
+// Cut returns t as the database keeps it: in microseconds, in UTC.
+func Cut(t time.Time) time.Time {
 	if t.IsZero() {
 		return time.Time{}
 	}
 	return time.UnixMicro(t.UnixMicro()).UTC()
 }
 
-// roundUp is cut for moments that must not come too early on record.
-func roundUp(t time.Time) time.Time { return cut(t.Add(time.Microsecond - 1)) }
+// RoundUp is Cut for moments that must not come too early on record.
+func RoundUp(t time.Time) time.Time { return Cut(t.Add(time.Microsecond - 1)) }
 
-// stamp is a time in a column: microseconds since 1970 UTC, NULL for the zero Time.
-type stamp time.Time
+// Stamp is a time in a column: microseconds since 1970 UTC, NULL for the zero Time.
+type Stamp time.Time
 
 // Scan implements sql.Scanner.
-func (s *stamp) Scan(src any) error {
+func (s *Stamp) Scan(src any) error {
 	switch v := src.(type) {
 	case nil:
-		*s = stamp{}
+		*s = Stamp{}
 	case int64:
-		*s = stamp(time.UnixMicro(v).UTC())
+		*s = Stamp(time.UnixMicro(v).UTC())
 	default:
 		return fmt.Errorf("a time is an integer, not %T", src)
 	}
@@ -39,21 +39,21 @@ func (s *stamp) Scan(src any) error {
 }
 
 // Value implements driver.Valuer; it cuts off what is below a microsecond.
-func (s stamp) Value() (driver.Value, error) {
+func (s Stamp) Value() (driver.Value, error) {
 	if time.Time(s).IsZero() {
 		return nil, nil
 	}
 	return time.Time(s).UnixMicro(), nil
 }
 
-// digest is a credential.Digest in a column.
-type digest credential.Digest
+// Digest is a credential.Digest in a column.
+type Digest credential.Digest
 
 // Scan implements sql.Scanner. NULL is the zero Digest.
-func (d *digest) Scan(src any) error {
+func (d *Digest) Scan(src any) error {
 	switch v := src.(type) {
 	case nil:
-		*d = digest{}
+		*d = Digest{}
 		return nil
 	case []byte:
 		if copy(d[:], v) == len(d) && len(v) == len(d) {
@@ -64,18 +64,18 @@ func (d *digest) Scan(src any) error {
 }
 
 // Value implements driver.Valuer.
-func (d digest) Value() (driver.Value, error) { return d[:], nil }
+func (d Digest) Value() (driver.Value, error) { return d[:], nil }
 
-// text is a string in a column, NULL for "".
-type text string
+// Text is a string in a column, NULL for "".
+type Text string
 
 // Scan implements sql.Scanner.
-func (t *text) Scan(src any) error {
+func (t *Text) Scan(src any) error {
 	switch v := src.(type) {
 	case nil:
 		*t = ""
 	case string:
-		*t = text(v)
+		*t = Text(v)
 	default:
 		return fmt.Errorf("a text is a string, not %T", src)
 	}
@@ -83,21 +83,21 @@ func (t *text) Scan(src any) error {
 }
 
 // Value implements driver.Valuer.
-func (t text) Value() (driver.Value, error) {
+func (t Text) Value() (driver.Value, error) {
 	if t == "" {
 		return nil, nil
 	}
 	return string(t), nil
 }
 
-// scopes is a credential.Scopes in a column.
-type scopes credential.Scopes
+// Scopes is a credential.Scopes in a column.
+type Scopes credential.Scopes
 
 // Scan implements sql.Scanner.
-func (s *scopes) Scan(src any) error {
+func (s *Scopes) Scan(src any) error {
 	switch v := src.(type) {
 	case string:
-		*s = scopes(credential.NewScopes(strings.Fields(v)...))
+		*s = Scopes(credential.NewScopes(strings.Fields(v)...))
 	default:
 		return fmt.Errorf("scopes are a string, not %T", src)
 	}
@@ -105,13 +105,13 @@ func (s *scopes) Scan(src any) error {
 }
 
 // Value implements driver.Valuer.
-func (s scopes) Value() (driver.Value, error) { return credential.Scopes(s).String(), nil }
+func (s Scopes) Value() (driver.Value, error) { return credential.Scopes(s).String(), nil }
 
-// detail is an event's fields in a column, as a JSON object.
-type detail map[string]string
+// Detail is an event's fields in a column, as a JSON object.
+type Detail map[string]string
 
 // Scan implements sql.Scanner.
-func (d *detail) Scan(src any) error {
+func (d *Detail) Scan(src any) error {
 	v, ok := src.(string)
 	if !ok {
 		return fmt.Errorf("a detail is a string, not %T", src)
@@ -120,7 +120,7 @@ func (d *detail) Scan(src any) error {
 }
 
 // Value implements driver.Valuer.
-func (d detail) Value() (driver.Value, error) {
+func (d Detail) Value() (driver.Value, error) {
 	if d == nil {
 		return "{}", nil
 	}
@@ -128,18 +128,18 @@ func (d detail) Value() (driver.Value, error) {
 	return string(v), err
 }
 
-// grants are a sidecar's grants in a column, as a JSON array of [covers, stale_ends_at].
-type grants []keystore.Grant
+// Grants are a sidecar's Grants in a column, as a JSON array of [covers, stale_ends_at].
+type Grants []keystore.Grant
 
 // Scan implements sql.Scanner.
-func (g *grants) Scan(src any) error {
+func (g *Grants) Scan(src any) error {
 	v, ok := src.(string)
 	if !ok {
-		return fmt.Errorf("grants are a string, not %T", src)
+		return fmt.Errorf("Grants are a string, not %T", src)
 	}
 	var pairs [][2]int64
 	err := json.Unmarshal([]byte(v), &pairs)
-	*g = make(grants, len(pairs))
+	*g = make(Grants, len(pairs))
 	for i, p := range pairs {
 		(*g)[i] = keystore.Grant{Covers: p[0], StaleEndsAt: time.UnixMicro(p[1]).UTC()}
 	}
@@ -147,7 +147,7 @@ func (g *grants) Scan(src any) error {
 }
 
 // Value implements driver.Valuer.
-func (g grants) Value() (driver.Value, error) {
+func (g Grants) Value() (driver.Value, error) {
 	pairs := make([][2]int64, len(g))
 	for i, one := range g {
 		pairs[i] = [2]int64{one.Covers, one.StaleEndsAt.UnixMicro()}

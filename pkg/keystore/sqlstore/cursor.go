@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"context"
@@ -27,7 +27,7 @@ const (
 
 var cursorText = base64.RawURLEncoding.Strict()
 
-func (s *Store) listing(list string, filters ...string) listing {
+func (s *Core) listing(list string, filters ...string) listing {
 	return listing{secret: s.secret, name: fmt.Sprintf("%q", append([]string{list}, filters...))}
 }
 
@@ -46,7 +46,7 @@ func (l listing) cursor(position int64) string {
 // begin returns the position after which the page begins, 0 for the first page.
 func (l listing) begin(page keystore.Page) (int64, error) {
 	if page.Limit < 1 || page.Limit > maxPage {
-		return 0, fmt.Errorf("sqlite: a page has 1 to %d entries, not %d", maxPage, page.Limit)
+		return 0, fmt.Errorf("a page has 1 to %d entries, not %d", maxPage, page.Limit)
 	}
 	if page.After == "" {
 		return 0, nil
@@ -60,13 +60,13 @@ func (l listing) begin(page keystore.Page) (int64, error) {
 	return int64(binary.BigEndian.Uint64(b)), nil //nolint:gosec // G115: made by the same conversion
 }
 
-// scanner is one row, of a query for one or for many.
-type scanner interface{ Scan(dest ...any) error }
+// Scanner is one row, of a query for one or for many.
+type Scanner interface{ Scan(dest ...any) error }
 
 // list runs a query that yields at most limit+1 rows, each with its seq, and
 // returns the page and the cursor of the next, "" if there is none.
-func list[T any](ctx context.Context, q querier, l listing, limit int,
-	scan func(row scanner, seq *int64) (T, error), query string, args ...any,
+func list[T any](ctx context.Context, q Querier, l listing, limit int,
+	scan func(row Scanner, seq *int64) (T, error), query string, args ...any,
 ) (page []T, next string, err error) {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
