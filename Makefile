@@ -4,7 +4,7 @@ BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid='
 # The linters have a go.mod of their own, so that what they need does not burden the product's.
 TOOL    = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: build up test test-long test-image bench lint fuzz vuln clean
+.PHONY: build up test test-long test-image test-openapi bench lint fuzz vuln clean
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
@@ -36,6 +36,10 @@ test-long:
 bench:
 	$(GO) run ./bench/revoke
 	$(GO) run ./bench/check
+
+## test-openapi: requests that schemathesis makes of openapi.yaml, against a real keyd (installs it from PyPI into .venv)
+test-openapi:
+	$(GO) test -tags openapi -timeout 10m -run TestSchemathesis ./cmd/keyd
 
 ## lint: golangci-lint over both modules
 lint:

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,7 +25,7 @@ func decode(body []byte, into any) error {
 	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) {
 		return badRequest("body", "must be a JSON object")
 	}
-	err := json.Unmarshal(body, into, json.RejectUnknownMembers(true))
+	err := json.Unmarshal(body, into, json.RejectUnknownMembers(true), json.WithUnmarshalers(wholeNumbers))
 	if err == nil {
 		return nil
 	}
@@ -41,6 +43,28 @@ func decode(body []byte, into any) error {
 	}
 	return badRequest("body", "is not what is expected here")
 }
+
+// wholeNumbers reads 60.0 and 6e1 as 60, which they are: some clients write every
+// number so.
+var wholeNumbers = json.UnmarshalFromFunc(func(dec *jsontext.Decoder, into *int64) error {
+	if dec.PeekKind() != jsontext.KindNumber {
+		return errors.ErrUnsupported // as ever
+	}
+	value, err := dec.ReadValue()
+	if err != nil {
+		return err
+	}
+	if *into, err = strconv.ParseInt(string(value), 10, 64); err == nil {
+		return nil
+	}
+	const exact = 1 << 53 // beyond it a float is not the number that was written
+	f, err := strconv.ParseFloat(string(value), 64)
+	if err != nil || f != math.Trunc(f) || math.Abs(f) > exact {
+		return &json.SemanticError{Err: strconv.ErrRange}
+	}
+	*into = int64(f)
+	return nil
+})
 
 // fieldName makes a pointer readable: credentials[3].sha256. What a caller may have
 // put there is shortened.

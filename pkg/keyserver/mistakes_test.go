@@ -120,6 +120,30 @@ func TestOperatorMistakes(t *testing.T) {
 	}
 }
 
+// A number may be written in every way that JSON has.
+func TestWholeNumbers(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	for text, good := range map[string]bool{
+		"60": true, "60.0": true, "6e1": true, "6.00E+1": true, "600e-1": true, "2592000.0": true, "null": true,
+		"60.5": false, "1e300": false, "1e999": false, "1e-9": false, "-6e1": false, "9007199254740994.0": false,
+		"99999999999999999999": false, `"60"`: false, "true": false, "[60]": false, "{}": false,
+	} {
+		r := f.operator("POST", "/v1/accounts/a/sessions", `{"ttl_seconds":`+text+`}`)
+		if good {
+			r.want(201)
+		} else {
+			r.refused(400, "ttl_seconds must be a whole number")
+		}
+	}
+	r := f.operator("POST", "/v1/accounts/a/sessions", `{"ttl_seconds":6e1}`)
+	began, err1 := time.Parse(time.RFC3339, r.text("session", "created_at"))
+	ends, err2 := time.Parse(time.RFC3339, r.text("session", "expires_at"))
+	if life := ends.Sub(began); err1 != nil || err2 != nil || life != time.Minute {
+		t.Errorf("a session of %s", life)
+	}
+}
+
 func TestLabels(t *testing.T) {
 	f := setUp(t)
 	f.account("a")

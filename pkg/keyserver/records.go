@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"slices"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
 const (
@@ -39,8 +41,11 @@ func (s *Server) getRevision(ctx context.Context, c *call) (answer, error) {
 }
 
 // listSidecars answers all of them in one page: their number is the fleet's, and
-// they are one snapshot.
-func (s *Server) listSidecars(ctx context.Context, _ *call) (answer, error) {
+// they are one snapshot. So no cursor is one of this list.
+func (s *Server) listSidecars(ctx context.Context, c *call) (answer, error) {
+	if c.page.After != "" {
+		return answer{}, keystore.ErrCursor
+	}
 	_, list, err := s.store.Sidecars(ctx)
 	if err != nil {
 		return answer{}, err

@@ -1,0 +1,112 @@
+//go:build openapi
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestSchemathesis lets schemathesis, which makes requests of the OpenAPI document, good
+// ones and bad ones and chains of them, look for answers that are not in it.
+func TestSchemathesis(t *testing.T) {
+	program := schemathesis(t)
+	rules, err := filepath.Abs("testdata/schemathesis")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, side := range []struct {
+		name    string
+		headers []string
+	}{
+		{"operators", []string{"Authorization: Bearer " + aliceToken}},
+		{"owners", []string{"x-phantom-account-id: a", "x-phantom-principal: session"}},
+		{"sidecars", []string{"Authorization: Bearer " + sidecarToken}},
+	} {
+		t.Run(side.name, func(t *testing.T) {
+			t.Parallel()
+			p := launch(t, openSides(t))
+			p.operator("POST", "/v1/accounts", `{"id":"a","name":"Ann"}`)
+			url := "http://" + p.addr["listen."+side.name]
+			args := []string{
+				"--config-file", filepath.Join(rules, "schemathesis.toml"), "run", url + "/openapi.yaml", "--url", url,
+				"--include-tag", side.name, "--max-examples", "10", "--seed", "1", "--continue-on-failure", "--no-color",
+				"--generation-database", "none", "--request-timeout", "20",
+			}
+			for _, h := range side.headers {
+				args = append(args, "--header", h)
+			}
+			cmd := exec.CommandContext(t.Context(), program, args...)
+			cmd.Dir = t.TempDir()
+			cmd.Env = append(os.Environ(), "PYTHONPATH="+rules, "PYTHONDONTWRITEBYTECODE=1", "SCHEMATHESIS_HOOKS=rules")
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "passed") {
+				t.Errorf("%v\n%s", err, out)
+			}
+			if code := p.stop(syscall.SIGTERM); code != 0 {
+				t.Errorf("keyd: exit %d", code)
+			}
+		})
+	}
+}
+
+// openSides is a configuration with every side on TCP, leases that are soon over, and a
+// scope that owners grant.
+func openSides(t *testing.T) string {
+	t.Helper()
+	path := configure(t, "scopes: {\"chat:companion\": {granted_by: operator}, read: {granted_by: owner}}\n")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer("lease: 15s", "lease: 1s", "longest_max_stale: 1h", "longest_max_stale: 168h",
+		"owners: unix://"+filepath.Dir(path)+"/owners.sock", "owners: tcp://127.0.0.1:0").Replace(string(raw))
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// schemathesis returns the program; a first call installs it in .venv of the clone.
+func schemathesis(t *testing.T) string {
+	t.Helper()
+	home, err := filepath.Abs("../../.venv/schemathesis")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(home, "bin", "schemathesis")
+	pins, err := os.ReadFile("testdata/schemathesis/requirements.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The pins are written last: a venv without them, or with others, is made anew.
+	mark := filepath.Join(home, "pins.txt")
+	if had, err := os.ReadFile(mark); err == nil && string(had) == string(pins) {
+		return program
+	}
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Fatal("python3 is missing: schemathesis needs it")
+	}
+	for _, args := range [][]string{
+		{python, "-m", "venv", "--clear", home},
+		{
+			filepath.Join(home, "bin", "python3"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet",
+			"--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "testdata/schemathesis/requirements.txt",
+		},
+	} {
+		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatal(errors.Join(fmt.Errorf("schemathesis cannot be installed: %w", err), errors.New(string(out))))
+		}
+	}
+	if err := os.WriteFile(mark, pins, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}

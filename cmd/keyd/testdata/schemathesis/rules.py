@@ -1,0 +1,44 @@
+"""What the prose of openapi.yaml says and its schemas cannot: told to schemathesis, so
+that what it takes for good is good, and what it takes for bad is bad."""
+
+import schemathesis
+
+
+@schemathesis.hook
+def before_load_schema(context, raw_schema):
+    components, paths = raw_schema["components"], raw_schema["paths"]
+    text = components["schemas"]["Text"]["pattern"]
+
+    # A cursor is what a list has given: of these, a guess knows only the empty one.
+    components["parameters"]["Cursor"]["schema"]["enum"] = [""]
+
+    # The catalogue of the keyd that is asked.
+    components["parameters"]["Scope"]["schema"]["enum"] = ["chat:companion", "read"]
+    bodies = [components["schemas"]["NewKey"], body_of(components["requestBodies"]["ImportedKey"])]
+    for key in bodies:
+        key["properties"]["scopes"]["items"] = {"enum": ["read"]}
+        key["properties"]["expires_at"] = {"enum": ["2999-01-01T00:00:00Z", None]}
+
+    # The part for sidecars: null is the same as leaving a field out; a sidecar's name is
+    # for people; max_stale_ms ends at keyd's longest_max_stale.
+    for path in ["/v1/changes", "/v1/usage"]:
+        body = body_of(paths[path]["post"]["requestBody"])
+        body["properties"]["sidecar"]["pattern"] = text
+        optional_may_be_null(body)
+    changes = body_of(paths["/v1/changes"]["post"]["requestBody"])
+    changes["properties"]["after"].update(minimum=-1, maximum=2**63 - 1)
+    changes["properties"]["max_stale_ms"]["maximum"] = 604800000
+    used = body_of(paths["/v1/usage"]["post"]["requestBody"])["properties"]["used"]["items"]
+    for count in ["allowed", "denied"]:
+        used["properties"][count]["maximum"] = 2**63 - 1
+    optional_may_be_null(used)
+
+
+def body_of(request_body):
+    return request_body["content"]["application/json"]["schema"]
+
+
+def optional_may_be_null(schema):
+    for name, field in schema["properties"].items():
+        if name not in schema["required"]:
+            field["type"] = [field["type"], "null"]
