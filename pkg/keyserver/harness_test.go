@@ -63,7 +63,11 @@ func setUp(t testing.TB) *fixture { return setUpOn(t, nil) }
 // setUpOn lets the test put something between the server and the store.
 func setUpOn(t testing.TB, wrap func(keystore.Store) keystore.Store) *fixture {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "keys.db")
+	return setUpAt(t, filepath.Join(t.TempDir(), "keys.db"), wrap)
+}
+
+func setUpAt(t testing.TB, path string, wrap func(keystore.Store) keystore.Store) *fixture {
+	t.Helper()
 	opened, err := sqlite.Open(context.Background(), path, sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
