@@ -20,8 +20,8 @@ const module = "github.com/phantomrouter/phantom-authz/"
 var floors = map[string]int{
 	"pkg/credential": 0,
 	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
-	"pkg/keyapi": 2, "pkg/keyclient": 2, "pkg/daemon": 2, "pkg/config": 2, "pkg/keystore/storetest": 2, "pkg/keystore/sqlstore": 2,
-	"pkg/keystore/sqlite": 3, "pkg/keycache": 3, "pkg/usage": 3, "pkg/extauthz": 3, "pkg/keyserver": 3,
+	"pkg/keyapi": 2, "pkg/keyclient": 2, "pkg/daemon": 2, "pkg/config": 2, "pkg/keystore/storetest": 2, "pkg/keystore/sqlstore": 2, "pkg/keystore/pgtest": 2,
+	"pkg/keystore/sqlite": 3, "pkg/keystore/postgres": 3, "pkg/keycache": 3, "pkg/usage": 3, "pkg/extauthz": 3, "pkg/keyserver": 3,
 	"pkg/extauthz/grpcfront": 4,
 	"envoy":                  4,
 	"faults/running":         4, "faults/crowd": 5, "faults": 5,

@@ -16,7 +16,11 @@ func (s *Store) RecordUsage(ctx context.Context, _ string, used []keystore.Usage
 	if len(used) == 0 {
 		return sqlstore.Failed(ctx, s, "record usage", ctx.Err())
 	}
-	report, err := json.Marshal(sqlstore.MergeUsage(used, s.now()))
+	var rows [][4]any // digest, last used, allowed, denied
+	for _, r := range sqlstore.MergeUsage(used, s.now()) {
+		rows = append(rows, [4]any{r.Digest.Hex(), r.LastUsedAt, r.Allowed, r.Denied})
+	}
+	report, err := json.Marshal(rows)
 	if err != nil {
 		return sqlstore.Failed(ctx, s, "record usage", err)
 	}

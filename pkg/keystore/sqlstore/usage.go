@@ -10,8 +10,12 @@ import (
 // MaxCount bounds what is counted of one key in one hour.
 const MaxCount = 1 << 53
 
-// UsageRow is [digest, last used, allowed, denied], as the query reads it.
-type UsageRow [4]any
+// UsageRow is one key's use: the last time in microseconds since 1970, 0 for none
+// that counts.
+type UsageRow struct {
+	Digest                      credential.Digest
+	LastUsedAt, Allowed, Denied int64
+}
 
 // MergeUsage makes one row for each digest. Times after now do not count.
 func MergeUsage(used []keystore.Usage, now time.Time) []UsageRow {
@@ -22,15 +26,14 @@ func MergeUsage(used []keystore.Usage, now time.Time) []UsageRow {
 		if !ok {
 			i = len(rows)
 			at[u.Digest] = i
-			rows = append(rows, UsageRow{u.Digest.Hex(), int64(0), int64(0), int64(0)})
+			rows = append(rows, UsageRow{Digest: u.Digest})
 		}
-		r := rows[i]
+		r := &rows[i]
 		if !u.LastUsedAt.After(now) {
-			r[1] = max(r[1].(int64), u.LastUsedAt.UnixMicro())
+			r.LastUsedAt = max(r.LastUsedAt, u.LastUsedAt.UnixMicro())
 		}
-		r[2] = count(r[2].(int64) + count(u.Allowed))
-		r[3] = count(r[3].(int64) + count(u.Denied))
-		rows[i] = r
+		r.Allowed = count(r.Allowed + count(u.Allowed))
+		r.Denied = count(r.Denied + count(u.Denied))
 	}
 	return rows
 }

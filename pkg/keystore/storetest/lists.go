@@ -232,7 +232,7 @@ func testResolve(e *env) {
 	e.same("facts about nothing", len(facts), 0)
 	e.same("revision", head.Revision, orphan.Revision+1)
 	e.same("epoch", head.Epoch, e.head().Epoch)
-	e.around("now", head.Now, e.head().Now)
+	e.around("now", e.head().Now, head.Now)
 
 	asked := []credential.Digest{s.Digest, digestOf("nobody"), k.Digest, orphan.Digest, revoked.Digest, k.Digest, {}}
 	want := []string{s.ID, "", k.ID, orphan.ID, revoked.ID, k.ID, ""}

@@ -1,0 +1,307 @@
+// Package pgtest runs real PostgreSQL servers for tests: on a Unix socket and a
+// loopback port, in a temporary folder, with fsync on, under another user where the
+// tests run as root.
+package pgtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Password is that of the role postgres on the loopback port; the socket asks for none.
+const Password = "canary-database-password"
+
+// Server is one server with its folder.
+type Server struct {
+	Dir  string // of its sockets
+	Port int
+
+	bin      string // folder of PostgreSQL's programs
+	who      *syscall.Credential
+	settings []string
+	process  *exec.Cmd
+	exited   chan struct{}
+}
+
+// Start makes a new server and starts it. Settings are NAME=VALUE. Where PostgreSQL is
+// not installed, root has Debian's installed.
+func Start(ctx context.Context, settings ...string) (*Server, error) {
+	bin, err := programs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{bin: bin, settings: settings}
+	if err := s.place(ctx); err != nil {
+		return nil, err
+	}
+	secret := filepath.Join(s.Dir, "password")
+	if err := os.WriteFile(secret, []byte(Password), 0o644); err != nil { //nolint:gosec // G306: of a server for tests
+		return nil, err
+	}
+	err = s.run(ctx, "initdb", "-D", s.data(), "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync",
+		"--auth-local=trust", "--auth-host=scram-sha-256", "--pwfile="+secret)
+	if err == nil {
+		err = s.Run(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Remove())
+	}
+	return s, nil
+}
+
+// programs finds PostgreSQL, or installs it.
+func programs(ctx context.Context) (string, error) {
+	if bin := installed(); bin != "" {
+		return bin, nil
+	}
+	if err := install(ctx, "postgresql"); err != nil {
+		return "", err
+	}
+	if bin := installed(); bin != "" {
+		return bin, nil
+	}
+	return "", errors.New("the package postgresql has no server in its usual place")
+}
+
+// install installs a package of Debian's.
+func install(ctx context.Context, name string) error {
+	need := "this test needs what apt-get install " + name + " installs"
+	if os.Geteuid() != 0 {
+		return errors.New(need)
+	}
+	for _, args := range [][]string{{"update"}, {"install", "-y", "--no-install-recommends", name}} {
+		cmd := exec.CommandContext(ctx, "apt-get", args...) //nolint:gosec // G204: a name written in this package
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", need, err, out)
+		}
+	}
+	return nil
+}
+
+// installed returns the folder of the newest server there is, "" if there is none.
+func installed() string {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	slices.SortFunc(found, func(a, b string) int { return version(b) - version(a) })
+	if path, err := exec.LookPath("postgres"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			found = append(found, path)
+		}
+	}
+	for _, path := range found {
+		dir := filepath.Dir(path)
+		if _, err := os.Stat(filepath.Join(dir, "initdb")); err == nil {
+			return dir
+		}
+	}
+	return ""
+}
+
+func version(path string) int {
+	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path))))
+	return n
+}
+
+// place makes the folder and takes a port.
+func (s *Server) place(ctx context.Context) (err error) {
+	if s.who, err = unprivileged(); err != nil {
+		return err
+	}
+	if s.Dir, err = os.MkdirTemp("", "pg"); err != nil { // short: a socket's path is at most 107 bytes
+		return err
+	}
+	if s.who != nil {
+		if err := os.Chown(s.Dir, int(s.who.Uid), int(s.who.Gid)); err != nil {
+			return err
+		}
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s.Port = ln.Addr().(*net.TCPAddr).Port
+	return ln.Close()
+}
+
+// unprivileged is another user for root, as whom PostgreSQL does not run.
+func unprivileged() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, errUID := strconv.ParseUint(u.Uid, 10, 32)
+		gid, errGID := strconv.ParseUint(u.Gid, 10, 32)
+		if err := errors.Join(errUID, errGID); err != nil {
+			return nil, err
+		}
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+	return nil, errors.New("PostgreSQL does not run as root, and there is no user postgres or nobody")
+}
+
+func (s *Server) data() string { return filepath.Join(s.Dir, "data") }
+
+func (s *Server) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // G204: PostgreSQL's own
+	cmd.Dir = s.Dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.who}
+	return cmd
+}
+
+func (s *Server) run(ctx context.Context, program string, args ...string) error {
+	if out, err := s.command(ctx, filepath.Join(s.bin, program), args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", program, err, out)
+	}
+	return nil
+}
+
+// Run starts the server, again too, and waits until it answers.
+func (s *Server) Run(ctx context.Context) error {
+	args := []string{"-D", s.data(), "-k", s.Dir, "-p", strconv.Itoa(s.Port), "-h", "127.0.0.1"}
+	for _, setting := range slices.Concat([]string{"max_connections=200", "shared_buffers=32MB", "fsync=on"}, s.settings) {
+		args = append(args, "-c", setting)
+	}
+	log, err := os.OpenFile(filepath.Join(s.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	if err := s.start(s.command(context.WithoutCancel(ctx), filepath.Join(s.bin, "postgres"), args...), log); err != nil {
+		return err
+	}
+	return s.await(ctx)
+}
+
+// start starts the process, which ends with this one.
+func (s *Server) start(cmd *exec.Cmd, log *os.File) error {
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	s.process, s.exited = cmd, exited
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
+	return nil
+}
+
+// await waits until the server takes connections.
+func (s *Server) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		c, err := pgx.Connect(ctx, s.URL("postgres"))
+		if err == nil {
+			return c.Close(ctx)
+		}
+		select {
+		case <-s.exited:
+			log, _ := os.ReadFile(filepath.Join(s.Dir, "log"))
+			return fmt.Errorf("postgres ended: %s", log)
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// Signal sends the server one: SIGINT ends it in order, SIGQUIT at once, as a crash does.
+func (s *Server) Signal(sig syscall.Signal) error { return s.process.Process.Signal(sig) }
+
+// Stop sends a signal that ends the server, and waits for its end.
+func (s *Server) Stop(sig syscall.Signal) error {
+	err := s.Signal(sig)
+	<-s.exited
+	return err
+}
+
+// Remove ends the server and takes its folder away.
+func (s *Server) Remove() error {
+	if s.process != nil {
+		_ = s.Stop(syscall.SIGQUIT) // it may have ended
+	}
+	return os.RemoveAll(s.Dir)
+}
+
+// URL names a database on the Unix socket.
+func (s *Server) URL(database string) string {
+	return fmt.Sprintf("postgres://postgres@/%s?host=%s&port=%d", database, s.Dir, s.Port)
+}
+
+// LoopbackURL names a database on the loopback port, where the password is asked for.
+func (s *Server) LoopbackURL(database string) string {
+	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.Port, database)
+}
+
+var made struct {
+	mu sync.Mutex
+	n  int
+}
+
+// Database makes an empty database and returns its name.
+func (s *Server) Database(ctx context.Context) (string, error) {
+	made.mu.Lock()
+	made.n++
+	name := fmt.Sprintf("keys_%d_%d", os.Getpid(), made.n)
+	made.mu.Unlock()
+	return name, s.Exec(ctx, "postgres", "CREATE DATABASE "+name)
+}
+
+// Exec runs a statement.
+func (s *Server) Exec(ctx context.Context, database, statement string) error {
+	c, err := pgx.Connect(ctx, s.URL(database))
+	if err != nil {
+		return err
+	}
+	_, err = c.Exec(ctx, statement)
+	return errors.Join(err, c.Close(ctx))
+}
+
+// Standby makes a server that follows this one by streaming, and starts it.
+func (s *Server) Standby(ctx context.Context) (*Server, error) {
+	b := &Server{bin: s.bin}
+	if err := b.place(ctx); err != nil {
+		return nil, err
+	}
+	source := fmt.Sprintf("host=%s port=%d user=postgres application_name=standby", s.Dir, s.Port)
+	err := b.run(ctx, "pg_basebackup", "-D", b.data(), "-d", source, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+	if err == nil {
+		err = b.Run(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Remove())
+	}
+	return b, nil
+}
+
+// Promote makes a standby the primary.
+func (s *Server) Promote(ctx context.Context) error {
+	return s.run(ctx, "pg_ctl", "promote", "-D", s.data(), "-w")
+}
+
+// Log returns what the server has written.
+func (s *Server) Log() string {
+	log, _ := os.ReadFile(filepath.Join(s.Dir, "log"))
+	return string(bytes.TrimSpace(log))
+}

@@ -1,0 +1,256 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
+)
+
+func start(t *testing.T, settings ...string) *pgtest.Server {
+	t.Helper()
+	s, err := pgtest.Start(t.Context(), settings...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Remove() })
+	return s
+}
+
+// load writes and polls until it is stopped, whatever the server does, and notes what it
+// was told.
+type load struct {
+	store *postgres.Store
+	stop  atomic.Bool
+	work  errgroup.Group
+	done  atomic.Int64 // calls that succeeded
+	fails atomic.Int64
+
+	mu   sync.Mutex
+	told map[string]int64 // ids of keys, with their revisions
+}
+
+func begin(store *postgres.Store) *load {
+	l := &load{store: store, told: map[string]int64{}}
+	for range 4 {
+		l.work.Go(func() error { return l.repeat(l.mint) })
+	}
+	for i := range 3 {
+		l.work.Go(func() error {
+			return l.repeat(func(ctx context.Context) error { return l.poll(ctx, fmt.Sprint("sidecar_", i)) })
+		})
+	}
+	return l
+}
+
+func (l *load) repeat(do func(context.Context) error) error {
+	for !l.stop.Load() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		err := do(ctx)
+		cancel()
+		var conflict *keystore.Conflict
+		switch {
+		case err == nil:
+			l.done.Add(1)
+		case errors.Is(err, keystore.ErrNotFound), errors.As(err, &conflict):
+			return err // an outage is none of these
+		default:
+			l.fails.Add(1)
+			<-time.After(10 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+func (l *load) mint(ctx context.Context) error {
+	id := credential.RandomBase62(16)
+	k, err := mint(ctx, l.store, id)
+	if err == nil {
+		l.mu.Lock()
+		l.told[id] = k.Revision
+		l.mu.Unlock()
+	}
+	return err
+}
+
+// poll also checks that whoever sees a head sees every change up to it.
+func (l *load) poll(ctx context.Context, name string) error {
+	head, _, err := l.store.RecordPoll(ctx, keystore.Poll{Sidecar: name, Anew: true, Lease: time.Minute})
+	if err != nil {
+		return err
+	}
+	now, changes, err := l.store.Changes(ctx, head.Epoch, 0, 1_000_000)
+	if errors.Is(err, keystore.ErrGone) && now.Epoch != head.Epoch {
+		return nil
+	}
+	if err == nil && int64(len(changes)) != now.Revision {
+		return keystore.Conflictf("%d changes up to revision %d", len(changes), now.Revision)
+	}
+	return err
+}
+
+// goOn waits for so many more calls to succeed.
+func (l *load) goOn(t *testing.T, calls int64) {
+	t.Helper()
+	until := time.Now().Add(30 * time.Second)
+	for from := l.done.Load(); l.done.Load() < from+calls; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("%d calls succeeded, %d failed", l.done.Load(), l.fails.Load())
+		}
+	}
+}
+
+// end stops the load and checks that nothing that was told of is lost, and that calls
+// failed if they had to.
+func (l *load) end(t *testing.T, outage bool) {
+	t.Helper()
+	l.stop.Store(true)
+	if err := l.work.Wait(); err != nil {
+		t.Error(err)
+	}
+	for id, revision := range l.told {
+		if k, err := l.store.Key(t.Context(), id); err != nil || k.Revision != revision {
+			t.Fatalf("key %s of revision %d: %+v, %v", id, revision, k, err)
+		}
+	}
+	if got := l.fails.Load(); (got > 0) != outage {
+		t.Errorf("%d calls failed", got)
+	}
+	t.Logf("%d calls succeeded, %d failed, %d keys", l.done.Load(), l.fails.Load(), len(l.told))
+}
+
+// The server is restarted in order, and then crashes, while the load goes on.
+func TestRestart(t *testing.T) {
+	server := start(t)
+	store := withAccount(t, database(t, server))
+	defer mustClose(t, store)
+	before, err := store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := begin(store)
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT} {
+		l.goOn(t, 50)
+		if err := server.Stop(sig); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.goOn(t, 50)
+	l.end(t, true)
+	after, err := store.Head(t.Context())
+	if err != nil || after.Epoch != before.Epoch || !after.NotBefore.IsZero() {
+		t.Fatalf("%+v, before %+v: %v", after, before, err)
+	}
+}
+
+// The primary dies under load and its standby, which has every commit, is promoted.
+func TestFailover(t *testing.T) {
+	primary := start(t, "synchronous_standby_names=*", "synchronous_commit=local")
+	name, err := primary.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	standby, err := primary.Standby(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = standby.Remove() })
+	if err := primary.Exec(t.Context(), "postgres", "ALTER DATABASE "+name+" SET synchronous_commit = on"); err != nil {
+		t.Fatal(err)
+	}
+	url := fmt.Sprintf("postgres://postgres@/%s?host=%s,%s&port=%d,%d", name, primary.Dir, standby.Dir, primary.Port, standby.Port)
+	store, err := postgres.Open(t.Context(), url, postgres.Options{Unknown: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mustClose(t, store)
+	if _, err := store.CreateAccount(t.Context(), "operator:test", "acc", "name"); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := postgres.Open(t.Context(), standby.URL(name), postgres.Options{}); err == nil {
+		mustClose(t, s)
+		t.Fatal("a standby was taken")
+	} else if !strings.Contains(err.Error(), "standby") {
+		t.Fatal(err)
+	}
+	before, err := store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := begin(store)
+	l.goOn(t, 100)
+	died := time.Now()
+	if err := primary.Stop(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.goOn(t, 100)
+	l.end(t, true)
+
+	after, err := store.Head(t.Context())
+	if err != nil || after.Epoch == before.Epoch || after.Revision <= before.Revision {
+		t.Fatalf("%+v, before %+v: %v", after, before, err)
+	}
+	// The new server cannot know that it has every lease.
+	if after.NotBefore.Before(died.Add(time.Hour)) || after.NotBefore.After(time.Now().Add(time.Hour)) {
+		t.Errorf("no change is effective before %v, at %v", after.NotBefore, died)
+	}
+	if _, _, err := store.Changes(t.Context(), before.Epoch, before.Revision, 10); !errors.Is(err, keystore.ErrGone) {
+		t.Errorf("the old epoch: %v", err)
+	}
+	if _, _, err := store.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Epoch: before.Epoch, Lease: time.Minute}); !errors.Is(err, keystore.ErrGone) {
+		t.Errorf("a poll of the old epoch: %v", err)
+	}
+	again, err := store.Head(t.Context())
+	if again.Now = after.Now; err != nil || again != after {
+		t.Errorf("%+v, and then %+v: %v", after, again, err)
+	}
+}
+
+// Each transaction gets another of five sessions; two replicas share them.
+func TestThroughAPooler(t *testing.T) {
+	pooler, err := server.Pooler(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pooler.Remove() })
+	name, err := server.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := withAccount(t, pooler.URL(name))
+	defer mustClose(t, a)
+	b := open(t, pooler.URL(name), postgres.Options{})
+	defer mustClose(t, b)
+	loads := []*load{begin(a), begin(b)}
+	for _, l := range loads {
+		l.goOn(t, 100)
+	}
+	for _, l := range loads {
+		l.end(t, false)
+	}
+	used := keystore.Usage{Digest: credential.NewSecret("nobody").Digest(), LastUsedAt: time.Now()}
+	if err := a.RecordUsage(t.Context(), "s", []keystore.Usage{used}); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := b.Keys(t.Context(), "acc", keystore.Page{Limit: 10}); err != nil {
+		t.Error(err)
+	}
+}

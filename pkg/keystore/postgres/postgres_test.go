@@ -1,0 +1,95 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
+)
+
+// server is shared by the tests that leave it as it is, each with a database of its own.
+var server *pgtest.Server
+
+func openForCrash(ctx context.Context, url string) (keystore.Store, error) {
+	s, err := postgres.Open(ctx, url, postgres.Options{})
+	if err != nil {
+		return nil, err
+	}
+	// Behind what the server may still be doing for the process that was killed.
+	return s, s.Forget(ctx, "nobody")
+}
+
+func TestMain(m *testing.M) {
+	storetest.CrashChild(openForCrash)
+	var err error
+	if server, err = pgtest.Start(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := server.Remove(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// database makes an empty one and returns its URL.
+func database(t *testing.T, s *pgtest.Server) string {
+	t.Helper()
+	name, err := s.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.URL(name)
+}
+
+func open(t *testing.T, url string, opts postgres.Options) *postgres.Store {
+	t.Helper()
+	s, err := postgres.Open(t.Context(), url, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func mustClose(t *testing.T, s *postgres.Store) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCrash(t *testing.T) {
+	storetest.Crash(t, openForCrash, database(t, server))
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		url := database(t, server)
+		s := open(t, url, postgres.Options{})
+		return storetest.Harness{
+			Store: s,
+			Reopen: func() keystore.Store {
+				skew := s.Skew()
+				mustClose(t, s)
+				s = open(t, url, postgres.Options{})
+				s.Advance(skew)
+				return s
+			},
+			Advance: func(d time.Duration) { s.Advance(d) },
+			Close:   func() { mustClose(t, s) },
+		}
+	})
+}
