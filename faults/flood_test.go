@@ -194,8 +194,8 @@ func TestFlood(t *testing.T) {
 		floodEven+floodKeys, took.Round(time.Millisecond), answers, times, most, memory>>20)
 	t.Logf("hot keys: alone %v; beside %d known keys a second %v; beside as many unknown ones %v; beside unknown ones at full speed %v",
 		quiet, floodRate, known, even, full)
-	// The machine is the test's only in the long run, and even then not alone.
-	if long && even.p99 > known.p99*3/2+5*time.Millisecond {
+	// A generous bound: the machine is hardly ever the test's alone.
+	if long && even.p99 > 3*known.p99+10*time.Millisecond {
 		t.Errorf("the flood makes known keys wait")
 	}
 }

@@ -22,10 +22,14 @@ import (
 // forgets nothing of it, and the sidecar lets nobody in when it goes on.
 func TestFrozenSidecar(t *testing.T) {
 	s := newSite(t, running.Config{"lease": "1s"})
-	differs := running.Config{"cache": running.Config{"confirm_after": "500ms", "max_stale": "6s"}}
-	frozen := s.authzd("frozen", differs)
+	way := newRoad(t, s)
+	cache := running.Config{"confirm_after": "500ms", "max_stale": "6s"}
+	frozen := s.authzd("frozen", running.Config{
+		"cache":   cache,
+		"key_api": running.Config{"url": way.url, "token_file": "key-api.token"},
+	})
 	name := s.sidecars()[0].Name
-	s.authzd("awake", differs)
+	s.authzd("awake", running.Config{"cache": cache})
 	key, other := s.mint(), s.mint()
 	toFrozen, toAwake := s.checks("frozen"), s.checks("awake")
 	for _, checks := range []*running.Checks{toFrozen, toAwake} {
@@ -64,7 +68,10 @@ func TestFrozenSidecar(t *testing.T) {
 	if by == nil || time.Now().Before(*by) {
 		t.Errorf("effective before %v", by)
 	}
+	// It must not need the key API to know that its time is over.
+	outage.begin(t, way)
 	s.wakes(frozen, toFrozen, key)
+	outage.end(t, way)
 	eventually(t, "the sidecar works again", func() error { return metricIs(t, frozen, synced, 1) })
 	askHot(t, toFrozen, []credential.Secret{other.Secret})
 	for _, checks := range []*running.Checks{toFrozen, toAwake} {
