@@ -6,24 +6,42 @@ import (
 	"fmt"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 	"github.com/phantomrouter/phantom-authz/pkg/daemon"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
+	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 )
 
-func openStore(ctx context.Context, cfg *config.Keyd) (keystore.Store, error) {
-	return sqlite.Open(ctx, cfg.SQLitePath(), sqlite.Options{})
+func openStore(ctx context.Context, cfg *config.Keyd, log *zap.Logger) (keystore.Store, error) {
+	if !cfg.OnPostgres() {
+		return sqlite.Open(ctx, cfg.SQLitePath(), sqlite.Options{})
+	}
+	opts := postgres.Options{Unknown: unknown(cfg)}
+	if path := string(cfg.StorePasswordFile); path != "" {
+		file, err := secretfile.Open(path, log)
+		if err != nil {
+			return nil, fmt.Errorf("store_password_file: %w", err)
+		}
+		opts.Password = file.Get
+	}
+	return postgres.Open(ctx, cfg.Store, opts)
 }
 
-// newEpoch begins a new epoch. Sidecars may exist that the copy does not know; each
-// has at most a lease and the longest stale time left.
-func newEpoch(ctx context.Context, _ *daemon.Runtime, cfg *config.Keyd) error {
-	store, err := openStore(ctx, cfg)
+// unknown is how long a sidecar that the store does not know may go on: each has at
+// most a lease and the longest stale time left.
+func unknown(cfg *config.Keyd) time.Duration { return cfg.Lease + cfg.LongestMaxStale }
+
+// newEpoch begins a new epoch. Sidecars may exist that the copy does not know.
+func newEpoch(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) error {
+	store, err := openStore(ctx, cfg, rt.Log)
 	if err != nil {
 		return err
 	}
-	head, err := store.NewEpoch(ctx, cfg.Lease+cfg.LongestMaxStale)
+	head, err := store.NewEpoch(ctx, unknown(cfg))
 	if err = errors.Join(err, store.Close()); err != nil {
 		return err
 	}

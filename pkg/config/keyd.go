@@ -9,9 +9,11 @@ import (
 type Keyd struct {
 	// Where the server listens.
 	Listen KeydListen `yaml:"listen"`
-	// The database: sqlite:///PATH, an absolute path.
+	// The database: sqlite:///PATH, an absolute path, or, for several keyd at once,
+	// postgres://USER@HOST/DATABASE. Several hosts stand as `?host=A,B`: the one that takes writes is
+	// used. Give `sslmode=verify-full` where a network is between.
 	Store string `yaml:"store" restart:"yes"`
-	// File with the password of a postgres:// store.
+	// File with the password of a postgres:// store, read for each new connection.
 	StorePasswordFile File `yaml:"store_password_file" file:"secret" restart:"yes"`
 	// Files with the tokens of sidecars. Any of them is accepted, so that they can be
 	// rotated; without one only client certificates (`listen.tls.client_ca_file`) let sidecars in.
@@ -92,6 +94,11 @@ const sqlitePrefix = "sqlite://"
 
 // SQLitePath returns the absolute path of the SQLite database that the store names.
 func (k *Keyd) SQLitePath() string { return strings.TrimPrefix(k.Store, sqlitePrefix) }
+
+// OnPostgres tells whether the store is PostgreSQL; then Store is its URL.
+func (k *Keyd) OnPostgres() bool {
+	return strings.HasPrefix(k.Store, "postgres://") || strings.HasPrefix(k.Store, "postgresql://")
+}
 
 // LoadKeyd reads keyd's configuration as LoadAuthzd does authzd's. The path "" gives the defaults.
 func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path) }

@@ -26,7 +26,10 @@ func (k *Keyd) validate(r *report) {
 	}
 }
 
-const storeForm = "sqlite:///PATH with an absolute path"
+const (
+	storeForm    = "sqlite:///PATH with an absolute path, or postgres://USER@HOST/DATABASE"
+	postgresForm = "postgres://USER@HOST/DATABASE"
+)
 
 func (k *Keyd) validateStore(r *report) {
 	engine, rest, _ := strings.Cut(k.Store, "://")
@@ -41,8 +44,9 @@ func (k *Keyd) validateStore(r *report) {
 	case "postgres", "postgresql":
 		if holdsPassword(k.Store) {
 			r.wrong("store", "a URL with a password in it", "a URL without it, and store_password_file")
+		} else if u, err := url.Parse(k.Store); err != nil || strings.Trim(u.Path, "/") == "" {
+			r.wrong("store", "no URL of a database", postgresForm)
 		}
-		r.wrong("store", "PostgreSQL, which is not built into this version", storeForm)
 	default:
 		// Not shown: connection strings of other forms may hold a password.
 		r.wrong("store", "neither sqlite:// nor postgres://", storeForm)
