@@ -111,6 +111,8 @@ func (s *Site) SearchLive(ctx context.Context, p *Process) error {
 
 // Get reads a page, whatever its status.
 func Get(ctx context.Context, url string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"go.yaml.in/yaml/v3"
 
@@ -137,7 +138,7 @@ func (s *Site) Close(ctx context.Context) error {
 	var errs []error
 	for _, p := range processes {
 		if !p.HasEnded() {
-			errs = append(errs, s.SearchLive(ctx, p))
+			errs = append(errs, p.Signal(syscall.SIGCONT), s.SearchLive(ctx, p)) // a test that failed may have frozen it
 		}
 	}
 	for i := len(processes) - 1; i >= 0; i-- {
