@@ -45,7 +45,7 @@ func (m *manual) set(name, value string) { m.env = append(m.env, name+"="+value)
 
 // run runs the chapter's next block in a shell that stops at the first failure, compares
 // what is printed with what is shown, and returns it.
-func (m *manual) run(heading string) string {
+func (m *manual) run(heading string) {
 	m.t.Helper()
 	if len(m.blocks[heading]) == 0 {
 		m.t.Fatalf("the chapter %q has no further commands", heading)
