@@ -116,33 +116,45 @@ func (r *row) run() line {
 	enough := int64((matrixChecks + len(faults()) - 1) / len(faults()))
 	defer r.watch()()
 	// In turns an outage that is shorter than the stale time, and one that is longer.
+	const tries = 5 // of each, on a machine that is too slow to see all of it
 	for cycle := 0; cycle < 2 || r.count.Load() < enough; cycle++ {
-		longOutage := cycle%2 == 1
-		r.settle()
-		began := time.Now()
-		r.fault.begin(r.t, r.road)
-		if r.fault.passes {
-			r.during(&l, synced, func(c cell) running.Answer { return c.healthy })
-		} else {
-			r.waitFor(degraded)
-			// Until nothing that was learned before the fault is fresh.
-			eventually(r.t, "time passes", func() error {
-				if time.Since(began) < matrixConfirm {
-					return errors.New("not yet")
-				}
-				return nil
-			})
-			r.during(&l, degraded, func(c cell) running.Answer { return c.island })
-			r.failsFast(&l)
-			if longOutage {
-				r.waitFor(cold)
-				r.during(&l, cold, func(c cell) running.Answer { return c.over })
+		for unseen := 0; !r.cycle(&l, cycle%2); unseen++ {
+			if unseen == tries {
+				r.t.Fatalf("%s: the sidecar was never long enough in the mode that was looked for", r.fault.name)
 			}
 		}
-		r.recover(&l, cycle%2)
 	}
 	l.checks = r.count.Load()
 	return l
+}
+
+// cycle is one outage, and the way back from it. It tells whether all of it was seen.
+func (r *row) cycle(l *line, longer int) (seen bool) {
+	r.t.Helper()
+	r.settle()
+	began := time.Now()
+	r.fault.begin(r.t, r.road)
+	if r.fault.passes {
+		seen = r.during(l, synced, func(c cell) running.Answer { return c.healthy })
+		r.recover(l, longer)
+		return seen
+	}
+	eventually(r.t, r.fault.name, func() error { return metricIs(r.t, r.authzd, synced, 0) })
+	// Until nothing that was learned before the fault is fresh.
+	eventually(r.t, "time passes", func() error {
+		if time.Since(began) < matrixConfirm {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	seen = r.during(l, degraded, func(c cell) running.Answer { return c.island })
+	r.failsFast(l)
+	if longer > 0 {
+		r.waitFor(cold)
+		seen = r.during(l, cold, func(c cell) running.Answer { return c.over }) && seen
+	}
+	r.recover(l, longer)
+	return seen
 }
 
 // settle makes all cells but the cold one known, and that one new.
@@ -182,15 +194,19 @@ func (r *row) ask(c cell) (running.Answer, error) {
 	return got, err
 }
 
-// during holds every cell to its answer while the sidecar is in one mode.
-func (r *row) during(l *line, mode string, want func(cell) running.Answer) {
+func (r *row) isIn(mode string) bool { return metricIs(r.t, r.authzd, mode, 1) == nil }
+
+// during holds every cell to its answer while the sidecar is in one mode. It tells
+// whether the mode lasted until all had been asked about.
+func (r *row) during(l *line, mode string, want func(cell) running.Answer) bool {
 	r.t.Helper()
 	seen := make([]string, len(r.cells))
 	for i, c := range r.cells {
 		var got running.Answer
+		lasted := true
 		eventually(r.t, c.name, func() (err error) {
-			if err = metricIs(r.t, r.authzd, mode, 1); err != nil {
-				return err
+			if lasted = r.isIn(mode); !lasted {
+				return nil
 			}
 			if got, err = r.ask(c); err != nil {
 				return err // the sidecar had no time to answer
@@ -198,8 +214,12 @@ func (r *row) during(l *line, mode string, want func(cell) running.Answer) {
 			if got == unavailable && r.fault.passes {
 				return errors.New("the key API had no time to answer")
 			}
-			return metricIs(r.t, r.authzd, mode, 1)
+			lasted = r.isIn(mode)
+			return nil
 		})
+		if !lasted {
+			return false
+		}
 		if got != want(c) {
 			r.t.Errorf("%s, %s, %s: %v, want %v", r.fault.name, c.name, mode, got, want(c))
 		}
@@ -210,6 +230,7 @@ func (r *row) during(l *line, mode string, want func(cell) running.Answer) {
 	} else {
 		l.answers = seen
 	}
+	return true
 }
 
 // failsFast holds that an uncached key gets its 503 at once while the key API counts
