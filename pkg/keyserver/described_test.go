@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,6 +21,10 @@ import (
 // described lets every request and answer of the tests be compared with the OpenAPI
 // document.
 func (f *fixture) described(side http.Handler) http.Handler {
+	// A fuzzer makes too many: of its requests only the seeds are compared, by go test.
+	if fuzzes := flag.Lookup("test.fuzz"); fuzzes != nil && fuzzes.Value.String() != "" {
+		return side
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		sent := &bytes.Buffer{}
 		r.Body = teed{io.TeeReader(r.Body, sent), r.Body}
