@@ -191,6 +191,7 @@ func TestKnownOnesPassNoLimiter(t *testing.T) {
 	bubble(t, one, func(f *fixture) {
 		f.follow()
 		f.want("good", "good")
+		pass(2 * hotFor)            // so that the change does not have it asked for
 		f.want("nobody", "unknown") // the one token
 		f.api.change(digest("good"), revoked(goodKey("good")))
 		pass(5 * time.Millisecond)

@@ -206,6 +206,13 @@ func TestALateFillBringsNoOldFactBack(t *testing.T) {
 				pass(time.Second)
 				f.want("good", tt.want)
 			})
+			bubble(t, nil, func(f *fixture) {
+				f.follow()
+				first := f.late("good", func() { tt.change(f) })
+				pass(45 * time.Millisecond) // the late answer is there
+				f.want("good", tt.want)
+				<-first
+			})
 		})
 	}
 }

@@ -29,16 +29,17 @@ type network struct {
 type weather int
 
 const (
-	fine       weather = iota
-	slow               // up to 150 ms each way
-	lossy              // a third lost, each way, and some come twice
-	cut                // no connection
-	swallowed          // nothing arrives, nothing is refused
-	deafened           // all arrives, no answer comes back
-	noPolls            // only resolves get through
-	noResolves         // only polls do
-	latePolls          // polls take nearly as long as they may
-	weathers
+	fine         weather = iota
+	slow                 // up to 150 ms each way
+	lossy                // a third lost, each way, and some come twice
+	cut                  // no connection
+	swallowed            // nothing arrives, nothing is refused
+	deafened             // all arrives, no answer comes back
+	noPolls              // only resolves get through
+	noResolves           // only polls do
+	latePolls            // polls take nearly as long as they may
+	lateResolves         // the answers of resolves do
+	weathers          // how many there are
 )
 
 // link is one sidecar's way to the key API.
@@ -67,7 +68,7 @@ type linkKey struct{}
 func newNetwork(k *keyd, seed uint64) *network {
 	n := &network{
 		keyd: k, conns: make(chan net.Conn), closed: make(chan struct{}),
-		rng: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // G404: a model's
+		rng: rand.New(rand.NewPCG(seed, 1)),
 	}
 	n.server = &http.Server{
 		Handler:           http.HandlerFunc(n.carry),
@@ -159,6 +160,7 @@ func (l *link) fate(path string) fate {
 	upTo := func(d time.Duration) time.Duration { return time.Duration(l.rng.Int64N(int64(d))) }
 	f := fate{there: upTo(2 * time.Millisecond), back: upTo(2 * time.Millisecond)}
 	switch w {
+	case fine, weathers:
 	case slow:
 		f.there, f.back = upTo(150*time.Millisecond), upTo(150*time.Millisecond)
 	case lossy:
@@ -178,6 +180,10 @@ func (l *link) fate(path string) fate {
 	case latePolls:
 		if poll {
 			f.there, f.back = upTo(600*time.Millisecond), upTo(600*time.Millisecond)
+		}
+	case lateResolves:
+		if !poll {
+			f.back = upTo(390 * time.Millisecond)
 		}
 	}
 	return f

@@ -137,6 +137,7 @@ func TestJudgeToTheEdge(t *testing.T) {
 			s.sent = now.Add(-2 * time.Hour)
 		case ttl:
 			s.noLog = true
+		case cold:
 		}
 		if got := s.mode(now); got != tt.mode {
 			t.Fatalf("%s: the test made %s", tt.name, modeNames[got])

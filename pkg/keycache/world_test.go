@@ -92,7 +92,7 @@ func newWorld(folder string, p plan) *world {
 			},
 		},
 		times:      p.times,
-		rng:        rand.New(rand.NewPCG(p.seed, 2)), //nolint:gosec // G404: a model's
+		rng:        rand.New(rand.NewPCG(p.seed, 2)),
 		terminated: make(map[string]bool),
 		highest:    make(map[string]int64),
 	}

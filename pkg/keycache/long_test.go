@@ -1,0 +1,27 @@
+//go:build long
+
+package keycache_test
+
+import "testing"
+
+// TestModelLong is the model at length: 20 seeds and at least a million operations.
+func TestModelLong(t *testing.T) {
+	operations := 0
+	for seed := 1; seed <= 20; seed++ {
+		operations += model(t, seed, 5, 300)
+	}
+	t.Logf("%d operations", operations)
+	if operations < 1_000_000 {
+		t.Errorf("%d operations, want a million", operations)
+	}
+}
+
+// TestAllMutants is TestMutants with all of them, and with the model.
+func TestAllMutants(t *testing.T) {
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) { m.mustBeFound(t, m.tests, ofTheModel) })
+		if m.model {
+			t.Run(m.name+", by the model", func(t *testing.T) { m.mustBeFound(t, "TestModel", nil) })
+		}
+	}
+}
