@@ -268,6 +268,16 @@ func (s *Server) Database(ctx context.Context) (string, error) {
 	return name, s.Exec(ctx, "postgres", "CREATE DATABASE "+name)
 }
 
+// SchemaURL makes an empty schema in the database postgres, which costs much less than a
+// database, and names it.
+func (s *Server) SchemaURL(ctx context.Context) (string, error) {
+	made.mu.Lock()
+	made.n++
+	name := fmt.Sprintf("keys_%d", made.n)
+	made.mu.Unlock()
+	return s.URL("postgres") + "&search_path=" + name, s.Exec(ctx, "postgres", "CREATE SCHEMA "+name)
+}
+
 // Exec runs a statement.
 func (s *Server) Exec(ctx context.Context, database, statement string) error {
 	c, err := pgx.Connect(ctx, s.URL(database))

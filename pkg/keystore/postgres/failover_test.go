@@ -224,6 +224,61 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// An older copy of the server is started after a key was revoked: the key lives again,
+// and every sidecar is told so at its next poll.
+func TestRestoredCopy(t *testing.T) {
+	original := start(t)
+	name, err := original.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := withAccount(t, original.URL(name))
+	k, err := mint(t.Context(), store, "key_1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, err := original.Standby(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = copied.Remove() })
+	if err := copied.Stop(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.RevokeKey(t.Context(), "operator:test", k.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	before, _, err := store.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Anew: true, Lease: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, store)
+	if err := original.Stop(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := copied.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := copied.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	restored, err := postgres.Open(t.Context(), copied.URL(name), postgres.Options{Unknown: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mustClose(t, restored)
+	head, facts, err := restored.Resolve(t.Context(), []credential.Digest{k.Digest})
+	if err != nil || facts[0].Record.State != credential.Active || head.Revision != k.Revision {
+		t.Fatalf("%+v at %+v: %v", facts, head, err)
+	}
+	if head.Epoch == before.Epoch || head.NotBefore.Before(head.Now.Add(time.Hour-time.Minute)) {
+		t.Errorf("%+v, before %+v", head, before)
+	}
+	if _, _, err := restored.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Epoch: before.Epoch, Lease: time.Minute}); !errors.Is(err, keystore.ErrGone) {
+		t.Errorf("a poll of the old epoch: %v", err)
+	}
+}
+
 // Each transaction gets another of five sessions; two replicas share them.
 func TestThroughAPooler(t *testing.T) {
 	pooler, err := server.Pooler(t.Context())

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -76,8 +77,17 @@ func TestCrash(t *testing.T) {
 }
 
 func TestStore(t *testing.T) {
+	// The model has its long run on SQLite; here each step is many messages.
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := checks.Value.Set("8"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
-		url := database(t, server)
+		url, err := server.SchemaURL(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		s := open(t, url, postgres.Options{})
 		return storetest.Harness{
 			Store: s,

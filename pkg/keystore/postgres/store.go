@@ -7,13 +7,14 @@
 // Reads take no lock. All of them go to the primary: a standby is refused when a
 // connection is made and, because a server may become one, with each head that is read.
 //
-// The epoch that sidecars see has two parts: one on record, which NewEpoch changes,
-// and the server's timeline, which changes when a standby is promoted or a backup
-// is restored to a point in time. The new server may lack the last commits of the
-// old one, so a timeline that is seen for the first time also holds up every change
-// for as long as a sidecar may go on that nobody knows of (Options.Unknown). Head
-// and timeline are read by one statement: nothing is told of a server before it is known
-// which.
+// The server's timeline, which changes when a standby is promoted or a backup is
+// restored to a point in time, is part of the epoch, and is on record. It is read by
+// the very statement that reads the head: nothing is told of a server before it is known
+// which. A timeline that is not the one on record begins a new epoch by itself. The
+// new server may lack the last commits of the old one, leases too, so from then on
+// every change is held up for as long as a sidecar may go on that nobody knows of
+// (Options.Unknown). That an old primary which is cut off answers nobody any more is
+// for those to see to who promote another.
 //
 // Nothing rests on a session: no prepared statements, no session settings. So it
 // runs through a pooler in transaction mode too; notifications do not come through
@@ -22,6 +23,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -178,7 +180,9 @@ func (s *Store) lock(t *sqlstore.Tx) error {
 	t.Now = s.shifted(h.now())
 	err := h.check()
 	if errors.Is(err, errTimeline) {
-		t.Exec("UPDATE head SET timeline = ?", h.current)
+		// Not the old epoch with another number: a backup that is restored twice may get
+		// the same timeline twice.
+		t.Exec("UPDATE head SET epoch = ?, timeline = ?", rand.Text(), h.current)
 		t.NotBefore(s.unknown)
 		return t.Err
 	}

@@ -73,25 +73,13 @@ func (s *Store) Sidecars(ctx context.Context) (head keystore.Head, sidecars []ke
 		if head, err = s.head(ctx, q); err != nil {
 			return err
 		}
-		rows, err := q.QueryContext(ctx, sqlstore.SelectSidecars+" WHERE stale_ends_at > ? ORDER BY name", sqlstore.Stamp(head.Now))
+		rows, err := q.QueryContext(ctx, //nolint:rowserrcheck // ScanSidecars does
+			sqlstore.SelectSidecars+" WHERE stale_ends_at > ? ORDER BY name", sqlstore.Stamp(head.Now))
 		if err != nil {
 			return err
 		}
-		sidecars, err = scanSidecars(rows)
+		sidecars, err = sqlstore.ScanSidecars(rows)
 		return err
 	})
 	return head, sidecars, err
-}
-
-func scanSidecars(rows *sql.Rows) ([]keystore.Sidecar, error) {
-	defer func() { _ = rows.Close() }()
-	sidecars := []keystore.Sidecar{}
-	for rows.Next() {
-		c, err := sqlstore.ScanSidecar(rows)
-		if err != nil {
-			return nil, err
-		}
-		sidecars = append(sidecars, c)
-	}
-	return sidecars, rows.Err()
 }
