@@ -33,19 +33,22 @@ func (f *fixture) stream(names []string, perMillisecond int) map[string]int {
 
 // A cold start with many good keys is no flood: with or without a lease already.
 func TestAColdStartIsNoFlood(t *testing.T) {
-	for name, start := range map[string]func(f *fixture){
-		"from the first moment": func(f *fixture) { f.api.set(func() { f.api.poll = 300 * time.Millisecond }); f.follow() },
-		"under a lease":         func(f *fixture) { f.follow() },
-		"without a change log":  func(f *fixture) { f.api.deaf = keyapi.ErrNotOffered; f.follow() },
+	for name, tt := range map[string]struct {
+		start func(f *fixture)
+		keys  int
+	}{
+		"from the first moment": {func(f *fixture) { f.api.set(func() { f.api.poll = 300 * time.Millisecond }); f.follow() }, 20_000},
+		"under a lease":         {func(f *fixture) { f.follow() }, 5000},
+		"without a change log":  {func(f *fixture) { f.api.deaf = keyapi.ErrNotOffered; f.follow() }, 5000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(o *Options) { o.Known = 100_000 }, func(f *fixture) {
-				keys := names("key", 20_000)
+				keys := names("key", tt.keys)
 				for _, name := range keys {
 					f.api.facts[digest(name)] = goodKey(name)
 				}
 				f.api.there, f.api.back = 15*time.Millisecond, 15*time.Millisecond
-				start(f)
+				tt.start(f)
 				if got := f.stream(keys, 5); got["good"] != len(keys) {
 					t.Errorf("answers: %v", got)
 				}
@@ -57,7 +60,7 @@ func TestAColdStartIsNoFlood(t *testing.T) {
 // In a flood the key API sees no more than the limiter lets through, and what is known
 // answers as ever.
 func TestAFloodIsHeldBack(t *testing.T) {
-	const seconds = 10
+	const seconds = 4
 	bubble(t, nil, func(f *fixture) {
 		f.api.there = 10 * time.Millisecond
 		f.follow()

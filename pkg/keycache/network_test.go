@@ -39,7 +39,7 @@ const (
 	noResolves           // only polls do
 	latePolls            // polls take nearly as long as they may
 	lateResolves         // the answers of resolves do
-	weathers          // how many there are
+	weathers             // how many there are
 )
 
 // link is one sidecar's way to the key API.

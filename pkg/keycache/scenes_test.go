@@ -61,8 +61,14 @@ func (w *world) brink(n int) {
 	c := w.changes[len(w.changes)-1]
 	pass(50 * time.Millisecond)
 	w.look() // now it waits for that one alone, and its end is told
-	for !c.told && !c.lost && !c.by.IsZero() {
-		left := time.Duration(float64(c.by.Sub(w.keyd.now())) / w.keyd.rate)
+	for {
+		w.mu.Lock()
+		by, over := c.by, c.told || c.lost
+		w.mu.Unlock()
+		if over || by.IsZero() {
+			return
+		}
+		left := time.Duration(float64(by.Sub(w.keyd.now())) / w.keyd.rate)
 		switch {
 		case left < -400*time.Millisecond:
 			return

@@ -71,6 +71,13 @@ func (w *world) wrong(format string, args ...any) {
 	}
 }
 
+// right tells whether nothing went wrong so far.
+func (w *world) right() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.problems) == 0
+}
+
 // must is for what cannot fail in a model.
 func (w *world) must(err error) {
 	if err != nil {
