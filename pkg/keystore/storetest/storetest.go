@@ -57,6 +57,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"polls", testPolls},
 		{"polls at once", testPollsAtOnce},
 		{"poll refusals", testPollRefusals},
+		{"told under polls", testToldUnderPolls},
 		{"sidecars", testSidecars},
 		{"prune", testPrune},
 		{"new epoch", testNewEpoch},
