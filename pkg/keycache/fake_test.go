@@ -31,6 +31,7 @@ type fakeAPI struct {
 	deaf        error         // what changes answers
 	tamper      func(*keyapi.Resolved)
 	twist       func(*keyapi.Changes)
+	hasty       bool                        // polls are answered at once
 	watch       func(keyapi.ChangesRequest) // is told of every poll that arrives
 
 	resolves []resolveSeen
@@ -165,7 +166,7 @@ func (a *fakeAPI) await(ctx context.Context, ask keyapi.ChangesRequest) (keyapi.
 		answer, err := a.since(ask)
 		moved := a.moved
 		a.mu.Unlock()
-		if err != nil || last || len(answer.List) > 0 || ask.Leave {
+		if err != nil || last || a.hasty || len(answer.List) > 0 || ask.Leave {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			if err == nil && a.twist != nil {

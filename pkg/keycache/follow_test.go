@@ -188,234 +188,6 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 	})
 }
 
-// lose makes the log one that does not reach back to where the sidecar stands.
-var lose = map[string]func(*fixture){
-	"pruned":           func(f *fixture) { f.api.replace("one", 1000) },
-	"behind":           func(f *fixture) { f.api.replace("one", 3) },
-	"of another epoch": func(f *fixture) { f.api.replace("two", 3) },
-}
-
-// After a 410 nothing that was cached answers before it is confirmed, whatever cannot
-// be reached.
-func TestGoneMakesAllSuspect(t *testing.T) {
-	for name, lose := range lose {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, nil, func(f *fixture) {
-				f.api.revision = 7
-				f.follow()
-				f.warm()
-				f.api.set(func() { f.api.down = errUnreachable })
-				lose(f)
-				synctest.Wait()
-				for range 3 {
-					for _, name := range all {
-						f.want(name, "503")
-					}
-					pass(time.Minute)
-				}
-				f.wantMode(synced)
-				if known, unknown := f.pools.sizes(); known != 3 || unknown != 1 {
-					t.Errorf("%d known and %d unknown are left of 3 and 1", known, unknown)
-				}
-				f.api.set(func() { f.api.down = nil })
-				pass(time.Second)
-				// Confirmed by itself.
-				for i, name := range all[:3] {
-					f.wantFromMemory(name, facts[i])
-				}
-				f.wantResolved("nobody", "unknown")
-			})
-		})
-	}
-}
-
-// The next poll comes at once, with what the 410 told and without a wait; until it is
-// answered there is no lease.
-func TestGoneIsFollowedAtOnce(t *testing.T) {
-	for name, lose := range lose {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, nil, func(f *fixture) {
-				f.api.revision = 7
-				f.follow()
-				f.api.forgetSeen()
-				lost := time.Now()
-				lose(f)
-				synctest.Wait()
-				poll := f.api.seen()[0]
-				if poll.Epoch != f.api.epoch || poll.After != f.api.revision || poll.WaitMS != 0 || poll.at != lost {
-					t.Errorf("polled %+v %s after the 410", poll.ChangesRequest, poll.at.Sub(lost))
-				}
-				f.wantMode(synced)
-			})
-			// While that poll is not answered, the old lease counts for nothing.
-			bubble(t, nil, func(f *fixture) {
-				f.api.revision = 7
-				f.follow()
-				f.warm()
-				f.api.set(func() { f.api.poll = 400 * time.Millisecond })
-				lose(f)
-				pass(600 * time.Millisecond)
-				f.wantMode(degraded)
-				pass(2 * time.Second)
-				f.wantMode(synced)
-			})
-			bubble(t, func(o *Options) { o.Times.MaxStale = 0 }, func(f *fixture) {
-				f.api.revision = 7
-				f.follow()
-				f.api.set(func() { f.api.poll = 400 * time.Millisecond })
-				lose(f)
-				pass(600 * time.Millisecond)
-				f.wantMode(cold)
-				pass(2 * time.Second)
-				f.wantMode(synced)
-			})
-		})
-	}
-}
-
-// An epoch that a resolve tells of counts like a 410, and its answer is not used.
-func TestANewEpochInAResolve(t *testing.T) {
-	bubble(t, nil, func(f *fixture) {
-		f.api.revision = 7
-		f.follow()
-		f.warm()
-		f.api.set(func() { f.api.poll = 50 * time.Millisecond }) // resolves are faster
-		synctest.Wait()
-		f.api.mu.Lock() // nobody is woken
-		f.api.epoch, f.api.revision, f.api.oldest = "two", 3, 3
-		f.api.facts[digest("good")] = revoked(goodKey("good"))
-		f.api.mu.Unlock()
-		began := time.Now()
-		f.want("another", "unknown")
-		if took := time.Since(began); took > 150*time.Millisecond {
-			t.Errorf("settled after %s", took)
-		}
-		f.wantMode(synced)
-		f.want("good", "revoked")
-		if got := f.state.Load().epoch; got != "two" {
-			t.Errorf("follows %q", got)
-		}
-	})
-}
-
-// A stream of checks does not keep the follower from finding out which log counts.
-func TestManyAnswersOfANewEpoch(t *testing.T) {
-	bubble(t, plenty, func(f *fixture) {
-		f.follow()
-		f.warm()
-		f.api.set(func() { f.api.poll = 100 * time.Millisecond })
-		synctest.Wait()
-		f.api.mu.Lock()
-		f.api.epoch = "two"
-		f.api.mu.Unlock()
-		f.api.forgetSeen()
-		for _, name := range names("n", 300) {
-			go f.ask(name)
-			pass(2 * time.Millisecond)
-		}
-		f.wantMode(synced)
-		f.want("good", "good")
-		if n := len(f.api.seen()); n > 5 {
-			t.Errorf("%d polls to settle", n)
-		}
-	})
-}
-
-// An answer of a log that is no more, which comes late, changes nothing for long.
-func TestAStrayAnswer(t *testing.T) {
-	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		f.warm()
-		f.api.set(func() { f.api.tamper = func(r *keyapi.Resolved) { r.Epoch, r.Revision = "zero", 99 } })
-		go f.ask("another")
-		pass(5 * time.Millisecond)
-		f.api.set(func() { f.api.tamper = nil })
-		pass(time.Second)
-		f.wantMode(synced)
-		if got := f.state.Load(); got.epoch != "one" {
-			t.Errorf("follows %q", got.epoch)
-		}
-		for i, name := range all[:3] {
-			f.wantFromMemory(name, facts[i])
-		}
-	})
-}
-
-// Revisions that go back are refused: no lease, no fill.
-func TestRevisionsThatGoBack(t *testing.T) {
-	bubble(t, nil, func(f *fixture) {
-		f.api.revision = 7
-		f.follow()
-		f.warm()
-		f.api.set(func() { f.api.twist = func(ch *keyapi.Changes) { ch.Revision, ch.List = 6, nil } })
-		f.at(leaseEnd + 6*time.Second)
-		f.wantMode(degraded)
-		f.api.set(func() {
-			f.api.twist = nil
-			f.api.tamper = func(r *keyapi.Resolved) { r.Revision = 6 }
-		})
-		pass(2 * time.Second)
-		f.wantMode(synced)
-		f.want("another", "503")
-		f.wantFromMemory("good", "good")
-	})
-}
-
-// A 200 of another epoch than the one that was asked about is refused; as it says that
-// the log may be another, the next poll begins anew, and until its answer nothing that
-// is cached answers: that poll acknowledges the head.
-func TestAnAnswerOfAnotherEpoch(t *testing.T) {
-	bubble(t, nil, func(f *fixture) {
-		f.api.revision = 7
-		f.follow()
-		f.warm()
-		var begun []mode
-		f.api.set(func() {
-			f.api.twist = func(ch *keyapi.Changes) { ch.Epoch, f.api.twist = "other", nil }
-			f.api.watch = func(ask keyapi.ChangesRequest) {
-				if ask.After == beginning {
-					begun = append(begun, f.state.Load().mode(time.Now()))
-				}
-			}
-		})
-		pass(10 * time.Second)
-		if len(begun) != 1 || begun[0] != cold {
-			t.Errorf("began anew %d times, when it was %v", len(begun), begun)
-		}
-		f.wantMode(synced)
-		for i, name := range all[:3] {
-			f.wantFromMemory(name, facts[i]) // confirmed again
-		}
-		if n := f.api.asked(digest("good")); n != 2 {
-			t.Errorf("asked %d times, want twice", n)
-		}
-	})
-}
-
-// After the stale time's end the next poll begins anew, and what was cached is suspect.
-func TestAfterTheStaleTimeItBeginsAnew(t *testing.T) {
-	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		f.warm()
-		f.api.cut()
-		f.at(staleEnd)
-		pass(3 * time.Second)
-		if poll := f.lastPoll(); poll.After != beginning || poll.Epoch != "" {
-			t.Errorf("polled %+v", poll.ChangesRequest)
-		}
-		f.api.set(func() {
-			f.api.deaf = nil
-			f.api.facts[digest("good")] = revoked(goodKey("good"))
-		})
-		pass(2 * time.Second)
-		f.wantMode(synced)
-		f.want("good", "503") // suspect, and not to be confirmed
-		f.api.mend()
-		pass(time.Second)
-		f.wantFromMemory("good", "revoked")
-	})
-}
-
 func TestLeave(t *testing.T) {
 	for name, tt := range map[string]struct {
 		api   func(*fakeAPI)
@@ -480,6 +252,24 @@ func TestReconnects(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A key API that does not wait is not asked in a circle, and its changes are heard all
+// the same.
+func TestPollsThatAreAnsweredAtOnce(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.hasty = true
+		f.follow()
+		f.warm()
+		pass(10 * time.Second)
+		if n := len(f.api.seen()); n > int(15*time.Second/earlyPause) {
+			t.Errorf("%d polls in 10 s", n)
+		}
+		f.wantMode(synced)
+		f.api.change(digest("good"), revoked(goodKey("good")))
+		pass(2*earlyPause + 5*time.Millisecond)
+		f.wantFromMemory("good", "revoked")
+	})
 }
 
 // Sidecars that lost their key API at once do not come back at once.

@@ -1,0 +1,110 @@
+package keycache_test
+
+import (
+	"context"
+	"encoding/json"
+	"path/filepath"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+)
+
+// backup is a copy of the store's file, and the truth of that moment.
+type backup struct {
+	path       string
+	epoch      string
+	revision   int64
+	keys       map[string]key // id and last fact
+	terminated map[string]bool
+}
+
+// lookAtEpoch reads the epoch that the key API has now.
+func (w *world) lookAtEpoch() {
+	any := credential.NewSecret("any").Digest().Hex()
+	r := w.keyd.sidecar(context.Background(), keyapi.ResolvePath, []byte(`{"credentials":["`+any+`"]}`))
+	var head keyapi.ResolveResponse
+	w.must(json.Unmarshal(r.body, &head))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.epoch = head.Epoch
+	w.highest[w.epoch] = max(w.highest[w.epoch], head.Revision)
+}
+
+// restart stops the key API and starts it again; between, do is done.
+func (w *world) restart(drain bool, away time.Duration, do func()) {
+	w.must(w.keyd.stop(drain))
+	pass(away)
+	do()
+	w.must(w.keyd.start())
+	w.lookAtEpoch()
+}
+
+// backUp copies the store; the key API is down.
+func (w *world) backUp() {
+	b := &backup{path: filepath.Join(w.keyd.folder, "copy.db"), epoch: w.epoch, keys: make(map[string]key), terminated: make(map[string]bool)}
+	w.must(copyStore(w.keyd.path(), b.path))
+	for _, k := range w.keys {
+		b.keys[k.name] = key{id: k.id, history: k.history[len(k.history)-1:]}
+	}
+	for _, c := range w.changes {
+		if !c.lost {
+			b.revision = max(b.revision, c.revision)
+		}
+	}
+	b.revision = max(b.revision, accounts)
+	for account, terminated := range w.terminated {
+		b.terminated[account] = terminated
+	}
+	w.copied = b
+}
+
+// restore puts the copy back; the key API is down. With a new epoch, which the contract
+// asks for, all promises hold, those told before too; and what the copy does not know is
+// over when nothing can be effective sooner: at the moment of the restore + lease +
+// longest_max_stale.
+//
+// Without one the log may use revisions again that sidecars have acknowledged, and
+// sidecars may live that it does not know. Then this is still promised: what was told
+// before the restore; and of a change after it, if its revision was never given out
+// before in this epoch, and lease + longest_max_stale have passed since the restore, so
+// that no sidecar holds a lease that is not on record. Of the rest only that a sidecar
+// confirms it after max_age.
+func (w *world) restore(withEpoch bool) {
+	b := w.copied
+	if b == nil {
+		return
+	}
+	w.must(copyStore(b.path, w.keyd.path()))
+	back := &change{unproven: !withEpoch, lost: true}
+	if withEpoch {
+		head, err := w.keyd.newEpoch()
+		w.must(err)
+		back.by = head.NotBefore
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unproven.revision = 0
+	if !withEpoch {
+		w.unproven.revision = w.highest[b.epoch]
+		w.unproven.until = w.keyd.now().Add(w.keyd.settings.Lease + w.keyd.settings.LongestMaxStale)
+	}
+	for _, c := range w.changes {
+		c.lost = c.lost || c.revision > b.revision
+	}
+	for _, k := range w.keys {
+		was, known := b.keys[k.name]
+		f := fact{}
+		k.id = ""
+		if known {
+			f, k.id = was.history[0].fact, was.id
+		}
+		if f != k.now() {
+			k.become(f, back)
+		}
+	}
+	w.terminated = make(map[string]bool)
+	for account, terminated := range b.terminated {
+		w.terminated[account] = terminated
+	}
+}
