@@ -41,7 +41,8 @@ func Conflictf(format string, args ...any) error {
 // Durability: when a mutation returns without error its change, its log rows and
 // its audit event have been committed together and survive a crash of the process
 // and of the machine. When it returns an error other than a context's nothing of
-// it was done; after a context's error the outcome is unknown.
+// it was done; after a context's error, or one of a connection that broke in the middle
+// of the commit (its text says so), the outcome is unknown.
 //
 // Order: revisions are dense (each is its predecessor + 1) and visible in order:
 // whoever sees revision n sees every change up to n.
