@@ -57,6 +57,16 @@ func (w *world) brink(n int) {
 		// both sides count from the same moment.
 		pass(w.keyd.settings.Lease/3 + 10*time.Millisecond)
 	}
+	if n%5 == 3 {
+		// Without a lease it goes on confirming what it has, nearly to the end of its time.
+		for near := time.Now().Add((w.keyd.settings.Lease + w.times.MaxStale) * 8 / 10); time.Now().Before(near); {
+			for _, k := range w.keys {
+				w.check(s, k, false)
+			}
+			pass(100 * time.Millisecond)
+		}
+		s.link.set(cut)
+	}
 	w.mutate(1 + n%7)
 	c := w.changes[len(w.changes)-1]
 	pass(50 * time.Millisecond)
