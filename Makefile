@@ -28,8 +28,9 @@ test:
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
 
-## test-long: more of the same against the running programs: a million checks under every fault, a million unknown keys, 100 kills of each kind
+## test-long: the model at length and every mutant; a million checks under every fault, a million unknown keys, 100 kills of each kind
 test-long:
+	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
 	$(GO) test -tags long -timeout 60m -v ./faults/...
 
 ## bench: from a revocation to `effective`, and the cost of a check, each against a named baseline
@@ -43,7 +44,7 @@ test-openapi:
 
 ## lint: golangci-lint over both modules
 lint:
-	$(TOOL) golangci-lint run ./...
+	$(TOOL) golangci-lint run --build-tags long,openapi ./...
 	cd k8s && $(GO) tool -modfile=../tools/go.mod golangci-lint run --build-tags image ./...
 
 ## fuzz: every fuzz target for FUZZTIME each

@@ -1,6 +1,10 @@
 package keycache
 
-import "time"
+import (
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
 
 // Times are the configured bounds of trust.
 type Times struct {
@@ -96,6 +100,11 @@ func (s *state) judge(e *entry, t Times, now time.Time) verdict {
 	return answer
 }
 
+// outOfForce tells whether the credential was revoked, or its account terminated.
+func (e *entry) outOfForce() bool {
+	return e.rec.State == credential.Revoked || e.rec.Account.State == credential.Terminated
+}
+
 // lastResort tells whether an entry may answer at now although it ought to be confirmed,
 // since nothing could be learned about it.
 func (s *state) lastResort(e *entry, t Times, now time.Time) bool {
@@ -108,7 +117,7 @@ func (s *state) lastResort(e *entry, t Times, now time.Time) bool {
 	case degraded:
 		return e.found
 	case ttl:
-		return e.found && elapsed(e.confirmed, now) < t.MaxStale
+		return e.found && (e.outOfForce() || elapsed(e.confirmed, now) < t.MaxStale)
 	case cold:
 	}
 	return false

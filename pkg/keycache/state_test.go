@@ -85,6 +85,8 @@ func TestJudgeToTheEdge(t *testing.T) {
 	suspect := with(func(e *entry) { e.generation = 0 })
 	changed := with(func(e *entry) { e.account = changedAt(6) })
 	settled := with(func(e *entry) { e.account = changedAt(5) })
+	revoked := with(func(e *entry) { e.rec.State = credential.Revoked })
+	terminated := with(func(e *entry) { e.rec.Account.State = credential.Terminated })
 	const (
 		yes = true
 		no  = false
@@ -122,6 +124,8 @@ func TestJudgeToTheEdge(t *testing.T) {
 		{"ttl, old", ttl, &good, 10 * time.Second, ask, yes},
 		{"ttl, stale time about to end", ttl, &good, 15*time.Minute - tick, ask, yes},
 		{"ttl, stale time over", ttl, &good, 15 * time.Minute, ask, no},
+		{"ttl, stale time over, revoked", ttl, &revoked, time.Hour, ask, yes},
+		{"ttl, stale time over, terminated", ttl, &terminated, time.Hour, ask, yes},
 		{"ttl, unknown", ttl, &unknown, 0, answer, no},
 		{"ttl, unknown, old", ttl, &unknown, 10 * time.Second, ask, no},
 		{"ttl, suspect", ttl, &suspect, 0, ask, no},
