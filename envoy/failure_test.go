@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -65,14 +66,32 @@ func TestSidecarKilled(t *testing.T) {
 	}
 }
 
+// freeze stops a child and waits until all of its threads stand still: only then is its
+// parent told, and on a busy machine one of them may answer for a while.
+func freeze(t *testing.T, child *os.Process) {
+	t.Helper()
+	if err := child.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		var state syscall.WaitStatus
+		_, err := syscall.Wait4(child.Pid, &state, syscall.WUNTRACED, nil)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil || !state.Stopped() {
+			t.Fatalf("the process did not stop: %v, %v", state, err)
+		}
+		return
+	}
+}
+
 func TestSidecarFrozen(t *testing.T) {
 	w := shared(t)
 	sidecar := w.ownAuthzd(t, "frozen", "frozen.sock", mapping{})
 	f := w.ownEnvoy(t, versions()[0], envoy.Addresses{Authz: "unix://" + w.file("frozen.sock")})
 	f.works(t)
-	if err := sidecar.pid.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, sidecar.pid)
 	f.lost(t)
 	if err := sidecar.pid.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -122,8 +123,20 @@ func Until(ctx context.Context, try func() error) error {
 // Pid is the process's number.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Signal sends the process a signal.
-func (p *Process) Signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
+// Signal sends the process a signal; with SIGSTOP it returns once the process stands still.
+func (p *Process) Signal(s syscall.Signal) error {
+	err := p.cmd.Process.Signal(s)
+	if err != nil || s != syscall.SIGSTOP {
+		return err
+	}
+	// All of its threads have to stop, which takes a while on a busy machine; then its parent is told.
+	for {
+		var state syscall.WaitStatus
+		if _, err = syscall.Wait4(p.cmd.Process.Pid, &state, syscall.WUNTRACED, nil); !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
 
 // HasEnded tells whether the process is gone.
 func (p *Process) HasEnded() bool {
