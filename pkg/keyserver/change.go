@@ -7,10 +7,15 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// acknowledgeLull is the least time between two looks at one change: thousands of
-// sidecars acknowledge it within moments of each other. It is part of how late the
-// last acknowledgement is told (50 ms at most).
-const acknowledgeLull = 10 * time.Millisecond
+// Thousands of sidecars acknowledge a change within moments of each other. Between two
+// looks at one change lie some times what a look takes, so that looking leaves the
+// processor to the acknowledgements; the longest pause is part of how late the last
+// one is told (50 ms at most).
+const (
+	lullPerLook = 4
+	leastLull   = time.Millisecond
+	mostLull    = 10 * time.Millisecond
+)
 
 // reached tells how far the change with that revision has come, as soon as it is
 // effective or the call's wait is over.
@@ -19,7 +24,7 @@ func (s *Server) reached(ctx context.Context, c *call, revision int64) (changeVi
 	until := time.Now().Add(c.wait)
 	var seen changeView
 	for first := true; ; first = false {
-		changed := s.store.Changed()
+		changed, began := s.store.Changed(), time.Now()
 		head, sidecars, err := s.sidecarList(ctx)
 		if err != nil {
 			if first {
@@ -30,11 +35,12 @@ func (s *Server) reached(ctx context.Context, c *call, revision int64) (changeVi
 		progress := keystore.ProgressOf(revision, head, sidecars)
 		seen = viewChange(revision, progress)
 		left := time.Until(until)
-		if progress.Effective || left <= 0 || !s.rest(c, min(left, acknowledgeLull), nil) {
+		lull := min(max(lullPerLook*time.Since(began), leastLull), mostLull)
+		if progress.Effective || left <= 0 || !s.rest(c, min(left, lull), nil) {
 			break
 		}
 		// It also becomes effective by itself, when a sidecar's time is over.
-		left = min(time.Until(until), lookAgain, progress.EffectiveBy.Sub(head.Now)-acknowledgeLull)
+		left = min(time.Until(until), lookAgain, progress.EffectiveBy.Sub(head.Now)-mostLull)
 		if !s.rest(c, left, changed) {
 			break
 		}

@@ -2,7 +2,7 @@ package keyserver
 
 import (
 	"context"
-	"sync"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,44 +20,11 @@ const (
 	housekeeping = time.Minute
 )
 
-// tail is where the log ends, as last seen. One loop looks for all long polls and
-// wakes them only when the log has moved: the store's own wake-ups also come with
-// every acknowledgement, and so with every poll.
-type tail struct {
-	mu    *sync.Mutex
-	head  keystore.Head
-	moved chan struct{}
-}
-
-func newTail() tail { return tail{mu: new(sync.Mutex), moved: make(chan struct{})} }
-
-// next returns a channel that is closed when the log is seen to have moved. Take it
-// first, then look, then wait.
-func (t *tail) next() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.moved
-}
-
-func (t *tail) see(head keystore.Head) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if head.Epoch == t.head.Epoch && head.Revision == t.head.Revision {
-		return
-	}
-	t.head = head
-	close(t.moved)
-	t.moved = make(chan struct{})
-}
-
 // follow keeps the tail until ctx ends.
 func (s *Server) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := s.store.Changed()
-		if head, err := s.head(ctx); err == nil {
-			s.tail.see(head)
-			s.metrics.revision.Set(float64(head.Revision))
-		} else if ctx.Err() == nil {
+		if err := s.catchUp(ctx); err != nil && ctx.Err() == nil {
 			s.storeFailed("follow", err)
 		}
 		pause(ctx, lull, nil)
@@ -65,10 +32,26 @@ func (s *Server) follow(ctx context.Context) {
 	}
 }
 
-func (s *Server) head(ctx context.Context) (keystore.Head, error) {
+// catchUp reads what the tail lacks. If that is more than it keeps it begins anew: who
+// is so far behind reads the store himself.
+func (s *Server) catchUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return s.store.Head(ctx)
+	head, err := s.store.Head(ctx)
+	if err != nil {
+		return err
+	}
+	var since []keystore.Change
+	last := s.tail.end()
+	if n := head.Revision - last.Revision; head.Epoch == last.Epoch && n > 0 && n <= keptChanges {
+		head, since, err = s.store.Changes(ctx, last.Epoch, last.Revision, keptChanges)
+		if err != nil && !errors.Is(err, keystore.ErrGone) {
+			return err
+		}
+	}
+	s.tail.see(head, since)
+	s.metrics.revision.Set(float64(head.Revision))
+	return nil
 }
 
 // keepHouse prunes the store and counts the sidecars until ctx ends.
@@ -86,6 +69,7 @@ func (s *Server) tidy(ctx context.Context) {
 	if err := s.store.Prune(ctx, s.settings.Load().LogRetention); err != nil && ctx.Err() == nil {
 		s.storeFailed("prune", err)
 	}
+	s.tail.forget() // it must not reach further back than the log
 }
 
 func (s *Server) storeFailed(where string, err error) {

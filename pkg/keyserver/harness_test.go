@@ -68,6 +68,17 @@ func setUpOn(t testing.TB, wrap func(keystore.Store) keystore.Store) *fixture {
 
 func setUpAt(t testing.TB, path string, wrap func(keystore.Store) keystore.Store) *fixture {
 	t.Helper()
+	f := setUpIdle(t, path, wrap)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = f.Run(ctx) }()
+	t.Cleanup(func() { stop(); <-done })
+	return f
+}
+
+// setUpIdle leaves out what goes on beside the requests.
+func setUpIdle(t testing.TB, path string, wrap func(keystore.Store) keystore.Store) *fixture {
+	t.Helper()
 	opened, err := sqlite.Open(context.Background(), path, sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -84,12 +95,7 @@ func setUpAt(t testing.TB, path string, wrap func(keystore.Store) keystore.Store
 		"operators": f.described(f.Operators()),
 		"owners":    f.described(f.Owners()),
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = f.Run(ctx) }()
 	t.Cleanup(func() {
-		stop()
-		<-done
 		if err := opened.Close(); err != nil {
 			t.Error(err)
 		}

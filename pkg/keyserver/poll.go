@@ -45,10 +45,11 @@ func (b *pollBody) check(longestMaxStale time.Duration) error {
 
 // changes answers one long poll: cursor, acknowledgement, heartbeat and lease.
 //
-// The poll is recorded before the log is read for it. A change that was called
-// effective without this sidecar (its last time was over) was then committed
-// before the log is read, and so is in the answer; one that is committed later
-// waits for this sidecar. The other way round a change could slip between.
+// The poll is recorded before the log is read for it, and what is read is never older
+// than the record. A change that was called effective without this sidecar (its last
+// time was over) was then committed before the log is read, and so is in the answer;
+// one that is committed later waits for this sidecar. The other way round a change
+// could slip between.
 func (s *Server) changes(ctx context.Context, c *call) (answer, error) {
 	arrived := time.Now()
 	settings := s.settings.Load()
@@ -77,7 +78,7 @@ func (s *Server) changes(ctx context.Context, c *call) (answer, error) {
 	}
 	var list []keystore.Change
 	if !poll.Anew {
-		head, list, err = s.await(ctx, c, poll, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
+		head, list, err = s.await(ctx, c, poll, head, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
 		if err != nil {
 			return goneOr(head, err)
 		}
@@ -96,14 +97,15 @@ func (s *Server) leave(ctx context.Context, sidecar string) (answer, error) {
 	return ok(keyapi.ChangesResponse{Epoch: head.Epoch, Revision: head.Revision})
 }
 
-// await looks until there are changes, the time is up, or the server drains.
-func (s *Server) await(ctx context.Context, c *call, poll keystore.Poll, until time.Time) (keystore.Head, []keystore.Change, error) {
+// await looks until there are changes, the time is up, or the server drains. Recorded is
+// the head when the poll was recorded.
+func (s *Server) await(ctx context.Context, c *call, poll keystore.Poll, recorded keystore.Head, until time.Time) (keystore.Head, []keystore.Change, error) {
 	ctx = context.WithoutCancel(ctx) // this may wait longer than a store may take
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	for last := !time.Now().Before(until); ; {
 		moved := s.tail.next()
-		head, list, err := s.look(ctx, poll)
+		head, list, err := s.look(ctx, poll, recorded)
 		if err != nil || len(list) > 0 || last {
 			return head, list, err
 		}
@@ -119,10 +121,15 @@ func (s *Server) await(ctx context.Context, c *call, poll keystore.Poll, until t
 	}
 }
 
-func (s *Server) look(ctx context.Context, poll keystore.Poll) (keystore.Head, []keystore.Change, error) {
+// look takes the changes from memory where it can: when something changes, thousands of
+// sidecars ask for the same ones.
+func (s *Server) look(ctx context.Context, poll keystore.Poll, recorded keystore.Head) (keystore.Head, []keystore.Change, error) {
+	if head, list, ok := s.tail.after(poll.Revision, poll.Limit, recorded); ok {
+		return head, list, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return s.store.Changes(ctx, poll.Epoch, poll.Revision, keyapi.MaxChanges)
+	return s.store.Changes(ctx, poll.Epoch, poll.Revision, poll.Limit)
 }
 
 // left tells how many changes the list, which is of that head, leaves out.

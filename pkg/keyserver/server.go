@@ -65,7 +65,7 @@ type Server struct {
 	draining <-chan struct{}
 	settings atomic.Pointer[Settings]
 	failures *failures
-	tail     tail
+	tail     *tail
 }
 
 // New makes a server. Long polls need Run beside it.

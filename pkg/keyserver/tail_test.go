@@ -1,0 +1,93 @@
+package keyserver
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+// The model of the tail is the whole log. What the tail tells is a run of it, from the
+// revision asked for on and without a gap; what it does not know it does not tell.
+func TestTail(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tail := newTail()
+		epoch, head := "one", int64(0)
+		known := int64(0) // the tail must tell what comes after this
+		changes := func(after, until int64) (list []keystore.Change) {
+			for r := after + 1; r <= until; r++ {
+				list = append(list, keystore.Change{Revision: r})
+			}
+			return list
+		}
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			before, moved := tail.end(), tail.next()
+			switch rapid.SampledFrom([]string{"grow", "grow", "grow", "skip", "epoch", "back", "forget", "again"}).Draw(t, "step") {
+			case "grow":
+				next := head + int64(rapid.SampledFrom([]int{1, 2, 1000, keptChanges}).Draw(t, "by"))
+				tail.see(keystore.Head{Epoch: epoch, Revision: next}, changes(head, next))
+				if before.Epoch != epoch { // the first
+					known = next
+				}
+				head = next
+			case "skip": // and what was read is not what joins
+				head += 3
+				tail.see(keystore.Head{Epoch: epoch, Revision: head}, changes(head-2, head))
+				known = head
+			case "epoch":
+				epoch += "x"
+				tail.see(keystore.Head{Epoch: epoch, Revision: head}, nil)
+				known = head
+			case "back":
+				head = max(0, head-2)
+				tail.see(keystore.Head{Epoch: epoch, Revision: head}, nil)
+				known = head
+			case "forget":
+				tail.forget()
+				known = head
+			case "again":
+				tail.see(tail.end(), nil)
+			}
+			end := tail.end()
+			if told(moved) != (end != before) {
+				t.Fatalf("from %v to %v: woken %t", before, end, told(moved))
+			}
+			checkTail(t, tail, end, max(known, head-keptChanges))
+		}
+	})
+}
+
+func told(moved <-chan struct{}) bool {
+	select {
+	case <-moved:
+		return true
+	default:
+		return false
+	}
+}
+
+func checkTail(t *rapid.T, tail *tail, end keystore.Head, known int64) {
+	const limit = 1000
+	after := rapid.Int64Range(max(0, end.Revision-2*limit), end.Revision+1).Draw(t, "after")
+	got, list, ok := tail.after(after, limit, end)
+	if !ok {
+		if end.Epoch != "" && after >= known && after <= end.Revision {
+			t.Fatalf("%d is not known, of %d to %d", after, known, end.Revision)
+		}
+		return
+	}
+	if got != end || int64(len(list)) != min(limit, end.Revision-after) {
+		t.Fatalf("after %d: head %v, %d changes", after, got, len(list))
+	}
+	for i, c := range list {
+		if c.Revision != after+int64(i)+1 {
+			t.Fatalf("after %d: change %d is revision %d", after, i, c.Revision)
+		}
+	}
+	for _, seen := range []keystore.Head{{Epoch: end.Epoch, Revision: end.Revision + 1}, {Epoch: end.Epoch + "y"}} {
+		if _, _, ok := tail.after(after, limit, seen); ok {
+			t.Fatalf("told to one who has seen %v", seen)
+		}
+	}
+}
