@@ -73,6 +73,10 @@ func (broken) EndSession(context.Context, string, string) (keystore.Session, err
 func (broken) Events(context.Context, string, string, keystore.Page) ([]keystore.Event, string, error) {
 	return nil, "", errBroken
 }
+
+func (broken) KeyUsage(context.Context, keystore.UsageSpan, keystore.Page) ([]keystore.UsageHour, string, error) {
+	return nil, "", errBroken
+}
 func (broken) RecordUsage(context.Context, string, []keystore.Usage) error { return errBroken }
 func (broken) Resolve(context.Context, []credential.Digest) (keystore.Head, []keystore.Fact, error) {
 	return keystore.Head{}, nil, errBroken

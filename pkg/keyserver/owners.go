@@ -3,6 +3,7 @@ package keyserver
 import (
 	"context"
 	"net/http"
+	"slices"
 )
 
 func (s *Server) ownerRoutes() []route {
@@ -11,6 +12,7 @@ func (s *Server) ownerRoutes() []route {
 		{method: http.MethodPost, path: "/api/v1/me/keys", do: s.mintOwnKey, query: waits},
 		{method: http.MethodDelete, path: "/api/v1/me/keys/{id}", do: s.revokeKey, query: waits},
 		{method: http.MethodPost, path: "/api/v1/me/keys/{id}/roll", do: s.rollKey(ownerGrace), query: waits},
+		{method: http.MethodGet, path: "/api/v1/me/keys/{id}/usage", do: s.keyUsage, query: slices.Concat(lists, spans)},
 	}
 }
 

@@ -83,3 +83,15 @@ func (c *call) filter(name string) (string, error) {
 	}
 	return value, nil
 }
+
+// moment reads an optional time, the zero one if it is not there.
+func (c *call) moment(name string) (time.Time, error) {
+	if !c.query.Has(name) {
+		return time.Time{}, nil
+	}
+	at, err := time.Parse(time.RFC3339, c.query.Get(name))
+	if err != nil {
+		return time.Time{}, badRequest(name, "must be a time as in RFC 3339")
+	}
+	return at.UTC(), nil
+}

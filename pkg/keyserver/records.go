@@ -17,6 +17,7 @@ func (s *Server) recordRoutes() []route {
 	return []route{
 		{method: http.MethodGet, path: "/v1/revisions/{revision}", do: s.getRevision, query: waits},
 		{method: http.MethodGet, path: "/v1/sidecars", do: s.listSidecars, query: lists},
+		{method: http.MethodGet, path: "/v1/keys/{id}/usage", do: s.keyUsage, query: slices.Concat(lists, spans)},
 		{method: http.MethodGet, path: "/v1/audit", do: s.listEvents, query: slices.Concat(lists, []string{accountParam, keyParam})},
 	}
 }

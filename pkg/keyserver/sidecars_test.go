@@ -2,8 +2,10 @@ package keyserver
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -105,4 +107,43 @@ func TestUsage(t *testing.T) {
 	full := strings.Repeat(entry+",", 9999) + entry
 	f.sidecar("/v1/usage", `{"sidecar":"s","used":[`+full+`]}`).want(204)
 	f.sidecar("/v1/usage", `{"sidecar":"s","used":[`+full+","+entry+`]}`).refused(400, "used")
+}
+
+// What sidecars report is what operators and the key's owner read, and nobody else.
+func TestUsageIsRead(t *testing.T) { synctest.Test(t, usageIsRead) } // its clock passes no hour by chance
+
+func usageIsRead(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	f.account("b")
+	id, plaintext := f.key("a", "")
+	path, owned := "/v1/keys/"+id+"/usage", own+"/"+id+"/usage"
+	like(t, f.operator("GET", path, "").want(200).raw, `{"usage":[],"next":null}`)
+	now := time.Now().UTC()
+	used := fmt.Sprintf(`{"sidecar":"s","used":[{"sha256":%q,"last_used_at":%q,"allowed":3,"denied":2}]}`, digestOf(plaintext), now.Format(time.RFC3339))
+	f.sidecar("/v1/usage", used).want(204)
+	f.sidecar("/v1/usage", used).want(204)
+	want := `{"usage":[{"hour":"` + now.Truncate(time.Hour).Format(time.RFC3339) + `","allowed":6,"denied":4}],"next":null}`
+	from, until := "?from="+now.Truncate(time.Hour).Format(time.RFC3339), "?until="+now.Truncate(time.Hour).Format(time.RFC3339)
+	for query, want := range map[string]string{
+		"": want, "?limit=1": want, from: want, until: `{"usage":[],"next":null}`,
+		from + "&until=9999-12-31T23:59:59Z": want, "?from=0000-01-01T00:00:00Z": want, "?from=9999-12-31T23:59:59-23:59": `{"usage":[],"next":null}`,
+		"?from=" + url.QueryEscape(now.Truncate(time.Hour).In(time.FixedZone("", 3600)).Format(time.RFC3339)): want,
+	} {
+		for side, got := range map[string]reply{"operator": f.operator("GET", path+query, ""), "owner": f.owner("a", "GET", owned+query, "")} {
+			if got.want(200).raw != want {
+				t.Errorf("%s of %q: %s, want %s", side, query, got.raw, want)
+			}
+		}
+	}
+	unknown := f.owner("a", "GET", own+"/nope/usage", "")
+	unknown.refused(404)
+	if foreign := f.owner("b", "GET", owned, ""); foreign.status != 404 || foreign.raw != unknown.raw {
+		t.Errorf("another account's key: %d %s", foreign.status, foreign.raw)
+	}
+	f.owner("a", "GET", owned+"?from=1", "").refused(400, "from")
+	f.owner("a", "POST", owned, "").refused(405)
+	if got := f.operator("GET", "/v1/audit?key="+id, "").at("events").([]any); len(got) != 1 {
+		t.Errorf("usage is in the audit: %v", got)
+	}
 }

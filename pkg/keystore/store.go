@@ -111,6 +111,9 @@ type Admin interface {
 	// report. It raises no revision and writes no event; unknown digests are passed over, and
 	// times that are older than the one on record or in the future do not count.
 	RecordUsage(ctx context.Context, sidecar string, used []Usage) error
+	// KeyUsage lists the hours in which a key was used, the latest first. ErrNotFound
+	// without the key, and if it is another account's than the span says.
+	KeyUsage(ctx context.Context, span UsageSpan, page Page) (list []UsageHour, next string, err error)
 }
 
 // NewKey is a key to be created.
@@ -176,7 +179,8 @@ type Feed interface {
 
 	// Prune deletes log rows older than retention, from the oldest on without a gap, and
 	// sidecars and sessions whose time has been over for longer than that. The newest row
-	// always stays.
+	// always stays. Of the counts of usage, those that are older than UsageRetention go, of
+	// some thousand keys at a time: all keys have their turn if it is called again and again.
 	Prune(ctx context.Context, retention time.Duration) error
 	// NewEpoch gives the log another identity and sets Head.NotBefore to now + wait:
 	// for a store that was put back from an older copy. NotBefore never goes back: who

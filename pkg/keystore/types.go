@@ -133,6 +133,22 @@ type Usage struct {
 	Allowed, Denied int64
 }
 
+// UsageRetention is how long the counts of an hour are kept, at least.
+const UsageRetention = 90 * 24 * time.Hour
+
+// UsageSpan names hours of one key.
+type UsageSpan struct {
+	Key         string    // its id
+	Account     string    // whose it must be, "" for anyone's
+	From, Until time.Time // the hours that begin in between, From included; zero: no such bound
+}
+
+// UsageHour is how often a key was used, by the reports that came within the hour.
+type UsageHour struct {
+	Hour            time.Time // its beginning
+	Allowed, Denied int64     // each at most 1 << 53
+}
+
 // Page asks for a part of a list. The zero After asks for the first page.
 type Page struct {
 	Limit int    // 1 to 1000, anything else is an error

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -59,6 +60,39 @@ func TestPruneLeavesNoGap(t *testing.T) {
 	}
 	if oldest, count := s.logRows(t); oldest != 1 || count != 11 {
 		t.Fatalf("%d rows from %d", count, oldest)
+	}
+}
+
+// Usage is pruned some keys at a time; none is left out where one step meets the next, and
+// the next round begins with the first again.
+func TestPruneUsageInSteps(t *testing.T) {
+	s := withAccount(t, Options{})
+	const keys = 1001
+	fill := func() {
+		t.Helper()
+		_, err := sqlstore.Mutate(t.Context(), s, "fill", "", func(t *sqlstore.Tx) (struct{}, error) {
+			t.Exec("INSERT INTO usage SELECT seq, ?, 1, 1 FROM keys", sqlstore.Stamp(t.Now.Add(-keystore.UsageRetention-time.Hour)))
+			return struct{}{}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := sqlstore.Mutate(t.Context(), s, "fill", "", func(t *sqlstore.Tx) (struct{}, error) {
+		t.Exec(`WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+			INSERT INTO keys (id, account, digest, label, hint, scopes, created_at, created_by, revision)
+			SELECT 'key_' || i, seq, randomblob(32), '', '', '', 0, '', 0 FROM n, accounts`, keys)
+		return struct{}{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		fill()
+		var left int
+		if err := errors.Join(s.Prune(t.Context(), time.Hour), s.readers.QueryRowContext(t.Context(), "SELECT count(*) FROM usage").Scan(&left)); err != nil || left > 0 {
+			t.Fatalf("%d of %d hours are left, %v", left, keys, err)
+		}
 	}
 }
 

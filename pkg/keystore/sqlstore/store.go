@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -54,6 +55,8 @@ type Core struct {
 	polls  chan *poll
 	stop   chan struct{}
 	work   sync.WaitGroup
+
+	usagePruned atomic.Int64 // the seq of the key up to which usage was pruned, 0 before the next round
 }
 
 // NewCore makes the Core of an engine whose database holds the secret. It works until

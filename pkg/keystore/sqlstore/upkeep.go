@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -12,6 +13,14 @@ import (
 // longer than that takes.
 const PruneStep = 5000
 
+// Usage is pruned key by key, because an index over the hours of all keys would double the
+// table: so many keys in one transaction, so many transactions in one Prune. A million
+// keys have had their turn after some hours of one Prune a minute.
+const (
+	usageStep  = 250
+	usageSteps = 20
+)
+
 // Prune implements keystore.Feed.
 func (s *Core) Prune(ctx context.Context, retention time.Duration) error {
 	for more := true; more; {
@@ -20,7 +29,33 @@ func (s *Core) Prune(ctx context.Context, retention time.Duration) error {
 			return err
 		}
 	}
+	for range usageSteps {
+		last, err := Mutate(ctx, s.engine, "prune usage", "", func(t *Tx) (int64, error) { return t.pruneUsage(s.usagePruned.Load()) })
+		if err != nil {
+			return err
+		}
+		s.usagePruned.Store(last)
+		if last == 0 {
+			break
+		}
+	}
 	return nil
+}
+
+// pruneUsage takes the old hours of the next keys after that seq. It returns the seq of the
+// last of them, 0 if they were the last of all.
+func (t *Tx) pruneUsage(after int64) (last int64, err error) {
+	const turn = "SELECT seq FROM keys WHERE seq > ? ORDER BY seq LIMIT ?"
+	var end sql.NullInt64
+	var keys int
+	if err := t.QueryRowContext(t.Ctx, "SELECT max(seq), count(*) FROM ("+turn+") AS turn", after, usageStep).Scan(&end, &keys); err != nil {
+		return 0, err
+	}
+	t.Exec("DELETE FROM usage WHERE key IN ("+turn+") AND hour < ?", after, usageStep, Stamp(t.Now.Add(-keystore.UsageRetention)))
+	if keys < usageStep {
+		return 0, nil
+	}
+	return end.Int64, nil
 }
 
 // Prune deletes from the oldest row on up to the first that is young enough, so

@@ -1,6 +1,9 @@
 package sqlstore
 
 import (
+	"context"
+	"math"
+	"strconv"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -39,3 +42,45 @@ func MergeUsage(used []keystore.Usage, now time.Time) []UsageRow {
 }
 
 func count(n int64) int64 { return min(max(n, 0), MaxCount) }
+
+func scanHour(row Scanner, hour *int64) (keystore.UsageHour, error) {
+	var u keystore.UsageHour
+	err := row.Scan(hour, &u.Allowed, &u.Denied)
+	u.Hour = time.UnixMicro(*hour).UTC()
+	return u, err
+}
+
+// KeyUsage implements keystore.Admin. An hour's place in the list is its first
+// microsecond.
+func (s *Core) KeyUsage(ctx context.Context, span keystore.UsageSpan, page keystore.Page) (hours []keystore.UsageHour, next string, err error) {
+	from, until := int64(math.MinInt64), int64(math.MaxInt64)
+	if !span.From.IsZero() {
+		from = RoundUp(span.From).UnixMicro()
+	}
+	if !span.Until.IsZero() {
+		until = RoundUp(span.Until).UnixMicro()
+	}
+	l := s.listing("usage", span.Key, strconv.FormatInt(from, 10), strconv.FormatInt(until, 10))
+	before, err := l.begin(page)
+	if err != nil {
+		return nil, "", err
+	}
+	if page.After == "" {
+		before = until
+	}
+	err = Read(ctx, s.engine, "key usage", func(q Querier) error {
+		var seq int64
+		key, err := scanKey(q.QueryRowContext(ctx, selectKeys+" WHERE k.id = ?", span.Key), &seq)
+		if err != nil {
+			return Found(err)
+		}
+		if span.Account != "" && key.Account != span.Account {
+			return keystore.ErrNotFound
+		}
+		hours, next, err = list(ctx, q, l, page.Limit, scanHour,
+			"SELECT hour, allowed, denied FROM usage WHERE key = ? AND hour >= ? AND hour < ? ORDER BY hour DESC LIMIT ?",
+			seq, from, before, page.Limit+1)
+		return err
+	})
+	return hours, next, err
+}

@@ -38,6 +38,10 @@ func (e *env) calls() map[string]func(context.Context) error {
 		"RecordUsage": func(c context.Context) error {
 			return e.RecordUsage(c, "s", []keystore.Usage{{Digest: k.Digest, LastUsedAt: k.CreatedAt}})
 		},
+		"KeyUsage": func(c context.Context) error {
+			_, _, err := e.KeyUsage(c, keystore.UsageSpan{Key: k.ID}, page)
+			return err
+		},
 		"Resolve": func(c context.Context) error { _, _, err := e.Resolve(c, []credential.Digest{k.Digest}); return err },
 		"Head":    func(c context.Context) error { _, err := e.Head(c); return err },
 		"Changes": func(c context.Context) error { _, _, err := e.Changes(c, epoch, 0, 10); return err },

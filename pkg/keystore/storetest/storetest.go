@@ -47,6 +47,8 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"sessions", testSessions},
 		{"session refusals", testSessionRefusals},
 		{"usage", testUsage},
+		{"usage hours", testUsageHours},
+		{"usage retention", testUsageRetention},
 		{"audit", testAudit},
 		{"pages", testPages},
 		{"pages under change", testPagesUnderChange},
