@@ -94,6 +94,7 @@ var commands = []command{
 		needs: []string{"id", "scope"}, takes: []string{"wait"},
 		requests: eachScope(keyclient.UngrantScope), doubt: repeatable,
 	},
+	{name: "key usage", does: "list how often a key was used, by the hour", needs: []string{"id"}, list: listUsage},
 	{
 		name: "session mint", does: "begin a session; its token is printed once, alone on standard output",
 		needs: []string{"account"}, takes: []string{"ttl"},
