@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/phantomrouter/phantom-authz/bench/sample"
 	"github.com/phantomrouter/phantom-authz/faults/running"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
@@ -115,7 +115,7 @@ func report(baseline, measured *server) {
 	for _, s := range []*server{baseline, measured} {
 		fmt.Printf("| %s |", s.name)
 		for _, column := range columns {
-			fmt.Printf(" %s |", spread(s.rounds, column, "%.1f"))
+			fmt.Printf(" %s |", spread(s.rounds, column))
 		}
 		fmt.Println()
 	}
@@ -125,19 +125,17 @@ func report(baseline, measured *server) {
 		for i := range ratios {
 			ratios[i] = column(measured.rounds[i]) / column(baseline.rounds[i])
 		}
-		fmt.Printf(" %s |", spread(ratios, func(r float64) float64 { return r }, "%.2f"))
+		fmt.Printf(" %s |", sample.Spread(ratios, "%.2f"))
 	}
 	fmt.Println()
 }
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 
-// spread writes the median with the least and the greatest.
-func spread[T any](all []T, of func(T) float64, form string) string {
-	values := make([]float64, len(all))
-	for i, v := range all {
-		values[i] = of(v)
+func spread(rounds []round, of func(round) float64) string {
+	values := make([]float64, len(rounds))
+	for i, r := range rounds {
+		values[i] = of(r)
 	}
-	slices.SortFunc(values, cmp.Compare)
-	return fmt.Sprintf(form+" ("+form+" to "+form+")", values[len(values)/2], values[0], values[len(values)-1])
+	return sample.Spread(values, "%.1f")
 }

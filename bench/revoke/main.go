@@ -13,13 +13,13 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/phantomrouter/phantom-authz/bench/sample"
 	"github.com/phantomrouter/phantom-authz/faults/running"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
@@ -107,14 +107,14 @@ func (b *bench) all(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("| %d sidecars | %s | %.1f | %t |\n", n, took, float64(took.median())/float64(baseline.median()), took.median() < required)
+		fmt.Printf("| %d sidecars | %s | %.1f | %t |\n", n, took, float64(took.Median())/float64(baseline.Median()), took.Median() < required)
 	}
 	return nil
 }
 
 // measure times rounds of something that is done to a fresh key.
-func (b *bench) measure(ctx context.Context, do func(running.Key) error) (times, error) {
-	var all times
+func (b *bench) measure(ctx context.Context, do func(running.Key) error) (sample.Times, error) {
+	var all []time.Duration
 	for range b.rounds {
 		key, err := b.Mint(ctx, b.account)
 		if err != nil {
@@ -129,8 +129,7 @@ func (b *bench) measure(ctx context.Context, do func(running.Key) error) (times,
 		}
 		all = append(all, time.Since(began))
 	}
-	slices.Sort(all)
-	return all, nil
+	return sample.Of(all), nil
 }
 
 // quiet waits until the mint has reached all sidecars: they wait in their polls.
@@ -194,14 +193,4 @@ func (b *bench) stop() {
 	for _, cache := range b.caches {
 		cache.Close()
 	}
-}
-
-// times are sorted.
-type times []time.Duration
-
-func (t times) median() time.Duration { return t[len(t)/2] }
-
-func (t times) String() string {
-	ms := func(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }
-	return fmt.Sprintf("%s | %s | %s", ms(t.median()), ms(t[len(t)*99/100]), ms(t[len(t)-1]))
 }
