@@ -25,7 +25,7 @@ func (s *Server) reached(ctx context.Context, c *call, revision int64) (changeVi
 	var seen changeView
 	for first := true; ; first = false {
 		changed, began := s.store.Changed(), time.Now()
-		head, sidecars, err := s.sidecarList(ctx)
+		head, sidecars, err := s.behind(ctx, revision)
 		if err != nil {
 			if first {
 				return changeView{}, err
@@ -64,8 +64,8 @@ func (s *Server) rest(c *call, d time.Duration, wake <-chan struct{}) bool {
 	}
 }
 
-func (s *Server) sidecarList(ctx context.Context) (keystore.Head, []keystore.Sidecar, error) {
+func (s *Server) behind(ctx context.Context, revision int64) (keystore.Head, []keystore.Sidecar, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return s.store.Sidecars(ctx)
+	return s.store.Behind(ctx, revision)
 }

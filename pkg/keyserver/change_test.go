@@ -167,11 +167,11 @@ type blinded struct {
 	looks *int
 }
 
-func (b blinded) Sidecars(ctx context.Context) (keystore.Head, []keystore.Sidecar, error) {
+func (b blinded) Behind(ctx context.Context, revision int64) (keystore.Head, []keystore.Sidecar, error) {
 	if *b.looks++; *b.looks > 1 {
 		return keystore.Head{}, nil, context.DeadlineExceeded
 	}
-	return b.Store.Sidecars(ctx)
+	return b.Store.Behind(ctx, revision)
 }
 
 // A change that was made is answered with what is known of it, not with an error.

@@ -93,6 +93,10 @@ func (broken) Forget(context.Context, string) error { return errBroken }
 func (broken) Sidecars(context.Context) (keystore.Head, []keystore.Sidecar, error) {
 	return keystore.Head{}, nil, errBroken
 }
+
+func (broken) Behind(context.Context, int64) (keystore.Head, []keystore.Sidecar, error) {
+	return keystore.Head{}, nil, errBroken
+}
 func (broken) Prune(context.Context, time.Duration) error { return errBroken }
 
 // bodies that pass the checks, so that the store is asked.

@@ -20,7 +20,7 @@ type Progress struct {
 }
 
 // ProgressOf tells how far the change with that revision has come. Head and
-// sidecars are of one snapshot, as Feed.Sidecars gives them; head.Now is the
+// sidecars are of one snapshot, as Feed.Behind or Sidecars gives them; head.Now is the
 // moment that is judged.
 //
 // It believes the store's clock. If that is put forward, leases on record are over

@@ -176,6 +176,9 @@ type Feed interface {
 	// Sidecars lists those whose StaleEndsAt has not passed, by name, with the
 	// head of the same snapshot.
 	Sidecars(ctx context.Context) (Head, []Sidecar, error)
+	// Behind lists those of Sidecars that have not acknowledged the revision: all that
+	// ProgressOf needs to know of.
+	Behind(ctx context.Context, revision int64) (Head, []Sidecar, error)
 
 	// Prune deletes log rows older than retention, from the oldest on without a gap, and
 	// sidecars and sessions whose time has been over for longer than that. The newest row

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -145,8 +146,13 @@ func (s *Store) Changes(ctx context.Context, epoch string, after int64, limit in
 
 // Sidecars implements keystore.Feed.
 func (s *Store) Sidecars(ctx context.Context) (keystore.Head, []keystore.Sidecar, error) {
+	return s.Behind(ctx, math.MaxInt64)
+}
+
+// Behind implements keystore.Feed.
+func (s *Store) Behind(ctx context.Context, revision int64) (keystore.Head, []keystore.Sidecar, error) {
 	const query = withHead + `coalesce(c.name, ''), coalesce(c.revision, 0), c.lease_ends_at, c.stale_ends_at, coalesce(c.grants, '[]')
-		FROM h LEFT JOIN sidecars c ON true ORDER BY c.name COLLATE "C"`
+		FROM h LEFT JOIN sidecars c ON c.revision < ? ORDER BY c.name COLLATE "C"`
 	var h head
 	var c keystore.Sidecar
 	var sidecars []keystore.Sidecar
@@ -158,7 +164,7 @@ func (s *Store) Sidecars(ctx context.Context) (keystore.Head, []keystore.Sidecar
 				sidecars = append(sidecars, c)
 			}
 			return nil
-		}, query)
+		}, query, revision)
 	})
 	if err != nil {
 		return keystore.Head{}, nil, err

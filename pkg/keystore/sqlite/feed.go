@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"math"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
@@ -68,13 +69,18 @@ func scanChanges(rows *sql.Rows) ([]keystore.Change, error) {
 }
 
 // Sidecars implements keystore.Feed.
-func (s *Store) Sidecars(ctx context.Context) (head keystore.Head, sidecars []keystore.Sidecar, err error) {
+func (s *Store) Sidecars(ctx context.Context) (keystore.Head, []keystore.Sidecar, error) {
+	return s.Behind(ctx, math.MaxInt64)
+}
+
+// Behind implements keystore.Feed.
+func (s *Store) Behind(ctx context.Context, revision int64) (head keystore.Head, sidecars []keystore.Sidecar, err error) {
 	err = sqlstore.Read(ctx, s, "sidecars", func(q sqlstore.Querier) error {
 		if head, err = s.head(ctx, q); err != nil {
 			return err
 		}
 		rows, err := q.QueryContext(ctx, //nolint:rowserrcheck // ScanSidecars does
-			sqlstore.SelectSidecars+" WHERE stale_ends_at > ? ORDER BY name", sqlstore.Stamp(head.Now))
+			sqlstore.SelectSidecars+" WHERE stale_ends_at > ? AND revision < ? ORDER BY name", sqlstore.Stamp(head.Now), revision)
 		if err != nil {
 			return err
 		}

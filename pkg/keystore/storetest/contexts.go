@@ -23,7 +23,11 @@ func (e *env) calls() map[string]func(context.Context) error {
 			_, err := e.SetAccountState(c, actor, a.ID, credential.Terminated)
 			return err
 		},
-		"CreateKey":   func(c context.Context) error { _, err := e.CreateKey(c, actor, n); return err },
+		"CreateKey": func(c context.Context) error { _, err := e.CreateKey(c, actor, n); return err },
+		"ImportKeys": func(c context.Context) error {
+			_, err := e.ImportKeys(c, actor, []keystore.NewKey{n})
+			return err
+		},
 		"Key":         func(c context.Context) error { _, err := e.Key(c, k.ID); return err },
 		"Keys":        func(c context.Context) error { _, _, err := e.Keys(c, a.ID, page); return err },
 		"RevokeKey":   func(c context.Context) error { _, err := e.RevokeKey(c, actor, k.ID, ""); return err },
@@ -49,6 +53,7 @@ func (e *env) calls() map[string]func(context.Context) error {
 			return record(c, e.Store, keystore.Poll{Sidecar: "s", Epoch: epoch, Lease: time.Minute})
 		},
 		"Forget":   func(c context.Context) error { return e.Forget(c, "s") },
+		"Behind":   func(c context.Context) error { _, _, err := e.Behind(c, 1); return err },
 		"Sidecars": func(c context.Context) error { _, _, err := e.Sidecars(c); return err },
 		"Prune":    func(c context.Context) error { return e.Prune(c, time.Hour) },
 		"NewEpoch": func(c context.Context) error { _, err := e.NewEpoch(c, 0); return err },

@@ -35,7 +35,7 @@ func testModel(t *testing.T, open func(t *testing.T) Harness) {
 		mc := &machine{h: h, ctx: t.Context(), model: model{epoch: head.Epoch, sidecars: map[string]*modelSidecar{}}}
 		defer func() { mc.h.Close() }()
 		rt.Repeat(map[string]func(*rapid.T){
-			"account": mc.account, "state": mc.state, "key": mc.key, "revoke": mc.revoke, "roll": mc.roll, "scope": mc.scope,
+			"account": mc.account, "state": mc.state, "key": mc.key, "imports": mc.imports, "revoke": mc.revoke, "roll": mc.roll, "scope": mc.scope,
 			"session": mc.session, "end": mc.end, "use": mc.use, "poll": mc.poll, "forget": mc.forget, "prune": mc.prune,
 			"epoch": mc.newEpoch, "time": mc.time, "reopen": mc.reopen, "": mc.check,
 		})
@@ -276,6 +276,11 @@ func (mc *machine) check(t *rapid.T) {
 	outcome(t, err, done)
 	same(t, "head", head, m.end())
 	mc.checkProgress(t, head, sidecars)
+	revision := rapid.Int64Range(0, head.Revision+1).Draw(t, "behind")
+	_, behind, err := s.Behind(mc.ctx, revision)
+	outcome(t, err, done)
+	knows := func(c keystore.Sidecar) bool { return c.Revision >= revision }
+	same(t, "behind", behind, slices.DeleteFunc(slices.Clone(sidecars), knows))
 	for i := range sidecars {
 		sidecars[i].Grants = nil // how it comes to the progress is its own affair
 	}
