@@ -23,7 +23,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("KEYD_TEST_MAIN") != "" {
 		main()
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	removeServer()
+	os.Exit(code)
 }
 
 func command(t *testing.T, args ...string) *exec.Cmd {

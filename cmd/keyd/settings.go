@@ -41,6 +41,9 @@ func settingsOf(cfg *config.Keyd, log *zap.Logger) (keyserver.Settings, error) {
 	if len(s.SidecarTokens) == 0 && (cfg.Listen.TLS == nil || cfg.Listen.TLS.ClientCAFile == "") {
 		log.Warn("no sidecar is let in: neither sidecar_token_files nor listen.tls.client_ca_file is given")
 	}
+	if cfg.OwnersOpen() {
+		log.Warn("listen.owners believes every program on this machine: only a Unix socket or listen.tls.client_ca_file keeps all but Envoy out")
+	}
 	if len(s.Operators) == 0 {
 		log.Warn("no operator is let in: operators is empty")
 	}

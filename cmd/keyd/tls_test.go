@@ -87,6 +87,7 @@ func TestMutualTLS(t *testing.T) {
 	}
 	text := strings.NewReplacer(
 		"listen:\n", "listen:\n  tls: {cert_file: keyd.crt, key_file: keyd.key, client_ca_file: ca.crt}\n",
+		"owners: unix://"+dir+"/owners.sock", "owners: tcp://0.0.0.0:0",
 		"sidecar_token_files: [key-api.token]\n", "",
 	).Replace(string(raw))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -103,9 +104,17 @@ func TestMutualTLS(t *testing.T) {
 		}
 		transport := &http.Transport{TLSClientConfig: conf}
 		defer transport.CloseIdleConnections()
-		r, err := http.NewRequest("GET", "https://"+p.addr["listen."+side]+path, nil)
+		_, port, err := net.SplitHostPort(p.addr["listen."+side])
 		if err != nil {
 			t.Fatal(err)
+		}
+		r, err := http.NewRequest("GET", "https://127.0.0.1:"+port+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if side == "owners" {
+			r.Header.Set("x-phantom-account-id", "a")
+			r.Header.Set("x-phantom-principal", "session")
 		}
 		if bearer != "" {
 			r.Header.Set("Authorization", "Bearer "+bearer)
@@ -130,9 +139,39 @@ func TestMutualTLS(t *testing.T) {
 		{"operators", "/v1/accounts", "", known, 401}, // a certificate makes no operator
 		{"operators", "/v1/accounts", aliceToken, known, 200},
 		{"operators", "/v1/accounts", aliceToken, nil, 0},
+		{"owners", own, "", known, 404}, // let in: there is no such account
+		{"owners", own, "", nil, 0},
+		{"owners", own, "", stranger, 0},
 	} {
 		if got := ask(c.side, c.path, c.bearer, c.client); got != c.status {
 			t.Errorf("%s with token %q: %d, want %d", c.side, c.bearer, got, c.status)
+		}
+	}
+}
+
+// Envoy alone reaches the owners' side, or those who start keyd are told.
+func TestOwnersAddress(t *testing.T) {
+	config := configure(t, "")
+	socket := filepath.Join(filepath.Dir(config), "owners.sock")
+	p := launch(t, config)
+	info, err := os.Stat(socket)
+	if err != nil || info.Mode() != os.ModeSocket|0o660 {
+		t.Errorf("the socket: %v, %v", info.Mode(), err)
+	}
+	if log := p.logged(); strings.Contains(log, "listen.owners believes") {
+		t.Errorf("warned of a Unix socket: %s", log)
+	}
+	replaceIn(t, config, "owners: unix://"+socket, "owners: tcp://127.0.0.1:0")
+	if log := launch(t, config).logged(); !strings.Contains(log, `"level":"warn"`) || !strings.Contains(log, "listen.owners believes") {
+		t.Errorf("not warned of loopback: %s", log)
+	}
+	for _, open := range []string{"tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://192.0.2.1:80", "tcp://keyd:80", "tcp://localhost.example:80"} {
+		replaceIn(t, config, "owners: ", "owners: '"+open+"' # ")
+		for _, args := range [][]string{{"-config", config}, {"-config", config, "-check"}} {
+			code, _, stderr := run(t, args...)
+			if code != 2 || !strings.Contains(stderr, "listen.owners: found") || !strings.Contains(stderr, "listen.tls.client_ca_file") {
+				t.Errorf("%s: exit %d: %s", open, code, stderr)
+			}
 		}
 	}
 }

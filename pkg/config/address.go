@@ -29,6 +29,16 @@ func (a Address) String() string { return a.where }
 // URL returns the address as the configuration writes it.
 func (a Address) URL() string { return a.network + "://" + a.where }
 
+// loopback tells whether only this machine reaches the address.
+func (a Address) loopback() bool {
+	host, _, err := net.SplitHostPort(a.where)
+	if err != nil || host == "localhost" {
+		return err == nil
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
 const (
 	addressForm = "tcp://HOST:PORT or unix:///PATH"
 

@@ -42,7 +42,8 @@ type KeydListen struct {
 	Sidecars Address `yaml:"sidecars" restart:"yes"`
 	// Address for operators.
 	Operators Address `yaml:"operators" restart:"yes"`
-	// Address for owners. It believes the x-phantom-* headers, so only Envoy may reach it.
+	// Address for owners. It believes the x-phantom-* headers, so only Envoy may reach it:
+	// by a Unix socket, or with `listen.tls.client_ca_file`. Without either it must be loopback.
 	Owners Address `yaml:"owners" restart:"yes"`
 	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`, always without TLS.
 	Admin Address `yaml:"admin" restart:"yes"`

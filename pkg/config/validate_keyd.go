@@ -17,12 +17,26 @@ func (k *Keyd) validate(r *report) {
 		{"listen.owners", l.Owners},
 	}
 	r.addresses(append(slices.Clone(secured), named{"listen.admin", l.Admin}), secured, l.TLS)
+	k.validateOwners(r)
 	k.validateStore(r)
 	k.validateOperators(r)
 	for name := range k.Scopes {
 		if !credential.ValidScope(name) {
 			r.wrong(entry("scopes", name), show(name), scopeForm)
 		}
+	}
+}
+
+// OwnersOpen tells whether whoever reaches the owners' address is taken for Envoy: it is no
+// Unix socket, and asks for no client certificate.
+func (k *Keyd) OwnersOpen() bool {
+	return k.Listen.Owners.Network() == "tcp" && (k.Listen.TLS == nil || k.Listen.TLS.ClientCAFile == "")
+}
+
+func (k *Keyd) validateOwners(r *report) {
+	if k.OwnersOpen() && !k.Listen.Owners.loopback() {
+		r.wrong("listen.owners", show(k.Listen.Owners.URL())+" without listen.tls.client_ca_file",
+			"unix:///PATH, tcp:// with that, or tcp:// on this machine alone (127.0.0.1, [::1])")
 	}
 }
 
