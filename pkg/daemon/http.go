@@ -60,18 +60,46 @@ func recovered(h http.Handler, log *zap.Logger) http.Handler {
 	})
 }
 
+// serveHTTP answers until the server is shut down or its listener drained.
 func serveHTTP(server *http.Server, ln net.Listener) error {
-	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	err := server.Serve(ln)
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
 	}
-	return nil
+	return err
 }
 
-// shutdown waits for requests under way, and cuts them off when the context ends.
-func shutdown(ctx context.Context, server *http.Server) error {
-	err := server.Shutdown(ctx)
+// service is an HTTP server that ends without losing a request.
+type service struct {
+	server   *http.Server
+	ln       *Listener
+	arriving *arrivals
+	served   chan struct{} // closed when nobody is let in any more
+}
+
+func (s *service) run(ln net.Listener) error {
+	defer close(s.served)
+	return serveHTTP(s.server, ln)
+}
+
+// arrivalShare of a stop's time is the most that it waits for requests to arrive.
+const arrivalShare = 10
+
+// stop lets in who has connected already, waits for requests under way, and cuts them
+// off when the context ends.
+func (s *service) stop(ctx context.Context) error {
+	end, _ := ctx.Deadline()
+	end = time.Now().Add(time.Until(end) / arrivalShare)
+	if s.ln.Drain(end) == nil { // else who waits is reset
+		select {
+		case <-s.served:
+		case <-ctx.Done():
+		}
+	}
+	s.arriving.wait(ctx, end)
+	err := s.server.Shutdown(ctx)
 	if err != nil {
-		_ = server.Close() // what Shutdown says is told
+		_ = s.server.Close() // what Shutdown says is told
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Listener is a bound address. One of a Unix socket has a private name until
@@ -26,6 +27,7 @@ type Listener struct {
 	mu        sync.Mutex
 	published bool
 	closed    bool
+	drainEnd  time.Time // of Drain; zero until it begins
 }
 
 const (

@@ -82,7 +82,7 @@ func (rt *Runtime) Draining() <-chan struct{} { return rt.ready.draining }
 // Listen binds an address of the configuration's field. Connections are taken from
 // now on, but a Unix socket gets its name only when Start has returned without an
 // error. The frame closes it if the start fails.
-func (rt *Runtime) Listen(field string, addr net.Addr) (net.Listener, error) {
+func (rt *Runtime) Listen(field string, addr net.Addr) (*Listener, error) {
 	l, err := Listen(context.Background(), field, addr)
 	if err != nil {
 		return nil, err
@@ -120,15 +120,17 @@ func (rt *Runtime) stop(limit time.Duration) error {
 
 // ServeHTTP adds a component that serves HTTP on the listener, with TLS if conf is
 // not nil and the listener is TCP, and with time limits that suit long polls. A
-// stop waits for requests under way.
-func (rt *Runtime) ServeHTTP(name string, ln net.Listener, conf *tls.Config, h http.Handler) {
+// stop answers who has connected, and waits for requests under way.
+func (rt *Runtime) ServeHTTP(name string, ln *Listener, conf *tls.Config, h http.Handler) {
 	server := newHTTPServer(name, h, rt.Log)
+	s := &service{server: server, ln: ln, arriving: arrivingOf(server, rt.Draining()), served: make(chan struct{})}
+	var accepting net.Listener = ln
 	if conf != nil && ln.Addr().Network() != "unix" {
-		ln = tls.NewListener(ln, conf)
+		accepting = tls.NewListener(ln, conf)
 	}
 	rt.Add(Component{
 		Name: name,
-		Run:  func(context.Context) error { return serveHTTP(server, ln) },
-		Stop: func(ctx context.Context) error { return shutdown(ctx, server) },
+		Run:  func(context.Context) error { return s.run(accepting) },
+		Stop: s.stop,
 	})
 }
