@@ -83,6 +83,13 @@ type Admin interface {
 	// terminated, the id or the digest exists (a session's counts, too), or new.Limit is
 	// reached.
 	CreateKey(ctx context.Context, actor string, new NewKey) (Key, error)
+	// ImportKeys is CreateKey for at most MaxImport keys in one transaction, all or none, in
+	// the order of the list: each key that is new has a revision, a log row and a key.import
+	// event of its own. A digest that is a key of the same account already, in force or not, stays
+	// as it is and is counted. The error ImportErrors tells all that is wrong: ErrNotFound
+	// without the account; a Conflict if the account is terminated, the id exists, or the digest is
+	// a session's or another account's key. Imported and Limit of the keys are not looked at.
+	ImportKeys(ctx context.Context, actor string, keys []NewKey) (Imported, error)
 	Key(ctx context.Context, id string) (Key, error)
 	// Keys lists an account's keys; ErrNotFound without the account.
 	Keys(ctx context.Context, account string, page Page) (list []Key, next string, err error)

@@ -138,12 +138,17 @@ const (
 func (s *Store) Mutate(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, mutateTimeout)
 	defer cancel()
-	sqlTx, err := s.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	pinned, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = pinned.Close() }() // back to the pool
+	sqlTx, err := pinned.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = sqlTx.Rollback() }() // of no effect after the commit
-	t := &sqlstore.Tx{Conn: conn{sqlTx}, Ctx: ctx, Actor: actor}
+	t := &sqlstore.Tx{Conn: writing{conn{sqlTx}, pinned}, Ctx: ctx, Actor: actor}
 	if err := s.lock(t); err != nil {
 		return err
 	}

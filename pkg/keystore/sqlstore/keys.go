@@ -52,22 +52,32 @@ func (s *Core) CreateKey(ctx context.Context, actor string, n keystore.NewKey) (
 		if err := t.room(account, n.Limit); err != nil {
 			return keystore.Key{}, err
 		}
-		k := keystore.Key{
-			ID: n.ID, Account: n.Account, Digest: n.Digest, Label: n.Label, Hint: n.Hint, Scopes: n.Scopes,
-			State: credential.Active, CreatedAt: t.Now, CreatedBy: actor, ExpiresAt: Cut(n.ExpiresAt),
-		}
+		k := t.created(n)
 		k.Revision = t.InsertKey(k, account)
 		action := keystore.KeyMint
 		if n.Imported {
 			action = keystore.KeyImport
 		}
-		fields := map[string]string{"label": k.Label, "scopes": k.Scopes.String()}
-		if !k.ExpiresAt.IsZero() {
-			fields["expires_at"] = k.ExpiresAt.Format(time.RFC3339Nano)
-		}
-		t.event(action, k.Account, k.ID, fields)
+		t.event(action, k.Account, k.ID, createdDetail(k))
 		return k, nil
 	})
+}
+
+// created is the new key, but for its revision.
+func (t *Tx) created(n keystore.NewKey) keystore.Key {
+	return keystore.Key{
+		ID: n.ID, Account: n.Account, Digest: n.Digest, Label: n.Label, Hint: n.Hint, Scopes: n.Scopes,
+		State: credential.Active, CreatedAt: t.Now, CreatedBy: t.Actor, ExpiresAt: Cut(n.ExpiresAt),
+	}
+}
+
+// createdDetail is the detail of the event of a new key.
+func createdDetail(k keystore.Key) Detail {
+	fields := Detail{"label": k.Label, "scopes": k.Scopes.String()}
+	if !k.ExpiresAt.IsZero() {
+		fields["expires_at"] = k.ExpiresAt.Format(time.RFC3339Nano)
+	}
+	return fields
 }
 
 // unusedID: table is "keys" or "sessions".
@@ -75,10 +85,14 @@ func (t *Tx) unusedID(table, id string) error {
 	var used bool
 	err := t.QueryRowContext(t.Ctx, "SELECT EXISTS (SELECT 1 FROM "+table+" WHERE id = ?)", id).Scan(&used)
 	if err == nil && used {
-		return keystore.Conflictf("This id exists already: %s", id)
+		return idExists(id)
 	}
 	return err
 }
+
+func idExists(id string) error { return keystore.Conflictf("This id exists already: %s", id) }
+
+func digestExists() error { return keystore.Conflictf("A credential with this SHA-256 exists already") }
 
 // unusedDigest looks at keys and sessions: one digest is one credential.
 func (t *Tx) unusedDigest(d credential.Digest) error {
@@ -86,7 +100,7 @@ func (t *Tx) unusedDigest(d credential.Digest) error {
 	err := t.QueryRowContext(t.Ctx, `SELECT EXISTS (SELECT 1 FROM keys WHERE digest = ?1)
 		OR EXISTS (SELECT 1 FROM sessions WHERE digest = ?1)`, Digest(d)).Scan(&used)
 	if err == nil && used {
-		return keystore.Conflictf("A credential with this SHA-256 exists already")
+		return digestExists()
 	}
 	return err
 }

@@ -34,6 +34,7 @@ type Engine interface {
 	// overlaps, and wakes who waits if it moved the head. When ctx ends it may return
 	// before do does.
 	Mutate(ctx context.Context, actor string, do func(t *Tx) error) error
+	Bulk
 }
 
 // Querier is what reads, in a transaction or out of one.

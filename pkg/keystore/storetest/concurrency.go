@@ -15,7 +15,8 @@ import (
 const (
 	writers   = 8
 	followers = 3
-	rounds    = 6 // each makes 6 revisions
+	rounds    = 6
+	perRound  = 9 // revisions
 )
 
 // testWritersAndFollowers: revisions are dense and appear in order, so that no
@@ -25,7 +26,7 @@ func testWritersAndFollowers(e *env) {
 	defer cancel()
 	a := e.account()
 	start := e.head()
-	end := start.Revision + writers*rounds*6
+	end := start.Revision + writers*rounds*perRound
 	made := &ledger{changes: map[int64]credential.Digest{}}
 	g, ctx := errgroup.WithContext(ctx)
 	for w := range writers {
@@ -98,7 +99,20 @@ func (l *ledger) writeRound(ctx context.Context, s keystore.Store, account, id s
 		return err
 	}
 	l.note(ended.Revision, ended.Digest)
-	return nil
+	return l.writeImport(ctx, s, account, id)
+}
+
+func (l *ledger) writeImport(ctx context.Context, s keystore.Store, account, id string) error {
+	keys := make([]keystore.NewKey, 3)
+	for i := range keys {
+		id := fmt.Sprintf("key_import_%s_%d", id, i)
+		keys[i] = keystore.NewKey{ID: id, Account: account, Digest: digestOf(id)}
+	}
+	done, err := s.ImportKeys(ctx, actor, keys)
+	for i := range keys[:done.Imported] {
+		l.note(done.Revision-int64(len(keys)-1-i), keys[i].Digest)
+	}
+	return err
 }
 
 // follow reads the log up to the revision end as a sidecar does, and checks at each step that

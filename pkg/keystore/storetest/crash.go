@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,6 +108,22 @@ func writeOnce(ctx context.Context, s keystore.Store) error {
 		return err
 	}
 	fmt.Println("poll", id, k.Revision)
+	return importOnce(ctx, s, id)
+}
+
+// crashImport is how many keys an import has.
+const crashImport = 20
+
+func importOnce(ctx context.Context, s keystore.Store, id string) error {
+	keys := make([]keystore.NewKey, crashImport)
+	for i := range keys {
+		id := fmt.Sprintf("import-%s-%d", id, i)
+		keys[i] = keystore.NewKey{ID: id, Account: crashAccount, Digest: digestOf(id)}
+	}
+	if _, err := s.ImportKeys(ctx, actor, keys); err != nil {
+		return err
+	}
+	fmt.Println("key", keys[0].ID, 0)
 	return nil
 }
 
@@ -175,6 +192,15 @@ func (a *acknowledged) check(e *env) {
 		if keys[id].ID == "" {
 			e.Fatalf("%s was made and is not there", id)
 		}
+	}
+	imports := map[string]int{}
+	for id := range keys {
+		if parts := strings.Split(id, "-"); len(parts) == 3 {
+			imports[parts[1]]++
+		}
+	}
+	for id, n := range imports {
+		e.same("keys of import "+id, n, crashImport)
 	}
 	head, sidecars, err := e.Sidecars(e.ctx)
 	e.ok(err)

@@ -1,0 +1,51 @@
+package postgres
+
+import (
+	"database/sql"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+)
+
+// writing is the conn of a transaction of Mutate, with the connection that it runs on: COPY
+// is the driver's own and not database/sql's.
+type writing struct {
+	conn
+	pinned *sql.Conn
+}
+
+// AmongTexts implements sqlstore.Bulk.
+func (s *Store) AmongTexts(column string, texts []string) (condition string, arg any) {
+	return column + " = ANY (?::text[])", texts
+}
+
+// AmongDigests implements sqlstore.Bulk.
+func (s *Store) AmongDigests(column string, digests []credential.Digest) (condition string, arg any) {
+	list := make([][]byte, len(digests))
+	for i := range digests {
+		list[i] = digests[i][:]
+	}
+	return column + " = ANY (?::bytea[])", list
+}
+
+// Load implements sqlstore.Bulk by COPY. It leaves nothing behind in the session, so a
+// pooler may stand between.
+func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, rows [][]any) error {
+	on, ok := t.Conn.(writing)
+	if !ok {
+		return fmt.Errorf("load %s: %T is no transaction of Mutate", table, t.Conn)
+	}
+	return on.pinned.Raw(func(driver any) error {
+		c, ok := driver.(*stdlib.Conn)
+		if !ok {
+			return fmt.Errorf("load %s: %T is another driver's", table, driver)
+		}
+		_, err := c.Conn().CopyFrom(t.Ctx, pgx.Identifier{table}, columns,
+			pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) { return values(rows[i]) }))
+		return err
+	})
+}
