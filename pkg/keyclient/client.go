@@ -46,7 +46,9 @@ func New(rawURL string, token func() (credential.Secret, error)) (*Client, error
 		Proxy:               http.ProxyFromEnvironment,
 		TLSHandshakeTimeout: 10 * time.Second,
 		IdleConnTimeout:     time.Minute,
-		ForceAttemptHTTP2:   true,
+		// Over HTTP/1 it repeats a change only if it has written nothing of it; over HTTP/2
+		// it also believes a server's resets. See send.
+		ForceAttemptHTTP2: false,
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second}
 	transport.DialContext = dialer.DialContext
@@ -96,9 +98,12 @@ func unreadable(r Request, status int, cause error) *Error {
 func (c *Client) send(ctx context.Context, r Request) (body []byte, status int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout+r.wait)
 	defer cancel()
-	// Once there was a connection the request may have arrived, whatever happens then.
+	// Once there was a connection the request may have arrived, whatever happens then. But
+	// when the transport asks for another one, it has written nothing of a change on the
+	// one before, which its server had closed while it stood idle.
 	var sent atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { sent.Store(false) },
 		GotConn: func(httptrace.GotConnInfo) { sent.Store(true) },
 	})
 	request, err := c.request(ctx, r)

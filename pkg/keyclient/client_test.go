@@ -1,6 +1,7 @@
 package keyclient
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -202,6 +204,59 @@ func TestOutcomeUnknown(t *testing.T) {
 	if failure, ok := asError[*Error](err); !ok || failure.OutcomeUnknown {
 		t.Errorf("nobody there: %+v", err)
 	}
+}
+
+// What cannot be written on a connection that stood idle was not sent, if nobody can be
+// reached any more to send it to; what was read may have been done.
+func TestOutcomeOnAStaleConnection(t *testing.T) {
+	for name, read := range map[string]bool{"nothing is written": false, "the request is read": true} {
+		path := filepath.Join(t.TempDir(), "keyd.sock")
+		listener, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		serving := make(chan *net.UnixConn, 1)
+		go func() {
+			conn, err := listener.AcceptUnix()
+			if err == nil {
+				err = receive(conn)
+			}
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(mintedAnswer), mintedAnswer)
+			serving <- conn
+		}()
+		c := client(t, "unix://"+path)
+		if _, err := c.Do(t.Context(), MintKey("a", NewKey{Label: "l"})); err != nil {
+			t.Fatal(err)
+		}
+		conn := <-serving
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+			if !info.Reused {
+				t.Errorf("%s: a new connection", name)
+			}
+			_ = listener.Close()
+			if !read {
+				_ = conn.CloseRead() // the other side cannot write any more, and does not see it before
+				return
+			}
+			go func() { _ = errors.Join(receive(conn), conn.Close()) }()
+		}})
+		_, err = c.Do(ctx, RevokeKey("k"))
+		if failure, ok := asError[*Error](err); !ok || failure.OutcomeUnknown != read {
+			t.Errorf("%s: %+v", name, err)
+		}
+		_ = conn.Close()
+	}
+}
+
+func receive(conn net.Conn) error {
+	request, err := http.ReadRequest(bufio.NewReader(conn))
+	if err == nil {
+		_, err = io.Copy(io.Discard, request.Body)
+	}
+	return err
 }
 
 func TestCancelledChangeIsUnknown(t *testing.T) {
