@@ -52,7 +52,8 @@ type Options struct {
 type Store struct {
 	*sqlstore.Core
 	pool    *pgxpool.Pool
-	db      *sql.DB // over pool
+	db      *sql.DB       // over pool
+	writers chan struct{} // has room for those who may be in Mutate
 	unknown time.Duration
 	changed sqlstore.Broadcast
 	skew    atomic.Int64 // what tests add to the server's clock
@@ -75,7 +76,12 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, explain(conf, err)
 	}
-	s := &Store{pool: pool, db: stdlib.OpenDBFromPool(pool), unknown: opts.Unknown}
+	s := &Store{
+		pool: pool, db: stdlib.OpenDBFromPool(pool), unknown: opts.Unknown,
+		// One mutation follows the other anyhow. When the lock is long in coming, those who only
+		// read must still find a connection.
+		writers: make(chan struct{}, max(1, conf.MaxConns/2)),
+	}
 	var secret []byte
 	if err = migrate(ctx, s.db); err == nil {
 		err = s.db.QueryRowContext(ctx, "SELECT cursor_secret FROM head").Scan(&secret)
@@ -138,6 +144,12 @@ const (
 func (s *Store) Mutate(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, mutateTimeout)
 	defer cancel()
+	select {
+	case s.writers <- struct{}{}:
+		defer func() { <-s.writers }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	pinned, err := s.db.Conn(ctx)
 	if err != nil {
 		return err
