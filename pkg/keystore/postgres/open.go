@@ -6,8 +6,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"path"
 	"strings"
 	"time"
 
@@ -16,29 +14,25 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
-// migrations hold one file for each step of the schema, in order: the n-th takes
-// it to version n. A published one is never edited.
-//
 //go:embed migrations/*.sql
 var migrations embed.FS
+
+// schema has its version in a table.
+var schema = sqlstore.Schema{Steps: migrations, Version: schemaVersion, SetVersion: setSchemaVersion}
 
 const (
 	connectTimeout = 3 * time.Second
 	leastPool      = 10
 	// migrationLock is the advisory lock under which one process at a time migrates.
 	migrationLock = 0x70686b79
+	// duplicateTable is the SQLSTATE of a table, an index or the like that exists already.
+	duplicateTable = "42P07"
 )
 
 var errReadOnly = errors.New("it takes no writes: a standby, or read-only")
-
-type newerError struct{ found, known int }
-
-func (e newerError) Error() string {
-	return fmt.Sprintf("its schema is version %d and this program knows up to %d: run a newer program, or restore a backup from before the upgrade",
-		e.found, e.known)
-}
 
 // configure reads the URL. Where it names several hosts, the one that takes writes is
 // used.
@@ -79,53 +73,27 @@ func explain(conf *pgxpool.Config, err error) error {
 	return fmt.Errorf("database %s at %s: %s", c.Database, c.Host, oneLine)
 }
 
-// migrate brings the schema up to the newest version, each step in a transaction.
 func migrate(ctx context.Context, db *sql.DB) error {
-	steps, err := fs.Glob(migrations, "migrations/*.sql")
-	if err != nil {
-		return err
+	err := schema.Migrate(ctx, db)
+	var engine *pgconn.PgError
+	if errors.As(err, &engine) && engine.Code == duplicateTable {
+		return fmt.Errorf("%w: is it a database of another program?", err)
 	}
-	for done := false; !done; {
-		if done, err = migrateOne(ctx, db, steps); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
-// migrateOne looks at the version under a lock, because another process may be at
-// the same work, and takes the schema one step further.
-func migrateOne(ctx context.Context, db *sql.DB, steps []string) (done bool, err error) {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = tx.Rollback() }() // of no effect after the commit
+func schemaVersion(ctx context.Context, tx *sql.Tx) (version int, err error) {
 	if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
-		return false, err
+		return 0, err
 	}
 	if _, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS phantom_schema (version integer NOT NULL)"); err != nil {
-		return false, err
+		return 0, err
 	}
-	var version int
-	if err := tx.QueryRowContext(ctx, "SELECT coalesce(max(version), 0) FROM phantom_schema").Scan(&version); err != nil {
-		return false, err
-	}
-	switch {
-	case version > len(steps):
-		return false, newerError{found: version, known: len(steps)}
-	case version == len(steps):
-		return true, nil
-	}
-	script, err := migrations.ReadFile(steps[version])
-	if err != nil {
-		return false, err
-	}
-	if _, err := tx.ExecContext(ctx, string(script)); err != nil {
-		return false, fmt.Errorf("migration %s (is it a database of our own?): %w", path.Base(steps[version]), err)
-	}
-	if _, err := tx.ExecContext(ctx, "INSERT INTO phantom_schema VALUES ($1)", version+1); err != nil {
-		return false, err
-	}
-	return false, tx.Commit()
+	err = tx.QueryRowContext(ctx, "SELECT coalesce(max(version), 0) FROM phantom_schema").Scan(&version)
+	return version, err
+}
+
+func setSchemaVersion(ctx context.Context, tx *sql.Tx, version int) error {
+	_, err := tx.ExecContext(ctx, "INSERT INTO phantom_schema VALUES ($1)", version)
+	return err
 }

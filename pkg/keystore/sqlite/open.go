@@ -15,13 +15,15 @@ import (
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
-// migrations hold one file for each step of the schema, in order: the n-th takes
-// it to PRAGMA user_version n. A published one is never edited.
-//
 //go:embed migrations/*.sql
 var migrations embed.FS
+
+// schema has its version in PRAGMA user_version. Its lock is the writer's.
+var schema = sqlstore.Schema{Steps: migrations, Version: schemaVersion, SetVersion: setSchemaVersion}
 
 // applicationID is what the first migration marks our files with.
 const applicationID = 0x70686b79
@@ -31,13 +33,6 @@ var (
 	errForeign = errors.New("it is a database of another program")
 	errNoWAL   = errors.New("SQLite cannot use a write-ahead log there (a network file system?)")
 )
-
-type newerError struct{ found, known int }
-
-func (e newerError) Error() string {
-	return fmt.Sprintf("its schema is version %d and this program knows up to %d: run a newer program, or restore a backup from before the upgrade",
-		e.found, e.known)
-}
 
 // place returns path made absolute, where a file that can be a database now stands.
 func place(path string) (string, error) {
@@ -134,53 +129,6 @@ func useWAL(ctx context.Context, db *sql.DB, busy time.Duration) error {
 	}
 }
 
-// migrate brings the schema up to the newest version, each step in a transaction.
-func migrate(ctx context.Context, db *sql.DB) error {
-	steps, err := fs.Glob(migrations, "migrations/*.sql")
-	if err != nil {
-		return err
-	}
-	for done := false; !done; {
-		if done, err = migrateOne(ctx, db, steps); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// migrateOne looks at the version under the writer's lock, because another process
-// may be at the same work, and takes the schema one step further.
-func migrateOne(ctx context.Context, db *sql.DB, steps []string) (done bool, err error) {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = tx.Rollback() }() // of no effect after the commit
-	version, err := schemaVersion(ctx, tx)
-	switch {
-	case err != nil:
-		return false, err
-	case version > len(steps):
-		return false, newerError{found: version, known: len(steps)}
-	case version == len(steps):
-		// In a read-only file the transaction began all the same; only a write, of
-		// which nothing stays, tells.
-		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
-		return true, err
-	}
-	script, err := migrations.ReadFile(steps[version])
-	if err != nil {
-		return false, err
-	}
-	if _, err := tx.ExecContext(ctx, string(script)); err != nil {
-		return false, fmt.Errorf("migration %s: %w", filepath.Base(steps[version]), err)
-	}
-	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version+1)); err != nil {
-		return false, err
-	}
-	return false, tx.Commit()
-}
-
 // schemaVersion returns 0 for an empty file.
 func schemaVersion(ctx context.Context, tx *sql.Tx) (int, error) {
 	var application, version, objects int
@@ -193,5 +141,11 @@ func schemaVersion(ctx context.Context, tx *sql.Tx) (int, error) {
 	if application != applicationID && !empty {
 		return 0, errForeign
 	}
-	return version, nil
+	// In a read-only file the transaction began all the same; only a write tells.
+	return version, setSchemaVersion(ctx, tx, version)
+}
+
+func setSchemaVersion(ctx context.Context, tx *sql.Tx, version int) error {
+	_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
+	return err
 }

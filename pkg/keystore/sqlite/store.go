@@ -83,7 +83,7 @@ func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (e
 	if err := useWAL(ctx, s.writer, busy); err != nil {
 		return err
 	}
-	if err := migrate(ctx, s.writer); err != nil {
+	if err := schema.Migrate(ctx, s.writer); err != nil {
 		return err
 	}
 	if s.readers, err = sql.Open("sqlite", readerDSN(path, busy)); err != nil {

@@ -1,7 +1,7 @@
 // Package sqlstore is what the engines that keep the store in an SQL database
-// share: all that changes something, lists with signed cursors, and how values
-// stand in columns. The engines differ in how they connect, make one change follow
-// another, and read for sidecars.
+// share: all that changes something, lists with signed cursors, how values stand in
+// columns, and how the schema comes up to date. The engines differ in how they connect,
+// make one change follow another, and read for sidecars.
 //
 // Queries write ? or ?1 for their arguments. The tables are those of the engines'
 // migrations, with the same names and columns in all of them.
