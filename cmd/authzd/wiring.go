@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -20,6 +21,19 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 	"github.com/phantomrouter/phantom-authz/pkg/usage"
 )
+
+var program = daemon.Program[*config.Authzd]{
+	Name:    "authzd",
+	Summary: "answers Envoy's external-authorization checks of API keys and console sessions.",
+	Load:    config.LoadAuthzd,
+	Admin:   func(path string) (net.Addr, error) { return config.AuthzdAdmin(path) },
+	Print:   config.Print[config.Authzd],
+	Settings: func(cfg *config.Authzd) daemon.Settings {
+		return daemon.Settings{Admin: cfg.Listen.Admin, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
+	},
+	NeedsRestart: config.NeedsRestart[config.Authzd],
+	Start:        start,
+}
 
 // start puts the parts on the stack: what answers checks stands on what follows the
 // change log, and that on the cache. So a stop ends them in the order that the key
