@@ -14,14 +14,18 @@ import (
 
 // home is the folder of one running demo, held by a lock on the folder itself.
 type home struct {
-	dir     string // absolute
-	sockets string // a folder below it, or a shorter one; not dir itself, whose lock the parts would wait for
-	lock    *os.File
+	dir  string // absolute
+	run  string // for what stands in an address: a folder below it, or a plainer one; not dir itself, whose lock the parts would wait for
+	lock *os.File
 }
 
 // maxSocket is what a folder's path may take of the about 104 bytes of a socket's,
 // which begins under a longer, private name.
 const maxSocket = 60
+
+// unfit cannot stand in the path of a database: keyd would have to guess whether it is
+// meant as in a URL.
+const unfit = "?#%"
 
 // claim makes the folder anew, if no other demo runs in it.
 func claim(name string) (*home, error) {
@@ -29,7 +33,7 @@ func claim(name string) (*home, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &home{dir: dir, sockets: filepath.Join(dir, "run")}
+	h := &home{dir: dir, run: filepath.Join(dir, "run")}
 	if h.lock, err = lockFolder(dir); err != nil {
 		return nil, err
 	}
@@ -37,10 +41,10 @@ func claim(name string) (*home, error) {
 		_ = h.lock.Close()
 		return nil, err
 	}
-	if len(h.sockets) > maxSocket {
-		h.sockets = shortName(dir)
+	if len(h.run) > maxSocket || strings.ContainsAny(h.run, unfit) {
+		h.run = shortName(dir)
 	}
-	err = errors.Join(os.RemoveAll(h.sockets), os.Mkdir(h.sockets, 0o700))
+	err = errors.Join(os.RemoveAll(h.run), os.Mkdir(h.run, 0o700))
 	if err == nil {
 		err = os.WriteFile(h.file("pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
 	}
@@ -53,11 +57,12 @@ func claim(name string) (*home, error) {
 
 func (h *home) file(name string) string { return filepath.Join(h.dir, name) }
 
-func (h *home) socket(name string) string { return filepath.Join(h.sockets, name) }
+// addressed is the path of a socket or a database.
+func (h *home) addressed(name string) string { return filepath.Join(h.run, name) }
 
 // Release removes all that the demo wrote.
 func (h *home) Release() {
-	_ = os.RemoveAll(h.sockets)
+	_ = os.RemoveAll(h.run)
 	_ = os.RemoveAll(h.dir)
 	_ = h.lock.Close()
 }

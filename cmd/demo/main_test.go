@@ -50,8 +50,8 @@ func newClone(t *testing.T) clone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A path that needs quotes, and is too long for a socket's.
-	c := clone{dir: filepath.Join(t.TempDir(), "it's a clone in a folder with a long name, &c.")}
+	// A path that needs quotes, has what an address cannot have, and is too long for a socket's.
+	c := clone{dir: filepath.Join(t.TempDir(), "it's 100% a clone (#1?) in a folder with a long name, &c.")}
 	if c.envoy, err = envoy.Find(t.Context(), envoy.Newest, os.Stderr); err != nil {
 		t.Fatal(err)
 	}
@@ -329,6 +329,31 @@ func TestPartFailsAtStart(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	c.leavesNothing(t)
+}
+
+// What stands in an address is short and has no character that means something there.
+func TestFolderOfAddresses(t *testing.T) {
+	top, err := os.MkdirTemp("", "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(top) }()
+	for name, below := range map[string]bool{
+		"plain, with spaces": true, "100%": false, "what?": false, "#1": false, strings.Repeat("long", 20): false,
+	} {
+		h, err := claim(filepath.Join(top, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		where := h.addressed("keys.db")
+		if (where == filepath.Join(top, name, "run", "keys.db")) != below || strings.ContainsAny(where, unfit) {
+			t.Errorf("%q: %s", name, where)
+		}
+		h.Release()
+		if _, err := os.Stat(h.run); err == nil {
+			t.Errorf("%q: %s is left behind", name, h.run)
+		}
+	}
 }
 
 func TestConsoleDoesNotWaitForItsReader(t *testing.T) {

@@ -36,8 +36,8 @@ func plan(ctx context.Context, h *home, port int) (*stack, error) {
 	envoyConfig, err := envoy.Render(envoy.Addresses{
 		Listener: fmt.Sprintf("tcp://127.0.0.1:%d", port),
 		Admin:    "tcp://" + s.envoyAdmin,
-		Authz:    "unix://" + h.socket("authz.sock"),
-		Owners:   "unix://" + h.socket("owners.sock"),
+		Authz:    "unix://" + h.addressed("authz.sock"),
+		Owners:   "unix://" + h.addressed("owners.sock"),
 		Upstream: "tcp://" + s.echo,
 	})
 	if err != nil {
@@ -72,10 +72,10 @@ func (s *stack) keydConfig() mapping {
 		"listen": mapping{
 			"sidecars":  "tcp://" + s.sidecars,
 			"operators": "tcp://" + s.operators,
-			"owners":    "unix://" + s.home.socket("owners.sock"),
+			"owners":    "unix://" + s.home.addressed("owners.sock"),
 			"admin":     "tcp://" + s.keydAdmin,
 		},
-		"store":               "sqlite://" + s.home.file("keys.db"),
+		"store":               "sqlite://" + s.home.addressed("keys.db"),
 		"sidecar_token_files": []string{"key-api.token"},
 		"operators":           []mapping{{"name": "demo", "token_file": "operator.token"}},
 		"drain":               drain,
@@ -85,7 +85,7 @@ func (s *stack) keydConfig() mapping {
 func (s *stack) authzdConfig() mapping {
 	return mapping{
 		"listen": mapping{
-			"check": []string{"unix://" + s.home.socket("authz.sock")},
+			"check": []string{"unix://" + s.home.addressed("authz.sock")},
 			"admin": "tcp://" + s.authzdAdmin,
 		},
 		"key_api": mapping{"url": "http://" + s.sidecars, "token_file": "key-api.token"},
