@@ -39,11 +39,11 @@ func CrashChild(open Opener) {
 	os.Exit(1)
 }
 
-// Crash kills a process in the middle of its writes, 10 times or as often as the
+// Crash kills a process in the middle of its writes, 30 times or as often as the
 // environment's STORETEST_CRASH_ROUNDS says, and opens the store again: every
 // change that it was told of is there, whole, and revisions are dense.
 func Crash(t *testing.T, open Opener, place string) {
-	rounds := 10
+	rounds := 30
 	if s := os.Getenv(crashRounds); s != "" {
 		var err error
 		if rounds, err = strconv.Atoi(s); err != nil {
