@@ -46,11 +46,15 @@ func (a answer) encode() ([]byte, error) {
 }
 
 func (a answer) write(w http.ResponseWriter, body []byte) {
+	if s, lines := w.(*stream); lines && (s.begun || a.status == http.StatusOK) {
+		_ = s.tell(body)
+		return
+	}
 	// A writer without deadlines is a test's.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.Header().Set("Cache-Control", "no-store")
 	if body != nil {
-		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Type", jsonMedia)
 	}
 	for name, value := range a.header {
 		w.Header().Set(name, value)
@@ -129,5 +133,10 @@ func (s *Server) failure(err error, side string, r *http.Request) answer {
 			s.log.Error("the store failed", zap.String("side", side), zap.String("route", r.Pattern), zap.Error(err))
 		}
 	}
-	return answer{status: refused.status, body: envelope(refused.status, refused.message), header: refused.header}
+	message := refused.message
+	var part *unfinished
+	if errors.As(err, &part) {
+		message += "; " + part.before
+	}
+	return answer{status: refused.status, body: envelope(refused.status, message), header: refused.header}
 }

@@ -123,8 +123,11 @@ func (f *fixture) do(side string, r *http.Request) reply {
 
 func request(method, target, body string) *http.Request {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
-	if body != "" {
-		r.Header.Set("Content-Type", "application/json")
+	switch {
+	case strings.HasPrefix(target, importPath):
+		r.Header.Set("Content-Type", linesMedia)
+	case body != "":
+		r.Header.Set("Content-Type", jsonMedia)
 	}
 	return r
 }

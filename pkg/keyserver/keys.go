@@ -20,6 +20,7 @@ func (s *Server) keyRoutes() []route {
 		{method: http.MethodPost, path: "/v1/accounts/{id}/keys", do: s.mintKey, query: waits},
 		{method: http.MethodGet, path: "/v1/accounts/{id}/keys", do: s.listKeys, query: lists},
 		{method: http.MethodPost, path: "/v1/accounts/{id}/keys/import", do: s.importKey, query: waits},
+		{method: http.MethodPost, path: importPath, do: s.importKeys, query: waits, stream: true},
 		{method: http.MethodGet, path: "/v1/keys/{id}", do: s.getKey},
 		{method: http.MethodPost, path: "/v1/keys/{id}/revoke", do: s.revokeKey, query: waits},
 		{method: http.MethodPost, path: "/v1/keys/{id}/roll", do: s.rollKey(operatorGrace), query: waits},
@@ -76,15 +77,7 @@ func (s *Server) mintKey(ctx context.Context, c *call) (answer, error) {
 func (s *Server) mint(ctx context.Context, c *call, key keystore.NewKey) (answer, error) {
 	plaintext, digest, hint := minted(credential.Key)
 	key.Digest, key.Hint = digest, hint
-	kept, err := s.store.CreateKey(ctx, c.actor, key)
-	if err != nil {
-		return answer{}, err
-	}
-	change, err := s.reached(ctx, c, kept.Revision)
-	if err != nil {
-		return answer{}, err
-	}
-	return created(keyMinted{viewKey(kept), plaintext, change})
+	return s.create(ctx, c, key, func(k keyView, change changeView) any { return keyMinted{k, plaintext, change} })
 }
 
 func (s *Server) importKey(ctx context.Context, c *call) (answer, error) {
@@ -92,28 +85,19 @@ func (s *Server) importKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	var body struct {
-		SHA256 *string `json:"sha256"`
-		keyBody
-	}
+	var body importBody
 	if err := decode(c.body, &body); err != nil {
 		return answer{}, err
 	}
-	if body.SHA256 == nil {
-		return answer{}, badRequest("sha256", "is required")
-	}
-	digest, err := credential.ParseDigest(*body.SHA256)
-	if err != nil {
-		return answer{}, badRequest("sha256", digestRule)
-	}
-	if err := s.settings.Load().Catalogue.check("scopes", body.Scopes...); err != nil {
-		return answer{}, err
-	}
-	key, err := body.newKey(account)
+	key, err := body.imported(account, s.settings.Load().Catalogue)
 	if err != nil {
 		return answer{}, err
 	}
-	key.Digest, key.Imported = digest, true
+	return s.create(ctx, c, key, func(k keyView, change changeView) any { return keyChanged{k, change} })
+}
+
+// create keeps a new key, and answers with the view of it.
+func (s *Server) create(ctx context.Context, c *call, key keystore.NewKey, view func(keyView, changeView) any) (answer, error) {
 	kept, err := s.store.CreateKey(ctx, c.actor, key)
 	if err != nil {
 		return answer{}, err
@@ -122,7 +106,7 @@ func (s *Server) importKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return created(keyChanged{viewKey(kept), change})
+	return created(view(viewKey(kept), change))
 }
 
 func (s *Server) listKeys(ctx context.Context, c *call) (answer, error) {

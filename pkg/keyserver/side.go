@@ -30,6 +30,7 @@ type call struct {
 	wait    time.Duration // the query's wait_ms
 	page    keystore.Page // the query's limit and cursor
 	query   url.Values
+	stream  *stream // where the route has one, in the place of body
 }
 
 // gone is closed when the client has gone.
@@ -47,6 +48,7 @@ type route struct {
 	do           operation
 	query        []string // the query parameters that it takes
 	limit        int64    // of the body in bytes; 0: maxBody
+	stream       bool     // the body and the answer are lines of any number, which it reads and writes by itself
 	public       bool     // nobody has to say who he is
 }
 
@@ -105,6 +107,11 @@ type endpoint struct {
 // ServeHTTP implements http.Handler.
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
+	if e.methods[r.Method].stream {
+		s := newStream(w, r, e.draining)
+		defer s.close()
+		w = s
+	}
 	a, err := e.run(w, r)
 	var body []byte
 	if err == nil {
@@ -149,6 +156,13 @@ func (e *endpoint) run(w http.ResponseWriter, r *http.Request) (answer, error) {
 	if err := c.readQuery(row.query); err != nil {
 		return answer{}, err
 	}
+	if row.stream {
+		if media(r.Header) != linesMedia {
+			return answer{}, notMedia(linesMedia)
+		}
+		c.stream = w.(*stream)
+		return row.do(r.Context(), c)
+	}
 	if c.body, err = readBody(w, r, row.limit); err != nil {
 		return answer{}, err
 	}
@@ -192,13 +206,23 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 		return nil, tooLarge
 	case err != nil:
 		return nil, badRequest("body", "could not be read to its end")
-	case len(body) > 0 && !isJSON(r.Header):
-		return nil, &problem{status: http.StatusUnsupportedMediaType, message: "The body's content-type must be application/json"}
+	case len(body) > 0 && media(r.Header) != jsonMedia:
+		return nil, notMedia(jsonMedia)
 	}
 	return body, nil
 }
 
-func isJSON(h http.Header) bool {
+const jsonMedia = "application/json"
+
+// media is the body's type without parameters, "" if it is not well formed.
+func media(h http.Header) string {
 	media, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	return err == nil && media == "application/json"
+	if err != nil {
+		return ""
+	}
+	return media
+}
+
+func notMedia(want string) error {
+	return &problem{status: http.StatusUnsupportedMediaType, message: "The body's content-type must be " + want}
 }

@@ -1,0 +1,548 @@
+package keyserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+)
+
+// importing is a line for the n-th key.
+func importing(n int) string {
+	return fmt.Sprintf(`{"account":"a","sha256":%q,"label":"key %d"}`, digestOf(fmt.Sprint("imported ", n)), n)
+}
+
+func join(lines ...string) string { return strings.Join(lines, "\n") + "\n" }
+
+func manyLines(from, to int) string {
+	var b strings.Builder
+	for n := from; n < to; n++ {
+		b.WriteString(importing(n) + "\n")
+	}
+	return b.String()
+}
+
+// importTold is one line of an answer.
+type importTold struct {
+	Lines, Imported, Existing int
+	Change                    *struct{ Revision int64 }
+	Error, Message            string
+	StatusCode                int
+}
+
+func (r reply) lines() (all []importTold) {
+	r.t.Helper()
+	if got := r.header.Get("Content-Type"); r.status != 200 || got != linesMedia {
+		r.t.Fatalf("%d, content-type %q: %s", r.status, got, r.raw)
+	}
+	for line := range strings.Lines(r.raw) {
+		var one importTold
+		if err := json.Unmarshal([]byte(line), &one); err != nil || !strings.HasSuffix(line, "\n") {
+			r.t.Fatalf("%q: %v", line, err)
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+func (f *fixture) imports(body string) reply {
+	f.t.Helper()
+	return f.operator("POST", importPath, body)
+}
+
+func (f *fixture) keysOf(account string) int {
+	f.t.Helper()
+	keys, _, err := f.store.Keys(f.t.Context(), account, keystore.Page{Limit: 1000})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return len(keys)
+}
+
+func TestImportKeys(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	f.account("b")
+	expires := time.Now().Add(time.Hour).UTC().Truncate(time.Second).Format(time.RFC3339)
+	body := join(importing(1), "", " \t\r",
+		`{"account":"b","sha256":"`+digestOf("x")+`","label":"Läbel \u0026 more","scopes":["write","read"],"expires_at":"`+expires+`"}`+"\r",
+		importing(1)) + `{"label":"no end of line","sha256":"` + digestOf("y") + `","account":"b","scopes":null,"expires_at":null}`
+	raw := f.imports(body)
+	want := `{"lines":6,"imported":3,"existing":1}` + "\n" +
+		`{"lines":6,"imported":3,"existing":1,"change":{"revision":5,"effective":true,"effective_by":null,"waiting_for":[]}}` + "\n"
+	if raw.lines(); raw.raw != want {
+		t.Errorf("got %s\nwant %s", raw.raw, want)
+	}
+	got := f.operator("GET", "/v1/accounts/b/keys", "").want(200)
+	keys := got.at("keys").([]any)
+	key := keys[0].(map[string]any)
+	if len(keys) != 2 || key["label"] != "Läbel & more" || key["hint"] != nil || key["expires_at"] != expires ||
+		fmt.Sprint(key["scopes"]) != "[read write]" || key["created_by"] != "operator:alice" || !strings.HasPrefix(key["id"].(string), "key_") {
+		t.Error(got.raw)
+	}
+	again := f.imports(body).lines()
+	if last := again[len(again)-1]; last.Imported != 0 || last.Existing != 4 || last.Change.Revision != 5 {
+		t.Errorf("again: %+v", again)
+	}
+	if none := f.imports("").lines(); len(none) != 1 || none[0].Lines != 0 || none[0].Change.Revision != 0 {
+		t.Errorf("nothing: %+v", none)
+	}
+	f.begun("s", "")
+	waited := f.operator("POST", importPath+"?wait_ms=1", importing(2)).lines()
+	if last := waited[len(waited)-1]; last.Change == nil || last.Change.Revision != 6 {
+		t.Errorf("%+v", waited)
+	}
+}
+
+// Each row: what a line is, the status, and what the message must say.
+func TestImportRefusals(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	f.account("gone")
+	id, plaintext := f.key("a", "")
+	session := f.operator("POST", "/v1/accounts/a/sessions", "").want(201).text("token")
+	f.operator("POST", "/v1/accounts/gone/terminate", "").want(200)
+	f.account("b")
+	digest := digestOf("new")
+	with := func(field, value string) string {
+		fields := map[string]json.RawMessage{"account": []byte(`"a"`), "sha256": []byte(`"` + digest + `"`), "label": []byte(`"x"`)}
+		if fields[field] = []byte(value); value == "" {
+			delete(fields, field)
+		}
+		line, _ := json.Marshal(fields)
+		return string(line)
+	}
+	for _, m := range []struct {
+		line   string
+		status int
+		names  string
+	}{
+		{`{}`, 400, "account is required"},
+		{with("account", ""), 400, "account is required"},
+		{with("account", `"a b"`), 400, "account must be"},
+		{with("account", `7`), 400, "account must be a string"},
+		{with("account", `"none"`), 404, "No such account"},
+		{with("account", `"gone"`), 409, "Account has been terminated: gone"},
+		{with("sha256", ""), 400, "sha256 is required"},
+		{with("sha256", `"`+strings.ToUpper(digest)+`"`), 400, "sha256 must be"},
+		{with("sha256", `"`+plaintext+`"`), 400, "sha256 must be"},
+		{`{"account":"b","label":"x","sha256":"` + digestOf(plaintext) + `"}`, 409, "A credential with this SHA-256 exists already"},
+		{with("sha256", `"`+digestOf(session)+`"`), 409, "A credential with this SHA-256 exists already"},
+		{with("label", ""), 400, "label is required"},
+		{with("label", `"a\u202eb"`), 400, "label may have no"},
+		{with("scopes", `["read","x"]`), 400, "scopes must be of the catalogue: chat:companion, read, write"},
+		{with("scopes", `"read"`), 400, "scopes must be a list"},
+		{with("expires_at", `"2001-01-01T00:00:00Z"`), 400, "expires_at must be in the future"},
+		{with("expires_at", `"2999-02-30T00:00:00Z"`), 400, "expires_at must be a time"},
+		{with("plaintext", `"x"`), 400, "plaintext is not a known field"},
+		{with("Label", `"x"`), 400, "Label is not a known field"},
+		{with("id", `"key_1"`), 400, "id is not a known field"},
+		{`{"label":"x","label":"x"}`, 400, "label is there more than once"},
+		{`[]`, 400, "it must be a JSON object"},
+		{`null`, 400, "it must be a JSON object"},
+		{with("label", "") + with("label", ""), 400, "it is not valid JSON"},
+		{`{"account":"a"`, 400, "it is not valid JSON"},
+		{"\ufeff" + with("", ""), 400, "it must be a JSON object"},
+		{`{"label":"` + strings.Repeat("x", maxLine) + `"}`, 413, "it may have at most 16384 bytes"},
+	} {
+		for _, place := range []int{1, 3} {
+			body := m.line
+			if place == 3 {
+				body = join(importing(1), "", m.line, importing(2))
+			}
+			got := f.imports(body)
+			got.refused(m.status, fmt.Sprintf("line %d: %s", place, m.names), "; nothing is imported")
+			for _, secret := range []string{plaintext, digestOf(plaintext), session, digest} {
+				if strings.Contains(got.raw, secret) {
+					t.Errorf("it repeats what it was sent: %s", got.raw)
+				}
+			}
+		}
+	}
+	for _, ct := range []string{"", "application/json", "text/plain", "nonsense;;"} {
+		r := request("POST", importPath, importing(1))
+		r.Header.Set("Content-Type", ct)
+		f.ask("operators", r).refused(415, linesMedia)
+	}
+	r := request("POST", importPath, importing(1))
+	f.do("operators", r).refused(401)
+	f.operator("GET", importPath, "").refused(405, "POST")
+	f.operator("POST", importPath+"?limit=1", "").refused(400, "limit")
+	if f.keysOf("a") != 1 || f.keysOf("b") != 0 {
+		t.Error("something was imported")
+	}
+	f.operator("GET", "/v1/keys/"+id, "").want(200)
+}
+
+// All mistakes of a part at once, the first ten in words; the parts before it are done.
+func TestImportTellsAllMistakes(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	body := strings.Repeat("{}\n", 13)
+	f.imports(importing(0)+"\n"+body).refused(400, "line 2: account is required; line 3: ", "line 11: account is required; and 3 more; nothing is imported")
+	body = strings.ReplaceAll(manyLines(0, 12), `"a"`, `"none"`)
+	f.imports(body).refused(404, "line 1: No such account; line 2: ", "line 10: No such account; and 2 more; nothing is imported")
+
+	lines := f.imports(manyLines(0, keystore.MaxImport) + importing(1) + "\n{}\n" + importing(7)).lines()
+	want := fmt.Sprintf("line %d: account is required; the lines up to %d are imported (%d new, 0 there before), none behind them",
+		keystore.MaxImport+2, keystore.MaxImport, keystore.MaxImport)
+	if len(lines) != 2 || lines[0].Imported != keystore.MaxImport || lines[1].StatusCode != 400 || lines[1].Error != "BAD_REQUEST" || lines[1].Message != want {
+		t.Errorf("%+v", lines)
+	}
+}
+
+// client is a real one: it writes and reads at the same time.
+type client struct {
+	t      testing.TB
+	body   *io.PipeWriter
+	answer chan reply // whole
+	lines  chan importTold
+	stop   context.CancelFunc
+}
+
+func (f *fixture) serve() *httptest.Server {
+	server := httptest.NewServer(f.Operators())
+	f.t.Cleanup(server.Close)
+	return server
+}
+
+func begin(t testing.TB, url string) *client {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	read, write := io.Pipe()
+	c := &client{t: t, body: write, answer: make(chan reply, 1), lines: make(chan importTold, 1000), stop: stop}
+	r, err := http.NewRequestWithContext(ctx, "POST", url+importPath, read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+aliceToken)
+	r.Header.Set("Content-Type", linesMedia)
+	go func() {
+		defer close(c.lines)
+		defer close(c.answer)
+		response, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			return
+		}
+		defer func() { _ = response.Body.Close() }()
+		var whole strings.Builder
+		for dec := json.NewDecoder(io.TeeReader(response.Body, &whole)); ; {
+			var line importTold
+			if dec.Decode(&line) != nil {
+				break
+			}
+			c.lines <- line
+		}
+		c.answer <- reply{t, response.StatusCode, response.Header, whole.String()}
+	}()
+	t.Cleanup(func() {
+		stop()
+		_ = write.Close()
+		for range c.lines {
+		}
+		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	})
+	return c
+}
+
+func (c *client) send(text string) error {
+	_, err := io.WriteString(c.body, text)
+	return err
+}
+
+func (c *client) next() importTold {
+	c.t.Helper()
+	select {
+	case line, ok := <-c.lines:
+		if !ok {
+			c.t.Fatal("the answer is at its end")
+		}
+		return line
+	case <-time.After(20 * time.Second):
+		c.t.Fatal("nothing came")
+	}
+	return importTold{}
+}
+
+// The answer to a part comes while the client still sends.
+func TestImportTellsAsItGoes(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	c := begin(t, f.serve().URL)
+	for part := range 2 {
+		if err := c.send(manyLines(part*keystore.MaxImport, (part+1)*keystore.MaxImport)); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.next(); got.Lines != (part+1)*keystore.MaxImport || got.Imported != got.Lines {
+			t.Fatalf("%+v", got)
+		}
+	}
+	// A slow source: what is there is not kept waiting for the rest of a part.
+	if err := c.send(importing(-1) + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for n := -2; ; n-- {
+		select {
+		case got := <-c.lines:
+			if got.Lines <= 2*keystore.MaxImport || got.Imported != got.Lines {
+				t.Fatalf("%+v", got)
+			}
+			_ = c.body.Close()
+			for got.Change == nil {
+				got = c.next()
+			}
+			return
+		case <-tick.C:
+			if err := c.send(importing(n) + "\n"); err != nil {
+				t.Fatal(err)
+			}
+		case <-deadline:
+			t.Fatal("a part that does not get full is never imported")
+		}
+	}
+}
+
+// A client that breaks off in the middle of a line: the part is not imported, and the same
+// stream again makes it whole.
+func TestImportOfABrokenStream(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	server := f.serve()
+	c := begin(t, server.URL)
+	if err := c.send(manyLines(0, keystore.MaxImport)); err != nil {
+		t.Fatal(err)
+	}
+	c.next()
+	half := importing(keystore.MaxImport + 1)
+	if err := c.send(importing(keystore.MaxImport) + "\n" + half[:len(half)/2]); err != nil {
+		t.Fatal(err)
+	}
+	c.stop()
+	server.Close() // waits for the handler
+	head, err := f.store.Head(t.Context())
+	if err != nil || head.Revision != 1+keystore.MaxImport {
+		t.Fatalf("revision %d, %v", head.Revision, err)
+	}
+	lines := f.imports(manyLines(0, keystore.MaxImport+2)).lines()
+	if last := lines[len(lines)-1]; last.Imported != 2 || last.Existing != keystore.MaxImport || last.Change.Revision != head.Revision+2 {
+		t.Errorf("%+v", lines)
+	}
+}
+
+// Whoever goes on sending after a refusal reads the answer all the same, and is then cut off.
+func TestImportRefusesInTheMiddle(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	c := begin(t, f.serve().URL)
+	sent := make(chan error, 1)
+	go func() {
+		err := c.send("{}\n" + manyLines(0, keystore.MaxImport))
+		for err == nil {
+			err = c.send(importing(0) + "\n")
+		}
+		sent <- err
+	}()
+	select {
+	case got := <-c.answer:
+		got.refused(400, "line 1: account is required; nothing is imported")
+	case <-time.After(20 * time.Second):
+		t.Fatal("no answer")
+	}
+	if err := <-sent; err == nil {
+		t.Error("it could send for ever")
+	}
+}
+
+// A stop of the program ends a stream that is under way, and says so.
+func TestImportEndsWhenDraining(t *testing.T) {
+	for name, begun := range map[string]bool{"at the beginning": false, "in the middle": true} {
+		t.Run(name, func(t *testing.T) {
+			f := setUp(t)
+			f.account("a")
+			c := begin(t, f.serve().URL)
+			if begun {
+				if err := c.send(manyLines(0, keystore.MaxImport)); err != nil {
+					t.Fatal(err)
+				}
+				c.next()
+			}
+			if err := c.send(importing(-1) + "\n"); err != nil {
+				t.Fatal(err)
+			}
+			close(f.drain)
+			got := c.next()
+			want := "The key API is stopping; nothing is imported"
+			if begun {
+				want = "The key API is stopping; the lines up to 10000 are imported (10000 new, 0 there before), none behind them"
+			}
+			if got.StatusCode != 503 || got.Message != want {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+// failing is a store whose imports fail from the n-th on.
+type failing struct {
+	keystore.Store
+	after atomic.Int32
+}
+
+func (s *failing) ImportKeys(ctx context.Context, actor string, keys []keystore.NewKey) (keystore.Imported, error) {
+	if s.after.Add(-1) < 0 {
+		return keystore.Imported{}, errBroken
+	}
+	return s.Store.ImportKeys(ctx, actor, keys)
+}
+
+func TestImportWhenTheStoreFails(t *testing.T) {
+	store := &failing{}
+	f := setUpOn(t, func(s keystore.Store) keystore.Store { store.Store = s; return store })
+	f.account("a")
+	f.imports(importing(0)).refused(503, unavailable+unknownOutcome+"; nothing is imported")
+	store.after.Store(1)
+	lines := f.imports(manyLines(0, keystore.MaxImport+1)).lines()
+	if len(lines) != 2 || lines[1].StatusCode != 503 ||
+		lines[1].Message != unavailable+unknownOutcome+"; the lines up to 10000 are imported (10000 new, 0 there before), none behind them" {
+		t.Errorf("%+v", lines)
+	}
+}
+
+// Other changes get in between the parts of a stream.
+func TestImportLetsOthersIn(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	c := begin(t, f.serve().URL)
+	for part := range 3 {
+		if err := c.send(manyLines(part*keystore.MaxImport, (part+1)*keystore.MaxImport)); err != nil {
+			t.Fatal(err)
+		}
+		c.next()
+		f.account(fmt.Sprint("b", part))
+	}
+	_ = c.body.Close()
+	if last := c.next(); last.Change == nil || last.Imported != 3*keystore.MaxImport {
+		t.Errorf("%+v", last)
+	}
+}
+
+// onePipe is a listener with one connection.
+type onePipe struct{ conn chan net.Conn }
+
+func (l onePipe) Accept() (net.Conn, error) {
+	if conn, ok := <-l.conn; ok {
+		return conn, nil
+	}
+	return nil, net.ErrClosed
+}
+func (l onePipe) Close() error   { return nil }
+func (l onePipe) Addr() net.Addr { return &net.UnixAddr{} }
+
+// Whoever sends too slowly is cut off, wherever he is in a line.
+func TestImportOfASlowClient(t *testing.T) {
+	for name, sends := range map[string]string{"nothing": "", "half a line": `14` + "\r\n" + `{"account":"a","sha2`} {
+		synctest.Test(t, func(t *testing.T) {
+			s := New(Options{Log: zap.NewNop(), Metrics: prometheus.NewRegistry()}, testSettings())
+			server := &http.Server{Handler: s.Operators(), ReadHeaderTimeout: time.Second}
+			here, there := net.Pipe()
+			conns := make(chan net.Conn, 1)
+			conns <- there
+			served := make(chan error, 1)
+			go func() { served <- server.Serve(onePipe{conns}) }()
+			began := time.Now()
+			_, err := io.WriteString(here, "POST "+importPath+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+aliceToken+
+				"\r\nContent-Type: "+linesMedia+"\r\nTransfer-Encoding: chunked\r\n\r\n"+sends)
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			raw, err := io.ReadAll(here)
+			if took := time.Since(began); err != nil || took < partTimeout || took > partTimeout+2*lingerTimeout ||
+				!strings.Contains(string(raw), "400 Bad Request") || !strings.Contains(string(raw), "body could not be read to its end; nothing is imported") {
+				t.Errorf("%s: after %v %q, %v", name, took, raw, err)
+			}
+			_ = here.Close()
+			close(conns)
+			_ = server.Close()
+			if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// FuzzImport: whatever a stream holds, it is answered in its form, no line is counted
+// twice, and what is sent again is there already.
+func FuzzImport(f *testing.F) {
+	good := importing(1)
+	for _, seed := range []string{
+		"", "\n", " \r\n\n", good, good + "\n" + importing(2) + "\n", good + good, good + "\r\n", "{}\n{}", "[]", "null\n", "\xff", "\x00", "\ufeff" + good,
+		strings.Replace(good, `"a"`, `"b"`, 1), strings.Replace(good, `"a"`, `null`, 1), strings.Replace(good, `"key`, `"\u202e`, 1),
+		strings.Replace(good, `}`, `,"scopes":["read","read"],"expires_at":"2999-01-01T00:00:00.123456789+23:59"}`, 1),
+		strings.Replace(good, `}`, `,"scopes":["phk_0000000000000000000000000000000002ghCq"]}`, 1),
+		strings.Replace(good, `}`, `,"label":"x"}`, 1), `{"a":` + strings.Repeat("[", 1000), strings.Repeat(" ", maxLine+1), strings.Repeat("x", maxLine+1),
+		strings.Repeat("\n", 20000), `{"account":"a","sha256":"phk_0000000000000000000000000000000002ghCq","label":"x"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	s := setUp(f)
+	s.account("a")
+	s.account("b")
+	f.Fuzz(func(t *testing.T, body []byte) {
+		s.t = t
+		first := s.imports(string(body))
+		if strings.Contains(first.raw, "phk_000000") {
+			t.Fatalf("it repeats what it was sent: %s", first.raw)
+		}
+		if first.status != 200 {
+			checkAnswer(t, first, "import")
+			return
+		}
+		last := func(r reply) importTold { all := r.lines(); return all[len(all)-1] }
+		was := last(first)
+		if was.Change == nil { // a mistake behind the first part
+			return
+		}
+		again := last(s.imports(string(body)))
+		if again.Imported != 0 || again.Existing != was.Imported+was.Existing || again.Lines != was.Lines {
+			t.Fatalf("first %+v, again %+v", was, again)
+		}
+	})
+}
+
+// What is sorted is only the ids.
+func TestImportedIDsRise(t *testing.T) {
+	f := setUp(t)
+	f.account("a")
+	f.imports(manyLines(0, 500)).lines()
+	keys, _, err := f.store.Keys(t.Context(), "a", keystore.Page{Limit: 1000})
+	if err != nil || len(keys) != 500 {
+		t.Fatalf("%d keys, %v", len(keys), err)
+	}
+	for n, k := range keys {
+		if k.Label != fmt.Sprint("key ", n) || k.Digest != credential.NewSecret(fmt.Sprint("imported ", n)).Digest() {
+			t.Fatalf("key %d is %q", n, k.Label)
+		}
+	}
+	if !slices.IsSortedFunc(keys, func(a, b keystore.Key) int { return strings.Compare(a.ID, b.ID) }) {
+		t.Error("the ids do not rise")
+	}
+}
