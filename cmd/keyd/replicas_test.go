@@ -119,6 +119,9 @@ func (f *follower) poll(p *process, after int64, wait time.Duration) error {
 				return fmt.Errorf("%s: change %d at place %d after %d", f.name, c.Revision, i, after)
 			}
 		}
+		if lost := got.Revision - after - int64(len(got.Changes)); after >= 0 && lost != 0 {
+			return fmt.Errorf("%s: %d changes of %d to %d are not there", f.name, lost, after, got.Revision)
+		}
 		f.epoch, f.applied = got.Epoch, got.Revision
 		f.until = sent.Add(time.Duration(got.LeaseMS) * time.Millisecond * 98 / 100)
 	}
