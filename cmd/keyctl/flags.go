@@ -17,6 +17,8 @@ import (
 // options is what the flags say.
 type options struct {
 	url, tokenFile    string
+	caFile            string
+	certFile, keyFile string
 	json              bool
 	id, account, key  string
 	name, label       string
@@ -36,6 +38,7 @@ type flagSpec struct {
 	name, value, help string
 	global            bool   // may be given with every command
 	env               string // where the value comes from if the flag is not given
+	optional          bool   // with env: may be missing in both
 	many              bool   // may be repeated
 	set               func(o *options, value string) error
 }
@@ -50,6 +53,21 @@ var flags = []flagSpec{
 	{
 		name: "token-file", value: "FILE", global: true, env: "KEYCTL_TOKEN_FILE", help: "the file that holds the operator's token",
 		set: text(func(o *options) *string { return &o.tokenFile }),
+	},
+	{
+		name: "ca-file", value: "FILE", global: true, env: "KEYCTL_CA_FILE", optional: true,
+		help: "CAs in PEM that an https:// key API's certificate is checked with, in place of the system's",
+		set:  text(func(o *options) *string { return &o.caFile }),
+	},
+	{
+		name: "cert-file", value: "FILE", global: true, env: "KEYCTL_CERT_FILE", optional: true,
+		help: "the certificate in PEM to show to an https:// key API; needs -key-file",
+		set:  text(func(o *options) *string { return &o.certFile }),
+	},
+	{
+		name: "key-file", value: "FILE", global: true, env: "KEYCTL_KEY_FILE", optional: true,
+		help: "the certificate's private key in PEM; needs -cert-file",
+		set:  text(func(o *options) *string { return &o.keyFile }),
 	},
 	{
 		name: "o", value: "FORMAT", global: true, help: "table (for people, the default) or json (the API's JSON; lists whole)",
@@ -268,7 +286,7 @@ func (l commandLine) read(getenv func(string) string) (o options, problems []str
 		if f.env != "" && !slices.Contains(l.names, f.name) {
 			if v := getenv(f.env); v != "" {
 				values, from = []string{v}, f.env
-			} else {
+			} else if !f.optional {
 				problems = append(problems, fmt.Sprintf("flag -%s (or %s) is missing: %s", f.name, f.env, f.help))
 			}
 		}

@@ -37,11 +37,17 @@ func TestScriptsWithKeyd(t *testing.T) {
 				Lease:         time.Minute, LongestMaxStale: time.Hour, LogRetention: time.Hour, KeysPerAccount: 100,
 				Catalogue: keyserver.Catalogue{"chat:companion": keyserver.ByOperator, "read": keyserver.ByOwner},
 			})
+			secure, err := serveMutualTLS(env.WorkDir, server.Operators())
+			if err != nil {
+				return err
+			}
+			env.Setenv("TLS_URL", secure.URL)
 			ctx, stop := context.WithCancel(context.Background())
 			ran := make(chan error, 1)
 			go func() { ran <- server.Run(ctx) }()
 			operators, sidecars := httptest.NewServer(server.Operators()), httptest.NewServer(server.Sidecars())
 			env.Defer(func() {
+				secure.Close()
 				operators.Close()
 				sidecars.Close()
 				stop()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -30,7 +31,11 @@ func connect(opts options, con console) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the token file cannot be used: %w", err)
 	}
-	client, err := keyclient.New(opts.url, func() (credential.Secret, error) { return token.Get(), nil })
+	conf, err := certificates(opts, con)
+	if err != nil {
+		return nil, err
+	}
+	client, err := keyclient.NewTLS(opts.url, conf, func() (credential.Secret, error) { return token.Get(), nil })
 	if err != nil {
 		found := shown(opts.url)
 		if strings.Contains(opts.url, "@") {
@@ -39,6 +44,21 @@ func connect(opts options, con console) (*session, error) {
 		return nil, fmt.Errorf("the URL is %s: %w", found, err)
 	}
 	return &session{client: client, opts: opts, con: con}, nil
+}
+
+// certificates is what the flags say of TLS; nil if they say nothing.
+func certificates(opts options, con console) (*tls.Config, error) {
+	switch {
+	case (opts.certFile == "") != (opts.keyFile == ""):
+		return nil, errors.New("-cert-file (or KEYCTL_CERT_FILE) and -key-file (or KEYCTL_KEY_FILE) need each other")
+	case opts.caFile == "" && opts.certFile == "":
+		return nil, nil
+	}
+	client, err := secretfile.NewClient(opts.caFile, opts.certFile, opts.keyFile, con.warnings())
+	if err != nil {
+		return nil, fmt.Errorf("the certificates cannot be used: %w", err)
+	}
+	return client.Config(), nil
 }
 
 // do carries the command out and returns the exit code.

@@ -3,6 +3,7 @@ package keyclient
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,11 @@ type Client struct {
 // New makes a client of the API at rawURL: http://HOST:PORT, https://HOST:PORT or
 // unix:///PATH. The token is asked for at every request, so that it may change.
 func New(rawURL string, token func() (credential.Secret, error)) (*Client, error) {
+	return NewTLS(rawURL, nil, token)
+}
+
+// NewTLS is New with what conf says of certificates, which is for https://HOST:PORT alone.
+func NewTLS(rawURL string, conf *tls.Config, token func() (credential.Secret, error)) (*Client, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, errors.New("it is no URL")
@@ -52,8 +58,14 @@ func New(rawURL string, token func() (credential.Secret, error)) (*Client, error
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second}
 	transport.DialContext = dialer.DialContext
+	if conf != nil {
+		transport.TLSClientConfig = conf.Clone()
+		transport.TLSClientConfig.NextProtos = []string{"http/1.1"}
+	}
 	base := strings.TrimRight(rawURL, "/")
 	switch {
+	case conf != nil && u.Scheme != "https":
+		return nil, errors.New("it is not https://HOST:PORT, and certificates are for that alone")
 	case u.RawQuery != "" || u.Fragment != "" || u.User != nil:
 		return nil, errors.New("it has a user, a query or a fragment")
 	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/") && u.Path != "/":

@@ -3,6 +3,7 @@ package keyclient
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,6 +57,10 @@ func TestNew(t *testing.T) {
 	} {
 		if _, err := New(url, token); (err == nil) != good {
 			t.Errorf("New(%q): %v", url, err)
+		}
+		good = good && strings.HasPrefix(url, "https:")
+		if _, err := NewTLS(url, &tls.Config{MinVersion: tls.VersionTLS12}, token); (err == nil) != good {
+			t.Errorf("NewTLS(%q): %v", url, err)
 		}
 	}
 }
