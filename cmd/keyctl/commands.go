@@ -9,15 +9,17 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
 )
 
-// command is one row of the table. Either requests or list is set.
+// command is one row of the table. One of requests, list and own is set.
 type command struct {
 	name  string   // one or two words
+	form  string   // "", or the flag that chooses this row among those of the same name
 	does  string   // for the help
 	needs []string // flags without which it cannot be done
 	takes []string // flags that may be given
 	// requests makes what is to be sent, one after the other; the last answer is shown.
 	requests func(options) []keyclient.Request
 	list     func(context.Context, *keyclient.Client, options) (listing, error)
+	own      func(*session, context.Context) int // carries it out by itself, and returns the exit code
 	// doubt is what to do when nobody knows whether the change was made.
 	doubt string
 }
@@ -66,6 +68,11 @@ var commands = []command{
 		needs: []string{"account", "sha256", "label"}, takes: []string{"scope", "expires", "wait"},
 		requests: one(func(o options) keyclient.Request { return keyclient.ImportKey(o.account, o.sha256, o.newKey()) }),
 		doubt:    "repeat it: if it was made, the answer is 409",
+	},
+	{
+		name: "key import", form: "file", does: "take up many of them, from a file with a JSON object in each line",
+		needs: []string{"file"}, takes: []string{"wait"},
+		own: (*session).importFile,
 	},
 	{name: "key list", does: "list an account's keys", needs: []string{"account"}, list: listKeys},
 	{
@@ -171,5 +178,5 @@ func verbsOf(noun string) []string {
 			verbs = append(verbs, verb)
 		}
 	}
-	return verbs
+	return slices.Compact(verbs)
 }

@@ -23,7 +23,7 @@ type options struct {
 	id, account, key  string
 	name, label       string
 	scopes            []string
-	sha256            string
+	sha256, file      string
 	expires           time.Time // zero: never
 	grace, ttl, waits time.Duration
 	wait              bool // -wait was given
@@ -90,6 +90,11 @@ var flags = []flagSpec{
 	{
 		name: "scope", value: "NAME", many: true, help: "a scope; repeat the flag for more",
 		set: func(o *options, v string) error { o.scopes = append(o.scopes, v); return nil },
+	},
+	{
+		name: "file", value: "FILE",
+		help: "keys, each a line with a JSON object of account, sha256, label and, if wanted, scopes and expires_at; - is standard input",
+		set:  text(func(o *options) *string { return &o.file }),
 	},
 	{name: "sha256", value: "HEX", help: "the SHA-256 of the plaintext, 64 hexadecimal digits", set: setDigest},
 	{name: "expires", value: "WHEN", help: "a duration from now (720h, 30d) or a time (RFC 3339); without it never", set: setExpires},
@@ -234,6 +239,16 @@ func isFlag(arg string) bool {
 	return strings.HasPrefix(arg, "-") && (flagNamed(name) != nil || slices.Contains([]string{"h", "help", "version"}, name))
 }
 
+// form returns the row of the same name that the flags choose.
+func (l commandLine) form(cmd *command) *command {
+	for i := range commands {
+		if c := &commands[i]; c.name == cmd.name && c.form != "" && slices.Contains(l.names, c.form) {
+			return c
+		}
+	}
+	return cmd
+}
+
 // check compares the flags with those that the command has, and lists what is wrong.
 func (l commandLine) check(cmd *command) (problems []string) {
 	allowed := cmd.flags()
@@ -245,7 +260,7 @@ func (l commandLine) check(cmd *command) (problems []string) {
 			near := nearest(name, allowed)
 			almost[near] = true
 			problems = append(problems, fmt.Sprintf("%q has no flag %s%s; it takes -%s",
-				cmd.name, shown("-"+name), didYouMean("-", near), strings.Join(allowed, ", -")))
+				cmd.title(), shown("-"+name), didYouMean("-", near), strings.Join(allowed, ", -")))
 		case slices.Contains(l.noValue, name):
 			problems = append(problems, "flag -"+name+" has no value")
 		case len(values) > 1 && !flagNamed(name).many:

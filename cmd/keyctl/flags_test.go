@@ -101,11 +101,21 @@ func TestCommandTable(t *testing.T) {
 	used := map[string]bool{}
 	for i := range commands {
 		c := &commands[i]
-		if found, problem := findCommand(strings.Fields(c.name)); found != c {
-			t.Errorf("%q is not found: %s", c.name, problem)
+		found, problem := findCommand(strings.Fields(c.name))
+		if found != nil {
+			found = commandLine{names: []string{c.form}}.form(found)
 		}
-		if (c.requests == nil) == (c.list == nil) {
-			t.Errorf("%q has not exactly one of requests and list", c.name)
+		if found != c {
+			t.Errorf("%q is not found: %s", c.title(), problem)
+		}
+		ways := 0
+		for _, set := range []bool{c.requests != nil, c.list != nil, c.own != nil} {
+			if set {
+				ways++
+			}
+		}
+		if ways != 1 {
+			t.Errorf("%q has not exactly one of requests, list and own", c.title())
 		}
 		for _, name := range c.flags() {
 			used[name] = true

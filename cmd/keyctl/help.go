@@ -17,6 +17,14 @@ func (c *command) flags() []string {
 	return names
 }
 
+// title is the command's name with the flag that chooses it.
+func (c *command) title() string {
+	if c.form == "" {
+		return c.name
+	}
+	return c.name + " -" + c.form
+}
+
 // usage is the command in one line: what may be left out stands in brackets.
 func (c *command) usage() string {
 	line := "keyctl " + c.name
@@ -65,7 +73,13 @@ func printHelp(con console, words []string) int {
 	cmd, problem := findCommand(words)
 	switch {
 	case cmd != nil:
-		_, _ = fmt.Fprint(con.out, cmd.help())
+		var forms []string
+		for i := range commands {
+			if commands[i].name == cmd.name {
+				forms = append(forms, commands[i].help())
+			}
+		}
+		_, _ = fmt.Fprint(con.out, strings.Join(forms, "\n"))
 	case len(words) == 1 && len(verbsOf(words[0])) > 0:
 		_, _ = fmt.Fprint(con.out, shortUsage(words))
 	default:
@@ -77,7 +91,7 @@ func printHelp(con console, words []string) int {
 
 func (c *command) help() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n\nusage: %s\n\n", c.name, c.does, c.usage())
+	fmt.Fprintf(&b, "%s: %s\n\nusage: %s\n\n", c.title(), c.does, c.usage())
 	writeFlags(&b, c.flags())
 	return b.String()
 }
@@ -87,7 +101,7 @@ func helpText() string {
 	b.WriteString("keyctl is the operator's command line of the key API.\n\nusage: keyctl COMMAND [flags]\n\ncommands:\n")
 	t := table{}
 	for _, c := range commands {
-		t.rows = append(t.rows, []string{"  " + c.name, c.does})
+		t.rows = append(t.rows, []string{"  " + c.title(), c.does})
 	}
 	b.WriteString(t.String())
 	b.WriteString("\nflags of every command, before or after it:\n")

@@ -83,6 +83,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, con con
 		_, _ = fmt.Fprint(con.err, shortUsage(line.words))
 		return exitUsage
 	}
+	cmd = line.form(cmd)
 	opts, problems := line.read(getenv)
 	problems = append(line.check(cmd), problems...)
 	if len(problems) == 0 {

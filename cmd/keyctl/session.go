@@ -63,7 +63,10 @@ func certificates(opts options, con console) (*tls.Config, error) {
 
 // do carries the command out and returns the exit code.
 func (s *session) do(ctx context.Context, cmd *command) int {
-	if cmd.list == nil {
+	switch {
+	case cmd.own != nil:
+		return cmd.own(s, ctx)
+	case cmd.list == nil:
 		return s.carryOut(ctx, cmd)
 	}
 	list, err := cmd.list(ctx, s.client, s.opts)
