@@ -3,7 +3,7 @@ package sqlstore
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
+	"strings"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -43,19 +43,30 @@ func (s *Core) Prune(ctx context.Context, retention time.Duration) error {
 }
 
 // pruneUsage takes the old hours of the next keys after that seq. It returns the seq of the
-// last of them, 0 if they were the last of all.
+// last of them, 0 if they were the last of all. The keys are named one by one: a planner without
+// statistics would read the whole table for a subquery.
 func (t *Tx) pruneUsage(after int64) (last int64, err error) {
-	const turn = "SELECT seq FROM keys WHERE seq > ? ORDER BY seq LIMIT ?"
-	var end sql.NullInt64
-	var keys int
-	if err := t.QueryRowContext(t.Ctx, "SELECT max(seq), count(*) FROM ("+turn+") AS turn", after, usageStep).Scan(&end, &keys); err != nil {
+	rows, err := t.QueryContext(t.Ctx, "SELECT seq FROM keys WHERE seq > ? ORDER BY seq LIMIT ?", after, usageStep)
+	if err != nil {
 		return 0, err
 	}
-	t.Exec("DELETE FROM usage WHERE key IN ("+turn+") AND hour < ?", after, usageStep, Stamp(t.Now.Add(-keystore.UsageRetention)))
-	if keys < usageStep {
+	defer func() { _ = rows.Close() }()
+	keys := make([]any, 0, usageStep+1)
+	for rows.Next() {
+		if err := rows.Scan(&last); err != nil {
+			return 0, err
+		}
+		keys = append(keys, last)
+	}
+	if err := rows.Err(); err != nil || len(keys) == 0 {
+		return 0, err
+	}
+	t.Exec("DELETE FROM usage WHERE key IN (?"+strings.Repeat(", ?", len(keys)-1)+") AND hour < ?",
+		append(keys, Stamp(t.Now.Add(-keystore.UsageRetention)))...)
+	if len(keys) < usageStep {
 		return 0, nil
 	}
-	return end.Int64, nil
+	return last, nil
 }
 
 // Prune deletes from the oldest row on up to the first that is young enough, so
