@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -55,7 +56,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		switch {
 		case !errors.Is(err, os.ErrDeadlineExceeded): // which only Drain sets
 			return conn, err
-		case over || !l.someoneWaits():
+		case over || !readable(l.Listener):
 			return nil, net.ErrClosed
 		}
 		// On a busy machine the deadline was over before Accept could look.
@@ -72,13 +73,17 @@ func (l *Listener) draining() (over bool, err error) {
 	return !time.Now().Before(l.drainEnd), l.untilQuiet()
 }
 
-// someoneWaits tells whether there is a connection to accept.
-func (l *Listener) someoneWaits() bool {
-	ln, ok := l.Listener.(syscall.Conn)
+// readable tells whether a connection has come to a listener, or something on a
+// connection, that nobody has taken yet.
+func readable(from any) bool {
+	if secure, ok := from.(*tls.Conn); ok {
+		from = secure.NetConn()
+	}
+	socket, ok := from.(syscall.Conn)
 	if !ok {
 		return false
 	}
-	raw, err := ln.SyscallConn()
+	raw, err := socket.SyscallConn()
 	if err != nil {
 		return false
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -206,6 +207,42 @@ func TestStopWaitsForArrivals(t *testing.T) {
 				_ = client.Close()
 			})
 		})
+	}
+}
+
+// A request may have come in on a connection that still counts as idle.
+func TestIdleConnectionsMayHaveRequests(t *testing.T) {
+	for name, wrap := range map[string]func(net.Conn) net.Conn{
+		"plain": func(c net.Conn) net.Conn { return c },
+		"TLS":   func(c net.Conn) net.Conn { return tls.Server(c, nil) },
+	} {
+		l := listenUnix(t, filepath.Join(shortDir(t), "s"))
+		publish(t, l)
+		client, err := new(net.Dialer).DialContext(t.Context(), "unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := arrivingOf(new(http.Server), nil)
+		conn := wrap(accepted)
+		a.set(conn, http.StateIdle)
+		if !a.none() {
+			t.Errorf("%s: a connection that stands idle is waited for", name)
+		}
+		if _, err := io.WriteString(client, "G"); err != nil {
+			t.Fatal(err)
+		}
+		if a.none() {
+			t.Errorf("%s: a request that has come in is not waited for", name)
+		}
+		a.set(conn, arrived)
+		if !a.none() {
+			t.Errorf("%s: a request that has arrived is waited for", name)
+		}
+		_ = errors.Join(client.Close(), accepted.Close())
 	}
 }
 
