@@ -197,5 +197,6 @@ func (p *process) whole(method, path, body string) (int, http.Header, string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	p.described(r, body, resp.StatusCode, resp.Header, raw)
 	return resp.StatusCode, resp.Header, string(raw)
 }

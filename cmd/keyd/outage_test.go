@@ -75,8 +75,9 @@ func (s *seeded) send(r [4]string) (int, map[string]any) {
 }
 
 // refusesChanges sends all changes at once, and checks that each is told within the limit that the
-// store cannot answer, and that nothing of it was done once the trouble is over.
-func (s *seeded) refusesChanges(limit time.Duration, mend func()) {
+// store cannot answer, that nothing that only reads is held up, and that nothing was done once the
+// trouble is over.
+func (s *seeded) refusesChanges(limit time.Duration, readable bool, mend func()) {
 	s.t.Helper()
 	before := s.truthOfA()
 	began := time.Now()
@@ -92,26 +93,35 @@ func (s *seeded) refusesChanges(limit time.Duration, mend func()) {
 			}
 		})
 	}
-	s.answersReads()
+	if readable {
+		s.answersReads()
+	}
 	work.Wait()
-	s.answersReads()
+	if readable {
+		s.answersReads()
+	}
+	mend()
+	s.until(s.changes()[11], 200)
 	if after := s.truthOfA(); after != before {
 		s.t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
-	mend()
-	deadline := time.Now().Add(15 * time.Second)
-	for {
-		status, v := s.send(s.changes()[1])
-		if status == 201 {
-			break
-		}
-		if status != 503 || time.Now().After(deadline) {
-			s.t.Fatalf("after the trouble: %d %v", status, v)
-		}
-		<-time.After(20 * time.Millisecond)
-	}
+	s.until(s.changes()[1], 201)
 	if status, v := s.poll(s.head, s.epoch, 0); status != 200 || len(v["changes"].([]any)) != 1 {
 		s.t.Errorf("a follower missed or was told too much: %d %v", status, v)
+	}
+}
+
+// until sends a request again for as long as the store cannot answer.
+func (s *seeded) until(r [4]string, want int) {
+	s.t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		status, v := s.send(r)
+		if status == want {
+			return
+		}
+		if status != 503 || time.Now().After(deadline) {
+			s.t.Fatalf("after the trouble: %v: %d %v", r, status, v)
+		}
 	}
 }
 
@@ -167,6 +177,7 @@ func connect(t *testing.T, url string) *pgx.Conn {
 
 // Somebody holds the lock that every change needs, and does not let go.
 func TestStuckLock(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	server := sharedServer(t)
 	config, database := onDatabase(t, server)
 	s := seed(t, config)
@@ -174,14 +185,15 @@ func TestStuckLock(t *testing.T) {
 	if _, err := holder.Exec(t.Context(), "BEGIN; SELECT FROM head FOR UPDATE"); err != nil {
 		t.Fatal(err)
 	}
-	s.refusesChanges(11*time.Second, func() {
+	s.refusesChanges(11*time.Second, true, func() {
 		if _, err := holder.Exec(t.Context(), "ROLLBACK"); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// The server takes no writes for a time, as when its disk is nearly full.
+// The server takes no writes for a time. It may be an old primary that was cut off, so no new
+// connection is made to it, and what only reads goes on over those that there are.
 func TestReadOnlyServer(t *testing.T) {
 	server := sharedServer(t)
 	config, _ := onDatabase(t, server)
@@ -198,16 +210,20 @@ func TestReadOnlyServer(t *testing.T) {
 	set("ALTER SYSTEM SET default_transaction_read_only = on")
 	defer set("ALTER SYSTEM RESET default_transaction_read_only")
 	for deadline := time.Now().Add(5 * time.Second); ; { // until the sessions have heard of it
-		if status, _ := s.send(s.changes()[11]); status == 503 || time.Now().After(deadline) {
+		if status, _ := s.send(s.changes()[11]); status == 503 {
 			break
 		}
+		if time.Now().After(deadline) {
+			t.Fatal("the server still takes writes")
+		}
 	}
-	s.refusesChanges(2*time.Second, func() { set("ALTER SYSTEM RESET default_transaction_read_only") })
+	s.refusesChanges(2*time.Second, false, func() { set("ALTER SYSTEM RESET default_transaction_read_only") })
 }
 
 // Notifications do not come through a pooler that gives each transaction another session:
 // then another replica's change is seen when the server looks.
 func TestReplicasWithoutNotifications(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	server := sharedServer(t)
 	pooler, err := server.Pooler(t.Context())
 	if err != nil {

@@ -33,6 +33,12 @@ func ownersOf(p *process, config string) owners {
 // raw sends bytes and returns what comes back, whatever HTTP thinks of them.
 func (o owners) raw(request string) (int, string) {
 	o.t.Helper()
+	status, _, body := o.exchange(request)
+	return status, body
+}
+
+func (o owners) exchange(request string) (int, http.Header, string) {
+	o.t.Helper()
 	conn, err := net.Dial("unix", o.socket)
 	if err != nil {
 		o.t.Fatal(err)
@@ -49,7 +55,7 @@ func (o owners) raw(request string) (int, string) {
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	return resp.StatusCode, string(body)
+	return resp.StatusCode, resp.Header, string(body)
 }
 
 // envoys are the headers that Envoy sets for a session of the account.
@@ -66,11 +72,17 @@ func message(method, target, headers, body string) string {
 // do asks as Envoy does for a session of the account a.
 func (o owners) do(method, target, body string) (int, map[string]any) {
 	o.t.Helper()
-	status, raw := o.raw(message(method, target, envoys("a")+asJSON, body))
+	status, header, raw := o.exchange(message(method, target, envoys("a")+asJSON, body))
 	var v map[string]any
 	if err := json.Unmarshal([]byte(raw), &v); err != nil {
 		o.t.Errorf("%s %s: %d %q", method, target, status, raw)
 	}
+	r, err := http.NewRequest(method, "http://keyd"+target, nil)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	o.described(r, body, status, header, []byte(raw))
 	return status, v
 }
 

@@ -146,10 +146,15 @@ func (p *process) ask(side, bearer, method, path, body string) (int, map[string]
 		return 0, nil
 	}
 	defer func() { _ = resp.Body.Close() }()
+	raw, err := io.ReadAll(resp.Body)
 	var v map[string]any
-	if err := json.NewDecoder(resp.Body).Decode(&v); err != nil {
+	if err == nil && resp.StatusCode != http.StatusNoContent {
+		err = json.Unmarshal(raw, &v)
+	}
+	if err != nil {
 		p.t.Errorf("%s %s: %d: %v", method, path, resp.StatusCode, err)
 	}
+	p.described(r, body, resp.StatusCode, resp.Header, raw)
 	return resp.StatusCode, v
 }
 

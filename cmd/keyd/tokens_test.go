@@ -49,6 +49,7 @@ func TestGuessedTokens(t *testing.T) {
 
 // A token is changed by its file, without a restart or a signal.
 func TestTokenRotation(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	config := configure(t, "")
 	p := launch(t, config)
 	file := filepath.Join(filepath.Dir(config), "alice.token")
