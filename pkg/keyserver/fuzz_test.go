@@ -102,7 +102,7 @@ func FuzzQueries(f *testing.F) {
 	for _, list := range []string{"/v1/accounts", "/v1/accounts/a/keys", "/v1/audit"} {
 		f.Add("limit=1", s.operator("GET", list+"?limit=1", "").want(200).text("next"))
 	}
-	for _, seed := range []string{"", "limit=1000&cursor=", "wait_ms=0", "a=b&a=c", "%zz", ";", "=", "limit=1&limit=1", "account=a&key=k", "\x00"} {
+	for _, seed := range []string{"", "limit=1000&cursor=", "wait_ms=0", "a=b&a=c", "%zz", ";", "=", "limit=1&limit=1", "account=a&key=k", "from=2026-01-01T00:00:00Z&until=9999-12-31T23:59:59-23:59", "from=0000-01-01T00:00:00Z", "\x00"} {
 		f.Add(seed, seed)
 	}
 	close(s.drain)
