@@ -23,13 +23,15 @@ func (s *Store) AmongTexts(column string, texts []string) (condition string, arg
 	return column + " = ANY (?::text[])", texts
 }
 
-// AmongDigests implements sqlstore.Bulk.
+// AmongDigests implements sqlstore.Bulk. The digests go as one value: an array would be
+// written and read as text.
 func (s *Store) AmongDigests(column string, digests []credential.Digest) (condition string, arg any) {
-	list := make([][]byte, len(digests))
+	whole := make([]byte, 0, len(digests)*len(credential.Digest{}))
 	for i := range digests {
-		list[i] = digests[i][:]
+		whole = append(whole, digests[i][:]...)
 	}
-	return column + " = ANY (?::bytea[])", list
+	return column + ` = ANY (ARRAY(SELECT substring(whole FROM 32 * i + 1 FOR 32)
+		FROM (SELECT ?::bytea AS whole) AS d, generate_series(0, length(whole) / 32 - 1) AS i))`, whole
 }
 
 // Load implements sqlstore.Bulk by COPY. It leaves nothing behind in the session, so a
@@ -45,7 +47,7 @@ func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, rows [][]an
 			return fmt.Errorf("load %s: %T is another driver's", table, driver)
 		}
 		_, err := c.Conn().CopyFrom(t.Ctx, pgx.Identifier{table}, columns,
-			pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) { return values(rows[i]) }))
+			pgx.CopyFromRows(rows))
 		return err
 	})
 }

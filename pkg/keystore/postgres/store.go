@@ -136,7 +136,10 @@ const (
 	// limits are the server's, for this transaction: nobody waits for longer than that, and
 	// a process that was stopped holds the others up for no longer than the last.
 	limits = `SELECT set_config('statement_timeout', '8s', true), set_config('lock_timeout', '8s', true),
-		set_config('idle_in_transaction_session_timeout', '2s', true)`
+		set_config('idle_in_transaction_session_timeout', '2s', true), ` + plans
+	// plans: what a mutation looks for it finds by an index. Of a table that has just grown
+	// the planner knows little; it might read it whole, and compile the query first.
+	plans   = `set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`
 	channel = "phantom_authz"
 )
 

@@ -14,7 +14,8 @@ type Bulk interface {
 	AmongTexts(column string, texts []string) (condition string, arg any)
 	// AmongDigests is the same of digests.
 	AmongDigests(column string, digests []credential.Digest) (condition string, arg any)
-	// Load adds the rows to the table, in their order, in a transaction of Mutate.
+	// Load adds the rows to the table, in their order, in a transaction of Mutate. The values
+	// are those of the driver: string, int64, []byte and nil.
 	Load(t *Tx, table string, columns []string, rows [][]any) error
 }
 
@@ -172,16 +173,20 @@ func (s *Core) load(t *Tx, keys []keystore.NewKey, fresh []int, accounts map[str
 		return 0, err
 	}
 	t.Moved = true
-	at := Stamp(t.Now)
+	at := t.Now.UnixMicro()
 	logs, rows, events := make([][]any, len(fresh)), make([][]any, len(fresh)), make([][]any, len(fresh))
 	for i, place := range fresh {
 		k := t.created(keys[place])
 		k.Revision = last - int64(len(fresh)-1-i)
-		logs[i] = []any{k.Revision, at, Digest(k.Digest)}
-		rows[i] = []any{
-			k.ID, accounts[k.Account].seq, Digest(k.Digest), k.Label, k.Hint, Scopes(k.Scopes), at, k.CreatedBy, Stamp(k.ExpiresAt), k.Revision,
+		digest := keys[place].Digest[:]
+		expires, _ := Stamp(k.ExpiresAt).Value()
+		detail, err := createdDetail(k).Value()
+		if err != nil {
+			return 0, err
 		}
-		events[i] = []any{at, t.Actor, string(keystore.KeyImport), k.Account, k.ID, createdDetail(k)}
+		logs[i] = []any{k.Revision, at, digest}
+		rows[i] = []any{k.ID, accounts[k.Account].seq, digest, k.Label, k.Hint, k.Scopes.String(), at, k.CreatedBy, expires, k.Revision}
+		events[i] = []any{at, t.Actor, string(keystore.KeyImport), k.Account, k.ID, detail}
 	}
 	if err := s.engine.Load(t, "log", logColumns, logs); err != nil {
 		return 0, err
