@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
 func TestResolve(t *testing.T) {
@@ -143,6 +145,9 @@ func usageIsRead(t *testing.T) {
 	}
 	f.owner("a", "GET", owned+"?from=1", "").refused(400, "from")
 	f.owner("a", "POST", owned, "").refused(405)
+	if kept := fmt.Sprintf("kept for %d days", keystore.UsageRetention/(24*time.Hour)); strings.Count(description, kept) != 2 {
+		t.Errorf("the document does not say twice that it is %s", kept)
+	}
 	if got := f.operator("GET", "/v1/audit?key="+id, "").at("events").([]any); len(got) != 1 {
 		t.Errorf("usage is in the audit: %v", got)
 	}
