@@ -1,12 +1,10 @@
 package keycache
 
 import (
-	"context"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 )
 
 // Admission limits the look-ups of digests that are not known to be good.
@@ -20,55 +18,101 @@ const (
 	admitWait = 100 * time.Millisecond
 	// maxWaiting bounds the look-ups that wait at once; more are refused without a wait.
 	maxWaiting = 10_000
-	// refillEvery bounds how often tokens are put back by time.
-	refillEvery = time.Millisecond
+	// limiterTick bounds how often tokens are put back by time, and those refused whose
+	// wait is over.
+	limiterTick = time.Millisecond
 )
 
 // limiter is a token bucket whose tokens can be given back: a look-up that finds a
 // credential, or that teaches nothing, costs none. So a cold start with many good
 // keys is no flood. A token that is spent comes back by time.
+//
+// Those who wait stand in a queue and share one timer: a goroutine and a timer for
+// each would double what a flood leaves to the garbage collector, and its work is what
+// known keys wait for.
 type limiter struct {
-	tokens  *semaphore.Weighted
-	rate    float64
-	waiting atomic.Int64
-
-	mu    sync.Mutex
+	cache *Cache // whose mu guards what follows
+	rate  float64
+	free  int       // tokens
 	spent int       // tokens that time has yet to put back
 	since time.Time // the time up to which it has
+
+	waiting []turn // in the order in which they came, and will give up
+	watched bool   // a timer is set for the first
 }
 
-func newLimiter(a Admission) *limiter {
-	return &limiter{tokens: semaphore.NewWeighted(int64(a.Burst)), rate: float64(a.PerSecond)}
+// turn is a load's place in the queue.
+type turn struct {
+	load  *load
+	until time.Time
 }
 
-// take calls admitted, at once or from a goroutine of its own as soon as there is a
-// token, with false if there was none in time.
-func (l *limiter) take(admitted func(bool)) {
-	if l.tokens.TryAcquire(1) {
-		admitted(true)
+func newLimiter(c *Cache, a Admission) *limiter {
+	return &limiter{cache: c, rate: float64(a.PerSecond), free: a.Burst}
+}
+
+// take admits the load, at once or as soon as there is a token, or refuses it if there
+// was none in time.
+func (l *limiter) take(asked *load) {
+	switch {
+	case l.free > 0:
+		l.free--
+		l.admit(asked)
+	case len(l.waiting) >= maxWaiting:
+		l.refuse(asked)
+	default:
+		l.waiting = append(l.waiting, turn{asked, time.Now().Add(admitWait)})
+		if !l.watched {
+			l.watch(admitWait)
+		}
+	}
+}
+
+func (l *limiter) admit(asked *load) {
+	asked.ticket = l
+	l.cache.enqueue(asked)
+}
+
+func (l *limiter) refuse(asked *load) {
+	l.cache.finish(asked, keyapi.Result{}, credential.ErrRateLimited)
+}
+
+// next takes the first of the queue.
+func (l *limiter) next() *load {
+	first := l.waiting[0].load
+	l.waiting[0] = turn{} // the array lives on
+	l.waiting = l.waiting[1:]
+	return first
+}
+
+// watch has those refused whose wait is over, from then on until nobody waits.
+func (l *limiter) watch(after time.Duration) {
+	l.watched = true
+	time.AfterFunc(after, func() {
+		l.cache.mu.Lock()
+		defer l.cache.mu.Unlock()
+		now := time.Now()
+		for len(l.waiting) > 0 && !l.waiting[0].until.After(now) {
+			l.refuse(l.next())
+		}
+		l.watched = false
+		if len(l.waiting) > 0 {
+			l.watch(max(limiterTick, l.waiting[0].until.Sub(now)))
+		}
+	})
+}
+
+// giveBack returns a token at once: to who has waited longest.
+func (l *limiter) giveBack() {
+	if len(l.waiting) > 0 {
+		l.admit(l.next())
 		return
 	}
-	if l.waiting.Add(1) > maxWaiting {
-		l.waiting.Add(-1)
-		admitted(false)
-		return
-	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), admitWait)
-		defer cancel()
-		err := l.tokens.Acquire(ctx, 1)
-		l.waiting.Add(-1)
-		admitted(err == nil)
-	}()
+	l.free++
 }
-
-// giveBack returns a token at once.
-func (l *limiter) giveBack() { l.tokens.Release(1) }
 
 // spend lets time return a token.
 func (l *limiter) spend() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.spent++
 	if l.spent == 1 {
 		l.since = time.Now()
@@ -77,16 +121,18 @@ func (l *limiter) spend() {
 }
 
 func (l *limiter) schedule() {
-	time.AfterFunc(max(refillEvery, time.Duration(float64(time.Second)/l.rate)), l.refill)
+	time.AfterFunc(max(limiterTick, time.Duration(float64(time.Second)/l.rate)), l.refill)
 }
 
 func (l *limiter) refill() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.cache.mu.Lock()
+	defer l.cache.mu.Unlock()
 	n := min(l.spent, int(time.Since(l.since).Seconds()*l.rate))
 	l.since = l.since.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
 	l.spent -= n
-	l.tokens.Release(int64(n))
+	for range n {
+		l.giveBack()
+	}
 	if l.spent > 0 {
 		l.schedule()
 	}

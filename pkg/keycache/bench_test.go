@@ -2,7 +2,10 @@ package keycache
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,6 +77,27 @@ func BenchmarkHit(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkRefused is the whole of a look-up that waits for a token in vain, as most of
+// a flood do: some thousands wait at once.
+func BenchmarkRefused(b *testing.B) {
+	c, _ := warmed(b, 1, anAccountEach)
+	c.SetAdmission(Admission{PerSecond: 1, Burst: 0})
+	ctx := context.Background()
+	var last atomic.Uint64
+	b.ReportAllocs()
+	b.SetParallelism(4000)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			var d credential.Digest
+			binary.LittleEndian.PutUint64(d[:], last.Add(1))
+			if _, _, err := c.Lookup(ctx, d); !errors.Is(err, credential.ErrRateLimited) {
+				b.Error(err)
+				return
+			}
+		}
+	})
 }
 
 // BenchmarkAccountChange costs the same whatever the number of the account's keys.

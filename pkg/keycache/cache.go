@@ -45,7 +45,6 @@ type Cache struct {
 	pools   pools
 	state   atomic.Pointer[state] // written under mu
 	times   atomic.Pointer[Times]
-	limit   atomic.Pointer[limiter]
 	breaker breaker
 
 	unusable sync.Once // logged
@@ -61,7 +60,8 @@ type Cache struct {
 	// mu orders fills and changes, and guards what follows.
 	mu       sync.Mutex
 	loads    map[credential.Digest]*load // newest of each digest
-	open     *batch                      // takes loads; nil if none waits
+	limit    *limiter
+	open     *batch // takes loads; nil if none waits
 	flying   map[*batch]struct{}
 	accounts map[string]*account // of the known entries
 	seen     int64               // newest revision seen of the log
@@ -84,7 +84,7 @@ func New(api KeyAPI, o Options) *Cache {
 	c.pools = newPools(o.Known, o.Unknown, c.leave)
 	c.state.Store(&state{})
 	c.times.Store(&o.Times)
-	c.limit.Store(newLimiter(o.Admission))
+	c.limit = newLimiter(c, o.Admission)
 	c.life, c.end = context.WithCancel(context.Background())
 	c.metrics = newMetrics(o.Metrics, c)
 	return c
@@ -95,7 +95,11 @@ func New(api KeyAPI, o Options) *Cache {
 func (c *Cache) SetTimes(t Times) { c.times.Store(&t) }
 
 // SetAdmission replaces the limit of look-ups of unknown digests.
-func (c *Cache) SetAdmission(a Admission) { c.limit.Store(newLimiter(a)) }
+func (c *Cache) SetAdmission(a Admission) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = newLimiter(c, a)
+}
 
 // Answered returns a channel that is closed once the key API has answered anything.
 func (c *Cache) Answered() <-chan struct{} { return c.answered }

@@ -58,8 +58,8 @@ type batch struct {
 // request returns the load that a check may wait for. Known digests pass no limiter.
 func (c *Cache) request(d credential.Digest, known bool, m mode) *load {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if l := c.loads[d]; l != nil && c.joinable(l, m) {
-		c.mu.Unlock()
 		c.metrics.shared.Inc()
 		return l
 	}
@@ -67,21 +67,9 @@ func (c *Cache) request(d credential.Digest, known bool, m mode) *load {
 	c.loads[d] = l
 	if known {
 		c.enqueue(l)
-		c.mu.Unlock()
-		return l
+	} else {
+		c.limit.take(l)
 	}
-	c.mu.Unlock()
-	limit := c.limit.Load()
-	limit.take(func(admitted bool) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if !admitted {
-			c.finish(l, keyapi.Result{}, credential.ErrRateLimited)
-			return
-		}
-		l.ticket = limit
-		c.enqueue(l)
-	})
 	return l
 }
 
