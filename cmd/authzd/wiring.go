@@ -39,6 +39,7 @@ var program = daemon.Program[*config.Authzd]{
 // change log, and that on the cache. So a stop ends them in the order that the key
 // API relies on: no more answers, then the goodbye.
 func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*config.Authzd) error, error) {
+	keepHeadroom()
 	keyAPI, err := newLink(rt, cfg.KeyAPI)
 	if err != nil {
 		return nil, err
