@@ -44,6 +44,7 @@ func run(in io.Reader, out io.Writer) error {
 		defer checks.Close()
 		c.checks = append(c.checks, checks)
 	}
+	c.began = time.Now()
 	if c.order.PerSecond > 0 {
 		c.evenly()
 	} else {
@@ -54,6 +55,7 @@ func run(in io.Reader, out io.Writer) error {
 
 type crowd struct {
 	order   running.Order
+	began   time.Time
 	checks  []*running.Checks
 	mu      sync.Mutex
 	answers map[string]int
@@ -64,7 +66,7 @@ func (c *crowd) atFullSpeed() {
 	var asking sync.WaitGroup
 	for range connections * streams {
 		asking.Go(func() {
-			for n := int(next.Add(1)); n <= c.order.Checks; n = int(next.Add(1)) {
+			for n := int(next.Add(1)); n <= c.order.Checks && !c.over(); n = int(next.Add(1)) {
 				c.ask(n)
 			}
 		})
@@ -76,9 +78,8 @@ func (c *crowd) evenly() {
 	var asking sync.WaitGroup
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	began := time.Now()
-	for sent := 0; sent < c.order.Checks; <-tick.C {
-		due := int(time.Since(began).Seconds() * float64(c.order.PerSecond))
+	for sent := 0; sent < c.order.Checks && !c.over(); <-tick.C {
+		due := int(time.Since(c.began).Seconds() * float64(c.order.PerSecond))
 		for due = min(due, c.order.Checks); sent < due; sent++ {
 			n := sent
 			asking.Go(func() { c.ask(n) })
@@ -86,6 +87,9 @@ func (c *crowd) evenly() {
 	}
 	asking.Wait()
 }
+
+// over tells whether the order's time is.
+func (c *crowd) over() bool { return c.order.Lasts > 0 && time.Since(c.began) >= c.order.Lasts }
 
 // ask asks as Envoy does, and answers as it does when the sidecar does not.
 func (c *crowd) ask(n int) {

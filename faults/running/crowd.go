@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"os/exec"
 	"path/filepath"
+	"time"
 )
 
 // Order is what a crowd of clients is to do: the program crowd carries it out.
@@ -17,6 +17,8 @@ type Order struct {
 	// Marked are some that are to be among these.
 	Marked []string
 	Checks int // in all
+	// Lasts is when it ends although not all Checks have been sent; 0: never.
+	Lasts time.Duration
 	// PerSecond is an even rate; 0: as fast as they are answered.
 	PerSecond int
 }
@@ -33,9 +35,8 @@ func (s *Site) Crowd(ctx context.Context, order Order) (map[string]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "crowd")) //nolint:gosec // G204: a program that was just built
+	cmd := s.command(ctx, filepath.Join(s.bin, "crowd"))
 	cmd.Stdin = bytes.NewReader(text)
-	cmd.SysProcAttr = attributes()
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, err

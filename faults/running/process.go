@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -39,9 +40,8 @@ func (s *Site) launch(ctx context.Context, program, name string, config map[stri
 	if err != nil {
 		return nil, err
 	}
-	p.cmd = exec.Command(filepath.Join(s.bin, program), "-config", file) //nolint:gosec,noctx // G204: a program that was just built; it ends by its signals alone
+	p.cmd = s.command(context.Background(), filepath.Join(s.bin, program), "-config", file) // it ends by its signals alone
 	p.cmd.Stderr, p.cmd.Stdout = log, log
-	p.cmd.SysProcAttr = attributes()
 	if err := p.cmd.Start(); err != nil {
 		_ = log.Close()
 		return nil, err
@@ -55,6 +55,14 @@ func (s *Site) launch(ctx context.Context, program, name string, config map[stri
 		close(p.ended)
 	}()
 	return p, p.until(ctx, p.started)
+}
+
+// command is a program's, to be started through what the site says.
+func (s *Site) command(ctx context.Context, args ...string) *exec.Cmd {
+	args = slices.Concat(s.Through, args)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // G204: a program that was just built
+	cmd.SysProcAttr = attributes()
+	return cmd
 }
 
 // started succeeds once the log says so.

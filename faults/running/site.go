@@ -26,6 +26,9 @@ type Site struct {
 	Dir       string
 	Operators *keyclient.Client // of the site's keyd, whichever process that is
 	Canaries  *Canaries         // every secret that the site's programs are given
+	// Through is a command with arguments that programs are started through from now
+	// on, such as taskset or nice: it ends by becoming the program.
+	Through []string
 
 	bin       string
 	mu        sync.Mutex
