@@ -25,6 +25,12 @@ const (
 	maxMistakes = 10
 )
 
+// partLimits are those of the parts of an import.
+type partLimits struct {
+	keys          int
+	fill, timeout time.Duration
+}
+
 // importBody is what an import says of one key.
 type importBody struct {
 	SHA256 *string `json:"sha256"`
@@ -162,9 +168,9 @@ func (s *Server) readParts(in *stream, parts chan<- importPart) {
 
 // readPart reads the lines of one part, and tells whether there may be more.
 func (s *Server) readPart(in *stream) (part importPart, more bool) {
-	in.allow(partTimeout)
+	in.allow(s.parts.timeout)
 	catalogue := s.settings.Load().Catalogue
-	for began := time.Now(); len(part.lines) < keystore.MaxImport && time.Since(began) < partFill; {
+	for began := time.Now(); len(part.lines) < s.parts.keys && time.Since(began) < s.parts.fill; {
 		line, err := in.line()
 		part.end = in.read
 		switch {

@@ -65,6 +65,7 @@ type Server struct {
 	draining <-chan struct{}
 	settings atomic.Pointer[Settings]
 	failures *failures
+	parts    partLimits // of an import
 	tail     *tail
 }
 
@@ -75,6 +76,7 @@ func New(o Options, settings Settings) *Server {
 		log:      o.Log,
 		draining: o.Draining,
 		failures: newFailures(),
+		parts:    partLimits{keys: keystore.MaxImport, fill: partFill, timeout: partTimeout},
 		tail:     newTail(),
 	}
 	s.metrics = newMetrics(o.Metrics, s.countLeases)

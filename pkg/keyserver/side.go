@@ -157,7 +157,7 @@ func (e *endpoint) run(w http.ResponseWriter, r *http.Request) (answer, error) {
 		return answer{}, err
 	}
 	if row.stream {
-		if media(r.Header) != linesMedia {
+		if r.ContentLength != 0 && media(r.Header) != linesMedia {
 			return answer{}, notMedia(linesMedia)
 		}
 		c.stream = w.(*stream)

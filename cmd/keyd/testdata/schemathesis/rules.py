@@ -1,6 +1,8 @@
 """What the prose of openapi.yaml says and its schemas cannot: told to schemathesis, so
 that what it takes for good is good, and what it takes for bad is bad."""
 
+import json
+
 import schemathesis
 
 
@@ -15,6 +17,9 @@ def before_load_schema(context, raw_schema):
     # The catalogue of the keyd that is asked.
     components["parameters"]["Scope"]["schema"]["enum"] = ["chat:companion", "read"]
     bodies = [components["schemas"]["NewKey"], body_of(components["requestBodies"]["ImportedKey"])]
+    lines = components["requestBodies"]["ImportedKeys"]["content"]["application/x-ndjson"]["schema"]["items"]
+    lines["properties"]["account"] = {"enum": ["a"]}
+    bodies.append(lines)
     for key in bodies:
         key["properties"]["scopes"]["items"] = {"enum": ["read"]}
         key["properties"]["expires_at"] = {"enum": ["2999-01-01T00:00:00Z", None]}
@@ -32,6 +37,16 @@ def before_load_schema(context, raw_schema):
     for count in ["allowed", "denied"]:
         used["properties"][count]["maximum"] = 2**63 - 1
     optional_may_be_null(used)
+
+
+@schemathesis.serializer("application/x-ndjson")
+def write_lines(context, value):
+    return "\n".join(json.dumps(item) for item in (value if isinstance(value, list) else [value])).encode()
+
+
+@schemathesis.deserializer("application/x-ndjson")
+def read_lines(context, response):
+    return [json.loads(line) for line in response.content.splitlines()]
 
 
 def body_of(request_body):
