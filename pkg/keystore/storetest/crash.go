@@ -52,7 +52,7 @@ func Crash(t *testing.T, open Opener, place string) {
 	}
 	told := acknowledged{keys: map[string]bool{}, sidecars: map[string]int64{}}
 	for round := range rounds {
-		told.killChild(t, place, 20+rand.IntN(100)) //nolint:gosec // G404: any moment will do
+		told.killChild(t, place, 5+rand.IntN(40)) //nolint:gosec // G404: any moment will do
 		s, err := open(t.Context(), place)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
