@@ -10,7 +10,19 @@
 //
 // Authzd has a processor of its own. On the other one are the prober and, idle ones to
 // its scheduler, the crowd and the key API. It needs Linux with taskset and chrt, and
-// a machine that has nothing else to do.
+// a machine that has nothing else to do: what else runs is in every p99.
+//
+// # What was measured
+//
+// On a virtual machine of two cores that had other work, three runs of 2 to 4 rounds:
+// beside 3,000 unknown keys a second the p99 of hot keys was 4.2 to 7.8 ms, beside as
+// many known ones 3.2 to 4.8 ms (ratio 1.05, 1.30 and 2.10), alone 2.5 to 5.9 ms.
+// Such a machine's own noise is as large as what is looked for: a quiet run decides. At
+// full speed it is 17 to 30 ms beside unknown keys and 38 to 39 ms beside known ones
+// (ratio 0.46 to 0.77), since unknown keys wait for the limiter and known ones do not:
+// it is the checks in front, up to 1,000, that a hot one waits for. The crowd's
+// core bounds how many there are in a second: some 13,000 known ones, with authzd at 0.7
+// of its own.
 package main
 
 import (

@@ -80,7 +80,9 @@ func (c *crowd) evenly() {
 	defer tick.Stop()
 	for sent := 0; sent < c.order.Checks && !c.over(); <-tick.C {
 		due := int(time.Since(c.began).Seconds() * float64(c.order.PerSecond))
-		for due = min(due, c.order.Checks); sent < due; sent++ {
+		// Who has come too late makes it up bit by bit: a lump would be no even rate.
+		due = min(due, c.order.Checks, sent+c.order.PerSecond/500+1)
+		for ; sent < due; sent++ {
 			n := sent
 			asking.Go(func() { c.ask(n) })
 		}
