@@ -90,7 +90,7 @@ func (b *bench) all(ctx context.Context) error {
 	fmt.Printf("From `revoke` sent to `effective: true` answered, %d revocations each.\n\n", b.rounds)
 	fmt.Println("| | median | p99 | longest | median to the baseline's | median under", required, "|\n|---|---|---|---|---|---|")
 	fmt.Printf("| baseline: a mint, no sidecar | %s | 1 | |\n", baseline)
-	for _, n := range []int{0, 1, 10, 100, 500} {
+	for _, n := range []int{0, 1, 10, 100, 250, 500} {
 		if n > b.most {
 			break
 		}

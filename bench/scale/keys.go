@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	crand "crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/phantomrouter/phantom-authz/bench/sample"
+	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+)
+
+const (
+	few       = 1000 // keys of the baseline
+	accounts  = 100
+	operators = 16 // at once
+	batches   = 5  // of mints, for their spread
+	perBatch  = 400
+)
+
+// filled is one keyd with what its store holds.
+type filled struct {
+	*running.Site
+	keyd     *running.Process
+	engine   string
+	accounts []string
+	digests  []credential.Digest
+	client   *keyapi.Client
+}
+
+// allKeys measures each engine with few keys and with all.
+func (b *bench) allKeys(ctx context.Context, engines []string) error {
+	fmt.Printf("Medians; mints and revocations by %d operators at once, %d batches of %d (least to greatest).\n\n", operators, batches, perBatch)
+	fmt.Println("| engine | keys | resolve 1: median | p99 | longest | resolve 1,000: median | p99 | longest | mints/s | revocations/s | bytes on disk for a key |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|")
+	for _, engine := range engines {
+		if err := b.engine(ctx, engine); err != nil {
+			return fmt.Errorf("%s: %w", engine, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) engine(ctx context.Context, engine string) (err error) {
+	f := &filled{engine: engine}
+	if f.Site, f.keyd, err = b.site(ctx, engine); err != nil {
+		return err
+	}
+	defer b.close(ctx, f.Site)
+	if err := f.connect(ctx); err != nil {
+		return err
+	}
+	defer f.client.Close()
+	empty, err := b.size(ctx, f)
+	if err != nil {
+		return err
+	}
+	var rates []float64
+	for _, n := range []int{few, b.keys} {
+		rate, err := f.fill(ctx, n-len(f.digests))
+		if err != nil {
+			return err
+		}
+		rates = append(rates, rate)
+		size, err := b.size(ctx, f)
+		if err != nil {
+			return err
+		}
+		row, err := f.measure(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("| %s | %d | %s | %d |\n", engine, n, row, (size-empty)/int64(n))
+	}
+	fmt.Printf("| %s | | imported %.0f keys a second | | | | | | | | |\n", engine, rates[1])
+	return nil
+}
+
+func (f *filled) connect(ctx context.Context) error {
+	for range accounts {
+		account, err := f.Account(ctx)
+		if err != nil {
+			return err
+		}
+		f.accounts = append(f.accounts, account)
+	}
+	token, err := f.SidecarToken()
+	f.client = keyapi.New(keyapi.Options{
+		URL:     &url.URL{Scheme: "unix", Path: f.SidecarSide()},
+		Token:   func() credential.Secret { return token },
+		Timeout: time.Minute,
+	})
+	return err
+}
+
+// fill imports n more keys, and returns how many in a second.
+func (f *filled) fill(ctx context.Context, n int) (float64, error) {
+	first := len(f.digests)
+	for range n {
+		var digest credential.Digest
+		_, _ = crand.Read(digest[:]) // it never fails
+		f.digests = append(f.digests, digest)
+	}
+	lines, in := io.Pipe()
+	go func() {
+		out := bufio.NewWriterSize(in, 1<<16)
+		for i, digest := range f.digests[first:] {
+			_, _ = fmt.Fprintf(out, `{"account":%q,"sha256":%q,"label":"imported"}`+"\n", f.accounts[i%accounts], digest.Hex())
+		}
+		_ = in.CloseWithError(out.Flush())
+	}()
+	began := time.Now()
+	_, _, err := f.Operators.ImportKeys(ctx, lines, 0, func(keyclient.ImportProgress) {})
+	return float64(n) / time.Since(began).Seconds(), errors.Join(err, lines.Close())
+}
+
+// size is what the store takes on disk, its log and audit included.
+func (b *bench) size(ctx context.Context, f *filled) (bytes int64, err error) {
+	if f.engine == "postgres" {
+		c, err := pgx.Connect(ctx, b.postgres.URL("postgres"))
+		if err != nil {
+			return 0, err
+		}
+		err = c.QueryRow(ctx, "SELECT pg_database_size('postgres')").Scan(&bytes)
+		return bytes, errors.Join(err, c.Close(ctx))
+	}
+	for _, name := range []string{"keys.db", "keys.db-wal"} {
+		var stat syscall.Stat_t
+		if err := syscall.Stat(filepath.Join(f.Dir, name), &stat); err != nil {
+			return 0, &os.PathError{Op: "stat", Path: name, Err: err}
+		}
+		bytes += stat.Size
+	}
+	return bytes, nil
+}
+
+// measure returns the cells of a row.
+func (f *filled) measure(ctx context.Context) (string, error) {
+	one, err := f.resolve(ctx, 1, 5000)
+	if err != nil {
+		return "", err
+	}
+	thousand, err := f.resolve(ctx, keyapi.MaxResolve, 200)
+	if err != nil {
+		return "", err
+	}
+	var mints, revocations []float64
+	for range batches {
+		ids := make([]string, perBatch)
+		rate, err := atOnce(ctx, perBatch, func(ctx context.Context, i int) error {
+			answer, err := f.Operators.Do(ctx, keyclient.MintKey(f.accounts[i%accounts], keyclient.NewKey{Label: "minted"}))
+			if err == nil {
+				ids[i] = answer.Key.ID
+			}
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+		mints = append(mints, rate)
+		rate, err = atOnce(ctx, perBatch, func(ctx context.Context, i int) error {
+			_, err := f.Operators.Do(ctx, keyclient.RevokeKey(ids[i]))
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+		revocations = append(revocations, rate)
+	}
+	return fmt.Sprintf("%s | %s | %s | %s", one, thousand, sample.Spread(mints, "%.0f"), sample.Spread(revocations, "%.0f")), nil
+}
+
+// resolve times look-ups of n digests each, taken at random from all that there are,
+// after some that warm up.
+func (f *filled) resolve(ctx context.Context, n, rounds int) (sample.Times, error) {
+	const warm = 20
+	var took []time.Duration
+	digests := make([]credential.Digest, n)
+	for i := range rounds + warm {
+		for j := range digests {
+			digests[j] = f.digests[rand.IntN(len(f.digests))] //nolint:gosec // G404: a sample, not a secret
+		}
+		began := time.Now()
+		answer, err := f.client.Resolve(ctx, digests)
+		if err != nil {
+			return nil, err
+		}
+		if i >= warm {
+			took = append(took, time.Since(began))
+		}
+		for _, r := range answer.Results {
+			if r.Outcome != keyapi.Found {
+				return nil, fmt.Errorf("a key that was imported: outcome %d", r.Outcome)
+			}
+		}
+	}
+	return sample.Of(took), nil
+}
+
+// atOnce does something n times with several operators at once, and returns how
+// often a second.
+func atOnce(ctx context.Context, n int, do func(ctx context.Context, i int) error) (float64, error) {
+	began := time.Now()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(operators)
+	for i := range n {
+		group.Go(func() error { return do(ctx, i) })
+	}
+	err := group.Wait()
+	return float64(n) / time.Since(began).Seconds(), err
+}

@@ -1,0 +1,107 @@
+// Command scale measures keyd with a million keys and with thousands of sidecars.
+//
+// Keys: for each engine, the same measurements in a store with a thousand keys (the
+// baseline) and with all of them, in the same process of keyd: resolve of one digest
+// and of a thousand over the sidecars' API, mint and revoke by 16 operators at once,
+// the size on disk. The keys come by the bulk import of the operators' API, whose rate
+// is told.
+//
+// Sidecars: one keyd, and so many long polls open, each on its own connection: keyd's
+// memory and processor for each, and the time from a revocation to the last
+// acknowledgement, against the same with none and with a tenth of them.
+//
+// Keyd and PostgreSQL are processes of their own on this machine, and so compete with
+// the load for its cores. docs/scale.md tells what came out and what follows.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
+)
+
+func main() {
+	b := &bench{}
+	flag.IntVar(&b.keys, "keys", 1_000_000, "keys in the store, 0 leaves this part out")
+	flag.IntVar(&b.sidecars, "sidecars", 5000, "sidecars at once, 0 leaves this part out")
+	flag.IntVar(&b.rounds, "rounds", 20, "revocations with all sidecars")
+	engines := flag.String("engines", "sqlite,postgres", "the engines to measure with all keys")
+	flag.Parse()
+	if err := b.run(context.Background(), strings.Split(*engines, ",")); err != nil {
+		fmt.Fprintln(os.Stderr, "scale:", err)
+		os.Exit(1)
+	}
+}
+
+type bench struct {
+	keys, sidecars, rounds int
+	bin                    string
+	postgres               *pgtest.Server // nil: not started
+}
+
+func (b *bench) run(ctx context.Context, engines []string) (err error) {
+	if b.bin, err = os.MkdirTemp("", "bench"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.bin)) }()
+	if err := running.Build(ctx, b.bin, "cmd/keyd"); err != nil {
+		return err
+	}
+	defer func() {
+		if b.postgres != nil {
+			err = errors.Join(err, b.postgres.Remove())
+		}
+	}()
+	if b.keys > 0 {
+		if err := b.allKeys(ctx, engines); err != nil {
+			return err
+		}
+	}
+	if b.sidecars > 0 {
+		return b.fleet(ctx)
+	}
+	return nil
+}
+
+// site starts a keyd over an empty store of that engine.
+func (b *bench) site(ctx context.Context, engine string) (*running.Site, *running.Process, error) {
+	config := running.Config{"log": running.Config{"level": "info"}}
+	switch engine {
+	case "sqlite":
+	case "postgres":
+		if b.postgres == nil {
+			var err error
+			if b.postgres, err = pgtest.Start(ctx, "max_wal_size=4GB", "shared_buffers=1GB"); err != nil {
+				return nil, nil, err
+			}
+		}
+		config["store"] = b.postgres.URL("postgres")
+	default:
+		return nil, nil, fmt.Errorf("-engines: %q is none, there are sqlite and postgres", engine)
+	}
+	site, err := running.NewSite(b.bin)
+	if err != nil {
+		return nil, nil, err
+	}
+	keyd, err := site.StartKeyd(ctx, config)
+	if err != nil {
+		b.close(ctx, site)
+		return nil, nil, err
+	}
+	return site, keyd, nil
+}
+
+func (b *bench) close(ctx context.Context, site *running.Site) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := site.Close(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "scale:", err)
+	}
+}
