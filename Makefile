@@ -33,11 +33,12 @@ test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
 	$(GO) test -tags long -timeout 60m -v ./faults/...
 
-## bench: from a revocation to `effective`, the cost of a check, and what a flood does to it, each against a named baseline
+## bench: from a revocation to `effective`, the cost of a check, what a flood does to it, a million keys and thousands of sidecars, each against a named baseline
 bench:
 	$(GO) run ./bench/revoke
 	$(GO) run ./bench/check
 	$(GO) run ./bench/flood
+	$(GO) run ./bench/scale
 
 ## test-openapi: requests that schemathesis makes of openapi.yaml, against a real keyd (installs it from PyPI into .venv)
 test-openapi:

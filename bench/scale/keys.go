@@ -131,11 +131,11 @@ func (f *filled) fill(ctx context.Context, n int) (float64, error) {
 // size is what the store takes on disk, its log and audit included.
 func (b *bench) size(ctx context.Context, f *filled) (bytes int64, err error) {
 	if f.engine == "postgres" {
-		c, err := pgx.Connect(ctx, b.postgres.URL("postgres"))
+		c, err := pgx.Connect(ctx, b.postgres.URL(b.database))
 		if err != nil {
 			return 0, err
 		}
-		err = c.QueryRow(ctx, "SELECT pg_database_size('postgres')").Scan(&bytes)
+		err = c.QueryRow(ctx, "SELECT pg_database_size(current_database())").Scan(&bytes)
 		return bytes, errors.Join(err, c.Close(ctx))
 	}
 	for _, name := range []string{"keys.db", "keys.db-wal"} {

@@ -6,7 +6,7 @@
 // the size on disk. The keys come by the bulk import of the operators' API, whose rate
 // is told.
 //
-// Sidecars: one keyd, and so many long polls open, each on its own connection: keyd's
+// Sidecars: for each engine, one keyd, and so many long polls open, each on its own connection: keyd's
 // memory and processor for each, and the time from a revocation to the last
 // acknowledgement, against the same with none and with a tenth of them.
 //
@@ -32,7 +32,7 @@ func main() {
 	flag.IntVar(&b.keys, "keys", 1_000_000, "keys in the store, 0 leaves this part out")
 	flag.IntVar(&b.sidecars, "sidecars", 5000, "sidecars at once, 0 leaves this part out")
 	flag.IntVar(&b.rounds, "rounds", 20, "revocations with all sidecars")
-	engines := flag.String("engines", "sqlite,postgres", "the engines to measure with all keys")
+	engines := flag.String("engines", "sqlite,postgres", "the engines to measure")
 	flag.Parse()
 	if err := b.run(context.Background(), strings.Split(*engines, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "scale:", err)
@@ -44,6 +44,7 @@ type bench struct {
 	keys, sidecars, rounds int
 	bin                    string
 	postgres               *pgtest.Server // nil: not started
+	database               string         // of the latest site on it
 }
 
 func (b *bench) run(ctx context.Context, engines []string) (err error) {
@@ -65,7 +66,7 @@ func (b *bench) run(ctx context.Context, engines []string) (err error) {
 		}
 	}
 	if b.sidecars > 0 {
-		return b.fleet(ctx)
+		return b.fleets(ctx, engines)
 	}
 	return nil
 }
@@ -82,7 +83,11 @@ func (b *bench) site(ctx context.Context, engine string) (*running.Site, *runnin
 				return nil, nil, err
 			}
 		}
-		config["store"] = b.postgres.URL("postgres")
+		var err error
+		if b.database, err = b.postgres.Database(ctx); err != nil {
+			return nil, nil, err
+		}
+		config["store"] = b.postgres.URL(b.database)
 	default:
 		return nil, nil, fmt.Errorf("-engines: %q is none, there are sqlite and postgres", engine)
 	}

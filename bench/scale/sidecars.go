@@ -69,9 +69,21 @@ func (c *crowd) stop() error {
 	return errors.Join(c.failed...)
 }
 
-// fleet measures one keyd on SQLite with so many sidecars.
-func (b *bench) fleet(ctx context.Context) error {
-	site, keyd, err := b.site(ctx, "sqlite")
+// fleets measures one keyd on each engine with so many sidecars.
+func (b *bench) fleets(ctx context.Context, engines []string) error {
+	fmt.Printf("\n%d revocations with so many sidecars, each with a long poll of %v open.\n\n", b.rounds, wait)
+	fmt.Println("| engine | sidecars | keyd's memory | of it for one sidecar | CPU for one poll that renews | revoke to last acknowledgement: median | p99 | longest | CPU for one sidecar and change |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|")
+	for _, engine := range engines {
+		if err := b.fleet(ctx, engine); err != nil {
+			return fmt.Errorf("%s: %w", engine, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) fleet(ctx context.Context, engine string) error {
+	site, keyd, err := b.site(ctx, engine)
 	if err != nil {
 		return err
 	}
@@ -80,9 +92,6 @@ func (b *bench) fleet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%d revocations with so many sidecars, each with a long poll of %v open.\n\n", b.rounds, wait)
-	fmt.Println("| sidecars | keyd's memory | of it for one sidecar | CPU for one poll that renews | revoke to last acknowledgement: median | p99 | longest | CPU for one sidecar and change |")
-	fmt.Println("|---|---|---|---|---|---|---|---|")
 	var alone int64 // bytes
 	for _, n := range []int{0, b.sidecars / 10, b.sidecars} {
 		row, err := b.withSidecars(ctx, site, keyd, account, n)
@@ -92,7 +101,7 @@ func (b *bench) fleet(ctx context.Context) error {
 		if n == 0 {
 			alone = row.memory
 		}
-		fmt.Println(row.cells(n, alone))
+		fmt.Println("| " + engine + row.cells(n, alone))
 	}
 	return nil
 }
@@ -109,7 +118,7 @@ func (r fleetRow) cells(n int, alone int64) string {
 		of = fmt.Sprintf("%.1f KiB", float64(r.memory-alone)/float64(n)/1024)
 		renewal, each = fmt.Sprintf("%d µs", r.renewal.Microseconds()), fmt.Sprintf("%d µs", r.each.Microseconds())
 	}
-	return fmt.Sprintf("| %d | %.0f MiB | %s | %s | %s | %s |", n, float64(r.memory)/(1<<20), of, renewal, r.took, each)
+	return fmt.Sprintf(" | %d | %.0f MiB | %s | %s | %s | %s |", n, float64(r.memory)/(1<<20), of, renewal, r.took, each)
 }
 
 func (b *bench) withSidecars(ctx context.Context, site *running.Site, keyd *running.Process, account string, n int) (row fleetRow, err error) {
