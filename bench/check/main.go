@@ -34,24 +34,11 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, rounds int, lasts time.Duration) (err error) {
-	bin, err := os.MkdirTemp("", "bench")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(bin) }()
-	if err := running.Build(ctx, bin, "cmd/keyd", "cmd/authzd"); err != nil {
-		return err
-	}
-	site, err := running.NewSite(bin)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closed := site.Close(ctx); err == nil {
-			err = closed
-		}
-	}()
+func run(ctx context.Context, rounds int, lasts time.Duration) error {
+	return running.In(ctx, func(site *running.Site) error { return measure(ctx, site, rounds, lasts) }, "cmd/keyd", "cmd/authzd")
+}
+
+func measure(ctx context.Context, site *running.Site, rounds int, lasts time.Duration) error {
 	authzd, keys, err := startAuthzd(ctx, site)
 	if err != nil {
 		return err

@@ -31,7 +31,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"google.golang.org/grpc"
@@ -51,7 +50,6 @@ type options struct {
 	rounds int
 	lasts  time.Duration
 	rate   int
-	authzd string
 }
 
 func main() {
@@ -59,7 +57,6 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 7, "rounds of each load")
 	flag.DurationVar(&o.lasts, "lasts", 2*time.Second, "how long a round is measured")
 	flag.IntVar(&o.rate, "rate", 1500, "checks of hot keys a second")
-	flag.StringVar(&o.authzd, "authzd", "", "a program to measure in place of this module's")
 	asProbe := flag.Bool("probe", false, "carry out the order on standard input")
 	flag.Parse()
 	var err error
@@ -74,24 +71,11 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, o options) (err error) {
-	bin, err := os.MkdirTemp("", "bench")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(bin) }()
-	if err := build(ctx, bin, o.authzd); err != nil {
-		return err
-	}
-	site, err := running.NewSite(bin)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closed := site.Close(ctx); err == nil {
-			err = closed
-		}
-	}()
+func run(ctx context.Context, o options) error {
+	return running.In(ctx, func(site *running.Site) error { return measure(ctx, site, o) }, "cmd/keyd", "cmd/authzd", "faults/crowd")
+}
+
+func measure(ctx context.Context, site *running.Site, o options) error {
 	b := &bench{Site: site, probe: probe{Site: site.Dir, Sidecar: "authzd", PerSecond: o.rate, Lasts: o.lasts}}
 	if err := b.start(ctx); err != nil {
 		return err
@@ -110,22 +94,6 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	report(o, all)
 	return nil
-}
-
-// build builds the programs, but for an authzd that is there already.
-func build(ctx context.Context, bin, authzd string) error {
-	programs := []string{"cmd/keyd", "faults/crowd"}
-	if authzd == "" {
-		return running.Build(ctx, bin, append(programs, "cmd/authzd")...)
-	}
-	path, err := filepath.Abs(authzd)
-	if err != nil {
-		return err
-	}
-	if err := os.Symlink(path, filepath.Join(bin, "authzd")); err != nil {
-		return err
-	}
-	return running.Build(ctx, bin, programs...)
 }
 
 // bench is a site with a sidecar that knows some hot keys.

@@ -40,33 +40,18 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, rounds, most int) (err error) {
-	bin, err := os.MkdirTemp("", "bench")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(bin) }()
-	if err := running.Build(ctx, bin, "cmd/keyd"); err != nil {
-		return err
-	}
-	site, err := running.NewSite(bin)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closed := site.Close(ctx); err == nil {
-			err = closed
+func run(ctx context.Context, rounds, most int) error {
+	return running.In(ctx, func(site *running.Site) (err error) {
+		if _, err := site.StartKeyd(ctx, running.Config{"log": running.Config{"level": "info"}}); err != nil {
+			return err
 		}
-	}()
-	if _, err := site.StartKeyd(ctx, running.Config{"log": running.Config{"level": "info"}}); err != nil {
-		return err
-	}
-	b := &bench{Site: site, rounds: rounds, most: most}
-	if b.account, err = site.Account(ctx); err != nil {
-		return err
-	}
-	defer b.stop()
-	return b.all(ctx)
+		b := &bench{Site: site, rounds: rounds, most: most}
+		if b.account, err = site.Account(ctx); err != nil {
+			return err
+		}
+		defer b.stop()
+		return b.all(ctx)
+	}, "cmd/keyd")
 }
 
 type bench struct {

@@ -35,7 +35,6 @@ const (
 // filled is one keyd with what its store holds.
 type filled struct {
 	*running.Site
-	keyd     *running.Process
 	engine   string
 	accounts []string
 	digests  []credential.Digest
@@ -48,19 +47,17 @@ func (b *bench) allKeys(ctx context.Context, engines []string) error {
 	fmt.Println("| engine | keys | resolve 1: median | p99 | longest | resolve 1,000: median | p99 | longest | mints/s | revocations/s | bytes on disk for a key |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, engine := range engines {
-		if err := b.engine(ctx, engine); err != nil {
+		err := b.in(ctx, engine, func(site *running.Site, _ *running.Process) error {
+			return b.inStore(ctx, &filled{Site: site, engine: engine})
+		})
+		if err != nil {
 			return fmt.Errorf("%s: %w", engine, err)
 		}
 	}
 	return nil
 }
 
-func (b *bench) engine(ctx context.Context, engine string) (err error) {
-	f := &filled{engine: engine}
-	if f.Site, f.keyd, err = b.site(ctx, engine); err != nil {
-		return err
-	}
-	defer b.close(ctx, f.Site)
+func (b *bench) inStore(ctx context.Context, f *filled) error {
 	if err := f.connect(ctx); err != nil {
 		return err
 	}
@@ -84,9 +81,9 @@ func (b *bench) engine(ctx context.Context, engine string) (err error) {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("| %s | %d | %s | %d |\n", engine, n, row, (size-empty)/int64(n))
+		fmt.Printf("| %s | %d | %s | %d |\n", f.engine, n, row, (size-empty)/int64(n))
 	}
-	fmt.Printf("| %s | | imported %.0f keys a second | | | | | | | | |\n", engine, rates[1])
+	fmt.Printf("| %s | | imported %.0f keys a second | | | | | | | | |\n", f.engine, rates[1])
 	return nil
 }
 

@@ -21,7 +21,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/phantomrouter/phantom-authz/faults/running"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
@@ -42,19 +41,11 @@ func main() {
 
 type bench struct {
 	keys, sidecars, rounds int
-	bin                    string
 	postgres               *pgtest.Server // nil: not started
 	database               string         // of the latest site on it
 }
 
 func (b *bench) run(ctx context.Context, engines []string) (err error) {
-	if b.bin, err = os.MkdirTemp("", "bench"); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.bin)) }()
-	if err := running.Build(ctx, b.bin, "cmd/keyd"); err != nil {
-		return err
-	}
 	defer func() {
 		if b.postgres != nil {
 			err = errors.Join(err, b.postgres.Remove())
@@ -71,42 +62,36 @@ func (b *bench) run(ctx context.Context, engines []string) (err error) {
 	return nil
 }
 
-// site starts a keyd over an empty store of that engine.
-func (b *bench) site(ctx context.Context, engine string) (*running.Site, *running.Process, error) {
+// in runs do with a keyd over an empty store of that engine.
+func (b *bench) in(ctx context.Context, engine string, do func(*running.Site, *running.Process) error) error {
 	config := running.Config{"log": running.Config{"level": "info"}}
 	switch engine {
 	case "sqlite":
 	case "postgres":
-		if b.postgres == nil {
-			var err error
-			if b.postgres, err = pgtest.Start(ctx, "max_wal_size=4GB", "shared_buffers=1GB"); err != nil {
-				return nil, nil, err
-			}
+		store, err := b.onPostgres(ctx)
+		if err != nil {
+			return err
 		}
-		var err error
-		if b.database, err = b.postgres.Database(ctx); err != nil {
-			return nil, nil, err
-		}
-		config["store"] = b.postgres.URL(b.database)
+		config["store"] = store
 	default:
-		return nil, nil, fmt.Errorf("-engines: %q is none, there are sqlite and postgres", engine)
+		return fmt.Errorf("-engines: %q is none, there are sqlite and postgres", engine)
 	}
-	site, err := running.NewSite(b.bin)
-	if err != nil {
-		return nil, nil, err
-	}
-	keyd, err := site.StartKeyd(ctx, config)
-	if err != nil {
-		b.close(ctx, site)
-		return nil, nil, err
-	}
-	return site, keyd, nil
+	return running.In(ctx, func(site *running.Site) error {
+		keyd, err := site.StartKeyd(ctx, config)
+		if err != nil {
+			return err
+		}
+		return do(site, keyd)
+	}, "cmd/keyd")
 }
 
-func (b *bench) close(ctx context.Context, site *running.Site) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	if err := site.Close(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "scale:", err)
+// onPostgres names an empty database.
+func (b *bench) onPostgres(ctx context.Context) (url string, err error) {
+	if b.postgres == nil {
+		if b.postgres, err = pgtest.Start(ctx, "max_wal_size=4GB", "shared_buffers=1GB"); err != nil {
+			return "", err
+		}
 	}
+	b.database, err = b.postgres.Database(ctx)
+	return b.postgres.URL(b.database), err
 }

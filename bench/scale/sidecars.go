@@ -75,19 +75,17 @@ func (b *bench) fleets(ctx context.Context, engines []string) error {
 	fmt.Println("| engine | sidecars | keyd's memory | of it for one sidecar | CPU for one poll that renews | revoke to last acknowledgement: median | p99 | longest | CPU for one sidecar and change |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 	for _, engine := range engines {
-		if err := b.fleet(ctx, engine); err != nil {
+		err := b.in(ctx, engine, func(site *running.Site, keyd *running.Process) error {
+			return b.fleet(ctx, engine, site, keyd)
+		})
+		if err != nil {
 			return fmt.Errorf("%s: %w", engine, err)
 		}
 	}
 	return nil
 }
 
-func (b *bench) fleet(ctx context.Context, engine string) error {
-	site, keyd, err := b.site(ctx, engine)
-	if err != nil {
-		return err
-	}
-	defer b.close(ctx, site)
+func (b *bench) fleet(ctx context.Context, engine string, site *running.Site, keyd *running.Process) error {
 	account, err := site.Account(ctx)
 	if err != nil {
 		return err

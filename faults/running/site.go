@@ -48,6 +48,24 @@ func Build(ctx context.Context, into string, programs ...string) error {
 	return nil
 }
 
+// In runs do in a site of the programs, which it builds, and removes all of it.
+func In(ctx context.Context, do func(*Site) error, programs ...string) (err error) {
+	bin, err := os.MkdirTemp("", "programs")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(bin)) }()
+	if err := Build(ctx, bin, programs...); err != nil {
+		return err
+	}
+	site, err := NewSite(bin)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, site.Close(ctx)) }()
+	return do(site)
+}
+
 // tokens of the site, by file.
 const (
 	sidecarToken  = "key-api.token"
