@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -315,65 +314,6 @@ func TestUnheardPollsDelayNothing(t *testing.T) {
 			t.Errorf("got %s", r.raw)
 		}
 	})
-}
-
-// overtaken has something change just before each poll is recorded, and notes what is
-// asked of it.
-type overtaken struct {
-	keystore.Store
-	change func()
-	calls  []string
-}
-
-func (o *overtaken) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.Head, time.Duration, error) {
-	if o.change != nil {
-		o.change()
-	}
-	o.calls = append(o.calls, "RecordPoll")
-	return o.Store.RecordPoll(ctx, p)
-}
-
-func (o *overtaken) Changes(ctx context.Context, epoch string, after int64, limit int) (keystore.Head, []keystore.Change, error) {
-	o.calls = append(o.calls, "Changes")
-	return o.Store.Changes(ctx, epoch, after, limit)
-}
-
-// What was committed before the poll was recorded may be effective without it, and so
-// must be in the answer, whatever is in memory.
-func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
-	var store *overtaken
-	f := setUpIdle(t, filepath.Join(t.TempDir(), "keys.db"), func(s keystore.Store) keystore.Store {
-		store = &overtaken{Store: s}
-		return store
-	})
-	f.account("a")
-	epoch, head := f.begun("s", "")
-	if err := f.catchUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	store.calls = nil
-	f.poll("s", head, epoch, "").want(200)
-	if got := strings.Join(store.calls, " "); got != "RecordPoll" {
-		t.Errorf("nothing has changed: %s", got)
-	}
-	store.calls, store.change = nil, func() { f.key("a", "") }
-	if got := len(f.poll("s", head, epoch, "").want(200).at("changes").([]any)); got != 1 {
-		t.Errorf("%d changes", got)
-	}
-	if got := strings.Join(store.calls, " "); got != "RecordPoll Changes" {
-		t.Errorf("order: %s", got)
-	}
-	store.calls, store.change = nil, nil
-	if err := f.catchUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	store.calls = nil
-	if got := len(f.poll("s", head, epoch, "").want(200).at("changes").([]any)); got != 1 {
-		t.Errorf("%d changes from memory", got)
-	}
-	if got := strings.Join(store.calls, " "); got != "RecordPoll" {
-		t.Errorf("the changes are in memory: %s", got)
-	}
 }
 
 // unrecorded cannot take a poll down.

@@ -279,8 +279,10 @@ func TestRestoredCopy(t *testing.T) {
 	}
 }
 
-// Each transaction gets another of five sessions; two replicas share them.
-func TestThroughAPooler(t *testing.T) {
+// throughPooler are two replicas behind a pooler that gives each transaction another
+// session.
+func throughPooler(t *testing.T) (a, b *postgres.Store) {
+	t.Helper()
 	pooler, err := server.Pooler(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -290,10 +292,16 @@ func TestThroughAPooler(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := withAccount(t, pooler.URL(name))
-	defer mustClose(t, a)
-	b := open(t, pooler.URL(name), postgres.Options{})
-	defer mustClose(t, b)
+	a = withAccount(t, pooler.URL(name))
+	t.Cleanup(func() { mustClose(t, a) })
+	b = open(t, pooler.URL(name), postgres.Options{})
+	t.Cleanup(func() { mustClose(t, b) })
+	return a, b
+}
+
+// Each transaction gets another of five sessions; two replicas share them.
+func TestThroughAPooler(t *testing.T) {
+	a, b := throughPooler(t)
 	loads := []*load{begin(a), begin(b)}
 	for _, l := range loads {
 		l.goOn(t, 100)

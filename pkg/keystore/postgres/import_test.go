@@ -26,19 +26,7 @@ func someKeys(prefix string, n int) []keystore.NewKey {
 // COPY goes through a pooler that gives each transaction another session, beside the small
 // changes of another replica.
 func TestImportThroughAPooler(t *testing.T) {
-	pooler, err := server.Pooler(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = pooler.Remove() })
-	name, err := server.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := withAccount(t, pooler.URL(name))
-	defer mustClose(t, a)
-	b := open(t, pooler.URL(name), postgres.Options{})
-	defer mustClose(t, b)
+	a, b := throughPooler(t)
 	const writers, rounds, each = 4, 5, 200
 	g, ctx := errgroup.WithContext(t.Context())
 	for w := range writers {

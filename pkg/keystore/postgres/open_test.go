@@ -9,11 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 
 func execute(t *testing.T, url string, statements ...string) {
@@ -30,28 +29,7 @@ func execute(t *testing.T, url string, statements ...string) {
 // Replicas that start at once over an empty database.
 func TestOpenAtOnce(t *testing.T) {
 	url := database(t, server)
-	var g errgroup.Group
-	stores := make([]*postgres.Store, 6)
-	for i := range stores {
-		g.Go(func() (err error) {
-			stores[i], err = postgres.Open(t.Context(), url, postgres.Options{})
-			return err
-		})
-	}
-	err := g.Wait()
-	epochs := map[string]bool{}
-	for _, s := range stores {
-		if s == nil {
-			continue
-		}
-		if head, err := s.Head(t.Context()); err == nil {
-			epochs[head.Epoch] = true
-		}
-		_ = s.Close()
-	}
-	if err != nil || len(epochs) != 1 {
-		t.Fatalf("%d epochs, %v", len(epochs), err)
-	}
+	storetest.OpenAtOnce(t, func() (keystore.Store, error) { return postgres.Open(t.Context(), url, postgres.Options{}) })
 }
 
 func TestOpenRefuses(t *testing.T) {

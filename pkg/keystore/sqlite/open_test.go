@@ -12,7 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 
 func mustOpen(t *testing.T, path string, opts Options) *Store {
@@ -179,28 +180,7 @@ func TestOpenMakes(t *testing.T) {
 
 func TestOpenAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	var g errgroup.Group
-	stores := make([]*Store, 6)
-	for i := range stores {
-		g.Go(func() (err error) {
-			stores[i], err = Open(t.Context(), path, Options{})
-			return err
-		})
-	}
-	err := g.Wait()
-	epochs := map[string]bool{}
-	for _, s := range stores {
-		if s == nil {
-			continue
-		}
-		if head, err := s.Head(t.Context()); err == nil {
-			epochs[head.Epoch] = true
-		}
-		_ = s.Close()
-	}
-	if err != nil || len(epochs) != 1 {
-		t.Fatalf("%d epochs, %v", len(epochs), err)
-	}
+	storetest.OpenAtOnce(t, func() (keystore.Store, error) { return Open(t.Context(), path, Options{}) })
 }
 
 func TestOpenCanceled(t *testing.T) {
