@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
@@ -45,11 +46,7 @@ func newRoad(t *testing.T, s *site) *road {
 		}
 		keyd.ServeHTTP(w, r)
 	}))
-	way.tcp = toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()),
-		"road", "127.0.0.1:0", server.Listener.Addr().String())
-	if err := way.tcp.Start(); err != nil {
-		t.Fatal(err)
-	}
+	way.lay(t, "127.0.0.1:0", server.Listener.Addr().String())
 	way.url = "http://" + way.tcp.Listen
 	t.Cleanup(func() {
 		way.tcp.Stop()
@@ -58,6 +55,32 @@ func newRoad(t *testing.T, s *site) *road {
 		toKeyd.CloseIdleConnections()
 	})
 	return way
+}
+
+func (r *road) lay(t *testing.T, listen, upstream string) {
+	t.Helper()
+	r.tcp = toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), "road", listen, upstream)
+	if err := r.tcp.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// heal takes all toxics away. Toxiproxy may wait for ever for one whose connection has
+// gone at the same moment; then the road is laid anew.
+func (r *road) heal(t *testing.T) {
+	t.Helper()
+	const enough = 2 * time.Second
+	old, healed := r.tcp, make(chan struct{})
+	go func() {
+		defer close(healed)
+		old.Toxics.ResetToxics(context.WithoutCancel(t.Context()))
+	}()
+	select {
+	case <-healed:
+	case <-time.After(enough):
+		old.Stop()
+		r.lay(t, old.Listen, old.Upstream)
+	}
 }
 
 // fault is something that can happen to a road.
@@ -83,7 +106,7 @@ func toxic(name string, toxics ...string) fault {
 				}
 			}
 		},
-		end: func(t *testing.T, r *road) { t.Helper(); r.tcp.Toxics.ResetToxics(t.Context()) },
+		end: func(t *testing.T, r *road) { t.Helper(); r.heal(t) },
 	}
 }
 

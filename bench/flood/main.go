@@ -14,16 +14,16 @@
 //
 // # What was measured
 //
-// On a virtual machine of two cores with nothing else to do, 7 rounds, median p99 of
-// hot keys (least to greatest of a round): alone 7.3 ms (3.5 to 75); beside 3,000 unknown
-// keys a second 8.5 ms (4.4 to 24), beside as many known ones 6.0 ms (3.8 to 8.6). The
-// ratio to as many known ones is 1.42 (0.98 to 2.82), to hot keys alone 1.15 (0.08 to
-// 3.54): such a machine's own noise is as large as what is looked for.
+// On a virtual machine of two cores with nothing else to do, 5 rounds, median p99 of
+// hot keys (least to greatest of a round): alone 4.5 ms (2.5 to 8.1); beside 1,000 unknown
+// keys a second 3.3 ms (1.6 to 4.7), beside 3,000 4.6 ms (3.0 to 5.8), which is 1.02
+// times what they are alone (0.61 to 1.45) and 1.18 times what they are beside as many
+// known ones (0.73 to 1.42).
 //
-// At full speed it is 26 ms beside unknown keys and 39 ms beside known ones (ratio 0.66,
-// 0.23 to 1.19), and 3.5 times what it is alone: it is the checks in front, up to
-// 1,000, that a hot one waits for, whatever their keys. The crowd's core bounds how many
-// there are in a second: some 9,000 known ones, with authzd at 0.6 of its own.
+// At full speed, 8,600 a second, it is 19 ms (12 to 20), and 35 ms beside known ones (ratio
+// 0.53, 0.34 to 0.81): 4.2 times what it is alone. Authzd is at 0.6 of its core then; what
+// a hot one waits for is the checks that the crowd, which gets its own core by fits and
+// starts, sends in one go, whatever their keys.
 package main
 
 import (

@@ -14,12 +14,17 @@ type Admission struct {
 }
 
 const (
-	// admitWait is how long a look-up waits for its turn.
-	admitWait = 100 * time.Millisecond
+	// admitWait is how long a look-up waits for its turn, and admitSpread how much longer
+	// if many came before it at once: these are refused by admitApart one after the other. A
+	// crowd that were refused at once would come again at once, and known keys would
+	// wait behind all of it each time.
+	admitWait   = 100 * time.Millisecond
+	admitSpread = 50 * time.Millisecond
+	admitApart  = 50 * time.Microsecond
 	// maxWaiting bounds the look-ups that wait at once; more are refused without a wait.
 	maxWaiting = 10_000
 	// limiterTick bounds how often tokens are put back by time, and those refused whose
-	// wait is over.
+	// wait is over: the ones whose wait is over within it go together.
 	limiterTick = time.Millisecond
 )
 
@@ -61,7 +66,12 @@ func (l *limiter) take(asked *load) {
 	case len(l.waiting) >= maxWaiting:
 		l.refuse(asked)
 	default:
-		l.waiting = append(l.waiting, turn{asked, time.Now().Add(admitWait)})
+		until := time.Now().Add(admitWait)
+		if n := len(l.waiting); n > 0 {
+			behind := l.waiting[n-1].until.Add(admitApart)
+			until = until.Add(min(max(0, behind.Sub(until)), admitSpread))
+		}
+		l.waiting = append(l.waiting, turn{asked, until})
 		if !l.watched {
 			l.watch(admitWait)
 		}
@@ -92,12 +102,12 @@ func (l *limiter) watch(after time.Duration) {
 		l.cache.mu.Lock()
 		defer l.cache.mu.Unlock()
 		now := time.Now()
-		for len(l.waiting) > 0 && !l.waiting[0].until.After(now) {
+		for len(l.waiting) > 0 && l.waiting[0].until.Before(now.Add(limiterTick)) {
 			l.refuse(l.next())
 		}
 		l.watched = false
 		if len(l.waiting) > 0 {
-			l.watch(max(limiterTick, l.waiting[0].until.Sub(now)))
+			l.watch(l.waiting[0].until.Sub(now))
 		}
 	})
 }

@@ -171,6 +171,34 @@ func TestTheWaitForAToken(t *testing.T) {
 	})
 }
 
+// A crowd that comes at once is refused one after the other, and nobody waits for longer
+// than half as much again.
+func TestACrowdIsRefusedLittleByLittle(t *testing.T) {
+	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 1} }, func(f *fixture) {
+		f.follow()
+		f.want("a", "unknown")
+		const crowd = 500
+		began := time.Now()
+		var mu sync.Mutex
+		refused := map[time.Duration]int{}
+		var wg sync.WaitGroup
+		for _, name := range names("unknown", crowd) {
+			wg.Go(func() {
+				f.want(name, "429")
+				mu.Lock()
+				defer mu.Unlock()
+				refused[time.Since(began)]++
+			})
+		}
+		wg.Wait()
+		for at, n := range refused {
+			if at < admitWait || at > admitWait+admitSpread || n > int(limiterTick/admitApart)+1 {
+				t.Errorf("%d refused after %s", n, at)
+			}
+		}
+	})
+}
+
 // Memory for those who wait is bounded: beyond it they are refused at once.
 func TestWaitersAreBounded(t *testing.T) {
 	bubble(t, one, func(f *fixture) {
