@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,21 +12,6 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
-
-func fetch(t testing.TB, client *http.Client, r *http.Request) reply {
-	t.Helper()
-	resp, err := client.Do(r)
-	if err != nil {
-		t.Error(err)
-		return reply{t: t}
-	}
-	defer func() { _ = resp.Body.Close() }()
-	raw, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Error(err)
-	}
-	return reply{t, resp.StatusCode, resp.Header, string(raw)}
-}
 
 // Nobody is let in by anything but exactly one header with exactly the token,
 // whatever the path and method.
