@@ -14,16 +14,16 @@
 //
 // # What was measured
 //
-// On a virtual machine of two cores with nothing else to do, 5 rounds, median p99 of
+// On a virtual machine of two cores with nothing else to do, one run of 5 rounds, median p99 of
 // hot keys (least to greatest of a round): alone 4.5 ms (2.5 to 8.1); beside 1,000 unknown
 // keys a second 3.3 ms (1.6 to 4.7), beside 3,000 4.6 ms (3.0 to 5.8), which is 1.02
 // times what they are alone (0.61 to 1.45) and 1.18 times what they are beside as many
 // known ones (0.73 to 1.42).
 //
 // At full speed, 8,600 a second, it is 19 ms (12 to 20), and 35 ms beside known ones (ratio
-// 0.53, 0.34 to 0.81): 4.2 times what it is alone. Authzd is at 0.6 of its core then; what
-// a hot one waits for is the checks that the crowd, which gets its own core by fits and
-// starts, sends in one go, whatever their keys.
+// 0.53, 0.34 to 0.81): 4.2 times what it is alone. Authzd is at 0.6 of its core then. That a
+// hot one waits for what the crowd, which gets its own core by fits and starts, sends in
+// one go is likely, and was not measured apart.
 package main
 
 import (
