@@ -2,14 +2,19 @@ package postgres
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
+
+// uniqueViolation is the SQLSTATE of a row that a unique index refuses.
+const uniqueViolation = "23505"
 
 // writing is the conn of a transaction of Mutate, with the connection that it runs on: COPY
 // is the driver's own and not database/sql's.
@@ -36,7 +41,7 @@ func (s *Store) AmongDigests(column string, digests []credential.Digest) (condit
 
 // Load implements sqlstore.Bulk by COPY. It leaves nothing behind in the session, so a
 // pooler may stand between.
-func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, rows [][]any) error {
+func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, n int, row func(i int) []any) error {
 	on, ok := t.Conn.(writing)
 	if !ok {
 		return fmt.Errorf("load %s: %T is no transaction of Mutate", table, t.Conn)
@@ -47,7 +52,13 @@ func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, rows [][]an
 			return fmt.Errorf("load %s: %T is another driver's", table, driver)
 		}
 		_, err := c.Conn().CopyFrom(t.Ctx, pgx.Identifier{table}, columns,
-			pgx.CopyFromRows(rows))
+			pgx.CopyFromSlice(n, func(i int) ([]any, error) { return row(i), nil }))
 		return err
 	})
+}
+
+// Duplicate implements sqlstore.Bulk.
+func (s *Store) Duplicate(err error) bool {
+	var engine *pgconn.PgError
+	return errors.As(err, &engine) && engine.Code == uniqueViolation
 }

@@ -2,8 +2,11 @@ package sqlite
 
 import (
 	"encoding/json"
-	"slices"
+	"errors"
 	"strings"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
@@ -33,11 +36,26 @@ func jsonList(texts []string) string {
 const loadStep = 100
 
 // Load implements sqlstore.Bulk.
-func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, rows [][]any) error {
+func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, n int, row func(i int) []any) error {
 	insert := "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES "
-	row := "(?" + strings.Repeat(", ?", len(columns)-1) + ")"
-	for step := range slices.Chunk(rows, loadStep) {
-		t.Exec(insert+row+strings.Repeat(", "+row, len(step)-1), slices.Concat(step...)...)
+	values := "(?" + strings.Repeat(", ?", len(columns)-1) + ")"
+	args := make([]any, 0, loadStep*len(columns))
+	for i := range n {
+		args = append(args, row(i)...)
+		if i+1 < n && len(args) < cap(args) {
+			continue
+		}
+		step := len(args) / len(columns)
+		if _, err := t.ExecContext(t.Ctx, insert+values+strings.Repeat(", "+values, step-1), args...); err != nil {
+			return err
+		}
+		args = args[:0]
 	}
-	return t.Err
+	return nil
+}
+
+// Duplicate implements sqlstore.Bulk.
+func (s *Store) Duplicate(err error) bool {
+	var engine *sqlite.Error
+	return errors.As(err, &engine) && engine.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE
 }

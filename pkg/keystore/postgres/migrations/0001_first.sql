@@ -1,5 +1,6 @@
 -- Times are integers: microseconds since 1970-01-01 UTC. NULL: it has not happened, or never will.
 -- State is not stored beside them: a key with revoked_at is revoked.
+-- Ids are compared as bytes: they begin with the time, and so the newest are at the end of an index.
 
 -- The end of the change log, one row. Every mutation locks it first, and so one follows the other.
 CREATE TABLE head (
@@ -14,17 +15,19 @@ CREATE TABLE head (
 -- seq is the order of creation and never told outside.
 CREATE TABLE accounts (
     seq           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    id            text   NOT NULL UNIQUE,
+    id            text   COLLATE "C" NOT NULL UNIQUE,
     name          text   NOT NULL,
     created_at    bigint NOT NULL,
     terminated_at bigint,
     revision      bigint NOT NULL
 );
 
+-- account has no foreign key: checked row by row, it would be a fifth of a bulk import. Accounts
+-- are never deleted, and whoever adds a key has read its account under the head's lock.
 CREATE TABLE keys (
     seq          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    id           text   NOT NULL UNIQUE,
-    account      bigint NOT NULL REFERENCES accounts (seq),
+    id           text   COLLATE "C" NOT NULL UNIQUE,
+    account      bigint NOT NULL, -- an accounts.seq: see above
     digest       bytea  NOT NULL UNIQUE CHECK (length(digest) = 32),
     label        text   NOT NULL,
     hint         text   NOT NULL,
@@ -41,7 +44,7 @@ CREATE INDEX keys_by_account ON keys (account, seq);
 
 CREATE TABLE sessions (
     seq        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    id         text   NOT NULL UNIQUE,
+    id         text   COLLATE "C" NOT NULL UNIQUE,
     account    bigint NOT NULL REFERENCES accounts (seq),
     digest     bytea  NOT NULL UNIQUE CHECK (length(digest) = 32),
     created_at bigint NOT NULL,
@@ -66,8 +69,8 @@ CREATE TABLE events (
     at      bigint NOT NULL,
     actor   text   NOT NULL,
     action  text   NOT NULL,
-    account text   NOT NULL,
-    key     text, -- NULL: the event is not about a key
+    account text   COLLATE "C" NOT NULL,
+    key     text   COLLATE "C", -- NULL: the event is not about a key
     detail  text   NOT NULL CHECK (json_typeof(detail::json) = 'object')
 );
 
