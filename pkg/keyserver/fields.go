@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -21,10 +22,14 @@ const (
 	maxID    = 64
 	idRule   = "must be 1 to 64 of the characters A-Z a-z 0-9 _ -"
 
-	newIDLen = 20 // base62 characters: 119 bits
+	newIDLen = 12 // base62 characters behind the time: 71 bits
 )
 
-func newID(prefix string) string { return prefix + credential.RandomBase62(newIDLen) }
+// newID begins with the time, in milliseconds to the base of 36: 8 digits until 2059. What is new
+// is then at the end of the indexes over ids, however many there are.
+func newID(prefix string) string {
+	return prefix + strconv.FormatInt(time.Now().UnixMilli(), 36) + credential.RandomBase62(newIDLen)
+}
 
 func validID(s string) bool {
 	if s == "" || len(s) > maxID {

@@ -32,8 +32,8 @@ func (s *Server) follow(ctx context.Context) {
 	}
 }
 
-// catchUp reads what the tail lacks. If that is more than it keeps it begins anew: who
-// is so far behind reads the store himself.
+// catchUp reads what the tail lacks. If that is more than it keeps, or nobody waits for it, it
+// begins anew: who then asks for what it does not have reads the store himself.
 func (s *Server) catchUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -43,7 +43,7 @@ func (s *Server) catchUp(ctx context.Context) error {
 	}
 	var since []keystore.Change
 	last := s.tail.end()
-	if n := head.Revision - last.Revision; head.Epoch == last.Epoch && n > 0 && n <= keptChanges {
+	if n := head.Revision - last.Revision; head.Epoch == last.Epoch && n > 0 && n <= keptChanges && s.waiting.Load() > 0 {
 		head, since, err = s.store.Changes(ctx, last.Epoch, last.Revision, keptChanges)
 		if err != nil && !errors.Is(err, keystore.ErrGone) {
 			return err

@@ -1,12 +1,14 @@
 package keyserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -131,6 +133,7 @@ func (s *Server) importPart(ctx context.Context, c *call, part importPart) (keys
 	done, err := s.store.ImportKeys(ctx, c.actor, part.keys)
 	var refused keystore.ImportErrors
 	if errors.As(err, &refused) {
+		slices.SortFunc(refused, func(a, b *keystore.ImportError) int { return part.lines[a.Index] - part.lines[b.Index] })
 		for _, one := range refused {
 			part.wrong.add(part.lines[one.Index], one.Err)
 		}
@@ -196,9 +199,9 @@ func (s *Server) readPart(in *stream) (part importPart, more bool) {
 	return part, part.wrong.status == 0
 }
 
-// order lets the ids rise, which spares the indexes that are in their order a part of
-// their work.
+// order lets digests and ids rise, which spares the store's indexes a part of their work.
 func (p *importPart) order() {
+	sort.Sort((*byDigest)(p))
 	ids := make([]string, len(p.keys))
 	for i := range p.keys {
 		ids[i] = p.keys[i].ID
@@ -207,6 +210,18 @@ func (p *importPart) order() {
 	for i := range p.keys {
 		p.keys[i].ID = ids[i]
 	}
+}
+
+// byDigest implements sort.Interface.
+type byDigest importPart
+
+func (p *byDigest) Len() int { return len(p.keys) }
+func (p *byDigest) Less(i, j int) bool {
+	return bytes.Compare(p.keys[i].Digest[:], p.keys[j].Digest[:]) < 0
+}
+func (p *byDigest) Swap(i, j int) {
+	p.keys[i], p.keys[j] = p.keys[j], p.keys[i]
+	p.lines[i], p.lines[j] = p.lines[j], p.lines[i]
 }
 
 func readKey(raw []byte, catalogue Catalogue) (keystore.NewKey, error) {

@@ -101,6 +101,8 @@ func (s *Server) leave(ctx context.Context, sidecar string) (answer, error) {
 // the head when the poll was recorded.
 func (s *Server) await(ctx context.Context, c *call, poll keystore.Poll, recorded keystore.Head, until time.Time) (keystore.Head, []keystore.Change, error) {
 	ctx = context.WithoutCancel(ctx) // this may wait longer than a store may take
+	s.waiting.Add(1)
+	defer s.waiting.Add(-1)
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	for last := !time.Now().Before(until); ; {

@@ -67,6 +67,7 @@ type Server struct {
 	failures *failures
 	parts    partLimits // of an import
 	tail     *tail
+	waiting  atomic.Int64 // polls in await
 }
 
 // New makes a server. Long polls need Run beside it.

@@ -3,6 +3,7 @@ package keyserver
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +118,14 @@ func (o *overtaken) Changes(ctx context.Context, epoch string, after int64, limi
 	return o.Store.Changes(ctx, epoch, after, limit)
 }
 
+// catchUpNow does what follow does when the store has changed.
+func (f *fixture) catchUpNow() {
+	f.t.Helper()
+	if err := f.catchUp(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // What was committed before the poll was recorded may be effective without it, and so
 // must be in the answer, whatever is in memory.
 func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
@@ -127,9 +136,7 @@ func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
 	})
 	f.account("a")
 	epoch, head := f.begun("s", "")
-	if err := f.catchUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	f.catchUpNow()
 	store.calls = nil
 	f.poll("s", head, epoch, "").want(200)
 	if got := strings.Join(store.calls, " "); got != "RecordPoll" {
@@ -142,15 +149,36 @@ func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
 	if got := strings.Join(store.calls, " "); got != "RecordPoll Changes" {
 		t.Errorf("order: %s", got)
 	}
-	store.calls, store.change = nil, nil
-	if err := f.catchUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	store.calls = nil
-	if got := len(f.poll("s", head, epoch, "").want(200).at("changes").([]any)); got != 1 {
-		t.Errorf("%d changes from memory", got)
-	}
-	if got := strings.Join(store.calls, " "); got != "RecordPoll" {
-		t.Errorf("the changes are in memory: %s", got)
+}
+
+// What changes is read once for all polls that wait, and not at all if there is none.
+func TestTailIsReadForThoseWhoWait(t *testing.T) {
+	var store *overtaken
+	f := setUpIdle(t, filepath.Join(t.TempDir(), "keys.db"), func(s keystore.Store) keystore.Store {
+		store = &overtaken{Store: s}
+		return store
+	})
+	f.account("a")
+	epoch, head := f.begun("s", "")
+	for _, waits := range []bool{true, false} {
+		f.catchUpNow()
+		f.key("a", "")
+		if waits {
+			f.waiting.Add(1)
+		}
+		store.calls = nil
+		f.catchUpNow()
+		if read := len(store.calls) > 0; read != waits {
+			t.Errorf("a poll waits: %v, the changes were read: %v", waits, read)
+		}
+		store.calls = nil
+		got := len(f.poll("s", head, epoch, "").want(200).at("changes").([]any))
+		if fromMemory := !slices.Contains(store.calls, "Changes"); got != 1 || fromMemory != waits {
+			t.Errorf("a poll waited: %v; %d changes, from memory: %v", waits, got, fromMemory)
+		}
+		if waits {
+			f.waiting.Add(-1)
+		}
+		head++
 	}
 }
