@@ -219,6 +219,7 @@ func (p *byDigest) Len() int { return len(p.keys) }
 func (p *byDigest) Less(i, j int) bool {
 	return bytes.Compare(p.keys[i].Digest[:], p.keys[j].Digest[:]) < 0
 }
+
 func (p *byDigest) Swap(i, j int) {
 	p.keys[i], p.keys[j] = p.keys[j], p.keys[i]
 	p.lines[i], p.lines[j] = p.lines[j], p.lines[i]
