@@ -3,12 +3,19 @@ package grpcfront
 import (
 	"context"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
 
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// CheckFunc is the service without its transport.
-func CheckFunc(c *extauthz.Checker) func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
-	return authorization{checker: c}.Check
+// Answer is a check without its transport: what the bytes of a CheckRequest are answered with.
+func Answer(c *extauthz.Checker, request []byte) ([]byte, error) {
+	direct := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		return next(ctx, req)
+	}
+	got, err := check(c, context.Background(), func(into any) error { return into.(*question).read(request) }, direct)
+	if err != nil {
+		return nil, err
+	}
+	return write(nil, &got.(*reply).Answer), nil
 }

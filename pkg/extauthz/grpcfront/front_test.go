@@ -290,18 +290,15 @@ func FuzzCheckRequest(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add([]byte{0x0a, 0xff, 0xff})
-	check := grpcfront.CheckFunc(extauthz.NewChecker(newSource(), nobody{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry())))
+	checker := extauthz.NewChecker(newSource(), nobody{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry()))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		msg := new(authv3.CheckRequest)
-		if proto.Unmarshal(b, msg) != nil {
+		answer, err := grpcfront.Answer(checker, b)
+		if err != nil {
 			return
 		}
-		resp, err := check(context.Background(), msg)
-		if err != nil || resp.GetStatus().GetCode() == 0 || resp.GetDeniedResponse() == nil {
-			t.Fatalf("%v: %v, %v", msg, resp, err)
-		}
-		if _, err := proto.Marshal(resp); err != nil {
-			t.Fatal(err)
+		resp := new(authv3.CheckResponse)
+		if err := proto.Unmarshal(answer, resp); err != nil || resp.GetStatus().GetCode() == 0 || resp.GetDeniedResponse() == nil {
+			t.Fatalf("%q: %v, %v", b, resp, err)
 		}
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -44,9 +46,10 @@ func New(checker *extauthz.Checker, log *zap.Logger, opts ...grpc.ServerOption) 
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(recovered(log)),
+		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name)}),
 	}, opts...)
 	s := &Server{grpc: grpc.NewServer(opts...), health: health.NewServer()}
-	authv3.RegisterAuthorizationServer(s.grpc, authorization{checker: checker})
+	s.grpc.RegisterService(&description, checker)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	s.SetServing(false)
 	return s
@@ -83,15 +86,30 @@ func (s *Server) Stop(ctx context.Context) {
 	}
 }
 
-type authorization struct {
-	authv3.UnimplementedAuthorizationServer
-	checker *extauthz.Checker
+// description is Envoy's service with our own reading and writing of its messages.
+var description = grpc.ServiceDesc{
+	ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
+	HandlerType: (*authorizer)(nil),
+	Methods:     []grpc.MethodDesc{{MethodName: authv3.Authorization_ServiceDesc.Methods[0].MethodName, Handler: check}},
+	Metadata:    authv3.Authorization_ServiceDesc.Metadata,
 }
 
-// Check implements authv3.AuthorizationServer. It never returns an error: Envoy would
-// put an answer of its own in place of ours.
-func (a authorization) Check(ctx context.Context, msg *authv3.CheckRequest) (*authv3.CheckResponse, error) {
-	return write(a.checker.Check(ctx, read(msg))), nil
+// authorizer is an extauthz.Checker.
+type authorizer interface {
+	Check(ctx context.Context, req *extauthz.Request) extauthz.Answer
+}
+
+// check is a grpc.MethodHandler. Of a message that can be read it never returns an error: Envoy
+// would put an answer of its own in place of ours.
+func check(checker any, ctx context.Context, read func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // context-as-argument: grpc.MethodHandler's order
+	asked := new(question)
+	if err := read(asked); err != nil {
+		return nil, err
+	}
+	answer := func(ctx context.Context, _ any) (any, error) {
+		return &reply{checker.(authorizer).Check(ctx, &asked.Request)}, nil
+	}
+	return intercept(ctx, asked, &grpc.UnaryServerInfo{Server: checker, FullMethod: authv3.Authorization_Check_FullMethodName}, answer)
 }
 
 // recovered turns a panic into a gRPC error, which Envoy answers as its
