@@ -28,7 +28,7 @@ type round struct {
 // loads begins with the hot keys alone.
 func loads() []*load {
 	all := []*load{{name: "hot keys alone"}}
-	for _, rate := range []int{1000, 3000, 0} {
+	for _, rate := range []int{1000, 3000, 6000, 0} {
 		speed := fmt.Sprintf("%d a second", rate)
 		if rate == 0 {
 			speed = "at full speed"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"time"
 )
@@ -36,7 +37,7 @@ func (s *Site) Crowd(ctx context.Context, order Order) (map[string]int, error) {
 		return nil, err
 	}
 	cmd := s.command(ctx, filepath.Join(s.bin, "crowd"))
-	cmd.Stdin = bytes.NewReader(text)
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(text), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, err
