@@ -118,6 +118,17 @@ func (o *overtaken) Changes(ctx context.Context, epoch string, after int64, limi
 	return o.Store.Changes(ctx, epoch, after, limit)
 }
 
+// setUpOvertaken is an idle server with one account, over such a store.
+func setUpOvertaken(t *testing.T) (f *fixture, store *overtaken) {
+	t.Helper()
+	f = setUpIdle(t, filepath.Join(t.TempDir(), "keys.db"), func(s keystore.Store) keystore.Store {
+		store = &overtaken{Store: s}
+		return store
+	})
+	f.account("a")
+	return f, store
+}
+
 // catchUpNow does what follow does when the store has changed.
 func (f *fixture) catchUpNow() {
 	f.t.Helper()
@@ -129,12 +140,7 @@ func (f *fixture) catchUpNow() {
 // What was committed before the poll was recorded may be effective without it, and so
 // must be in the answer, whatever is in memory.
 func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
-	var store *overtaken
-	f := setUpIdle(t, filepath.Join(t.TempDir(), "keys.db"), func(s keystore.Store) keystore.Store {
-		store = &overtaken{Store: s}
-		return store
-	})
-	f.account("a")
+	f, store := setUpOvertaken(t)
 	epoch, head := f.begun("s", "")
 	f.catchUpNow()
 	store.calls = nil
@@ -153,12 +159,7 @@ func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
 
 // What changes is read once for all polls that wait, and not at all if there is none.
 func TestTailIsReadForThoseWhoWait(t *testing.T) {
-	var store *overtaken
-	f := setUpIdle(t, filepath.Join(t.TempDir(), "keys.db"), func(s keystore.Store) keystore.Store {
-		store = &overtaken{Store: s}
-		return store
-	})
-	f.account("a")
+	f, store := setUpOvertaken(t)
 	epoch, head := f.begun("s", "")
 	for _, waits := range []bool{true, false} {
 		f.catchUpNow()

@@ -89,14 +89,9 @@ func (s *Server) Stop(ctx context.Context) {
 // description is Envoy's service with our own reading and writing of its messages.
 var description = grpc.ServiceDesc{
 	ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
-	HandlerType: (*authorizer)(nil),
+	HandlerType: (*any)(nil), // check says which
 	Methods:     []grpc.MethodDesc{{MethodName: authv3.Authorization_ServiceDesc.Methods[0].MethodName, Handler: check}},
 	Metadata:    authv3.Authorization_ServiceDesc.Metadata,
-}
-
-// authorizer is an extauthz.Checker.
-type authorizer interface {
-	Check(ctx context.Context, req *extauthz.Request) extauthz.Answer
 }
 
 // check is a grpc.MethodHandler. Of a message that can be read it never returns an error: Envoy
@@ -107,7 +102,7 @@ func check(checker any, ctx context.Context, read func(any) error, intercept grp
 		return nil, err
 	}
 	answer := func(ctx context.Context, _ any) (any, error) {
-		return &reply{checker.(authorizer).Check(ctx, &asked.Request)}, nil
+		return &reply{checker.(*extauthz.Checker).Check(ctx, &asked.Request)}, nil
 	}
 	return intercept(ctx, asked, &grpc.UnaryServerInfo{Server: checker, FullMethod: authv3.Authorization_Check_FullMethodName}, answer)
 }
