@@ -158,24 +158,21 @@ func digestsOf(keys []keystore.NewKey) []credential.Digest {
 
 // each calls do for every row of a query, unless something failed before.
 func (t *Tx) each(query, condition string, arg any, do func(row Scanner) error) {
-	if t.Err == nil {
-		t.Err = eachRow(t.Ctx, t, do, query+" WHERE "+condition, arg)
+	if t.Err != nil {
+		return
 	}
-}
-
-// eachRow calls each for every row of a query.
-func eachRow(ctx context.Context, q Querier, each func(row Scanner) error, query string, args ...any) error {
-	rows, err := q.QueryContext(ctx, query, args...)
+	rows, err := t.QueryContext(t.Ctx, query+" WHERE "+condition, arg)
 	if err != nil {
-		return err
+		t.Err = err
+		return
 	}
 	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		if err := each(rows); err != nil {
-			return err
-		}
+	for t.Err == nil && rows.Next() {
+		t.Err = do(rows)
 	}
-	return rows.Err()
+	if t.Err == nil {
+		t.Err = rows.Err()
+	}
 }
 
 // welcome tells whether all keys are taken if they are new.
