@@ -29,6 +29,8 @@ type Authzd struct {
 	Shadow bool `yaml:"shadow"`
 	// The key API's first answer is waited for so long before `/readyz` is 200 all the same.
 	StartWait time.Duration `yaml:"start_wait" range:"0..10m" restart:"yes"`
+	// After SIGTERM the program is not ready, but still answers for this long before the drain begins.
+	DrainDelay time.Duration `yaml:"drain_delay" range:"0..10m"`
 	// Checks under way may take so long to end when the program stops.
 	Drain time.Duration `yaml:"drain" range:"100ms..10m"`
 	// What is logged.
@@ -41,8 +43,6 @@ type AuthzdListen struct {
 	Check []Address `yaml:"check" restart:"yes"`
 	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`.
 	Admin Address `yaml:"admin" restart:"yes"`
-	// The server behind the check addresses.
-	Front string `yaml:"front" oneof:"grpc" later:"h2" restart:"yes"`
 	// TLS of the check addresses that are tcp://. Files that change are read anew without a restart.
 	TLS *ServerTLS `yaml:"tls" restart:"yes"`
 }
@@ -56,9 +56,18 @@ type KeyAPI struct {
 	// Limit of one resolve, retries included. Below Envoy's timeout for the check, so
 	// that the answer is ours.
 	Timeout time.Duration `yaml:"timeout" range:"1ms..30s"`
+	// Whether the key API must offer the change log. With `optional`, a 404 from `/v1/changes` puts
+	// the sidecar into time-to-live mode; with `required` it is an error like any other.
+	Changes string `yaml:"changes" oneof:"required|optional" restart:"yes"`
 	// TLS towards an https:// key API.
 	TLS *ClientTLS `yaml:"tls"`
 }
+
+// Values of KeyAPI.Changes.
+const (
+	ChangesRequired = "required"
+	ChangesOptional = "optional"
+)
 
 // Base returns the URL, parsed.
 func (k KeyAPI) Base() *url.URL {
@@ -142,9 +151,8 @@ func (a *Authzd) setDefaults() {
 		Listen: AuthzdListen{
 			Check: []Address{TCP("127.0.0.1:9191")},
 			Admin: TCP("127.0.0.1:9192"),
-			Front: "grpc",
 		},
-		KeyAPI: KeyAPI{Timeout: 400 * time.Millisecond},
+		KeyAPI: KeyAPI{Timeout: 400 * time.Millisecond, Changes: ChangesRequired},
 		Cache: Cache{
 			Credentials:  100_000,
 			Unknown:      50_000,

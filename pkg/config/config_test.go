@@ -19,12 +19,12 @@ const fullAuthzd = `
 listen:
   check: [unix:///run/phantom/authz.sock, "tcp://[::1]:9191", tcp://localhost:0]
   admin: tcp://0.0.0.0:9999
-  front: grpc
   tls: {cert_file: cert.pem, key_file: key.pem, client_ca_file: cert.pem}
 key_api:
   url: https://keys.example:8443/base
   token_file: key-api.token
   timeout: 300ms
+  changes: optional
   tls: {ca_file: cert.pem, cert_file: cert.pem, key_file: key.pem}
 cache: {credentials: 1, unknown: 2, max_age: 2h, confirm_after: 0, max_stale: 0}
 admission: {unknown_per_second: 3, burst: 4}
@@ -37,6 +37,7 @@ endpoints:
   - {prefix: /, scope: ""}
 shadow: true
 start_wait: 0
+drain_delay: 3s
 drain: 1m
 log: {level: debug}
 `
@@ -47,7 +48,8 @@ listen:
   operators: tcp://127.0.0.1:2
   owners: unix:///run/o.sock
   admin: tcp://127.0.0.1:3
-  tls: {cert_file: cert.pem, key_file: key.pem}
+  tls: {cert_file: cert.pem, key_file: key.pem, client_ca_file: cert.pem}
+  client_names: {sidecars: [authzd.phantom], operators: ["spiffe://phantom/ops"], owners: [envoy.phantom]}
 store: sqlite:///data/keys.db
 sidecar_token_files: [key-api.token, old.token]
 operators: [{name: alice, token_file: alice.token}, {name: bob@ops, token_file: sub/../bob.token}]
@@ -58,6 +60,7 @@ scopes:
 log_retention: 1s
 longest_max_stale: 0
 keys_per_account: 7
+owner_limits: {changes_per_minute: 1, burst: 2, concurrent: 3}
 drain: 100ms
 log: {level: error}
 `
@@ -89,11 +92,10 @@ func TestEveryField(t *testing.T) {
 		Listen: AuthzdListen{
 			Check: []Address{Unix("/run/phantom/authz.sock"), TCP("[::1]:9191"), TCP("localhost:0")},
 			Admin: TCP("0.0.0.0:9999"),
-			Front: "grpc",
 			TLS:   &ServerTLS{CertFile: at("cert.pem"), KeyFile: at("key.pem"), ClientCAFile: at("cert.pem")},
 		},
 		KeyAPI: KeyAPI{
-			URL: "https://keys.example:8443/base", TokenFile: at("key-api.token"), Timeout: 300 * time.Millisecond,
+			URL: "https://keys.example:8443/base", TokenFile: at("key-api.token"), Timeout: 300 * time.Millisecond, Changes: ChangesOptional,
 			TLS: &ClientTLS{CAFile: at("cert.pem"), CertFile: at("cert.pem"), KeyFile: at("key.pem")},
 		},
 		Cache:     Cache{Credentials: 1, Unknown: 2, MaxAge: 2 * time.Hour},
@@ -106,9 +108,10 @@ func TestEveryField(t *testing.T) {
 			{Path: "/api/v1/me/billing", Host: "[::1]", Principal: "key"},
 			{Prefix: "/", Principal: "any"},
 		},
-		Shadow: true,
-		Drain:  time.Minute,
-		Log:    Log{Level: "debug"},
+		Shadow:     true,
+		DrainDelay: 3 * time.Second,
+		Drain:      time.Minute,
+		Log:        Log{Level: "debug"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Address{})); diff != "" {
 		t.Error(diff)
@@ -132,7 +135,8 @@ func TestEveryFieldOfKeyd(t *testing.T) {
 	want := &Keyd{
 		Listen: KeydListen{
 			Sidecars: TCP("127.0.0.1:1"), Operators: TCP("127.0.0.1:2"), Owners: Unix("/run/o.sock"), Admin: TCP("127.0.0.1:3"),
-			TLS: &ServerTLS{CertFile: at("cert.pem"), KeyFile: at("key.pem")},
+			TLS:         &ServerTLS{CertFile: at("cert.pem"), KeyFile: at("key.pem"), ClientCAFile: at("cert.pem")},
+			ClientNames: &ClientNames{Sidecars: []string{"authzd.phantom"}, Operators: []string{"spiffe://phantom/ops"}, Owners: []string{"envoy.phantom"}},
 		},
 		Store:             "sqlite:///data/keys.db",
 		SidecarTokenFiles: []File{at("key-api.token"), at("old.token")},
@@ -141,6 +145,7 @@ func TestEveryFieldOfKeyd(t *testing.T) {
 		Scopes:            map[string]Scope{"chat:companion": {ByOwner}, "more": {ByOperator}},
 		LogRetention:      time.Second,
 		KeysPerAccount:    7,
+		OwnerLimits:       OwnerLimits{1, 2, 3},
 		Drain:             100 * time.Millisecond,
 		Log:               Log{Level: "error"},
 	}
@@ -184,10 +189,10 @@ const authzdDefaults = `
 listen:
   check: ['tcp://127.0.0.1:9191']
   admin: tcp://127.0.0.1:9192
-  front: grpc
 key_api:
   url: unix:///run/keyd.sock
   timeout: 400ms
+  changes: required
 cache:
   credentials: 100000
   unknown: 50000
@@ -206,6 +211,7 @@ keys:
 endpoints: []
 shadow: false
 start_wait: 10s
+drain_delay: 0
 drain: 10s
 log:
   level: info
@@ -227,6 +233,10 @@ scopes:
 log_retention: 1h
 longest_max_stale: 1h
 keys_per_account: 100
+owner_limits:
+  changes_per_minute: 60
+  burst: 20
+  concurrent: 4
 drain: 10s
 log:
   level: info

@@ -30,6 +30,8 @@ type Keyd struct {
 	LongestMaxStale time.Duration `yaml:"longest_max_stale" range:"0..168h"`
 	// Keys neither revoked nor expired that an owner may have. Operators are not bound by it.
 	KeysPerAccount int `yaml:"keys_per_account" range:"1..1000000"`
+	// Limits of owners' writes, for each account.
+	OwnerLimits OwnerLimits `yaml:"owner_limits"`
 	// Requests under way may take so long to end when the program stops.
 	Drain time.Duration `yaml:"drain" range:"100ms..10m"`
 	// What is logged.
@@ -50,6 +52,29 @@ type KeydListen struct {
 	// TLS of the addresses for sidecars, operators and owners that are tcp://. Files
 	// that change are read anew without a restart.
 	TLS *ServerTLS `yaml:"tls" restart:"yes"`
+	// Names accepted in client certificates, for each listener. Needs `listen.tls.client_ca_file`.
+	ClientNames *ClientNames `yaml:"client_names"`
+}
+
+// ClientNames are the subject alternative names (DNS or URI) of client certificates that
+// each listener accepts. A list that is absent accepts every name.
+type ClientNames struct {
+	// Names that sidecars' certificates may have.
+	Sidecars []string `yaml:"sidecars,omitempty"`
+	// Names that operators' certificates may have.
+	Operators []string `yaml:"operators,omitempty"`
+	// Names that the certificates of Envoys may have, which speak for owners.
+	Owners []string `yaml:"owners,omitempty"`
+}
+
+// OwnerLimits bounds owners' writes, for each account. Requests beyond a limit get 429.
+type OwnerLimits struct {
+	// Writes per minute in the long run. Refused ones count too.
+	ChangesPerMinute int `yaml:"changes_per_minute" range:"1..1000000"`
+	// Writes in a row after a pause.
+	Burst int `yaml:"burst" range:"1..1000000"`
+	// Writes in flight. One that only waits for its change to become effective does not count.
+	Concurrent int `yaml:"concurrent" range:"1..100000"`
 }
 
 // Operator is one person or program that administers keys.
@@ -86,6 +111,7 @@ func (k *Keyd) setDefaults() {
 		LogRetention:    time.Hour,
 		LongestMaxStale: time.Hour,
 		KeysPerAccount:  100,
+		OwnerLimits:     OwnerLimits{ChangesPerMinute: 60, Burst: 20, Concurrent: 4},
 		Drain:           10 * time.Second,
 		Log:             Log{Level: "info"},
 	}

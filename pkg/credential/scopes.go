@@ -51,11 +51,18 @@ func (s Scopes) Equal(other Scopes) bool { return slices.Equal(s.names, other.na
 // list (RFC 6749 section 3.3).
 func (s Scopes) String() string { return strings.Join(s.names, " ") }
 
-// ValidScope tells whether name is one RFC 6749 scope-token of at most 128 bytes:
+// Bounds of scopes, the same for the sidecar and the key API: what the key API mints, every sidecar
+// accepts.
+const (
+	MaxScopes    = 64 // scopes of one credential
+	MaxScopeName = 64 // characters of a scope's name
+)
+
+// ValidScope reports whether name is one RFC 6749 scope-token of at most MaxScopeName bytes:
 // printable ASCII without space, quote and backslash. Such a name can stand in a
 // header and in WWW-Authenticate's quoted string as it is.
 func ValidScope(name string) bool {
-	if name == "" || len(name) > 128 {
+	if name == "" || len(name) > MaxScopeName {
 		return false
 	}
 	for i := range len(name) {

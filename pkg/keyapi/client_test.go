@@ -284,9 +284,9 @@ func TestChanges(t *testing.T) {
 		ask  ChangesRequest
 		want string
 	}{
-		{ChangesRequest{Sidecar: "s", After: -1, MaxStaleMS: 5}, `{"sidecar":"s","after":-1,"max_stale_ms":5}`},
-		{ChangesRequest{Sidecar: "s", Epoch: "one", After: 0, WaitMS: 5000}, `{"sidecar":"s","epoch":"one","after":0,"wait_ms":5000}`},
-		{ChangesRequest{Sidecar: "s", Leave: true}, `{"sidecar":"s","after":0,"leave":true}`},
+		{ChangesRequest{Sidecar: "s", Poll: 1, After: -1, MaxStaleMS: 5}, `{"sidecar":"s","poll":1,"after":-1,"max_stale_ms":5}`},
+		{ChangesRequest{Sidecar: "s", Poll: 2, Epoch: "one", After: 0, WaitMS: 5000}, `{"sidecar":"s","poll":2,"epoch":"one","after":0,"wait_ms":5000}`},
+		{ChangesRequest{Sidecar: "s", Poll: 3, Leave: true}, `{"sidecar":"s","poll":3,"after":0,"leave":true}`},
 	} {
 		if got, err := poll(p.ask); err != nil || len(got.List) != 1 || got.Lease != 15*time.Second {
 			t.Errorf("%+v, %v", got, err)

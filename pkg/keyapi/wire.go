@@ -60,6 +60,7 @@ type Account struct {
 // ChangesRequest is one long poll: cursor, acknowledgement and heartbeat.
 type ChangesRequest struct {
 	Sidecar    string `json:"sidecar"`
+	Poll       int64  `json:"poll"` // larger in every request of a process, Leave included
 	Epoch      string `json:"epoch,omitzero"`
 	After      int64  `json:"after"`
 	WaitMS     int64  `json:"wait_ms,omitzero"`

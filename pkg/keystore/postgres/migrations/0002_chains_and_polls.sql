@@ -1,0 +1,14 @@
+-- Keys that replace one another are a chain: chain is the id of its first key, NULL for a key that was never rolled
+-- or rolled to. replaced_by is the successor's id.
+ALTER TABLE keys ADD COLUMN replaced_by text COLLATE "C", ADD COLUMN chain text COLLATE "C";
+
+CREATE INDEX keys_by_chain ON keys (chain) WHERE chain IS NOT NULL;
+
+-- Counts an account's keys that are in force without reading the others.
+CREATE INDEX keys_in_force ON keys (account, expires_at) WHERE revoked_at IS NULL;
+
+-- The newest poll number of the sidecar. Once it has left or was forgotten, every poll of that name is refused.
+ALTER TABLE sidecars ADD COLUMN poll bigint NOT NULL DEFAULT 0, ADD COLUMN gone boolean NOT NULL DEFAULT false;
+
+-- The largest lease + max_stale ever given, in microseconds, and when it was last given: a new epoch waits for it.
+ALTER TABLE head ADD COLUMN largest_grant bigint NOT NULL DEFAULT 0, ADD COLUMN largest_grant_at bigint;
