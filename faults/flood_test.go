@@ -218,7 +218,7 @@ func (f *flood) send(keys int) (answers map[string]int) {
 }
 
 // askHot asks for every key until it is answered.
-func askHot(t *testing.T, checks *running.Checks, keys []credential.Secret) {
+func askHot(t testing.TB, checks *running.Checks, keys []credential.Secret) {
 	t.Helper()
 	for _, secret := range keys {
 		eventually(t, "a good key", func() error {

@@ -58,13 +58,7 @@ func TestFrozenSidecar(t *testing.T) {
 		t.Errorf("before a restart of keyd it was effective by %v, now: %+v", by, after)
 	}
 
-	eventually(t, "effective", func() error {
-		answer, err := s.Operators.Do(t.Context(), keyclient.Revision(change.Revision).Waiting(keyclient.MaxWait))
-		if err == nil && !answer.Change.Effective {
-			err = fmt.Errorf("%+v", answer.Change)
-		}
-		return err
-	})
+	s.isEffective(change.Revision)
 	if by == nil || time.Now().Before(*by) {
 		t.Errorf("effective before %v", by)
 	}
@@ -143,6 +137,18 @@ func (s *site) sidecars() []keyclient.Sidecar {
 		return err
 	})
 	return list
+}
+
+// isEffective waits until the change is effective.
+func (s *site) isEffective(revision int64) {
+	s.t.Helper()
+	eventually(s.t, "effective", func() error {
+		answer, err := s.Operators.Do(s.t.Context(), keyclient.Revision(revision).Waiting(keyclient.MaxWait))
+		if err == nil && !answer.Change.Effective {
+			err = fmt.Errorf("%+v", answer.Change)
+		}
+		return err
+	})
 }
 
 // progress tells how far a change has come.

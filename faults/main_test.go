@@ -52,6 +52,12 @@ type site struct {
 // programs have shown and written is searched for the secrets that they were given.
 func newSite(t *testing.T, keyd running.Config) *site {
 	t.Helper()
+	return newSiteWith(t, func(string) running.Config { return keyd })
+}
+
+// newSiteWith is newSite with a configuration of keyd that depends on the site's folder.
+func newSiteWith(t *testing.T, keyd func(dir string) running.Config) *site {
+	t.Helper()
 	made, err := running.NewSite(built(t))
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +68,7 @@ func newSite(t *testing.T, keyd running.Config) *site {
 			t.Error(err)
 		}
 	})
-	s.keyd = must(made.StartKeyd(t.Context(), keyd))(t)
+	s.keyd = must(made.StartKeyd(t.Context(), keyd(made.Dir)))(t)
 	s.account = must(made.Account(t.Context()))(t)
 	return s
 }

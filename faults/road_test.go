@@ -176,6 +176,11 @@ var outage = fault{
 	},
 }
 
+// notFound answers as an intermediary does that knows no such path.
+var notFound = answered("404 of an intermediary", func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	http.Error(w, "<html>404 page not found</html>", http.StatusNotFound)
+})
+
 // faults are the rows of the matrix.
 func faults() []fault {
 	inTime := toxic("slow, in time", `{"type":"latency","attributes":{"latency":50}}`)
@@ -194,6 +199,7 @@ func faults() []fault {
 		answered("500", status(500, "INTERNAL_SERVER_ERROR")),
 		answered("401", status(401, "UNAUTHORIZED")),
 		answered("429", status(429, "TOO_MANY_REQUESTS")),
+		notFound,
 		toxic("hang", `{"type":"timeout","stream":"upstream","attributes":{"timeout":0}}`),
 		toxic("half-open", `{"type":"timeout","stream":"downstream","attributes":{"timeout":0}}`),
 	}

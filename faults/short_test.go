@@ -7,5 +7,6 @@ const (
 	long         = false
 	matrixChecks = 0      // at least so many beside those of the cells
 	floodKeys    = 50_000 // unknown ones
-	killsOfEach  = 5      // of each program by each signal
+	revokedKeys  = 600
+	killsOfEach  = 5 // of each program by each signal
 )

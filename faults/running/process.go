@@ -20,6 +20,8 @@ type Process struct {
 	Name  string
 	Log   string // file with its standard error
 	Admin string // http://HOST:PORT of its admin listener
+	// Addresses are the program's listeners by the name of their configuration field.
+	Addresses map[string]string
 
 	cmd   *exec.Cmd
 	ended chan struct{}
@@ -71,14 +73,18 @@ func (p *Process) started() error {
 	if err != nil {
 		return err
 	}
+	p.Addresses = map[string]string{}
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
 		var line struct{ Msg, Field, Address string }
 		if json.Unmarshal(lines.Bytes(), &line) != nil {
 			continue // being written
 		}
 		switch {
-		case line.Msg == "listening" && line.Field == "listen.admin":
-			p.Admin = "http://" + line.Address
+		case line.Msg == "listening":
+			p.Addresses[line.Field] = line.Address
+			if line.Field == "listen.admin" {
+				p.Admin = "http://" + line.Address
+			}
 		case line.Msg == "started":
 			return nil
 		}

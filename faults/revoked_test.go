@@ -1,0 +1,55 @@
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"google.golang.org/grpc"
+
+	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+)
+
+// TestRevokedKeysEvictNothing: three times as many revoked keys as the pool of known
+// credentials holds are checked. Every good key stays cached.
+func TestRevokedKeysEvictNothing(t *testing.T) {
+	const pool = revokedKeys / 3
+	s := newSite(t, nil)
+	authzd := s.authzd("authzd", running.Config{
+		"cache":     running.Config{"credentials": pool, "unknown": 2 * revokedKeys},
+		"admission": running.Config{"unknown_per_second": 1_000_000, "burst": 1_000_000},
+	})
+	eventually(t, "a lease", func() error { return metricIs(t, authzd, synced, 1) })
+	checks := s.checks("authzd")
+	good := make([]credential.Secret, pool/2)
+	for i := range good {
+		good[i] = s.mint().Secret
+	}
+	askHot(t, checks, good)
+	for range revokedKeys {
+		key := s.mint()
+		must(s.Operators.Do(t.Context(), keyclient.RevokeKey(key.ID)))(t)
+		eventually(t, "a revoked key", func() error { return is(checks, key.Secret, revoked) })
+	}
+	const misses = `phantom_authz_lookups_total{result="miss"}`
+	before := must(authzd.Metric(t.Context(), misses))(t)
+	for _, secret := range good {
+		eventually(t, "a good key", func() error { return is(checks, secret, allowed) })
+	}
+	if n := must(authzd.Metric(t.Context(), misses))(t) - before; n != 0 {
+		t.Errorf("%v of %d good keys were evicted", n, len(good))
+	}
+}
+
+// is reports whether one check has the wanted answer.
+func is(checks *running.Checks, secret credential.Secret, want running.Answer) error {
+	ctx, cancel := context.WithTimeout(context.Background(), running.Patience)
+	defer cancel()
+	got, err := checks.Check(ctx, secret, grpc.WaitForReady(true))
+	if err == nil && got != want {
+		err = fmt.Errorf("%v, want %v", got, want)
+	}
+	return err
+}
