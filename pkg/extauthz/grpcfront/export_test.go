@@ -9,11 +9,11 @@ import (
 )
 
 // Answer is a check without its transport: what the bytes of a CheckRequest are answered with.
-func Answer(c *extauthz.Checker, request []byte) ([]byte, error) {
+func Answer(ctx context.Context, c *extauthz.Checker, request []byte) ([]byte, error) {
 	direct := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		return next(ctx, req)
 	}
-	got, err := check(c, context.Background(), func(into any) error { return into.(*question).read(request) }, direct)
+	got, err := check(c, ctx, func(into any) error { return into.(*question).read(request) }, direct)
 	if err != nil {
 		return nil, err
 	}

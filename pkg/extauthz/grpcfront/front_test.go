@@ -66,7 +66,7 @@ var key = credential.Mint(credential.Key)
 func newSource() *source { return &source{digest: key.Digest()} }
 
 // serve runs a front on a socket of its own and returns a client of it.
-func serve(t *testing.T, src *source, log *zap.Logger) (*grpcfront.Server, *grpc.ClientConn) {
+func serve(t testing.TB, src *source, log *zap.Logger) (*grpcfront.Server, *grpc.ClientConn) {
 	t.Helper()
 	rules := &extauthz.Rules{
 		Judge: policy.Judge{SessionScopes: credential.NewScopes("chat:companion")}, Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session",
@@ -292,7 +292,7 @@ func FuzzCheckRequest(f *testing.F) {
 	f.Add([]byte{0x0a, 0xff, 0xff})
 	checker := extauthz.NewChecker(newSource(), nobody{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry()))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		answer, err := grpcfront.Answer(checker, b)
+		answer, err := grpcfront.Answer(t.Context(), checker, b)
 		if err != nil {
 			return
 		}
