@@ -164,6 +164,7 @@ func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 		CookieName:    cfg.WebApp.Cookie,
 		RefuseForeign: cfg.Keys.ForeignFormat == config.RefuseForeign,
 		Shadow:        cfg.Shadow,
+		KeyAPITimeout: cfg.KeyAPI.Timeout,
 	}, nil
 }
 
