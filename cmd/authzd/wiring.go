@@ -151,11 +151,7 @@ func whenReady(rt *daemon.Runtime, cache *keycache.Cache, atMost time.Duration, 
 func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 	list := make([]policy.Endpoint, 0, len(cfg.Endpoints))
 	for _, e := range cfg.Endpoints {
-		entry := policy.Endpoint{Methods: e.Methods, Host: e.Host, Path: e.Path, Requirement: e.Requirement()}
-		if e.Prefix != "" {
-			entry.Path, entry.Prefix = e.Prefix, true
-		}
-		list = append(list, entry)
+		list = append(list, e.Entry())
 	}
 	table, err := policy.NewEndpoints(list)
 	if err != nil {
@@ -168,6 +164,7 @@ func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 		CookieName:    cfg.WebApp.Cookie,
 		RefuseForeign: cfg.Keys.ForeignFormat == config.RefuseForeign,
 		Shadow:        cfg.Shadow,
+		KeyAPITimeout: cfg.KeyAPI.Timeout,
 	}, nil
 }
 

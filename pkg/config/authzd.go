@@ -128,11 +128,12 @@ type Keys struct {
 type Endpoint struct {
 	// Methods that the entry is for; without, all of them.
 	Methods []string `yaml:"methods,omitempty"`
-	// Exact path, without a query. Excludes prefix.
+	// Exact path, without a query. Escapes of unreserved characters are decoded, here and in the
+	// request. Excludes prefix.
 	Path string `yaml:"path"`
 	// Path whose whole segments begin the request's: /a takes /a and /a/b, not /ab. Excludes path.
 	Prefix string `yaml:"prefix"`
-	// Host that the entry is for, without port and trailing dot; without, all of them.
+	// Host that the entry is for, in any case, without port and trailing dot; without, all of them.
 	Host string `yaml:"host"`
 	// Scopes that are needed, all of them, separated by spaces.
 	Scope string `yaml:"scope" empty:"yes"`
@@ -144,6 +145,15 @@ type Endpoint struct {
 func (e Endpoint) Requirement() policy.Requirement {
 	principal, _ := policy.ParsePrincipal(e.Principal) // what cannot be read is Nobody
 	return policy.NewRequirement(principal, e.Scope)
+}
+
+// Entry returns the endpoint as an entry of the policy's table.
+func (e Endpoint) Entry() policy.Endpoint {
+	entry := policy.Endpoint{Methods: e.Methods, Host: e.Host, Path: e.Path, Requirement: e.Requirement()}
+	if e.Prefix != "" {
+		entry.Path, entry.Prefix = e.Prefix, true
+	}
+	return entry
 }
 
 func (a *Authzd) setDefaults() {

@@ -1,15 +1,18 @@
 package config
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
 // endpoints reports entries of the table that could never match, or of which two
 // could match the same request with nothing to tell which of them counts.
 func (r *report) endpoints(table []Endpoint) {
+	entries := make([]policy.Endpoint, len(table))
 	for i, e := range table {
 		field := element("endpoints", i)
 		r.endpointPath(field, e)
@@ -20,9 +23,13 @@ func (r *report) endpoints(table []Endpoint) {
 				r.wrong(field+".scope", show(name), "scopes separated by spaces, each "+scopeForm)
 			}
 		}
-		for j, before := range table[:i] {
-			if method, both := overlap(before, e); both {
-				r.wrong(field, "the path, host and method ("+method+") of "+element("endpoints", j), "each in one entry only")
+		var err error
+		if entries[i], err = e.Entry().Normalize(); err != nil {
+			continue // a mistake already
+		}
+		for j, before := range entries[:i] {
+			if method, both := entries[i].Overlap(before); both {
+				r.wrong(field, "the path, host and method ("+cmp.Or(method, "all of them")+") of "+element("endpoints", j), "each in one entry only")
 				break
 			}
 		}
@@ -51,26 +58,10 @@ func (r *report) endpointPath(field string, e Endpoint) {
 	}
 }
 
-// wrongPath says why no request's path can match p, or "": the sidecar denies such
-// paths before it looks into the table.
+// wrongPath says why no request's path can match p, or "".
 func wrongPath(p string) string {
-	lower := strings.ToLower(p)
-	switch {
-	case !strings.HasPrefix(p, "/"):
-		return ", which does not begin with /"
-	case strings.ContainsAny(p, "?#"):
-		return ", which has a query or fragment"
-	case strings.ContainsFunc(p, func(c rune) bool { return c <= ' ' || c >= 0x7f }):
-		return ", which has a space, control or non-ASCII character"
-	case strings.ContainsAny(p, `;\`), strings.Contains(p, "//"):
-		return `, which has ;, \ or // and so is always denied`
-	case strings.Contains(lower, "%2f"), strings.Contains(lower, "%5c"), strings.Contains(lower, "%00"):
-		return ", which has %2f, %5c or %00 and so is always denied"
-	}
-	for segment := range strings.SplitSeq(strings.ReplaceAll(lower, "%2e", "."), "/") {
-		if segment == "." || segment == ".." {
-			return ", which has a dot segment and so is always denied"
-		}
+	if _, err := policy.NormalizePath(p); err != nil {
+		return ", which " + err.Error()
 	}
 	return ""
 }
@@ -105,26 +96,4 @@ func (r *report) endpointMethods(field string, methods []string) {
 			r.wrong(element(field, i), show(m)+" again", "each method once")
 		}
 	}
-}
-
-// overlap tells whether two entries are for the same path and host and have a
-// method in common, and which.
-func overlap(a, b Endpoint) (string, bool) {
-	if a.Path != b.Path || a.Prefix != b.Prefix || !strings.EqualFold(a.Host, b.Host) || a.Path+a.Prefix == "" {
-		return "", false
-	}
-	switch {
-	case len(a.Methods) == 0 && len(b.Methods) == 0:
-		return "all of them", true
-	case len(a.Methods) == 0:
-		return b.Methods[0], true
-	case len(b.Methods) == 0:
-		return a.Methods[0], true
-	}
-	for _, m := range b.Methods {
-		if slices.Contains(a.Methods, m) {
-			return m, true
-		}
-	}
-	return "", false
 }

@@ -1,7 +1,10 @@
 package extauthz
 
 import (
+	"slices"
 	"strings"
+	"time"
+	"unicode/utf8"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
@@ -11,6 +14,10 @@ import (
 // credential and is denied. A header's slice has one element for each entry that
 // the proxy sent, empty ones too; a proxy may have joined repeated ones with ','.
 type Request struct {
+	// Arrived is when the process received the question. If it is zero, the check sets it to
+	// the moment when it begins.
+	Arrived time.Time
+
 	Method, Host string
 	Path         string // with the query, as the proxy sent it
 	Authorization,
@@ -18,7 +25,8 @@ type Request struct {
 	Origin,
 	SecFetchSite,
 	ContentType []string
-	// Foreign are the names of x-phantom-* headers that the client sent.
+	// Foreign are the names of x-phantom-* headers that the client sent, as it sent them (see
+	// IsForeign).
 	Foreign []string
 
 	// Route is what the proxy's matched route says of the requirement.
@@ -26,10 +34,33 @@ type Request struct {
 }
 
 // RouteRequirement is what a route's context extensions say. Set tells whether
-// they say anything; an empty Scope or Principal is a statement, too.
+// they say anything, HasPrincipal whether they name a principal; without one it is any. An empty
+// Scope is a statement, too, and an empty Principal is one that does not exist.
 type RouteRequirement struct {
-	Set              bool
-	Scope, Principal string
+	Set, HasPrincipal bool
+	Scope, Principal  string
+}
+
+// IsForeign reports whether a header's name is one that only the sidecar may set: it begins with
+// ForeignPrefix. Because many servers hand headers on as variables (RFC 3875 section 4.1.18), in
+// which '-' becomes '_', these two are the same here, and the case does not matter.
+func IsForeign[T string | []byte](name T) bool {
+	if len(name) < len(ForeignPrefix) {
+		return false
+	}
+	for i := range len(ForeignPrefix) {
+		c := name[i]
+		switch {
+		case c == '_':
+			c = '-'
+		case c >= 'A' && c <= 'Z':
+			c += 'a' - 'A'
+		}
+		if c != ForeignPrefix[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // maxCredential bounds a presented credential in bytes.
@@ -154,44 +185,40 @@ func trimOWS(s string) string { return strings.Trim(s, " \t") }
 
 // otherCookies returns the Cookie header without the session cookie, and whether
 // anything was taken out. A proxy may have joined two lines with ',': a pair that
-// hides the session cookie behind one goes too. So do bytes that are not ASCII, which an
-// answer's UTF-8 strings cannot carry.
+// hides the session cookie behind one goes too. So do pairs that are not UTF-8, which the
+// strings of an answer must be. All other pairs stay as they are.
 func otherCookies(headers []string, name string) (rest string, changed bool) {
-	var kept []string
+	if !slices.ContainsFunc(headers, func(h string) bool { return strings.Contains(h, name) }) {
+		return "", false
+	}
+	var kept strings.Builder
 	for _, header := range headers {
 		for pair := range strings.SplitSeq(header, ";") {
 			pair = trimOWS(pair)
-			if pair == "" {
-				continue
-			}
-			if holdsCookie(pair, name) {
+			switch {
+			case pair == "":
+			case holdsCookie(pair, name):
 				changed = true
-				continue
-			}
-			if isASCII(pair) {
-				kept = append(kept, pair)
+			case utf8.ValidString(pair):
+				if kept.Len() > 0 {
+					kept.WriteString("; ")
+				}
+				kept.WriteString(pair)
 			}
 		}
 	}
-	return strings.Join(kept, "; "), changed
+	return kept.String(), changed
 }
 
+// holdsCookie reports whether a parser that is less strict than sessionCookie could find the
+// session cookie in a pair: behind a comma, or with a space around its name.
 func holdsCookie(pair, name string) bool {
 	for part := range strings.SplitSeq(pair, ",") {
-		if n, _, _ := strings.Cut(trimOWS(part), "="); n == name {
+		if n, _, _ := strings.Cut(part, "="); trimOWS(n) == name {
 			return true
 		}
 	}
 	return false
-}
-
-func isASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] >= 0x80 {
-			return false
-		}
-	}
-	return true
 }
 
 // fromGRPC tells whether the caller speaks gRPC, by the same rule as Envoy does when

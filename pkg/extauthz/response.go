@@ -16,7 +16,7 @@ const (
 	CredentialHeader = "x-phantom-credential-id" //nolint:gosec // G101: a header's name
 	ScopesHeader     = "x-phantom-scopes"
 
-	// ForeignPrefix begins every header that only the sidecar may set.
+	// ForeignPrefix begins every header that only the sidecar may set (see IsForeign).
 	ForeignPrefix = "x-phantom-"
 )
 
@@ -94,7 +94,8 @@ func (r *Rules) allow(req *Request, d policy.Decision) Answer {
 }
 
 // shadowed lets the request through with its credential untouched, so that the
-// upstream may still check it by itself.
+// upstream may still check it by itself. A client's own x-phantom-* headers are removed in
+// shadow mode too: an upstream that trusts them must not take a client's word.
 func shadowed(req *Request, d policy.Decision) Answer {
 	a := Answer{Allow: true, Remove: foreignNames(req)}
 	if d.Allowed() {
@@ -116,17 +117,27 @@ func identity(d policy.Decision) []Header {
 }
 
 // foreignNames are the client's x-phantom-* headers less those that identity sets:
-// Envoy removes last, so a name must not stand in both.
+// Envoy removes last, so a name must not stand in both. A name with '_' in place of '-' is
+// another header to Envoy, and is removed.
 func foreignNames(req *Request) []string {
 	var names []string
 	for _, name := range req.Foreign {
-		switch name = strings.ToLower(name); name {
+		switch strings.ToLower(name) {
 		case AccountHeader, PrincipalHeader, CredentialHeader, ScopesHeader:
 		default:
 			names = append(names, name)
 		}
 	}
 	return names
+}
+
+// Failed is the answer to a check of which nothing is known, because the check ended in a panic:
+// the row "unavailable", in shadow mode too.
+func Failed() Answer {
+	d := policy.Deny(policy.Unavailable)
+	a := deny(&Request{}, d)
+	a.Meta = Metadata{Decision: verdict(d), Reason: d.Reason.String()}
+	return a
 }
 
 func deny(req *Request, d policy.Decision) Answer {

@@ -13,7 +13,7 @@ import (
 func TestAllow(t *testing.T) {
 	req := with(bearer(chatKey), func(r *extauthz.Request) {
 		r.Cookie = []string{"a=1; phantom_session=x; b=2", "c=\xff; d=4,phantom_session=y"}
-		r.Foreign = []string{"X-Phantom-Account-Id", "x-phantom-admin"}
+		r.Foreign = []string{"X-Phantom-Account-Id", "x-phantom-admin", "x_phantom_account_id", "X-Phantom_Scopes"}
 		r.Route = chat
 	})
 	a := newChecker(newFacts(), newRules()).Check(t.Context(), req)
@@ -24,7 +24,7 @@ func TestAllow(t *testing.T) {
 		{"x-phantom-scopes", "chat:companion z"},
 		{"cookie", "a=1; b=2"},
 	}
-	if !slices.Equal(a.Set, want) || !slices.Equal(a.Remove, []string{"x-phantom-admin", "authorization"}) {
+	if !slices.Equal(a.Set, want) || !slices.Equal(a.Remove, []string{"x-phantom-admin", "x_phantom_account_id", "X-Phantom_Scopes", "authorization"}) {
 		t.Errorf("set %v, remove %v", a.Set, a.Remove)
 	}
 	if a.Meta.Decision != "allow" || a.Meta.Reason != "ok" || a.Meta.AccountID != "acc_1" || a.Meta.CredentialID != "key_chat" ||

@@ -109,6 +109,15 @@ func Deny(r Reason) Decision {
 	return Decision{Reason: r}
 }
 
+// Withdraw returns the decision with an allow replaced by Unavailable: for an answer that comes
+// too late to rest on the facts. A denial stays as it is.
+func (d Decision) Withdraw() Decision {
+	if d.Allowed() {
+		d.Reason = Unavailable
+	}
+	return d
+}
+
 // Allowed tells whether the request may go on.
 func (d Decision) Allowed() bool { return d.Reason == OK }
 

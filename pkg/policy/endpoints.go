@@ -4,17 +4,60 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // Endpoint is one entry of an Endpoints table.
 type Endpoint struct {
 	Methods     []string // empty: every method
-	Host        string   // exact, lower case, without port and trailing dot; "": every host
+	Host        string   // exact but for the case, without port and trailing dot; "": every host
 	Path        string   // exact path, or with Prefix the path and all below it
 	Prefix      bool
 	Requirement Requirement
+}
+
+// Normalize returns the entry with its path and host in the one spelling that is compared. The
+// error says which of them no request can match, and why.
+func (e Endpoint) Normalize() (Endpoint, error) {
+	path, err := NormalizePath(e.Path)
+	if err == nil && e.Prefix && path != "/" && strings.HasSuffix(path, "/") {
+		err = errPrefixSlash
+	}
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("path %q %w", e.Path, err)
+	}
+	host, err := NormalizeHost(e.Host)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("host %q %w", e.Host, err)
+	}
+	e.Path, e.Host = path, host
+	return e, nil
+}
+
+var errPrefixSlash = errors.New("is a prefix that ends in /")
+
+// Overlap reports whether both entries can be the answer to one request with nothing to tell
+// which of them counts: path and host are the same and a method is in common. Method is the
+// first such of e, of other if e has every method, and "" if both have every method. Both
+// entries must be normalized.
+func (e Endpoint) Overlap(other Endpoint) (method string, overlap bool) {
+	if e.Path != other.Path || e.Prefix != other.Prefix || e.Host != other.Host {
+		return "", false
+	}
+	switch {
+	case len(e.Methods) == 0 && len(other.Methods) == 0:
+		return "", true
+	case len(e.Methods) == 0:
+		return other.Methods[0], true
+	case len(other.Methods) == 0:
+		return e.Methods[0], true
+	}
+	for _, m := range e.Methods {
+		if slices.Contains(other.Methods, m) {
+			return m, true
+		}
+	}
+	return "", false
 }
 
 // Endpoints tells the requirement of an endpoint by method, host and path: for
@@ -31,22 +74,31 @@ type Endpoints struct {
 	prefix map[string][]Endpoint
 }
 
-// NewEndpoints makes a table. It refuses entries that could answer for each other;
-// whether an entry is well formed is the caller's affair.
+// NewEndpoints makes a table. It normalizes the entries, and refuses those that no request can
+// match (see Endpoint.Normalize) and those that overlap (see Endpoint.Overlap); the error names
+// all of them.
 func NewEndpoints(list []Endpoint) (Endpoints, error) {
 	table := Endpoints{exact: map[string][]Endpoint{}, prefix: map[string][]Endpoint{}}
-	var clashes []error
+	var wrong []error
 	for _, e := range list {
+		e, err := e.Normalize()
+		if err != nil {
+			wrong = append(wrong, err)
+			continue
+		}
 		kind := table.exact
 		if e.Prefix {
 			kind = table.prefix
 		}
 		for _, other := range kind[e.Path] {
-			if other.Host == e.Host && shareMethod(other.Methods, e.Methods) {
-				clashes = append(clashes, fmt.Errorf("two entries for path %q and host %q have a method in common", e.Path, e.Host))
+			if _, overlap := e.Overlap(other); overlap {
+				wrong = append(wrong, fmt.Errorf("two entries for path %q and host %q have a method in common", e.Path, e.Host))
 			}
 		}
 		kind[e.Path] = append(kind[e.Path], e)
+	}
+	if len(wrong) > 0 {
+		return Endpoints{}, errors.Join(wrong...)
 	}
 	for _, kind := range []map[string][]Endpoint{table.exact, table.prefix} {
 		for _, entries := range kind {
@@ -54,14 +106,7 @@ func NewEndpoints(list []Endpoint) (Endpoints, error) {
 			slices.SortStableFunc(entries, func(a, b Endpoint) int { return strings.Compare(b.Host, a.Host) })
 		}
 	}
-	return table, errors.Join(clashes...)
-}
-
-func shareMethod(a, b []string) bool {
-	if len(a) == 0 || len(b) == 0 {
-		return true
-	}
-	return slices.ContainsFunc(a, func(m string) bool { return slices.Contains(b, m) })
+	return table, nil
 }
 
 // Match returns the requirement of a request, the zero Requirement where the table
@@ -70,11 +115,12 @@ func (t Endpoints) Match(method, host, target string) Requirement {
 	if len(t.exact) == 0 && len(t.prefix) == 0 {
 		return Requirement{}
 	}
-	path, ok := cleanPath(target)
-	if !ok {
+	path, _, _ := strings.Cut(target, "?")
+	path, err := normalizePath(path)
+	if err != nil {
 		return Requirement{}
 	}
-	host, ok = cleanHost(host)
+	host, ok := normalizeHost(host)
 	if !ok {
 		return Requirement{}
 	}
@@ -91,89 +137,20 @@ func (t Endpoints) Match(method, host, target string) Requirement {
 	}
 }
 
+// choose takes the first entry that accepts host and method. A method that differs from one of
+// an entry by its case alone is accepted by no entry: an upstream may read it as that method,
+// and an entry that stands later may require less.
 func choose(entries []Endpoint, method, host string) Requirement {
 	for _, e := range entries {
-		if (e.Host == "" || e.Host == host) && (len(e.Methods) == 0 || slices.Contains(e.Methods, method)) {
+		if e.Host != "" && e.Host != host {
+			continue
+		}
+		if len(e.Methods) == 0 || slices.Contains(e.Methods, method) {
 			return e.Requirement
+		}
+		if slices.ContainsFunc(e.Methods, func(m string) bool { return strings.EqualFold(m, method) }) {
+			return Requirement{}
 		}
 	}
 	return Requirement{}
-}
-
-// cleanPath cuts the query off and refuses every path that an upstream might read
-// otherwise than it is written: in a mesh nobody may have normalised it. Escapes of
-// unreserved characters are resolved, for they mean those characters (RFC 3986
-// section 6.2.2.2).
-func cleanPath(target string) (string, bool) {
-	path, _, _ := strings.Cut(target, "?")
-	if path == "" || path[0] != '/' {
-		return "", false
-	}
-	if strings.IndexByte(path, '%') >= 0 {
-		path = unescapeUnreserved(path)
-	}
-	for i := range len(path) {
-		switch c := path[i]; {
-		case c <= ' ' || c >= 0x7f || c == ';' || c == '\\' || c == '#':
-			return "", false
-		case c == '/' && i+1 < len(path) && path[i+1] == '/':
-			return "", false
-		case c == '%' && ambiguousEscape(path[i:]):
-			return "", false
-		}
-	}
-	for segment := range strings.SplitSeq(path, "/") {
-		if segment == "." || segment == ".." {
-			return "", false
-		}
-	}
-	return path, true
-}
-
-// ambiguousEscape tells whether s begins with an escaped slash, backslash or NUL.
-func ambiguousEscape(s string) bool {
-	if len(s) < 3 {
-		return false
-	}
-	switch strings.ToLower(s[1:3]) {
-	case "2f", "5c", "00":
-		return true
-	}
-	return false
-}
-
-func unescapeUnreserved(path string) string {
-	var b strings.Builder
-	for i := 0; i < len(path); i++ {
-		if path[i] == '%' && i+2 < len(path) {
-			if c, err := strconv.ParseUint(path[i+1:i+3], 16, 8); err == nil && unreserved(byte(c)) {
-				b.WriteByte(byte(c))
-				i += 2
-				continue
-			}
-		}
-		b.WriteByte(path[i])
-	}
-	return b.String()
-}
-
-// unreserved characters are those of RFC 3986 section 2.3.
-func unreserved(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
-		c == '-' || c == '.' || c == '_' || c == '~'
-}
-
-// cleanHost drops port and trailing dot and folds the case. Two hosts that a proxy
-// joined, or anything else that is no host, is refused.
-func cleanHost(authority string) (string, bool) {
-	host := authority
-	if end := strings.LastIndexByte(host, ']'); strings.HasPrefix(host, "[") && end > 0 {
-		host = host[:end+1]
-	} else if colon := strings.IndexByte(host, ':'); colon >= 0 {
-		host = host[:colon]
-	}
-	if strings.ContainsAny(host, ", \t/@\\") {
-		return "", false
-	}
-	return strings.ToLower(strings.TrimSuffix(host, ".")), true
 }

@@ -18,11 +18,10 @@ const (
 	SessionOnly
 )
 
-// ParsePrincipal reads "any", "key" or "session"; "" is "any". Anything else is
-// Nobody and false.
+// ParsePrincipal reads "any", "key" or "session". Anything else is Nobody and false.
 func ParsePrincipal(s string) (Principal, bool) {
 	switch s {
-	case "", "any":
+	case "any":
 		return Any, true
 	case "key":
 		return KeyOnly, true

@@ -7,9 +7,6 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// reply is an answer on its way to the proxy.
-type reply struct{ extauthz.Answer }
-
 // usualSize is what most replies have room in, in bytes.
 const usualSize = 1 << 10
 
@@ -17,12 +14,15 @@ const usualSize = 1 << 10
 // the checks after it wait.
 var buffers = mem.DefaultBufferPool()
 
-// codec leaves checks to question and reply, and all other messages to grpc-go.
-type codec struct{ encoding.CodecV2 }
+// codec leaves checks to exchange, and all other messages to grpc-go.
+type codec struct {
+	encoding.CodecV2
+	failures *failures
+}
 
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, message any) error {
-	asked, ok := message.(*question)
+	asked, ok := message.(*exchange)
 	if !ok {
 		return c.CodecV2.Unmarshal(data, message)
 	}
@@ -31,13 +31,27 @@ func (c codec) Unmarshal(data mem.BufferSlice, message any) error {
 	return asked.read(whole.ReadOnlyData())
 }
 
-// Marshal implements encoding.CodecV2.
+// Marshal implements encoding.CodecV2. It is the last thing that is done with an answer before
+// grpc-go writes it: what the answer is, is judged here.
 func (c codec) Marshal(message any) (mem.BufferSlice, error) {
-	told, ok := message.(*reply)
+	decided, ok := message.(*exchange)
 	if !ok {
 		return c.CodecV2.Marshal(message)
 	}
 	buffer := buffers.Get(usualSize)
-	*buffer = write((*buffer)[:0], &told.Answer)
+	*buffer = c.answer((*buffer)[:0], decided)
 	return mem.BufferSlice{mem.NewBuffer(buffer, buffers)}, nil
+}
+
+// answer appends the answer of an exchange; if that panics, a denial.
+func (c codec) answer(b []byte, decided *exchange) (answered []byte) {
+	defer func() {
+		if value := recover(); value != nil {
+			c.failures.panicked(value)
+			failed := extauthz.Failed()
+			answered = write(b[:0], &failed)
+		}
+	}()
+	answer := decided.outcome.Answer()
+	return write(b, &answer)
 }

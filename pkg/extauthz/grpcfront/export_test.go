@@ -3,19 +3,21 @@ package grpcfront
 import (
 	"context"
 
-	"google.golang.org/grpc"
+	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// Answer is a check without its transport: what the bytes of a CheckRequest are answered with.
-func Answer(c *extauthz.Checker, request []byte) ([]byte, error) {
-	direct := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		return next(ctx, req)
+// Direct returns checks without their transport: what the bytes of a CheckRequest are answered
+// with.
+func Direct(c *extauthz.Checker) func(ctx context.Context, request []byte) ([]byte, error) {
+	s := &service{c, newFailures(c.Metrics(), zap.NewNop())}
+	return func(ctx context.Context, request []byte) ([]byte, error) {
+		ctx, _ = noteArrival(ctx, nil)
+		got, err := check(s, ctx, func(into any) error { return into.(*exchange).read(request) }, nil)
+		if err != nil {
+			return nil, err
+		}
+		return codec{failures: s.failures}.answer(nil, got.(*exchange)), nil
 	}
-	got, err := check(c, context.Background(), func(into any) error { return into.(*question).read(request) }, direct)
-	if err != nil {
-		return nil, err
-	}
-	return write(nil, &got.(*reply).Answer), nil
 }

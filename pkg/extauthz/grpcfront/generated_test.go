@@ -41,10 +41,10 @@ func FuzzRead(f *testing.F) {
 func compareReading(t interface{ Fatalf(string, ...any) }, b []byte) {
 	msg := new(authv3.CheckRequest)
 	if proto.Unmarshal(b, msg) != nil || !asciiNames(msg) {
-		_ = new(question).read(b) // only that it does not panic
+		_ = new(exchange).read(b) // only that it does not panic
 		return
 	}
-	var got question
+	var got exchange
 	if err := got.read(b); err != nil {
 		t.Fatalf("%v: %v", msg, err)
 	}
@@ -125,7 +125,7 @@ func TestWrite(t *testing.T) {
 	})
 }
 
-// readGenerated is question.read with the generated types.
+// readGenerated is exchange.read with the generated types.
 func readGenerated(msg *authv3.CheckRequest) *extauthz.Request {
 	attributes := msg.GetAttributes()
 	http := attributes.GetRequest().GetHttp()
@@ -141,7 +141,7 @@ func readGenerated(msg *authv3.CheckRequest) *extauthz.Request {
 	extensions := attributes.GetContextExtensions()
 	scope, hasScope := extensions[scopeExtension]
 	principal, hasPrincipal := extensions[principalExtension]
-	req.Route = extauthz.RouteRequirement{Set: hasScope || hasPrincipal, Scope: scope, Principal: principal}
+	req.Route = extauthz.RouteRequirement{Set: hasScope || hasPrincipal, HasPrincipal: hasPrincipal, Scope: scope, Principal: principal}
 	return req
 }
 
@@ -155,7 +155,7 @@ func valueOf(header *corev3.HeaderValue) string {
 }
 
 func addGenerated(req *extauthz.Request, name, value string) {
-	switch name = strings.ToLower(name); name {
+	switch strings.ToLower(name) {
 	case "authorization":
 		req.Authorization = append(req.Authorization, value)
 	case "cookie":
@@ -167,7 +167,7 @@ func addGenerated(req *extauthz.Request, name, value string) {
 	case "content-type":
 		req.ContentType = append(req.ContentType, value)
 	default:
-		if strings.HasPrefix(name, extauthz.ForeignPrefix) {
+		if strings.HasPrefix(strings.ReplaceAll(strings.ToLower(name), "_", "-"), "x-phantom-") {
 			req.Foreign = append(req.Foreign, name)
 		}
 	}

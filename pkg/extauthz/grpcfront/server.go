@@ -3,33 +3,49 @@ package grpcfront
 import (
 	"context"
 	"net"
-	"runtime/debug"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// Bounds of a connection. Envoy's request headers are at most 60 KiB in all by
-// default (max_request_headers_kb), so a check message of more than maxMessage is none
-// of its own; it opens one connection for each worker, and as many streams on it as
-// requests wait.
+// Bounds of a connection. Envoy opens one for each worker, and as many streams on it as requests
+// wait. A listener on TCP may be reached by others, too.
 const (
-	maxMessage = 1 << 20
-	maxStreams = 1 << 16
-	// minPing lets Envoy's keepalive pings be: grpc-go's default of 5 minutes would
-	// answer them with GOAWAY too_many_pings.
+	// maxMessage is the size of a check message in bytes. Envoy's request headers are at most
+	// 60 KiB in all by default (max_request_headers_kb). A smaller value answers 503 to
+	// requests with large headers; a larger one costs memory for each stream of a client.
+	maxMessage = 128 << 10
+	// maxStreams is the number of checks in flight on one connection. With a smaller value Envoy
+	// queues checks or opens further connections; a larger one costs memory.
+	maxStreams = 8192
+	// maxHeaderList is the size of the gRPC metadata of a check in bytes, as HTTP/2 counts it.
+	// Envoy sends some 300; a larger value costs memory for each stream of a client.
+	maxHeaderList = 16 << 10
+	// streamWindow and connWindow are HTTP/2's flow control in bytes. Larger values cost memory
+	// for each stream whose message does not come to its end; smaller ones make a client wait
+	// for the round trip in a burst of checks.
+	streamWindow = 64 << 10
+	connWindow   = 1 << 20
+	// handshakeTime is the time in which a new connection must have finished TLS and HTTP/2's
+	// preface. A larger value keeps sockets of clients that never speak.
+	handshakeTime = 10 * time.Second
+	// minPing is the least time between a client's keepalive pings. grpc-go's default of 5
+	// minutes would answer Envoy's with GOAWAY too_many_pings.
 	minPing = 10 * time.Second
+	// pingAfter is the quiet time after which the server pings a client, and pingTimeout how
+	// long it waits before it closes the connection. Larger values keep connections of machines
+	// that are gone; smaller ones cut a client that is stopped for a short time.
+	pingAfter   = time.Minute
+	pingTimeout = 20 * time.Second
 )
 
 // Server serves checks and grpc.health.v1. Make one with New.
@@ -39,17 +55,28 @@ type Server struct {
 }
 
 // New makes a server of checker. It is not serving in the sense of grpc.health.v1
-// until SetServing says so; checks are answered from the start.
+// until SetServing says so; checks are answered from the start. Interceptors in opts do not see
+// checks.
+//
+// A check message of more than 128 KiB is answered with the gRPC status RESOURCE_EXHAUSTED, one
+// that is not a CheckRequest with INTERNAL: Envoy answers its status_on_error in both cases. A
+// check that panics is answered as unavailable.
 func New(checker *extauthz.Checker, log *zap.Logger, opts ...grpc.ServerOption) *Server {
+	failures := newFailures(checker.Metrics(), log)
 	opts = append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeaderList),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
+		grpc.ConnectionTimeout(handshakeTime),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
-		grpc.UnaryInterceptor(recovered(log)),
-		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name)}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.InTapHandle(noteArrival),
+		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name), failures}),
 	}, opts...)
 	s := &Server{grpc: grpc.NewServer(opts...), health: health.NewServer()}
-	s.grpc.RegisterService(&description, checker)
+	s.grpc.RegisterService(&description, &service{checker, failures})
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	s.SetServing(false)
 	return s
@@ -94,29 +121,31 @@ var description = grpc.ServiceDesc{
 	Metadata:    authv3.Authorization_ServiceDesc.Metadata,
 }
 
-// check is a grpc.MethodHandler. Of a message that can be read it never returns an error: Envoy
-// would put an answer of its own in place of ours.
-func check(checker any, ctx context.Context, read func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // context-as-argument: grpc.MethodHandler's order
-	asked := new(question)
-	if err := read(asked); err != nil {
-		return nil, err
-	}
-	answer := func(ctx context.Context, _ any) (any, error) {
-		return &reply{checker.(*extauthz.Checker).Check(ctx, &asked.Request)}, nil
-	}
-	return intercept(ctx, asked, &grpc.UnaryServerInfo{Server: checker, FullMethod: authv3.Authorization_Check_FullMethodName}, answer)
+// service is what answers description's method.
+type service struct {
+	checker  *extauthz.Checker
+	failures *failures
 }
 
-// recovered turns a panic into a gRPC error, which Envoy answers as its
-// status_on_error, 503. The panic's value is not logged: it may hold what a client sent.
-func recovered(log *zap.Logger) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-		defer func() {
-			if recover() != nil {
-				log.Error("a check panicked", zap.String("method", info.FullMethod), zap.ByteString("stack", debug.Stack()))
-				resp, err = nil, status.Error(codes.Internal, "internal error")
+// check is a grpc.MethodHandler. Of a message that can be read it never returns an error: Envoy
+// would put an answer of its own in place of ours. The answer is made by codec.Marshal.
+func check(srv any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (reply any, err error) { //nolint:revive // context-as-argument: grpc.MethodHandler's order
+	s, asked, known := srv.(*service), new(exchange), false
+	defer func() {
+		if value := recover(); value != nil {
+			s.failures.panicked(value)
+			if known {
+				asked.outcome = s.checker.Fail(&asked.Request)
 			}
-		}()
-		return next(ctx, req)
+			reply, err = asked, nil // without an outcome it is answered as failed
+		}
+	}()
+	if err := read(asked); err != nil {
+		s.failures.unreadable(err)
+		return nil, err
 	}
+	known = true
+	asked.Arrived = arrivalOf(ctx)
+	asked.outcome = s.checker.Decide(ctx, &asked.Request)
+	return asked, nil
 }
