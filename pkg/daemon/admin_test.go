@@ -64,7 +64,7 @@ func TestReadiness(t *testing.T) {
 	expect(503, "cache: no answer yet\n")
 	cache = nil
 	expect(200, "ready\n")
-	close(rt.ready.draining)
+	close(rt.ready.stopping)
 	expect(503, "stopping\n")
 }
 
@@ -136,6 +136,7 @@ func TestPanicInHandler(t *testing.T) {
 	if err := rt.stop(time.Second); err != nil {
 		t.Error(err)
 	}
+	rt.lines.flush(time.Minute)
 	text := log.String()
 	for _, want := range []string{`"panic":"string"`, `"panic":"runtime error: index out of range [12] with length 6"`, "admin_test.go"} {
 		if !strings.Contains(text, want) {

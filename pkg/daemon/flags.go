@@ -140,10 +140,13 @@ func act[C any](p Program[C], a Action[C], config string, proc process) int {
 			}
 		}
 	}()
+	defer surviveSIGPIPE()()
 	settings := p.Settings(cfg)
 	rt := newRuntime(p.Name, settings.LogLevel, proc.stderr)
 	err := guard(func() error { return a.Run(ctx, rt, cfg) })
-	if err = errors.Join(err, rt.stop(settings.Drain)); err != nil {
+	err = errors.Join(err, rt.stop(settings.Drain))
+	rt.lines.flush(flushTimeout)
+	if err != nil {
 		_, _ = fmt.Fprintf(proc.stderr, "%s: -%s: %s\n", p.Name, a.Flag, err)
 		return exitFailed
 	}

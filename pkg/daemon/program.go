@@ -39,9 +39,12 @@ type Program[C any] struct {
 
 // Settings is what the frame needs of a configuration.
 type Settings struct {
-	Admin    net.Addr      // of the admin listener
-	Drain    time.Duration // limit of a stop
-	LogLevel string        // debug, info, warn or error
+	Admin net.Addr // of the admin listener
+	// DrainDelay is the time from SIGTERM to the drain. The program is not ready, but it
+	// still answers. 0 and less: none.
+	DrainDelay time.Duration
+	Drain      time.Duration // limit of the drain
+	LogLevel   string        // debug, info, warn or error
 }
 
 // Action is something that a program does and then exits, asked for by a flag of

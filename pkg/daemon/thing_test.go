@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 
 // thing is the smallest program that does all that a program can do. Its
 // configuration has lines NAME=VALUE: admin and serve (names of sockets), drain, level,
-// word (what it serves), and fault (what goes wrong).
+// word (what it serves), drain_delay, and fault (what goes wrong).
 var thing = daemon.Program[settings]{
 	Name:    "thing",
 	Summary: "serves one word.",
@@ -43,7 +44,8 @@ var thing = daemon.Program[settings]{
 		if err != nil {
 			drain = 10 * time.Second
 		}
-		return daemon.Settings{Admin: cfg.socket("admin"), Drain: drain, LogLevel: cfg.values["level"]}
+		delay, _ := time.ParseDuration(cfg.values["drain_delay"])
+		return daemon.Settings{Admin: cfg.socket("admin"), Drain: drain, DrainDelay: delay, LogLevel: cfg.values["level"]}
 	},
 	NeedsRestart: func(running, loaded settings) []string {
 		if running.values["serve"] != loaded.values["serve"] {
@@ -129,6 +131,14 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 		case "/poll":
 			polls.Add(1)
 			<-rt.Draining()
+		case "/log": // 4 MiB in lines that are all different
+			for i := range 4096 {
+				rt.Log.Info(fmt.Sprint("line ", i), zap.String("text", strings.Repeat("x", 1<<10)))
+			}
+		case "/std":
+			log.Print("line of a library")
+		case "/panic":
+			panic("the key is hunter2")
 		}
 		_, _ = io.WriteString(w, cfg.values["word"])
 	}))
