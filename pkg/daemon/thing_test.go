@@ -30,7 +30,8 @@ func TestMain(m *testing.M) {
 
 // thing is the smallest program that does all that a program can do. Its
 // configuration has lines NAME=VALUE: admin and serve (names of sockets), drain, level,
-// word (what it serves), drain_delay, and fault (what goes wrong).
+// word (what it serves), drain_delay, needs (a file that must exist),
+// and fault (what goes wrong).
 var thing = daemon.Program[settings]{
 	Name:    "thing",
 	Summary: "serves one word.",
@@ -98,6 +99,9 @@ func load(path string) (settings, error) {
 	if err == nil && cfg.values["mistake"] != "" {
 		err = errors.New(path + ":1: the first mistake\n" + path + ":2: the second mistake")
 	}
+	if name := cfg.values["needs"]; err == nil && name != "" {
+		_, err = os.Stat(filepath.Join(cfg.folder, name))
+	}
 	return cfg, err
 }
 
@@ -122,7 +126,24 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 	if err != nil {
 		return nil, err
 	}
+	for name, state := range map[string]<-chan struct{}{"stopping": rt.Stopping(), "draining": rt.Draining()} {
+		rt.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "thing_" + name}, func() float64 {
+			if isStopped(state) {
+				return 1
+			}
+			return 0
+		}))
+	}
 	var polls atomic.Int32
+	end := make(chan error)
+	rt.Add(daemon.Component{Name: "mayfly", Run: func(ctx context.Context) error {
+		select {
+		case err := <-end:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}})
 	rt.ServeHTTP("words", ln, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/polls":
@@ -135,6 +156,8 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 			for i := range 4096 {
 				rt.Log.Info(fmt.Sprint("line ", i), zap.String("text", strings.Repeat("x", 1<<10)))
 			}
+		case "/die":
+			end <- errors.New("its day is over")
 		case "/std":
 			log.Print("line of a library")
 		case "/panic":
@@ -154,7 +177,7 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 		<-ctx.Done()
 		return nil, ctx.Err()
 	case "die":
-		rt.Add(daemon.Component{Name: "mayfly", Run: func(context.Context) error { return errors.New("its day is over") }})
+		go func() { end <- errors.New("its day is over") }()
 	case "hang":
 		rt.Add(daemon.Component{Name: "sloth", Stop: func(context.Context) error { select {} }})
 	case "never ready":
