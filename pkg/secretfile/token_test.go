@@ -147,7 +147,7 @@ func TestTokenRotationHasNoGap(t *testing.T) {
 			}
 		})
 	}
-	for range 200 {
+	for range 20 {
 		for _, names := range [][2]string{{"one", "two"}, {"two", "one"}} {
 			mount(names[1])
 			put(t, at("renamed"), "canary-"+names[1])
@@ -158,6 +158,33 @@ func TestTokenRotationHasNoGap(t *testing.T) {
 	}
 	close(done)
 	all.Wait()
+}
+
+// One failure does not revoke a token: a link on the way to it may have been swapped between
+// two steps.
+func TestOneFailureDoesNotRevoke(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	put(t, path, "")
+	failures := 0
+	value, err := watch([]string{path}, nil, zap.NewNop(), func() (int, error) {
+		if failures > 0 {
+			failures--
+			return 0, os.ErrNotExist
+		}
+		return 1, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	value.revoke = true
+	for many, want := range []int{1, 1, 0} {
+		put(t, path, strings.Repeat("x", many+1))
+		failures = many
+		due(value)
+		if got := value.get(); got != want {
+			t.Errorf("after %d failures found %d, want %d", many, got, want)
+		}
+	}
 }
 
 // The log is never called under the lock: a log that blocks must not keep files from being read.
