@@ -26,10 +26,11 @@ var program = daemon.Program[*config.Authzd]{
 	Name:    "authzd",
 	Summary: "answers Envoy's external-authorization checks of API keys and console sessions.",
 	Load:    config.LoadAuthzd,
+	Check:   config.CheckAuthzd,
 	Admin:   func(path string) (net.Addr, error) { return config.AuthzdAdmin(path) },
 	Print:   config.Print[config.Authzd],
 	Settings: func(cfg *config.Authzd) daemon.Settings {
-		return daemon.Settings{Admin: cfg.Listen.Admin, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
+		return daemon.Settings{Admin: cfg.Listen.Admin, DrainDelay: cfg.DrainDelay, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
 	},
 	NeedsRestart: config.NeedsRestart[config.Authzd],
 	Start:        start,

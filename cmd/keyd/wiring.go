@@ -20,6 +20,7 @@ var program = daemon.Program[*config.Keyd]{
 	Name:    "keyd",
 	Summary: "is the key API server: accounts, API keys and sessions for authzd, operators and owners.",
 	Load:    config.LoadKeyd,
+	Check:   config.CheckKeyd,
 	Admin:   func(path string) (net.Addr, error) { return config.KeydAdmin(path) },
 	Print:   config.Print[config.Keyd],
 	Settings: func(cfg *config.Keyd) daemon.Settings {

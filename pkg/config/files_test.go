@@ -73,6 +73,28 @@ func TestSecretRulesAgree(t *testing.T) {
 	}
 }
 
+// Files that are missing are no mistake for a check that skips them; bad ones still are.
+func TestCheckSkipsMissingFiles(t *testing.T) {
+	for _, c := range []struct {
+		check      func(string) error
+		text, want string
+	}{
+		{CheckAuthzd, "listen: {tls: {cert_file: no.pem, key_file: key.pem}}\nkey_api: {url: 'https://a', token_file: no/token, tls: {ca_file: no.pem}}", ""},
+		{CheckKeyd, "sidecar_token_files: [no]\noperators: [{name: alice, token_file: no}]", ""},
+		{CheckKeyd, "sidecar_token_files: [no]\nleese: 15s", "leese"},
+		{CheckKeyd, "listen: {tls: {cert_file: cert.pem, key_file: alice.token}}", "cannot be used"},
+		{CheckAuthzd, "key_api: {url: 'https://a', token_file: .}", "not a regular file"},
+	} {
+		err := c.check(filepath.Join(folder(t, c.text), "c.yaml"))
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: found %v, want %q", c.text, err, c.want)
+		}
+	}
+	if err := CheckKeyd("/nowhere/c.yaml"); err == nil {
+		t.Error("a configuration that does not exist is accepted")
+	}
+}
+
 // Files with a byte order mark are accepted, the configuration itself too.
 func TestByteOrderMark(t *testing.T) {
 	dir := folder(t, "")

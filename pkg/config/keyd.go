@@ -130,7 +130,10 @@ func (k *Keyd) OnPostgres() bool {
 }
 
 // LoadKeyd reads keyd's configuration as LoadAuthzd does authzd's. The path "" gives the defaults.
-func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path) }
+func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path, mistaken) }
+
+// CheckKeyd checks keyd's configuration as CheckAuthzd does authzd's.
+func CheckKeyd(path string) error { _, err := load[Keyd](path, accepted); return err }
 
 // KeydAdmin returns the admin address that a file names, as AuthzdAdmin does.
 func KeydAdmin(path string) (Address, error) {

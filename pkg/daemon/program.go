@@ -19,6 +19,9 @@ type Program[C any] struct {
 	// Load reads and checks the configuration; path is "" without -config. The error
 	// has one line for each mistake.
 	Load func(path string) (C, error)
+	// Check returns the mistakes that Load finds, less files that the configuration names and
+	// that do not exist, for -check -skip-files.
+	Check func(path string) error
 	// Admin returns the admin address that a file names, whatever else is wrong with
 	// it, for -healthcheck. With an error it is a guess.
 	Admin func(path string) (net.Addr, error)

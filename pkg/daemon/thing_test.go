@@ -36,7 +36,14 @@ var thing = daemon.Program[settings]{
 	Name:    "thing",
 	Summary: "serves one word.",
 	Load:    load,
-	Admin:   func(path string) (net.Addr, error) { cfg, err := read(path); return cfg.socket("admin"), err },
+	Check: func(path string) error {
+		cfg, err := load(path)
+		if cfg.values["needs"] != "" && errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		return err
+	},
+	Admin: func(path string) (net.Addr, error) { cfg, err := read(path); return cfg.socket("admin"), err },
 	Print: func(cfg settings) ([]byte, error) {
 		return []byte("word=" + cfg.values["word"] + "\n"), nil
 	},
