@@ -40,7 +40,11 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) (func(*con
 	if err != nil {
 		return nil, err
 	}
-	store, err := openStore(ctx, cfg, rt.Log)
+	open, err := storeOf(cfg, rt.Log)
+	if err != nil {
+		return nil, err
+	}
+	store, err := openReachable(ctx, rt, open)
 	if err != nil {
 		return nil, err
 	}
