@@ -39,7 +39,8 @@ type Authzd struct {
 
 // AuthzdListen is where authzd listens.
 type AuthzdListen struct {
-	// Addresses for Check and grpc.health.v1.
+	// Addresses for Check and grpc.health.v1. `tcp://[::]:PORT` is every interface, for IPv4
+	// and IPv6.
 	Check []Address `yaml:"check" restart:"yes"`
 	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`.
 	Admin Address `yaml:"admin" restart:"yes"`
