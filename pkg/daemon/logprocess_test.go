@@ -25,7 +25,7 @@ type running struct {
 }
 
 // launch starts a thing that logs into a pipe, and waits until it is ready.
-func launch(t *testing.T, more string) *running {
+func launch(t *testing.T) *running {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "t")
 	if err != nil {
@@ -33,7 +33,7 @@ func launch(t *testing.T, more string) *running {
 	}
 	p := &running{t: t, dir: dir, exited: make(chan struct{})}
 	config := filepath.Join(dir, "c")
-	if err := os.WriteFile(config, []byte("admin=a.sock\nserve=s.sock\nword=hello\ndrain=5s\n"+more), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("admin=a.sock\nserve=s.sock\nword=hello\ndrain=5s\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.cmd = exec.Command("thing", "-config", config)
@@ -61,12 +61,12 @@ func (p *running) ask(socket, path string) string {
 	return answer(filepath.Join(p.dir, socket), path, 5*time.Second)
 }
 
-func (p *running) await(socket, path, want string) string {
+func (p *running) await(socket, path, want string) {
 	p.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(10 * time.Millisecond) {
 		got := p.ask(socket, path)
 		if regexp.MustCompile("(?m)" + want).MatchString(got) {
-			return got
+			return
 		}
 		if time.Now().After(deadline) {
 			p.t.Fatalf("%s: found %q, want %s", path, got, want)
@@ -109,7 +109,7 @@ const dropped = "thing_log_lines_dropped_total"
 
 func TestLogReaderGoesAway(t *testing.T) {
 	t.Parallel()
-	p := launch(t, "")
+	p := launch(t)
 	if err := p.stderr.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestLogReaderGoesAway(t *testing.T) {
 
 func TestLogReaderStops(t *testing.T) {
 	t.Parallel()
-	p := launch(t, "")
+	p := launch(t)
 	for range 3 {
 		if got := p.ask("s.sock", "/log"); got != "200 hello" {
 			t.Fatal(got)
@@ -139,7 +139,7 @@ func TestLogReaderStops(t *testing.T) {
 // A reader that comes back finds whole lines, and one that says how many are missing.
 func TestLogReaderComesBack(t *testing.T) {
 	t.Parallel()
-	p := launch(t, "")
+	p := launch(t)
 	p.ask("s.sock", "/log")
 	want := p.metric(dropped)
 	lines := bufio.NewScanner(p.stderr)
@@ -167,7 +167,7 @@ func TestLogReaderComesBack(t *testing.T) {
 // Many failures of one kind are some lines, and a count of the rest.
 func TestRepeatedLinesAreLeftOut(t *testing.T) {
 	t.Parallel()
-	p := launch(t, "")
+	p := launch(t)
 	for range 300 {
 		p.ask("s.sock", "/panic")
 	}
