@@ -26,10 +26,11 @@ var program = daemon.Program[*config.Authzd]{
 	Name:    "authzd",
 	Summary: "answers Envoy's external-authorization checks of API keys and console sessions.",
 	Load:    config.LoadAuthzd,
+	Check:   config.CheckAuthzd,
 	Admin:   func(path string) (net.Addr, error) { return config.AuthzdAdmin(path) },
 	Print:   config.Print[config.Authzd],
 	Settings: func(cfg *config.Authzd) daemon.Settings {
-		return daemon.Settings{Admin: cfg.Listen.Admin, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
+		return daemon.Settings{Admin: cfg.Listen.Admin, DrainDelay: cfg.DrainDelay, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
 	},
 	NeedsRestart: config.NeedsRestart[config.Authzd],
 	Start:        start,
@@ -40,6 +41,7 @@ var program = daemon.Program[*config.Authzd]{
 // API relies on: no more answers, then the goodbye.
 func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*config.Authzd) error, error) {
 	keepHeadroom()
+	logGRPC(rt.Log)
 	keyAPI, err := newLink(rt, cfg.KeyAPI)
 	if err != nil {
 		return nil, err
@@ -135,16 +137,29 @@ func whenReady(rt *daemon.Runtime, cache *keycache.Cache, atMost time.Duration, 
 		case <-cache.Answered():
 		case <-timer.C:
 			rt.Log.Warn("ready without an answer of the key API: start_wait is over")
+		case <-rt.Stopping():
+			<-ctx.Done()
+			return nil
 		case <-ctx.Done():
 			return nil
 		}
 		close(waited)
-		for _, front := range fronts {
-			front.SetServing(true)
+		setServing(fronts, true)
+		select {
+		case <-rt.Stopping(): // drain_delay comes before the drain, and checks are still answered
+			setServing(fronts, false)
+		case <-ctx.Done():
 		}
 		<-ctx.Done()
 		return nil
 	}}
+}
+
+// setServing sets what grpc.health.v1 answers.
+func setServing(fronts []*grpcfront.Server, serving bool) {
+	for _, front := range fronts {
+		front.SetServing(serving)
+	}
 }
 
 // rulesOf takes from the configuration what bears on a check.
@@ -168,8 +183,10 @@ func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 	}, nil
 }
 
+// times takes the cache's times from the configuration. The key API is told max_stale in
+// milliseconds, so none that is longer than that may be used.
 func times(c config.Cache) keycache.Times {
-	return keycache.Times{MaxAge: c.MaxAge, ConfirmAfter: c.ConfirmAfter, MaxStale: c.MaxStale}
+	return keycache.Times{MaxAge: c.MaxAge, ConfirmAfter: c.ConfirmAfter, MaxStale: c.MaxStale.Truncate(time.Millisecond)}
 }
 
 func admission(a config.Admission) keycache.Admission {

@@ -208,7 +208,6 @@ func TestStartThatFails(t *testing.T) {
 		code  int
 		names string
 	}{
-		"no postgres":    {"store: postgres://127.0.0.1:1/keys\n", 1, "database keys at 127.0.0.1"},
 		"a password":     {"store: postgres://a:b@127.0.0.1:1/keys\n", 2, "store_password_file"},
 		"no folder":      {"store: sqlite:///nowhere/at/all/keys.db\n", 1, "/nowhere/at/all"},
 		"unknown field":  {"leese: 15s\n", 2, "lease"},

@@ -25,14 +25,14 @@ func settingsOf(cfg *config.Keyd, log *zap.Logger) (keyserver.Settings, error) {
 		}
 	}
 	for _, path := range cfg.SidecarTokenFiles {
-		file, err := secretfile.Open(string(path), log)
+		file, err := secretfile.OpenToken(string(path), log)
 		if err != nil {
 			return keyserver.Settings{}, err
 		}
 		s.SidecarTokens = append(s.SidecarTokens, file.Get)
 	}
 	for _, op := range cfg.Operators {
-		file, err := secretfile.Open(string(op.TokenFile), log)
+		file, err := secretfile.OpenToken(string(op.TokenFile), log)
 		if err != nil {
 			return keyserver.Settings{}, err
 		}

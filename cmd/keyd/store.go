@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/config"
@@ -16,9 +17,15 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 )
 
-func openStore(ctx context.Context, cfg *config.Keyd, log *zap.Logger) (keystore.Store, error) {
+// opener opens the store of a configuration.
+type opener func(ctx context.Context) (keystore.Store, error)
+
+// storeOf prepares to open the configuration's store.
+func storeOf(cfg *config.Keyd, log *zap.Logger) (opener, error) {
 	if !cfg.OnPostgres() {
-		return sqlite.Open(ctx, cfg.SQLitePath(), sqlite.Options{})
+		return func(ctx context.Context) (keystore.Store, error) {
+			return sqlite.Open(ctx, cfg.SQLitePath(), sqlite.Options{})
+		}, nil
 	}
 	opts := postgres.Options{Unknown: unknown(cfg)}
 	if path := string(cfg.StorePasswordFile); path != "" {
@@ -28,16 +35,55 @@ func openStore(ctx context.Context, cfg *config.Keyd, log *zap.Logger) (keystore
 		}
 		opts.Password = file.Get
 	}
-	return postgres.Open(ctx, cfg.Store, opts)
+	return func(ctx context.Context) (keystore.Store, error) { return postgres.Open(ctx, cfg.Store, opts) }, nil
+}
+
+// openPause is the time between two attempts to open the store. Larger delays the start,
+// smaller costs log lines of the database.
+const openPause = time.Second
+
+// openReachable opens the store, and waits while its database cannot be reached. Any other
+// error is returned: a restart would not help.
+func openReachable(ctx context.Context, rt *daemon.Runtime, open opener) (keystore.Store, error) {
+	waiting := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "keyd_store_waiting",
+		Help: "Whether the start waits for a database that cannot be reached (1).",
+	})
+	rt.Metrics.MustRegister(waiting)
+	defer waiting.Set(0)
+	store, err := open(ctx)
+	if !errors.Is(err, keystore.ErrUnreachable) {
+		return store, err
+	}
+	rt.Log.Warn("the database cannot be reached: waiting for it, not ready", zap.Error(err))
+	rt.Starting("waiting for the database, which cannot be reached")
+	waiting.Set(1)
+	for errors.Is(err, keystore.ErrUnreachable) {
+		select {
+		case <-time.After(openPause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		store, err = open(ctx)
+	}
+	if err == nil {
+		rt.Log.Info("the database can be reached")
+	}
+	return store, err
 }
 
 // unknown is how long a sidecar that the store does not know may go on: each has at
 // most a lease and the longest stale time left.
 func unknown(cfg *config.Keyd) time.Duration { return cfg.Lease + cfg.LongestMaxStale }
 
-// newEpoch begins a new epoch. Sidecars may exist that the copy does not know.
+// newEpoch begins a new epoch. Sidecars may exist that the copy does not know. It does not
+// wait for the database: a person does.
 func newEpoch(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) error {
-	store, err := openStore(ctx, cfg, rt.Log)
+	open, err := storeOf(cfg, rt.Log)
+	if err != nil {
+		return err
+	}
+	store, err := open(ctx)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,8 @@ func TestGuessedTokens(t *testing.T) {
 	}
 }
 
-// A token is changed by its file, without a restart or a signal.
+// A token is changed by its file, without a restart or a signal, and it is rejected while there
+// is no file.
 func TestTokenRotation(t *testing.T) {
 	t.Parallel() // it waits most of its time
 	config := configure(t, "")
@@ -81,4 +82,12 @@ func TestTokenRotation(t *testing.T) {
 	}
 	until(aliceToken, 200)
 	until(second, 401)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	until(aliceToken, 401)
+	if err := os.WriteFile(file, []byte("\ufeff"+second+"\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until(second, 200)
 }

@@ -20,6 +20,7 @@ var program = daemon.Program[*config.Keyd]{
 	Name:    "keyd",
 	Summary: "is the key API server: accounts, API keys and sessions for authzd, operators and owners.",
 	Load:    config.LoadKeyd,
+	Check:   config.CheckKeyd,
 	Admin:   func(path string) (net.Addr, error) { return config.KeydAdmin(path) },
 	Print:   config.Print[config.Keyd],
 	Settings: func(cfg *config.Keyd) daemon.Settings {
@@ -39,7 +40,11 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) (func(*con
 	if err != nil {
 		return nil, err
 	}
-	store, err := openStore(ctx, cfg, rt.Log)
+	open, err := storeOf(cfg, rt.Log)
+	if err != nil {
+		return nil, err
+	}
+	store, err := openReachable(ctx, rt, open)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,8 @@ type Authzd struct {
 
 // AuthzdListen is where authzd listens.
 type AuthzdListen struct {
-	// Addresses for Check and grpc.health.v1.
+	// Addresses for Check and grpc.health.v1. `tcp://[::]:PORT` is every interface, for IPv4
+	// and IPv6.
 	Check []Address `yaml:"check" restart:"yes"`
 	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`.
 	Admin Address `yaml:"admin" restart:"yes"`
@@ -188,7 +189,11 @@ func (e *Endpoint) setDefaults() { e.Principal = "any" }
 // LoadAuthzd reads authzd's configuration from the file, with defaults for what
 // it leaves out. The path "" stands for no file at all. The error has one line for
 // each mistake, and then there is no configuration.
-func LoadAuthzd(path string) (*Authzd, error) { return load[Authzd](path) }
+func LoadAuthzd(path string) (*Authzd, error) { return load[Authzd](path, mistaken) }
+
+// CheckAuthzd returns the mistakes that LoadAuthzd finds, less files that the configuration
+// names and that do not exist: where it is checked before it is installed, they need not.
+func CheckAuthzd(path string) error { _, err := load[Authzd](path, accepted); return err }
 
 // AuthzdAdmin returns the admin address that a file names, whatever else is
 // wrong with it, so that a health check does not fail because of a file that the running

@@ -71,7 +71,7 @@ func folder(t *testing.T, text string) string {
 	dir := t.TempDir()
 	certPEM, keyPEM := certificate(t)
 	for name, content := range map[string]string{
-		"c.yaml": text, "key-api.token": "one\n", "old.token": "two", "alice.token": "three\r\n", "bob.token": "four\n",
+		"c.yaml": text, "key-api.token": "canary-one\n", "old.token": "canary-2", "alice.token": "canary-three\r\n", "bob.token": "canary-four\n",
 		"cert.pem": certPEM, "key.pem": keyPEM,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
@@ -260,7 +260,7 @@ func printedLoadsAgain[C any](t *testing.T, text string, load func(string) (*C, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(printed), "three") {
+	if strings.Contains(string(printed), "canary") {
 		t.Errorf("holds a token:\n%s", printed)
 	}
 	again := filepath.Join(t.TempDir(), "again.yaml") // in another folder: file names are absolute

@@ -203,7 +203,7 @@ func number10(n *yaml.Node) string { return strings.Trim(show(n.Value), `"`) }
 
 func (d *decoder) duration(n *yaml.Node, p *time.Duration, field string, tag reflect.StructTag) {
 	low, high := bounds(tag)
-	allowed := low + " to " + high + ", such as 300ms, 10s, 15m or 1h"
+	allowed := low + " to " + high + ", " + durationExamples
 	value, ok := parseDuration(n.Value)
 	least, _ := parseDuration(low)
 	most, _ := parseDuration(high)
@@ -233,8 +233,6 @@ func (d *decoder) text(n *yaml.Node, v reflect.Value, field string, tag reflect.
 		d.wrong(field, kindOf(n), allowed)
 	case n.Value == "" && tag.Get("empty") == "":
 		d.wrong(field, "an empty string", allowed)
-	case n.Value == tag.Get("later") && n.Value != "":
-		d.wrong(field, show(n.Value)+", which is not built into this version", allowed)
 	case words[0] != "" && !slices.Contains(words, n.Value):
 		d.wrong(field, show(n.Value), allowed)
 	default:

@@ -14,6 +14,6 @@
 //
 // The tags: yaml is the field's name; required says that there is no default;
 // range bounds durations and numbers, both ends allowed; oneof lists the words;
-// file says what a named file holds (secret, cert, key or ca); restart marks what
-// only a restart takes up.
+// file says what a named file holds (secret, cert, key, ca, or token: a secret that
+// the program accepts); restart marks what only a restart takes up.
 package config

@@ -1,14 +1,19 @@
 package config
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"reflect"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 )
 
 // Limits of the files that are named, in bytes.
@@ -47,17 +52,20 @@ func (r *report) file(field string, name File, kind string, holders map[credenti
 		return
 	}
 	limit := int64(maxPEM)
-	if kind == "secret" {
+	if kind == "secret" || kind == "token" {
 		limit = maxSecret
 	}
 	data, err := readRegular(string(name), limit)
+	if errors.Is(err, fs.ErrNotExist) && r.missingFiles == accepted {
+		return
+	}
 	if err != nil {
 		r.wrong(field, string(name)+", which "+err.Error(), "a file that can be read")
 		return
 	}
 	switch kind {
-	case "secret":
-		r.secret(field, name, string(data), holders)
+	case "secret", "token":
+		r.secret(field, name, kind, string(data), holders)
 	case "ca":
 		if !x509.NewCertPool().AppendCertsFromPEM(data) {
 			r.wrong(field, string(name)+", which holds no certificate", "one or more certificates in PEM")
@@ -66,7 +74,8 @@ func (r *report) file(field string, name File, kind string, holders map[credenti
 }
 
 // readRegular is readFile but for pipes and devices, which cannot be read again
-// when they change, and might never end.
+// when they change, and might never end. A byte order mark is left out, as package
+// secretfile does.
 func readRegular(path string, limit int64) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -75,13 +84,19 @@ func readRegular(path string, limit int64) ([]byte, error) {
 	case !info.Mode().IsRegular():
 		return nil, errors.New("is not a regular file")
 	}
-	return readFile(path, limit)
+	data, err := readFile(path, limit+int64(len(byteOrderMark)))
+	if data = bytes.TrimPrefix(data, []byte(byteOrderMark)); err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("has more than %d bytes", limit)
+	}
+	return data, err
 }
+
+const byteOrderMark = "\ufeff"
 
 // secret looks at what a secret's file holds, with the rules of package
 // secretfile. A token stands for one person or one kind of program, so no two of
 // these may share it; holders are the fields that have each so far.
-func (r *report) secret(field string, name File, text string, holders map[credential.Digest]string) {
+func (r *report) secret(field string, name File, kind, text string, holders map[credential.Digest]string) {
 	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
 	switch {
 	case text == "":
@@ -89,6 +104,10 @@ func (r *report) secret(field string, name File, text string, holders map[creden
 		return
 	case strings.ContainsFunc(text, isControl):
 		r.wrong(field, string(name)+", which holds several lines or control characters", "one line")
+		return
+	case kind == "token" && utf8.RuneCountInString(text) < secretfile.MinToken:
+		r.wrong(field, fmt.Sprintf("%s, which holds less than %d characters", name, secretfile.MinToken),
+			fmt.Sprintf("a token of %d characters or more", secretfile.MinToken))
 		return
 	}
 	digest := credential.NewSecret(text).Digest()

@@ -15,9 +15,10 @@ type Keyd struct {
 	Store string `yaml:"store" restart:"yes"`
 	// File with the password of a postgres:// store, read for each new connection.
 	StorePasswordFile File `yaml:"store_password_file" file:"secret" restart:"yes"`
-	// Files with the tokens of sidecars. Any of them is accepted, so that they can be
-	// rotated; without one only client certificates (`listen.tls.client_ca_file`) let sidecars in.
-	SidecarTokenFiles []File `yaml:"sidecar_token_files" file:"secret"`
+	// Files with the tokens of sidecars, each of 8 characters or more. Any of them is accepted, so
+	// that they can be rotated; a token is rejected while its file is missing. Without one only
+	// client certificates (`listen.tls.client_ca_file`) let sidecars in.
+	SidecarTokenFiles []File `yaml:"sidecar_token_files" file:"token"`
 	// The operators. Without one nobody is let in.
 	Operators []Operator `yaml:"operators"`
 	// How long a sidecar may trust its cache after a poll.
@@ -81,8 +82,9 @@ type OwnerLimits struct {
 type Operator struct {
 	// Name that the audit shows: letters, digits, `.`, `_`, `@` and `-`.
 	Name string `yaml:"name" required:"yes"`
-	// File with the operator's token, which must be nobody else's.
-	TokenFile File `yaml:"token_file" required:"yes" file:"secret"`
+	// File with the operator's token: 8 characters or more, and nobody else's. The token is
+	// rejected while the file is missing.
+	TokenFile File `yaml:"token_file" required:"yes" file:"token"`
 }
 
 // Who may grant a scope.
@@ -128,7 +130,10 @@ func (k *Keyd) OnPostgres() bool {
 }
 
 // LoadKeyd reads keyd's configuration as LoadAuthzd does authzd's. The path "" gives the defaults.
-func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path) }
+func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path, mistaken) }
+
+// CheckKeyd checks keyd's configuration as CheckAuthzd does authzd's.
+func CheckKeyd(path string) error { _, err := load[Keyd](path, accepted); return err }
 
 // KeydAdmin returns the admin address that a file names, as AuthzdAdmin does.
 func KeydAdmin(path string) (Address, error) {

@@ -24,7 +24,15 @@ type program[C any] interface {
 	validate(*report)
 }
 
-func load[C any, P program[C]](path string) (P, error) {
+// missingFiles says what a file that the configuration names and that does not exist is.
+type missingFiles bool
+
+const (
+	mistaken missingFiles = false
+	accepted missingFiles = true
+)
+
+func load[C any, P program[C]](path string, missing missingFiles) (P, error) {
 	cfg := P(new(C))
 	cfg.setDefaults()
 	r, err := readInto(path, reflect.ValueOf(cfg).Elem())
@@ -33,6 +41,7 @@ func load[C any, P program[C]](path string) (P, error) {
 	}
 	r.missing(reflect.ValueOf(cfg).Elem(), "")
 	cfg.validate(r)
+	r.missingFiles = missing
 	r.files(reflect.ValueOf(cfg).Elem())
 	if err := r.err(); err != nil {
 		return nil, err

@@ -8,7 +8,7 @@ import (
 func TestReference(t *testing.T) {
 	for table, rows := range map[string][]string{
 		Reference((*Authzd)(nil)): {
-			"| `listen.check` | `['tcp://127.0.0.1:9191']` | Addresses for Check and grpc.health.v1. |",
+			"| `listen.check` | `['tcp://127.0.0.1:9191']` | Addresses for Check and grpc.health.v1. ",
 			"| `listen.tls.cert_file` | required | ",
 			"| `key_api.url` | required | ",
 			"| `key_api.token_file` | none | ",

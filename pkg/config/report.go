@@ -19,6 +19,8 @@ type report struct {
 	label    string         // the file's name
 	lines    map[string]int // line of each field that the file gives, by its full name
 	mistakes []mistake
+
+	missingFiles missingFiles
 }
 
 type mistake struct {

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -41,31 +40,26 @@ type Log struct {
 	Level string `yaml:"level" oneof:"debug|info|warn|error"`
 }
 
-// parseDuration reads one number with one unit of ms, s, m and h, or 0. Several
-// units, fractions and signs are refused: each duration has one way to be read.
+// parseDuration reads what time.ParseDuration accepts and what is not negative, such as
+// 300ms, 2.5s, 1m30s and 0.
 func parseDuration(s string) (time.Duration, bool) {
-	if s == "0" {
-		return 0, true
-	}
-	digits := strings.TrimRight(s, "hms")
-	number, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || !decimal.MatchString(digits) {
-		return 0, false
-	}
-	for _, u := range units {
-		if s[len(digits):] == u.name && number <= math.MaxInt64/int64(u.unit) {
-			return time.Duration(number) * u.unit, true
-		}
-	}
-	return 0, false
+	d, err := time.ParseDuration(s)
+	return d, err == nil && d >= 0
 }
 
-// formatDuration writes a duration as parseDuration reads it.
+// durationExamples is what messages show of parseDuration's form.
+const durationExamples = "such as 300ms, 2.5s, 1m30s or 1h"
+
+// formatDuration writes a duration as parseDuration reads it: as a whole number of the
+// largest unit that divides it, or else as d.String does.
 func formatDuration(d time.Duration) string {
 	for _, u := range units {
 		if d != 0 && d%u.unit == 0 {
 			return strconv.FormatInt(int64(d/u.unit), 10) + u.name
 		}
+	}
+	if d != 0 {
+		return d.String()
 	}
 	return "0"
 }

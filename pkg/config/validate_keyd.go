@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net"
 	"net/url"
 	"path"
 	"slices"
@@ -18,6 +19,7 @@ func (k *Keyd) validate(r *report) {
 	}
 	r.addresses(append(slices.Clone(secured), named{"listen.admin", l.Admin}), secured, l.TLS)
 	k.validateOwners(r)
+	k.validateClientNames(r)
 	k.validateStore(r)
 	k.validateOperators(r)
 	for name := range k.Scopes {
@@ -38,6 +40,44 @@ func (k *Keyd) validateOwners(r *report) {
 		r.wrong("listen.owners", show(k.Listen.Owners.URL())+" without listen.tls.client_ca_file",
 			"unix:///PATH, tcp:// with that, or tcp:// on this machine alone (127.0.0.1, [::1])")
 	}
+}
+
+const clientNameForm = "the DNS name or the URI of a client certificate"
+
+// validateClientNames reports names that no certificate can have, and lists that would
+// never be compared. An empty list is refused: left out, it would accept every name.
+func (k *Keyd) validateClientNames(r *report) {
+	const field = "listen.client_names"
+	names := k.Listen.ClientNames
+	if names == nil {
+		return
+	}
+	if k.Listen.TLS == nil || k.Listen.TLS.ClientCAFile == "" && !r.spoiled("listen.tls.client_ca_file") {
+		r.wrong(field, "names without listen.tls.client_ca_file", "with it, because it is what asks for certificates")
+	}
+	for _, list := range []struct {
+		field string
+		names []string
+	}{
+		{field + ".sidecars", names.Sidecars},
+		{field + ".operators", names.Operators},
+		{field + ".owners", names.Owners},
+	} {
+		if r.given(list.field) && len(list.names) == 0 && !r.spoiled(list.field) {
+			r.wrong(list.field, "an empty list", "one name or more; leave the field out to accept every name")
+		}
+		for i, name := range list.names {
+			if name != "" && !isClientName(name) {
+				r.wrong(element(list.field, i), show(name), clientNameForm)
+			}
+		}
+	}
+}
+
+// isClientName reports whether a certificate can have the name as a DNS name or a URI.
+func isClientName(name string) bool {
+	u, err := url.Parse(name)
+	return isHost(name) && net.ParseIP(name) == nil || err == nil && u.IsAbs() && (u.Host != "" || u.Scheme == "urn")
 }
 
 const (

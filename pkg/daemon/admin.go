@@ -8,7 +8,6 @@ import (
 	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"go.uber.org/zap"
 )
 
 // startAdmin adds the admin listener: the first to start and the last to stop.
@@ -17,7 +16,7 @@ func (rt *Runtime) startAdmin(addr net.Addr) error {
 	if err != nil {
 		return err
 	}
-	server := newHTTPServer("admin", rt.adminHandler(), rt.Log)
+	server := rt.newHTTPServer("admin", rt.adminHandler())
 	rt.Add(Component{
 		Name: "admin",
 		Run:  func(context.Context) error { return serveHTTP(server, ln) },
@@ -34,7 +33,7 @@ func (rt *Runtime) adminHandler() http.Handler {
 	mux.HandleFunc("GET /livez", alive)
 	mux.Handle("GET /readyz", rt.ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(rt.Metrics, promhttp.HandlerOpts{
-		ErrorLog:          zap.NewStdLog(rt.Log),
+		ErrorLog:          rt.libraryLog("metrics"),
 		Registry:          rt.Metrics,
 		EnableOpenMetrics: true,
 	}))

@@ -64,7 +64,7 @@ func TestReadiness(t *testing.T) {
 	expect(503, "cache: no answer yet\n")
 	cache = nil
 	expect(200, "ready\n")
-	close(rt.ready.draining)
+	close(rt.ready.stopping)
 	expect(503, "stopping\n")
 }
 
@@ -136,6 +136,7 @@ func TestPanicInHandler(t *testing.T) {
 	if err := rt.stop(time.Second); err != nil {
 		t.Error(err)
 	}
+	rt.lines.flush(time.Minute)
 	text := log.String()
 	for _, want := range []string{`"panic":"string"`, `"panic":"runtime error: index out of range [12] with length 6"`, "admin_test.go"} {
 		if !strings.Contains(text, want) {
@@ -189,11 +190,34 @@ func TestStopWaitsForRequests(t *testing.T) {
 
 func TestReachable(t *testing.T) {
 	for listen, want := range map[string]string{
-		"0.0.0.0:1": "127.0.0.1:1", "[::]:1": "[::1]:1", "127.0.0.1:1": "127.0.0.1:1", "localhost:1": "localhost:1",
+		"0.0.0.0:1": "127.0.0.1:1 [::1]:1", "[::]:1": "127.0.0.1:1 [::1]:1", "127.0.0.1:1": "127.0.0.1:1", "localhost:1": "localhost:1",
+		"[::1]:1": "[::1]:1", "[fe80::1%eth0]:1": "[fe80::1%eth0]:1", "/run/a.sock": "/run/a.sock",
 	} {
-		if got := reachable(namedAddr(listen)); got != want {
+		if got := strings.Join(reachable(namedAddr(listen)), " "); got != want {
 			t.Errorf("%s: found %s, want %s", listen, got, want)
 		}
+	}
+}
+
+// A health check reaches a wildcard listener of one family only.
+func TestHealthcheckOfOneFamily(t *testing.T) {
+	for _, loopback := range loopbacks(t) {
+		ln, err := Listen(t.Context(), "listen.admin", namedAddr(net.JoinHostPort(loopback, "0")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: http.HandlerFunc(alive), ReadHeaderTimeout: time.Second}
+		go func() { _ = server.Serve(ln) }()
+		_, port, err := net.SplitHostPort(ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, wildcard := range []string{"0.0.0.0", "::"} {
+			if err := askReady(namedAddr(net.JoinHostPort(wildcard, port))); err != nil {
+				t.Errorf("%s at %s: %v", loopback, wildcard, err)
+			}
+		}
+		_ = server.Close()
 	}
 }
 

@@ -249,7 +249,7 @@ func TestIdleConnectionsMayHaveRequests(t *testing.T) {
 // From the drain on answers end their connections.
 func TestDrainingEndsConnections(t *testing.T) {
 	rt := newRuntime("thing", "info", io.Discard)
-	server := newHTTPServer("operators", http.NotFoundHandler(), rt.Log)
+	server := rt.newHTTPServer("operators", http.NotFoundHandler())
 	arrivingOf(server, rt.Draining())
 	for _, want := range []string{"", "close"} {
 		w := httptest.NewRecorder()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -17,10 +18,16 @@ type mode[C any] struct {
 	run        func(p Program[C], config string, os process) int
 }
 
-// modes returns all flags of the program but -config and -h.
+// Flags that stand together.
+const (
+	checkFlag     = "check"
+	skipFilesFlag = "skip-files"
+)
+
+// modes returns all flags of the program but -config, -skip-files and -h.
 func modes[C any](p Program[C]) []mode[C] {
 	list := []mode[C]{
-		{"check", "check the configuration and the files that it names; silent if all is well", check[C]},
+		{checkFlag, "check the configuration and the files that it names; silent if all is well", check[C]},
 		{"print-config", "print the effective configuration with all defaults, without secrets", printConfig[C]},
 		{"healthcheck", "ask the running program whether it is ready; exit 0 or 1", healthcheck[C]},
 		{"version", "print the version", printVersion[C]},
@@ -38,6 +45,7 @@ func run[C any](args []string, p Program[C], os process) int {
 	set := flag.NewFlagSet(p.Name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
 	config := set.String("config", "", "")
+	skipFiles := set.Bool(skipFilesFlag, false, "")
 	all := modes(p)
 	chosen := make([]*bool, len(all))
 	for i, m := range all {
@@ -61,6 +69,12 @@ func run[C any](args []string, p Program[C], os process) int {
 	if len(names) > 1 {
 		return misused(p, os, "found "+strings.Join(names, " and ")+", allowed is one of them")
 	}
+	if *skipFiles {
+		if !slices.Equal(names, []string{"-" + checkFlag}) {
+			return misused(p, os, "-"+skipFilesFlag+" is invalid: must stand with -"+checkFlag)
+		}
+		todo = checkWithoutFiles[C]
+	}
 	return todo(p, *config, os)
 }
 
@@ -78,6 +92,7 @@ func usage[C any](w io.Writer, p Program[C]) {
 	for _, m := range modes(p) {
 		line("-"+m.name, m.help)
 	}
+	line("-"+skipFilesFlag, "with -"+checkFlag+": secret and certificate files need not exist")
 	line("-h", "print this")
 	b.WriteString("\nExit: 0 done or stopped cleanly, 1 failed, 2 bad usage or configuration.\n")
 	_, _ = io.WriteString(w, b.String())
@@ -86,14 +101,26 @@ func usage[C any](w io.Writer, p Program[C]) {
 // load loads the configuration and tells people what is wrong with it.
 func load[C any](p Program[C], config string, os process) (C, bool) {
 	cfg, err := p.Load(config)
+	return cfg, accepted(p, err, os)
+}
+
+// accepted reports whether the configuration is without mistakes, and prints them.
+func accepted[C any](p Program[C], err error, os process) bool {
 	if err != nil {
 		_, _ = fmt.Fprintf(os.stderr, "%s: bad configuration\n%s\n", p.Name, err)
 	}
-	return cfg, err == nil
+	return err == nil
 }
 
 func check[C any](p Program[C], config string, os process) int {
 	if _, ok := load(p, config, os); !ok {
+		return exitUsage
+	}
+	return exitOK
+}
+
+func checkWithoutFiles[C any](p Program[C], config string, os process) int {
+	if !accepted(p, p.Check(config), os) {
 		return exitUsage
 	}
 	return exitOK
@@ -140,10 +167,13 @@ func act[C any](p Program[C], a Action[C], config string, proc process) int {
 			}
 		}
 	}()
+	defer surviveSIGPIPE()()
 	settings := p.Settings(cfg)
 	rt := newRuntime(p.Name, settings.LogLevel, proc.stderr)
 	err := guard(func() error { return a.Run(ctx, rt, cfg) })
-	if err = errors.Join(err, rt.stop(settings.Drain)); err != nil {
+	err = errors.Join(err, rt.stop(settings.Drain))
+	rt.lines.flush(flushTimeout)
+	if err != nil {
 		_, _ = fmt.Fprintf(proc.stderr, "%s: -%s: %s\n", p.Name, a.Flag, err)
 		return exitFailed
 	}

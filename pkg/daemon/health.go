@@ -35,8 +35,13 @@ func askReady(addr net.Addr) error {
 	defer cancel()
 	transport := &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, addr.Network(), reachable(addr))
+		DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
+			for _, at := range reachable(addr) {
+				if conn, err = new(net.Dialer).DialContext(ctx, addr.Network(), at); err == nil {
+					break
+				}
+			}
+			return conn, err
 		},
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin/readyz", nil)
@@ -58,16 +63,15 @@ func askReady(addr net.Addr) error {
 	return nil
 }
 
-// reachable returns the address to dial for one that is listened on: every
-// interface includes the loopback.
-func reachable(addr net.Addr) string {
+// reachable returns the addresses to dial for one that is listened on, one after the
+// other: every interface includes the loopback, of which a machine may have only one
+// family.
+func reachable(addr net.Addr) []string {
 	at, err := netip.ParseAddrPort(addr.String())
 	if err != nil || !at.Addr().IsUnspecified() {
-		return addr.String()
+		return []string{addr.String()}
 	}
-	loopback := netip.IPv6Loopback()
-	if at.Addr().Is4() {
-		loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	return netip.AddrPortFrom(loopback, at.Port()).String()
+	v4 := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port()).String()
+	v6 := netip.AddrPortFrom(netip.IPv6Loopback(), at.Port()).String()
+	return []string{v4, v6}
 }

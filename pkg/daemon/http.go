@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 )
 
 // Limits of HTTP servers.
@@ -24,15 +23,10 @@ const (
 )
 
 // newHTTPServer makes a server without a limit for writing: that would end long polls.
-func newHTTPServer(name string, h http.Handler, log *zap.Logger) *http.Server {
-	log = log.With(zap.String("server", name))
-	errorLog, err := zap.NewStdLogAt(log, zapcore.WarnLevel)
-	if err != nil {
-		panic(err) // the level is a constant
-	}
+func (rt *Runtime) newHTTPServer(name string, h http.Handler) *http.Server {
 	return &http.Server{
-		Handler:           recovered(h, log),
-		ErrorLog:          errorLog,
+		Handler:           recovered(h, rt.Log.With(zap.String("server", name)), rt.CountPanic(name)),
+		ErrorLog:          rt.libraryLog("http." + name),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
@@ -40,9 +34,9 @@ func newHTTPServer(name string, h http.Handler, log *zap.Logger) *http.Server {
 	}
 }
 
-// recovered logs where a handler has panicked and closes the connection. net/http
-// would log the panic's text, which might hold a secret.
-func recovered(h http.Handler, log *zap.Logger) http.Handler {
+// recovered counts panics of a handler, logs where it has panicked and closes the
+// connection. net/http would log the panic's text, which might hold a secret.
+func recovered(h http.Handler, log *zap.Logger, count func()) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			value := recover()
@@ -50,6 +44,7 @@ func recovered(h http.Handler, log *zap.Logger) http.Handler {
 				return
 			}
 			if err, ok := value.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+				count()
 				p := newPanicked(value)
 				log.Error("a request's handler has panicked", zap.String("panic", p.what), zap.String("at", p.stack))
 			}

@@ -123,15 +123,37 @@ func (l *Listener) Publish() error {
 	if l.published || l.closed {
 		return nil
 	}
-	unlock, err := lockFolder(l.path, syscall.LOCK_EX)
-	if err == nil {
-		defer unlock()
-	} // A folder that may be written but not read cannot be locked; the rename is atomic by itself.
+	defer lockForPublish(l.path)()
 	if err := os.Rename(l.private, l.path); err != nil {
 		return fmt.Errorf("cannot publish the socket %s: %w", l.path, err)
 	}
 	l.published = true
 	return nil
+}
+
+const (
+	// publishWait is how long Publish waits for the folder's lock. Larger delays the start
+	// when another program holds the lock; a process that withdraws its socket needs it
+	// for some system calls only.
+	publishWait = 100 * time.Millisecond
+	// publishPause is the time between two attempts to take it. Larger delays the start.
+	publishPause = 2 * time.Millisecond
+)
+
+// lockForPublish takes the folder's lock, so that no process that withdraws its own
+// socket removes the one that is being published. It goes on without the lock after
+// publishWait, since everybody who can read the folder can hold it, and where the folder
+// may be written but not read: the rename itself is atomic.
+func lockForPublish(path string) (unlock func()) {
+	for end := time.Now().Add(publishWait); ; <-time.After(publishPause) {
+		unlock, err := lockFolder(path, syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return unlock
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(end) {
+			return func() {}
+		}
+	}
 }
 
 // Close ends listening and removes the socket's name if it is still this listener's.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -212,5 +213,63 @@ func TestCloseBesidePublish(t *testing.T) {
 	}
 	if _, err := os.Lstat(path); err != nil {
 		t.Error("the name was removed without the lock")
+	}
+}
+
+// A lock that another program holds on the folder, for ever, is no obstacle.
+func TestPublishWithoutTheLock(t *testing.T) {
+	path := filepath.Join(shortDir(t), "s")
+	unlock, err := lockFolder(path, syscall.LOCK_EX)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	l := listenUnix(t, path)
+	published := make(chan error, 1)
+	go func() { published <- l.Publish() }()
+	select {
+	case err = <-published:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the start waits for a lock of another program")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := whoAnswers(t, path, map[string]*Listener{"it": l}); got != "it" {
+		t.Errorf("%s answers", got)
+	}
+}
+
+// loopbacks are this machine's loopback addresses: some have no IPv6.
+func loopbacks(t *testing.T) []string {
+	t.Helper()
+	probe, err := new(net.ListenConfig).Listen(t.Context(), "tcp6", "[::1]:0")
+	if err != nil {
+		return []string{"127.0.0.1"}
+	}
+	_ = probe.Close()
+	return []string{"127.0.0.1", "::1"}
+}
+
+// The wildcard addresses of both families accept both, and a health check reaches them.
+func TestWildcardAcceptsBothFamilies(t *testing.T) {
+	for _, host := range []string{"::", "0.0.0.0"} {
+		l, err := Listen(t.Context(), "listen.check", namedAddr(net.JoinHostPort(host, "0")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, from := range loopbacks(t) {
+			conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", net.JoinHostPort(from, port))
+			if err != nil {
+				t.Errorf("%s does not accept from %s: %v", host, from, err)
+				continue
+			}
+			_ = conn.Close()
+		}
+		_ = l.Close()
 	}
 }

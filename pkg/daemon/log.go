@@ -3,22 +3,42 @@ package daemon
 import (
 	"fmt"
 	"io"
+	"log"
 	"runtime"
 	"runtime/debug"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// newLog makes a logger of JSON lines, of which level says how many are written.
-func newLog(w io.Writer, level zap.AtomicLevel) *zap.Logger {
+// newLog makes a logger of JSON lines, of which level says how many are written. The
+// logger never blocks, and it leaves out repeated lines; out counts what it loses.
+func newLog(name string, stderr io.Writer, level zap.AtomicLevel, metrics prometheus.Registerer) (*zap.Logger, *logWriter) {
 	form := zap.NewProductionEncoderConfig()
 	form.TimeKey = "time"
 	form.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	form.EncodeDuration = zapcore.StringDurationEncoder
-	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(form), zapcore.Lock(zapcore.AddSync(w)), level))
+	lines := zapcore.NewJSONEncoder(form)
+	out := newLogWriter(stderr, name, lines, metrics)
+	core := limited{zapcore.NewCore(lines, out, level), newRepeats(name, metrics)}
+	return zap.New(core, zap.ErrorOutput(out)), out
 }
+
+// libraryLog is Log for a library that writes lines of text, as warnings. All lines
+// under one name count as the same message.
+func (rt *Runtime) libraryLog(name string) *log.Logger {
+	std, err := zap.NewStdLogAt(rt.Log.Named(name), zapcore.WarnLevel)
+	if err != nil {
+		panic(err) // the level is a constant
+	}
+	return std
+}
+
+// redirectStdLog has lines of package log's default logger, which some libraries write
+// to, go to Log until the returned function is called.
+func redirectStdLog(rt *Runtime) (restore func()) { return zap.RedirectStdLog(rt.Log.Named("log")) }
 
 // setLevel sets the level by its name; one that is unknown changes nothing.
 func setLevel(level zap.AtomicLevel, name string) {

@@ -19,6 +19,9 @@ type Program[C any] struct {
 	// Load reads and checks the configuration; path is "" without -config. The error
 	// has one line for each mistake.
 	Load func(path string) (C, error)
+	// Check returns the mistakes that Load finds, less files that the configuration names and
+	// that do not exist, for -check -skip-files.
+	Check func(path string) error
 	// Admin returns the admin address that a file names, whatever else is wrong with
 	// it, for -healthcheck. With an error it is a guess.
 	Admin func(path string) (net.Addr, error)
@@ -39,9 +42,12 @@ type Program[C any] struct {
 
 // Settings is what the frame needs of a configuration.
 type Settings struct {
-	Admin    net.Addr      // of the admin listener
-	Drain    time.Duration // limit of a stop
-	LogLevel string        // debug, info, warn or error
+	Admin net.Addr // of the admin listener
+	// DrainDelay is the time from SIGTERM to the drain. The program is not ready, but it
+	// still answers. 0 and less: none.
+	DrainDelay time.Duration
+	Drain      time.Duration // limit of the drain
+	LogLevel   string        // debug, info, warn or error
 }
 
 // Action is something that a program does and then exits, asked for by a flag of

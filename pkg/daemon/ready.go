@@ -6,15 +6,17 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
-// readiness answers /readyz: 200 from the end of a good start to the beginning of
-// the drain, while all conditions hold.
+// readiness answers /readyz: 200 from the end of a good start to the signal to stop,
+// while all conditions hold.
 type readiness struct {
 	mu         sync.Mutex
 	conditions []condition
 
-	started, draining chan struct{} // closed when it is so
+	started, stopping, draining chan struct{} // closed when it is so
+	reason                      atomic.Pointer[string]
 }
 
 type condition struct {
@@ -23,7 +25,7 @@ type condition struct {
 }
 
 func newReadiness() *readiness {
-	return &readiness{started: make(chan struct{}), draining: make(chan struct{})}
+	return &readiness{started: make(chan struct{}), stopping: make(chan struct{}), draining: make(chan struct{})}
 }
 
 func (r *readiness) add(name string, check func() error) {
@@ -35,9 +37,12 @@ func (r *readiness) add(name string, check func() error) {
 // reasons returns why the program is not ready; none if it is.
 func (r *readiness) reasons() []string {
 	switch {
-	case isClosed(r.draining):
+	case isClosed(r.stopping):
 		return []string{"stopping"}
-	case !isClosed(r.started):
+	case isClosed(r.started):
+	case r.reason.Load() != nil:
+		return []string{"starting: " + *r.reason.Load()}
+	default:
 		return []string{"starting"}
 	}
 	r.mu.Lock()

@@ -16,15 +16,18 @@ import (
 
 // Runtime is what the frame hands to a program.
 type Runtime struct {
-	// Log writes JSON lines to stderr at the configured level.
+	// Log writes JSON lines to stderr at the configured level. A call never blocks: lines
+	// that nobody reads are dropped. Of lines with the same message only some are written.
 	Log *zap.Logger
 	// Metrics is what /metrics shows.
 	Metrics *prometheus.Registry
 
-	name  string
-	level zap.AtomicLevel
-	ready *readiness
-	stack *stack
+	name   string
+	level  zap.AtomicLevel
+	lines  *logWriter // of Log
+	ready  *readiness
+	stack  *stack
+	panics *prometheus.CounterVec
 
 	mu        sync.Mutex
 	listeners []*Listener
@@ -34,12 +37,16 @@ func newRuntime(name, logLevel string, stderr io.Writer) *Runtime {
 	level := zap.NewAtomicLevel()
 	setLevel(level, logLevel)
 	rt := &Runtime{
-		Log:     newLog(stderr, level),
 		Metrics: prometheus.NewRegistry(),
 		name:    name,
 		level:   level,
 		ready:   newReadiness(),
+		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: name + "_panics_total",
+			Help: "Panics of request handlers, by server.",
+		}, []string{"server"}),
 	}
+	rt.Log, rt.lines = newLog(name, stderr, level, rt.Metrics)
 	rt.stack = newStack(rt.Log)
 	version, commit, goVersion := versionParts()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -48,7 +55,7 @@ func newRuntime(name, logLevel string, stderr io.Writer) *Runtime {
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit, "go": goVersion},
 	})
 	build.Set(1)
-	rt.Metrics.MustRegister(build, collectors.NewGoCollector(),
+	rt.Metrics.MustRegister(build, rt.panics, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return rt
 }
@@ -75,9 +82,21 @@ func (rt *Runtime) Add(c Component) { rt.stack.add(c) }
 // everybody may read. It is called for each request.
 func (rt *Runtime) ReadyWhen(name string, check func() error) { rt.ready.add(name, check) }
 
-// Draining returns a channel that is closed when the program begins to stop: long
-// polls end then.
+// Stopping returns a channel that is closed when the program receives a signal to stop:
+// from then on /readyz is 503, and health checks must say "not serving". Requests are
+// answered as before until Draining.
+func (rt *Runtime) Stopping() <-chan struct{} { return rt.ready.stopping }
+
+// Draining returns a channel that is closed when the drain begins, Settings.DrainDelay
+// after Stopping: long polls end then.
 func (rt *Runtime) Draining() <-chan struct{} { return rt.ready.draining }
+
+// Starting sets what /readyz says until the start is over, which everybody may read.
+func (rt *Runtime) Starting(reason string) { rt.ready.reason.Store(&reason) }
+
+// CountPanic returns the function that counts a panic of the server's request handlers
+// in NAME_panics_total. ServeHTTP's servers count their own.
+func (rt *Runtime) CountPanic(server string) func() { return rt.panics.WithLabelValues(server).Inc }
 
 // Listen binds an address of the configuration's field. Connections are taken from
 // now on, but a Unix socket gets its name only when Start has returned without an
@@ -88,8 +107,8 @@ func (rt *Runtime) Listen(field string, addr net.Addr) (*Listener, error) {
 		return nil, err
 	}
 	rt.mu.Lock()
-	defer rt.mu.Unlock()
 	rt.listeners = append(rt.listeners, l)
+	rt.mu.Unlock()
 	rt.Log.Info("listening", zap.String("field", field), zap.Stringer("address", l.Addr()))
 	return l, nil
 }
@@ -122,7 +141,7 @@ func (rt *Runtime) stop(limit time.Duration) error {
 // not nil and the listener is TCP, and with time limits that suit long polls. A
 // stop answers who has connected, and waits for requests under way.
 func (rt *Runtime) ServeHTTP(name string, ln *Listener, conf *tls.Config, h http.Handler) {
-	server := newHTTPServer(name, h, rt.Log)
+	server := rt.newHTTPServer(name, h)
 	s := &service{server: server, ln: ln, arriving: arrivingOf(server, rt.Draining()), served: make(chan struct{})}
 	var accepting net.Listener = ln
 	if conf != nil && ln.Addr().Network() != "unix" {

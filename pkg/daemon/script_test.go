@@ -24,7 +24,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "signal": signal, "await": await, "appears": appears,
+			"exits": exits, "signal": signal, "await": await, "appears": appears, "looks": looks,
 			"poll": poll, "polled": polled, "hammer": hammer, "hammered": hammered,
 		},
 		Setup: func(env *testscript.Env) error {
@@ -93,6 +93,9 @@ func appears(ts *testscript.TestScript, _ bool, args []string) {
 		return fmt.Sprint(err), err == nil
 	})
 }
+
+// looks lets the program look at its configuration file some times.
+func looks(*testscript.TestScript, bool, []string) { <-time.After(1200 * time.Millisecond) }
 
 // until looks again and again, for at most 20 seconds.
 func until(ts *testscript.TestScript, what string, look func() (found string, ok bool)) {

@@ -18,18 +18,25 @@ type life[C any] struct {
 	path    string // of the configuration
 	rt      *Runtime
 
-	running C // what was started with
-	drain   time.Duration
-	reload  func(C) error
+	running  C        // what was started with
+	settings Settings // of the configuration that was taken up last
+	reload   func(C) error
+
+	loaded  content // of the file that was taken up or refused last
+	refused string  // why it was refused, "" if it was not
+	changed bool    // the file has to be loaded again
 
 	starting, reloading, hangUp bool
 	code                        int
-	deadline                    <-chan time.Time // of the stop; nil until it begins
+	delay                       <-chan time.Time // until the drain begins; nil without a delay
+	deadline                    <-chan time.Time // of the drain; nil until it begins
+	ends                        time.Time        // when the drain time is over
 	stopping                    bool             // the stack is being stopped
 
 	cancel   context.CancelFunc // tells the start that it is over
 	started  chan startResult[C]
-	reloaded chan *C // nil: nothing was taken up
+	found    chan content
+	reloaded chan reloadResult[C]
 	stopped  chan error
 
 	lastReload, lastReloadAt prometheus.Gauge
@@ -42,26 +49,30 @@ type startResult[C any] struct {
 
 // serve runs the program until it is told to stop.
 func serve[C any](p Program[C], config string, proc process) int {
+	file := contentOf(config)
 	cfg, ok := load(p, config, proc)
 	if !ok {
 		return exitUsage
 	}
+	defer surviveSIGPIPE()()
 	settings := p.Settings(cfg)
 	rt := newRuntime(p.Name, settings.LogLevel, proc.stderr)
-	defer zap.RedirectStdLog(rt.Log)() // of libraries that know no better
+	defer redirectStdLog(rt)()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	l := &life[C]{
 		program: p, path: config, rt: rt,
-		running: cfg, drain: settings.Drain,
+		running: cfg, settings: settings, loaded: file,
 		starting: true,
 		cancel:   cancel,
 		started:  make(chan startResult[C], 1),
-		reloaded: make(chan *C, 1),
+		found:    make(chan content),
+		reloaded: make(chan reloadResult[C], 1),
 		stopped:  make(chan error, 1),
 	}
 	l.reloadMetrics()
 	rt.Log.Info("starting", zap.String("program", p.Name), zap.String("version", Version()), zap.String("config", config))
+	go watchFile(ctx, config, l.found)
 	go func() {
 		var result startResult[C]
 		result.err = guard(func() (err error) {
@@ -70,7 +81,9 @@ func serve[C any](p Program[C], config string, proc process) int {
 		})
 		l.started <- result
 	}()
-	return l.loop(proc.signals)
+	code := l.loop(proc.signals)
+	rt.lines.flush(min(flushTimeout, max(time.Until(l.ends), l.settings.Drain/20)))
+	return code
 }
 
 func (l *life[C]) start(ctx context.Context, settings Settings, cfg C) (reload func(C) error, err error) {
@@ -95,11 +108,12 @@ func (l *life[C]) loop(signals <-chan os.Signal) int {
 				l.hangUp = true
 				break
 			}
-			if l.deadline != nil {
+			if isClosed(l.rt.ready.stopping) {
 				l.rt.Log.Error("a second signal: stopping at once", zap.Stringer("signal", sig))
 				return exitFailed
 			}
-			l.rt.Log.Info("stopping", zap.Stringer("signal", sig), zap.Duration("drain", l.drain))
+			l.hasSignalled(sig)
+		case <-l.delay:
 			l.end(exitOK)
 		case result := <-l.started:
 			l.hasStarted(result)
@@ -107,8 +121,10 @@ func (l *life[C]) loop(signals <-chan os.Signal) int {
 			l.rt.Log.Error("a component has ended by itself, so the program stops",
 				append(failure(p.err), zap.String("component", p.Name))...)
 			l.end(exitFailed)
-		case cfg := <-l.reloaded:
-			l.hasReloaded(cfg)
+		case file := <-l.found:
+			l.hasFound(file)
+		case result := <-l.reloaded:
+			l.hasReloaded(result)
 		case err := <-l.stopped:
 			if err != nil {
 				l.code = exitFailed
@@ -130,12 +146,27 @@ func (l *life[C]) next() {
 	case l.deadline != nil && !l.stopping:
 		l.stopping = true
 		// A little less than the deadline, so that it is only met if a component does not keep to its limits.
-		limit := l.drain * 95 / 100
+		limit := l.settings.Drain * 90 / 100
 		go func() { l.stopped <- l.rt.stop(limit) }()
-	case l.deadline == nil && l.hangUp:
-		l.hangUp, l.reloading = false, true
-		go func() { l.reloaded <- l.takeUp() }()
+	case !isClosed(l.rt.ready.stopping) && (l.hangUp || l.changed):
+		signalled := l.hangUp
+		l.hangUp, l.changed, l.reloading = false, false, true
+		go func() { l.reloaded <- l.takeUp(signalled) }()
 	}
+}
+
+// hasSignalled begins the stop. Only SIGTERM has the delay, which is for programs that
+// still have to notice that this one is not ready: SIGINT comes from a person.
+func (l *life[C]) hasSignalled(sig os.Signal) {
+	fields := []zap.Field{zap.Stringer("signal", sig), zap.Duration("drain", l.settings.Drain)}
+	if sig != os.Signal(syscall.SIGTERM) || l.starting || l.settings.DrainDelay <= 0 {
+		l.rt.Log.Info("stopping", fields...)
+		l.end(exitOK)
+		return
+	}
+	l.rt.Log.Info("stopping", append(fields, zap.Duration("drain_delay", l.settings.DrainDelay))...)
+	close(l.rt.ready.stopping)
+	l.delay = time.After(l.settings.DrainDelay)
 }
 
 func (l *life[C]) hasStarted(result startResult[C]) {
@@ -154,13 +185,19 @@ func (l *life[C]) hasStarted(result startResult[C]) {
 	}
 }
 
-// end begins the drain: not ready any more, and a limit for all that follows.
+// end begins the drain: not ready any more, and a limit for all that follows, which
+// leaves a twentieth of the drain time to write the log.
 func (l *life[C]) end(code int) {
 	l.code = max(l.code, code)
 	if l.deadline != nil {
 		return
 	}
-	l.deadline = time.After(l.drain)
+	l.delay = nil
+	l.ends = time.Now().Add(l.settings.Drain)
+	l.deadline = time.After(l.settings.Drain * 95 / 100)
+	if !isClosed(l.rt.ready.stopping) {
+		close(l.rt.ready.stopping)
+	}
 	close(l.rt.ready.draining)
 	l.cancel()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -29,12 +30,20 @@ func TestMain(m *testing.M) {
 
 // thing is the smallest program that does all that a program can do. Its
 // configuration has lines NAME=VALUE: admin and serve (names of sockets), drain, level,
-// word (what it serves), and fault (what goes wrong).
+// word (what it serves), drain_delay, needs (a file that must exist),
+// and fault (what goes wrong).
 var thing = daemon.Program[settings]{
 	Name:    "thing",
 	Summary: "serves one word.",
 	Load:    load,
-	Admin:   func(path string) (net.Addr, error) { cfg, err := read(path); return cfg.socket("admin"), err },
+	Check: func(path string) error {
+		cfg, err := load(path)
+		if cfg.values["needs"] != "" && errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		return err
+	},
+	Admin: func(path string) (net.Addr, error) { cfg, err := read(path); return cfg.socket("admin"), err },
 	Print: func(cfg settings) ([]byte, error) {
 		return []byte("word=" + cfg.values["word"] + "\n"), nil
 	},
@@ -43,7 +52,8 @@ var thing = daemon.Program[settings]{
 		if err != nil {
 			drain = 10 * time.Second
 		}
-		return daemon.Settings{Admin: cfg.socket("admin"), Drain: drain, LogLevel: cfg.values["level"]}
+		delay, _ := time.ParseDuration(cfg.values["drain_delay"])
+		return daemon.Settings{Admin: cfg.socket("admin"), Drain: drain, DrainDelay: delay, LogLevel: cfg.values["level"]}
 	},
 	NeedsRestart: func(running, loaded settings) []string {
 		if running.values["serve"] != loaded.values["serve"] {
@@ -96,6 +106,9 @@ func load(path string) (settings, error) {
 	if err == nil && cfg.values["mistake"] != "" {
 		err = errors.New(path + ":1: the first mistake\n" + path + ":2: the second mistake")
 	}
+	if name := cfg.values["needs"]; err == nil && name != "" {
+		_, err = os.Stat(filepath.Join(cfg.folder, name))
+	}
 	return cfg, err
 }
 
@@ -120,7 +133,24 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 	if err != nil {
 		return nil, err
 	}
+	for name, state := range map[string]<-chan struct{}{"stopping": rt.Stopping(), "draining": rt.Draining()} {
+		rt.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "thing_" + name}, func() float64 {
+			if isStopped(state) {
+				return 1
+			}
+			return 0
+		}))
+	}
 	var polls atomic.Int32
+	end := make(chan error)
+	rt.Add(daemon.Component{Name: "mayfly", Run: func(ctx context.Context) error {
+		select {
+		case err := <-end:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}})
 	rt.ServeHTTP("words", ln, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/polls":
@@ -129,6 +159,16 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 		case "/poll":
 			polls.Add(1)
 			<-rt.Draining()
+		case "/log": // 4 MiB in lines that are all different
+			for i := range 4096 {
+				rt.Log.Info(fmt.Sprint("line ", i), zap.String("text", strings.Repeat("x", 1<<10)))
+			}
+		case "/die":
+			end <- errors.New("its day is over")
+		case "/std":
+			log.Print("line of a library")
+		case "/panic":
+			panic("the key is hunter2")
 		}
 		_, _ = io.WriteString(w, cfg.values["word"])
 	}))
@@ -144,7 +184,7 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 		<-ctx.Done()
 		return nil, ctx.Err()
 	case "die":
-		rt.Add(daemon.Component{Name: "mayfly", Run: func(context.Context) error { return errors.New("its day is over") }})
+		go func() { end <- errors.New("its day is over") }()
 	case "hang":
 		rt.Add(daemon.Component{Name: "sloth", Stop: func(context.Context) error { select {} }})
 	case "never ready":

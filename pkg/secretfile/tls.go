@@ -32,8 +32,8 @@ func NewServer(certFile, keyFile, clientCAFile string, log *zap.Logger) (*tls.Co
 }
 
 func watchServer(certFile, keyFile, clientCAFile string, log *zap.Logger) (*watched[*tls.Config], error) {
-	return watch([]string{certFile, keyFile, clientCAFile}, log, func() (*tls.Config, error) {
-		cert, err := pair(certFile, keyFile, log)
+	return watch([]string{certFile, keyFile, clientCAFile}, []string{keyFile}, log, func() (*tls.Config, error) {
+		cert, err := pair(certFile, keyFile)
 		if err != nil {
 			return nil, err
 		}
@@ -54,7 +54,7 @@ type Client struct{ current *watched[*tls.Config] }
 // presents the certificate with its key ("": none). It reads all anew when they
 // change, for the connections after that.
 func NewClient(caFile, certFile, keyFile string, log *zap.Logger) (*Client, error) {
-	current, err := watch([]string{caFile, certFile, keyFile}, log, func() (conf *tls.Config, err error) {
+	current, err := watch([]string{caFile, certFile, keyFile}, []string{keyFile}, log, func() (conf *tls.Config, err error) {
 		conf = newConfig()
 		if caFile != "" {
 			if conf.RootCAs, err = pool(caFile); err != nil {
@@ -62,7 +62,7 @@ func NewClient(caFile, certFile, keyFile string, log *zap.Logger) (*Client, erro
 			}
 		}
 		if certFile != "" {
-			cert, err := pair(certFile, keyFile, log)
+			cert, err := pair(certFile, keyFile)
 			if err != nil {
 				return nil, err
 			}
@@ -103,7 +103,7 @@ func newConfig() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 }
 
-func pair(certFile, keyFile string, log *zap.Logger) (tls.Certificate, error) {
+func pair(certFile, keyFile string) (tls.Certificate, error) {
 	certPEM, err := readBounded(certFile, maxPEM)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -116,7 +116,6 @@ func pair(certFile, keyFile string, log *zap.Logger) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("%s with the key %s: %s", certFile, keyFile, strings.TrimPrefix(err.Error(), "tls: "))
 	}
-	warnIfOpen(keyFile, log)
 	return cert, nil
 }
 

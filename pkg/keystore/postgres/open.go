@@ -6,6 +6,9 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
@@ -70,7 +74,36 @@ func configure(url string, password func() credential.Secret) (*pgxpool.Config, 
 func explain(conf *pgxpool.Config, err error) error {
 	c := conf.ConnConfig
 	oneLine := strings.Join(strings.Fields(err.Error()), " ") // pgx has a line for each host
+	if unreachable(err) {
+		return fmt.Errorf("database %s at %s: %w: %s", c.Database, c.Host, keystore.ErrUnreachable, oneLine)
+	}
 	return fmt.Errorf("database %s at %s: %s", c.Database, c.Host, oneLine)
+}
+
+// refusals are the beginnings of the SQLSTATEs by which a server refuses a login: an invalid
+// authorization, a database that does not exist, a missing privilege (PostgreSQL, appendix A).
+var refusals = []string{"28", "3D", "42501"}
+
+// outages are the beginnings of the SQLSTATEs of a server that may answer later: connection
+// exceptions, insufficient resources, operator intervention such as a shutdown.
+var outages = []string{"08", "53", "57"}
+
+// unreachable reports whether an error is one that goes away without a change of keyd's
+// configuration.
+func unreachable(err error) bool {
+	var engine *pgconn.PgError
+	has := func(beginnings []string) bool {
+		return slices.ContainsFunc(beginnings, func(b string) bool { return strings.HasPrefix(engine.Code, b) })
+	}
+	var connecting *pgconn.ConnectError
+	var network net.Error
+	switch answered := errors.As(err, &engine); {
+	case errors.As(err, &connecting):
+		return !answered || !has(refusals)
+	case answered:
+		return has(outages)
+	}
+	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.Timeout(err)
 }
 
 func migrate(ctx context.Context, db *sql.DB) error {

@@ -66,6 +66,9 @@ func TestOpenRefuses(t *testing.T) {
 				mustClose(t, s)
 				t.Fatal("it was opened")
 			}
+			if errors.Is(err, keystore.ErrUnreachable) != (tt.name == "nobody there" || tt.name == "read-only") {
+				t.Errorf("unreachable: %v", err)
+			}
 			if msg := err.Error(); !regexp.MustCompile(tt.want).MatchString(msg) || strings.Contains(msg, "canary") {
 				t.Fatalf("got %q, want %q", msg, tt.want)
 			}

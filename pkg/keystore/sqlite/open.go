@@ -16,6 +16,7 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
@@ -79,7 +80,7 @@ func explain(path string, err error) error {
 	case sqlite3.SQLITE_CORRUPT:
 		what = "it is damaged: restore a backup"
 	case sqlite3.SQLITE_BUSY:
-		what = "it is locked by another process"
+		return fmt.Errorf("database %s: %w: it is locked by another process (%w)", path, keystore.ErrUnreachable, err)
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
 		what = "it is not writable"
 	case sqlite3.SQLITE_CANTOPEN:

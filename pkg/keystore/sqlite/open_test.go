@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -119,6 +120,9 @@ func TestOpenRefuses(t *testing.T) {
 			if err == nil {
 				_ = s.Close()
 				t.Fatal("it was opened")
+			}
+			if errors.Is(err, keystore.ErrUnreachable) != (tt.name == "locked") {
+				t.Errorf("unreachable: %v", err)
 			}
 			if msg := err.Error(); !strings.HasPrefix(msg, "database "+path+": ") || !regexp.MustCompile(tt.want).MatchString(msg) {
 				t.Fatalf("got %q, want %q", msg, tt.want)
