@@ -14,8 +14,9 @@
 //	Program.Start                   opens what it needs and adds it to Runtime's stack, lowest first
 //	listeners are published         Unix sockets are renamed into place only now: a start that fails takes nothing away
 //	ready                           as soon as every readiness check says so
-//	SIGHUP: load, reload            a bad file changes nothing
-//	SIGTERM, SIGINT: drain          not ready, then the stack is stopped from the top, within the drain time;
+//	SIGHUP, changed file: reload    a bad file changes nothing
+//	SIGTERM: delay                  not ready, but answering for Settings.DrainDelay
+//	then, or SIGINT: drain          not ready, then the stack is stopped from the top, within the drain time;
 //	                                who has connected to a server over HTTP is still answered
 //	exit 0                          1 after a failed start, a component that died, or a second signal
 package daemon
