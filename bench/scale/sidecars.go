@@ -53,8 +53,15 @@ func (c *crowd) start(ctx context.Context, site *running.Site, n int) error {
 
 func poll(ctx context.Context, client *keyapi.Client, name string) error {
 	// MaxStale is that of the default configuration.
-	ask := keyapi.ChangesRequest{Sidecar: name, After: -1, MaxStaleMS: (15 * time.Minute).Milliseconds()}
+	ask := keyapi.ChangesRequest{Sidecar: name, Poll: 1, After: -1, MaxStaleMS: (15 * time.Minute).Milliseconds()}
+	_, err := client.Changes(ctx, ask)
+	var head *keyapi.Gone
+	if !errors.As(err, &head) {
+		return fmt.Errorf("poll of the head: %v, want a 410", err)
+	}
+	ask.Epoch, ask.After = head.Epoch, head.Revision
 	for {
+		ask.Poll++
 		told, err := client.Changes(ctx, ask)
 		if err != nil {
 			return err

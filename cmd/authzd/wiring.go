@@ -44,20 +44,20 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 	if err != nil {
 		return nil, err
 	}
-	name := sidecarName()
 	cache := keycache.New(keyAPI, keycache.Options{
-		Sidecar:   name,
-		Known:     cfg.Cache.Credentials,
-		Unknown:   cfg.Cache.Unknown,
-		Times:     times(cfg.Cache),
-		Admission: admission(cfg.Admission),
-		Log:       rt.Log,
-		Metrics:   rt.Metrics,
+		Name:            sidecarName,
+		ChangesOptional: cfg.KeyAPI.Changes == config.ChangesOptional,
+		Known:           cfg.Cache.Credentials,
+		Unknown:         cfg.Cache.Unknown,
+		Times:           times(cfg.Cache),
+		Admission:       admission(cfg.Admission),
+		Log:             rt.Log,
+		Metrics:         rt.Metrics,
 	})
 	rt.Add(daemon.Component{Name: "cache", Stop: func(context.Context) error { cache.Close(); keyAPI.close(); return nil }})
 	rt.Add(daemon.Component{Name: "change log", Run: cache.Run})
 
-	recorder := usage.New(keyAPI, name, rt.Log, rt.Metrics)
+	recorder := usage.New(keyAPI, cache.Name, rt.Log, rt.Metrics)
 	rt.Add(daemon.Component{Name: "usage", Run: recorder.Run})
 
 	rules, err := rulesOf(cfg)
@@ -179,8 +179,8 @@ func admission(a config.Admission) keycache.Admission {
 	return keycache.Admission{PerSecond: a.UnknownPerSecond, Burst: a.Burst}
 }
 
-// sidecarName is unique to this process: a restarted one holds nothing that its
-// predecessor had cached.
+// sidecarName returns a new name at each call, unique to this process: a restarted one holds
+// nothing that the process before had cached.
 func sidecarName() string {
 	const maxHost = 64
 	host, err := os.Hostname()

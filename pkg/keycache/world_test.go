@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,7 +33,7 @@ type world struct {
 	network  *network
 	times    keycache.Times
 	sidecars []*sidecar
-	named    int // sidecars so far
+	named    atomic.Int64 // names given so far
 
 	mu         sync.Mutex
 	rng        *rand.Rand
@@ -117,15 +118,17 @@ func (w *world) close() {
 	w.network.end()
 }
 
+// name returns a new name of a sidecar.
+func (w *world) name() string { return fmt.Sprint("sidecar-", w.named.Add(1)) }
+
 func (w *world) addSidecar() {
 	s := &sidecar{link: w.network.link()}
 	address, _ := url.Parse("https://key-api")
 	s.client = keyapi.New(keyapi.Options{
 		URL: address, Token: secret(serviceToken), DialTLS: s.link.dial, Timeout: 400 * time.Millisecond,
 	})
-	w.named++
 	s.cache = keycache.New(s.client, keycache.Options{
-		Sidecar: fmt.Sprint("sidecar-", w.named), Known: 100, Unknown: 100, Times: w.times,
+		Name: w.name, Known: 100, Unknown: 100, Times: w.times,
 		Admission: keycache.Admission{PerSecond: 1_000_000, Burst: 1_000_000},
 		Log:       zap.NewNop(), Metrics: prometheus.NewRegistry(),
 	})

@@ -17,6 +17,8 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/usage"
 )
 
+func name() string { return "s" }
+
 // taker remembers the reports.
 type taker struct {
 	mu      sync.Mutex
@@ -47,7 +49,7 @@ func digest(i int) (d credential.Digest) {
 // run runs a recorder in a bubble of its own time until the test function returns.
 func run(t *testing.T, k *taker, f func(r *usage.Recorder)) {
 	synctest.Test(t, func(t *testing.T) {
-		r := usage.New(k, "s", zap.NewNop(), prometheus.NewRegistry())
+		r := usage.New(k, name, zap.NewNop(), prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); _ = r.Run(ctx) }()
@@ -143,7 +145,7 @@ func TestFailures(t *testing.T) {
 }
 
 func BenchmarkUsed(b *testing.B) {
-	r := usage.New(&taker{}, "s", zap.NewNop(), prometheus.NewRegistry())
+	r := usage.New(&taker{}, name, zap.NewNop(), prometheus.NewRegistry())
 	now := time.Now()
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
