@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 )
@@ -123,7 +121,7 @@ func (c *Cache) suspects(generation uint64) []credential.Digest {
 		used   time.Time
 	}
 	var known, others []suspect
-	collect := func(list []suspect, pool *simplelru.LRU[credential.Digest, *entry]) []suspect {
+	collect := func(list []suspect, pool *pool) []suspect {
 		for _, d := range pool.Keys() {
 			if e, ok := pool.Peek(d); ok && e.found && e.generation != generation {
 				list = append(list, suspect{d, e.used})

@@ -207,7 +207,7 @@ var mutants = []mutant{
 // ofTheModel are the files that the unit tests do without, so that a mutant is built
 // in a moment.
 var ofTheModel = []string{
-	"keyd_test.go", "long_test.go", "model_test.go", "mutants_test.go", "network_test.go", "restore_test.go", "scenes_test.go",
+	"keyd_test.go", "long_test.go", "oldproto_test.go", "proof_scenes_test.go", "export_test.go", "model_test.go", "mutants_test.go", "network_test.go", "restore_test.go", "scenes_test.go",
 	"truth_test.go", "world_test.go",
 }
 

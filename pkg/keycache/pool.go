@@ -59,9 +59,11 @@ func (e *entry) outdated() bool {
 // noting its use are one step under one lock.
 type shard struct {
 	mu      sync.Mutex
-	known   *simplelru.LRU[credential.Digest, *entry]
-	unknown *simplelru.LRU[credential.Digest, *entry]
+	known   *pool
+	unknown *pool
 }
+
+type pool = simplelru.LRU[credential.Digest, *entry]
 
 const (
 	maxShards = 64
