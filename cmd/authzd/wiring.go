@@ -44,16 +44,7 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 	if err != nil {
 		return nil, err
 	}
-	cache := keycache.New(keyAPI, keycache.Options{
-		Name:            sidecarName,
-		ChangesOptional: cfg.KeyAPI.Changes == config.ChangesOptional,
-		Known:           cfg.Cache.Credentials,
-		Unknown:         cfg.Cache.Unknown,
-		Times:           times(cfg.Cache),
-		Admission:       admission(cfg.Admission),
-		Log:             rt.Log,
-		Metrics:         rt.Metrics,
-	})
+	cache := keycache.New(keyAPI, cacheOptions(rt, cfg))
 	rt.Add(daemon.Component{Name: "cache", Stop: func(context.Context) error { cache.Close(); keyAPI.close(); return nil }})
 	rt.Add(daemon.Component{Name: "change log", Run: cache.Run})
 
@@ -169,6 +160,19 @@ func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 		RefuseForeign: cfg.Keys.ForeignFormat == config.RefuseForeign,
 		Shadow:        cfg.Shadow,
 	}, nil
+}
+
+func cacheOptions(rt *daemon.Runtime, cfg *config.Authzd) keycache.Options {
+	return keycache.Options{
+		Name:            sidecarName,
+		ChangesOptional: cfg.KeyAPI.Changes == config.ChangesOptional,
+		Known:           cfg.Cache.Credentials,
+		Unknown:         cfg.Cache.Unknown,
+		Times:           times(cfg.Cache),
+		Admission:       admission(cfg.Admission),
+		Log:             rt.Log,
+		Metrics:         rt.Metrics,
+	}
 }
 
 func times(c config.Cache) keycache.Times {

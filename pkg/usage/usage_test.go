@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,27 @@ func TestReportsOnceAMinute(t *testing.T) {
 	})
 	if len(k.reports) != 2 {
 		t.Errorf("%d reports: the last is sent at the stop", len(k.reports))
+	}
+}
+
+// A report has the name that the sidecar has when it is sent.
+func TestReportsHaveTheCurrentName(t *testing.T) {
+	k := &taker{}
+	synctest.Test(t, func(t *testing.T) {
+		var current atomic.Value
+		current.Store("one")
+		r := usage.New(k, func() string { return current.Load().(string) }, zap.NewNop(), prometheus.NewRegistry())
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = r.Run(ctx) }()
+		r.Used(digest(1), true, time.Now())
+		current.Store("two")
+		<-time.After(2 * time.Minute)
+		cancel()
+		<-done
+	})
+	if len(k.reports) != 1 || k.reports[0].Sidecar != "two" {
+		t.Errorf("%+v", k.reports)
 	}
 }
 
