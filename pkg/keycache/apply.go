@@ -115,13 +115,13 @@ func (f *follower) lost(ask keyapi.ChangesRequest, head *keyapi.Gone) {
 // record as stopped. What this process has acknowledged is no longer known there. So it
 // relies on nothing cached, takes a new name, and starts over.
 func (f *follower) conflict() {
+	after := f.newName()
 	f.mu.Lock()
 	f.dropLease()
 	f.invalidateAll(f.state.Load().epoch, f.seen)
 	before := f.at.name
-	f.at.name, f.at.epoch, f.at.after = f.newName(), "", headOnly
+	f.at.name, f.at.epoch, f.at.after = after, "", headOnly
 	f.resumeAt, f.stray = nil, nil
-	after := f.at.name
 	f.mu.Unlock()
 	f.polled = false
 	if f.failures == 0 {

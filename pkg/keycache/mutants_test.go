@@ -170,7 +170,7 @@ var mutants = []mutant{
 	},
 	{
 		"after a 409 the name is kept", "apply.go",
-		[]edit{{"f.at.name, f.at.epoch, f.at.after = f.newName(), \"\", headOnly", "f.at.epoch, f.at.after = \"\", headOnly"}},
+		[]edit{{"f.at.name, f.at.epoch, f.at.after = after, \"\", headOnly", "f.at.epoch, f.at.after = \"\", headOnly"}},
 		"TestConflict", true,
 	},
 	{
