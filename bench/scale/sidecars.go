@@ -56,8 +56,11 @@ func poll(ctx context.Context, client *keyapi.Client, name string) error {
 	ask := keyapi.ChangesRequest{Sidecar: name, Poll: 1, After: -1, MaxStaleMS: (15 * time.Minute).Milliseconds()}
 	_, err := client.Changes(ctx, ask)
 	var head *keyapi.Gone
-	if !errors.As(err, &head) {
-		return fmt.Errorf("poll of the head: %v, want a 410", err)
+	switch {
+	case err == nil:
+		return errors.New("a poll of the head was answered with a lease, not with 410")
+	case !errors.As(err, &head):
+		return err
 	}
 	ask.Epoch, ask.After = head.Epoch, head.Revision
 	for {

@@ -27,7 +27,7 @@ type sidecar struct {
 // name returns a new name of a sidecar.
 func (w *world) name() string { return fmt.Sprint("sidecar-", w.named.Add(1)) }
 
-func (w *world) addSidecar() *sidecar { return w.addSidecarOver(w.network.link()) }
+func (w *world) addSidecar() { w.addSidecarOver(w.network.link()) }
 
 // addSidecarOver starts a sidecar that has that way to the key API.
 func (w *world) addSidecarOver(l *link) *sidecar {
