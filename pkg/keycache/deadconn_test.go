@@ -237,6 +237,9 @@ func after(limit time.Duration, so func() bool) time.Duration {
 	return time.Since(began)
 }
 
+// slack is what a loaded machine may add.
+const slack = 1500 * time.Millisecond
+
 // Connections that die without a sign are noticed: resolves and polls go on over new ones. The
 // cases run at the same time, because the defaults take up to 6 s.
 func TestDeadConnections(t *testing.T) {
@@ -261,13 +264,13 @@ func TestDeadConnections(t *testing.T) {
 				d.way.kill()
 				before := d.api.polls.Load()
 				running.Go(func() {
-					if took := after(2*tt.within, d.resolves); took > tt.within {
+					if took := after(2*tt.within, d.resolves); took > tt.within+slack {
 						t.Errorf("%s: resolves after %s, want within %s", name, took, tt.within)
 					}
 				})
 				running.Go(func() {
 					polled := func() bool { return d.api.polls.Load() > before }
-					if took := after(2*tt.within, polled); took > tt.within {
+					if took := after(2*tt.within, polled); took > tt.within+slack {
 						t.Errorf("%s: polls after %s, want within %s", name, took, tt.within)
 					}
 				})
