@@ -150,8 +150,8 @@ func (b *bench) connect(ctx context.Context, n int) error {
 			Timeout: 400 * time.Millisecond,
 		})
 		cache := keycache.New(client, keycache.Options{
-			Sidecar: fmt.Sprintf("sidecar-%d", len(b.caches)),
-			Known:   1000, Unknown: 1000,
+			Name:  func() string { return fmt.Sprintf("sidecar-%s", credential.RandomBase62(8)) },
+			Known: 1000, Unknown: 1000,
 			Times:     keycache.Times{MaxAge: time.Hour, ConfirmAfter: 10 * time.Second, MaxStale: 15 * time.Minute},
 			Admission: keycache.Admission{PerSecond: 200, Burst: 400},
 			Log:       zap.NewNop(),

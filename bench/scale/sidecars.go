@@ -53,8 +53,18 @@ func (c *crowd) start(ctx context.Context, site *running.Site, n int) error {
 
 func poll(ctx context.Context, client *keyapi.Client, name string) error {
 	// MaxStale is that of the default configuration.
-	ask := keyapi.ChangesRequest{Sidecar: name, After: -1, MaxStaleMS: (15 * time.Minute).Milliseconds()}
+	ask := keyapi.ChangesRequest{Sidecar: name, Poll: 1, After: -1, MaxStaleMS: (15 * time.Minute).Milliseconds()}
+	_, err := client.Changes(ctx, ask)
+	var head *keyapi.Gone
+	switch {
+	case err == nil:
+		return errors.New("a poll of the head was answered with a lease, not with 410")
+	case !errors.As(err, &head):
+		return err
+	}
+	ask.Epoch, ask.After = head.Epoch, head.Revision
 	for {
+		ask.Poll++
 		told, err := client.Changes(ctx, ask)
 		if err != nil {
 			return err

@@ -46,20 +46,11 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 	if err != nil {
 		return nil, err
 	}
-	name := sidecarName()
-	cache := keycache.New(keyAPI, keycache.Options{
-		Sidecar:   name,
-		Known:     cfg.Cache.Credentials,
-		Unknown:   cfg.Cache.Unknown,
-		Times:     times(cfg.Cache),
-		Admission: admission(cfg.Admission),
-		Log:       rt.Log,
-		Metrics:   rt.Metrics,
-	})
+	cache := keycache.New(keyAPI, cacheOptions(rt, cfg))
 	rt.Add(daemon.Component{Name: "cache", Stop: func(context.Context) error { cache.Close(); keyAPI.close(); return nil }})
 	rt.Add(daemon.Component{Name: "change log", Run: cache.Run})
 
-	recorder := usage.New(keyAPI, name, rt.Log, rt.Metrics)
+	recorder := usage.New(keyAPI, cache.Name, rt.Log, rt.Metrics)
 	rt.Add(daemon.Component{Name: "usage", Run: recorder.Run})
 
 	rules, err := rulesOf(cfg)
@@ -183,6 +174,20 @@ func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 	}, nil
 }
 
+// cacheOptions takes the cache's options from the configuration.
+func cacheOptions(rt *daemon.Runtime, cfg *config.Authzd) keycache.Options {
+	return keycache.Options{
+		Name:            sidecarName,
+		ChangesOptional: cfg.KeyAPI.Changes == config.ChangesOptional,
+		Known:           cfg.Cache.Credentials,
+		Unknown:         cfg.Cache.Unknown,
+		Times:           times(cfg.Cache),
+		Admission:       admission(cfg.Admission),
+		Log:             rt.Log,
+		Metrics:         rt.Metrics,
+	}
+}
+
 // times takes the cache's times from the configuration. The key API is told max_stale in
 // milliseconds, so none that is longer than that may be used.
 func times(c config.Cache) keycache.Times {
@@ -193,8 +198,8 @@ func admission(a config.Admission) keycache.Admission {
 	return keycache.Admission{PerSecond: a.UnknownPerSecond, Burst: a.Burst}
 }
 
-// sidecarName is unique to this process: a restarted one holds nothing that its
-// predecessor had cached.
+// sidecarName returns a new name at each call, unique to this process: a restarted one holds
+// nothing that the process before had cached.
 func sidecarName() string {
 	const maxHost = 64
 	host, err := os.Hostname()

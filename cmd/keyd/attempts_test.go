@@ -139,7 +139,7 @@ func otherPaths(all map[string]attempt, e, own1, foreign, session string) {
 		{"POST", "/v1/accounts/b/terminate", "", 404},
 		{"DELETE", "/v1/sessions/" + session, "", 404},
 		{"POST", "/v1/usage", `{"sidecar":"s","used":[]}`, 404},
-		{"POST", "/v1/changes", `{"sidecar":"s","after":-1}`, 404},
+		{"POST", "/v1/changes", `{"sidecar":"s","poll":1,"after":-1}`, 404},
 		{"POST", "//api/v1/me/keys", digest, 404},
 		{"POST", "/api/v1/me//keys", digest, 404},
 		{"POST", "/api/v1/me/../me/keys", digest, 404},

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -168,11 +169,18 @@ func (p *process) operator(method, path, body string) map[string]any {
 	return v
 }
 
-// poll asks as the sidecar s.
+// polls is the number of the last poll of all tests.
+var polls atomic.Int64
+
+// poll polls as the sidecar s, which starts with after -1: it requests the head, and acknowledges it.
 func (p *process) poll(after int64, epoch string, wait time.Duration) (int, map[string]any) {
 	p.t.Helper()
-	return p.ask("sidecars", sidecarToken, "POST", "/v1/changes", fmt.Sprintf(
-		`{"sidecar":"s","after":%d,"epoch":%q,"wait_ms":%d,"max_stale_ms":600000}`, after, epoch, wait.Milliseconds()))
+	status, v := p.ask("sidecars", sidecarToken, "POST", "/v1/changes", fmt.Sprintf(
+		`{"sidecar":"s","poll":%d,"after":%d,"epoch":%q,"wait_ms":%d,"max_stale_ms":600000}`, polls.Add(1), after, epoch, wait.Milliseconds()))
+	if after == -1 && status == http.StatusGone {
+		return p.poll(int64(v["revision"].(float64)), v["epoch"].(string), wait)
+	}
+	return status, v
 }
 
 const (

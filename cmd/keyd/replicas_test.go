@@ -85,7 +85,7 @@ type pollAnswer struct {
 
 // poll asks one replica, and takes the answer in.
 func (f *follower) poll(p *process, after int64, wait time.Duration) error {
-	body, err := json.Marshal(map[string]any{"sidecar": f.name, "epoch": f.epoch, "after": after, "wait_ms": wait.Milliseconds()})
+	body, err := json.Marshal(map[string]any{"sidecar": f.name, "poll": polls.Add(1), "epoch": f.epoch, "after": after, "wait_ms": wait.Milliseconds()})
 	if err != nil {
 		return err
 	}
@@ -207,6 +207,7 @@ func TestReplicas(t *testing.T) {
 		if err := one.poll(r.at(i%3), -1, 0); err != nil || one.epoch == "" {
 			t.Fatal(err)
 		}
+		one.gone = 0 // of the request for the head
 		f.followers = append(f.followers, one)
 		f.work.Go(func() { f.run(one) })
 	}

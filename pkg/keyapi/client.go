@@ -2,6 +2,7 @@ package keyapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,8 +22,13 @@ import (
 // ErrNotOffered is returned where the key API does not offer an operation (404).
 var ErrNotOffered = errors.New("the key API does not offer this operation")
 
-// Gone is the answer 410 to a poll: the log was replaced, or no longer reaches
-// back to where the sidecar stands. No lease is given with it.
+// ErrConflict is returned by Changes for an answer 409: the poll's number is not larger than
+// the one on record for the sidecar's name. Nothing was recorded.
+var ErrConflict = errors.New("the poll is refused: its number is not larger than the one on record for this sidecar (409)")
+
+// Gone is the answer 410 to a poll, with the head of the log. No lease is given with it. It
+// is the only valid answer to a poll with After -1. For other polls it means that the
+// log was replaced or no longer reaches back to After.
 type Gone struct {
 	Epoch    string
 	Revision int64
@@ -30,7 +36,7 @@ type Gone struct {
 
 // Error implements error.
 func (g *Gone) Error() string {
-	return fmt.Sprintf("the change log no longer reaches back (410; head %d)", g.Revision)
+	return fmt.Sprintf("no changes from there on: poll from the head (410; head %d)", g.Revision)
 }
 
 // StatusError is an answer that is none of the operation's own.
@@ -49,7 +55,19 @@ type Options struct {
 	DialTLS func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Timeout of one resolve, its retries included.
 	Timeout time.Duration
+	// DeadAfter is how long a connection may receive nothing before it is closed, in HTTP/2
+	// and for TCP without TLS. The first half passes without traffic, the second half without
+	// an answer to a ping or keep-alive probe. Smaller closes connections of a slow key API;
+	// larger detects a lost one later. 0 means 4 s.
+	DeadAfter time.Duration
 }
+
+// deadAfter is the default of Options.DeadAfter.
+const deadAfter = 4 * time.Second
+
+// keepAliveProbes is how many TCP keep-alive probes must be lost. Fewer closes connections
+// that lose single packets.
+const keepAliveProbes = 2
 
 // Client asks a key API. It is safe for concurrent use.
 type Client struct {
@@ -61,6 +79,7 @@ type Client struct {
 
 // New makes a client. It opens no connection.
 func New(o Options) *Client {
+	half := cmp.Or(o.DeadAfter, deadAfter) / 2
 	transport := &http.Transport{
 		DialTLSContext:      o.DialTLS,
 		ForceAttemptHTTP2:   true,
@@ -72,8 +91,14 @@ func New(o Options) *Client {
 		TLSHandshakeTimeout:    2 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true, // a bounded body must not unpack into an unbounded one
+		// A connection whose packets are lost reports no error. Without pings every request
+		// would be sent on it until TCP gives up, which takes minutes.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: half, PingTimeout: half, WriteByteTimeout: 2 * half},
 	}
-	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
+	dialer := &net.Dialer{
+		Timeout:         2 * time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: half, Interval: half / keepAliveProbes, Count: keepAliveProbes},
+	}
 	base := strings.TrimSuffix(o.URL.String(), "/")
 	transport.DialContext = dialer.DialContext
 	if o.URL.Scheme == "unix" {
@@ -106,9 +131,7 @@ func (c *Client) Resolve(ctx context.Context, digests []credential.Digest) (Reso
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	// A result has a few hundred bytes; the bound leaves room for long scope lists.
-	limit := int64(64<<10 + len(digests)*(8<<10))
-	status, body, err := c.postSafely(ctx, ResolvePath, ask, limit)
+	status, body, err := c.postSafely(ctx, ResolvePath, ask, int64(maxHead+len(digests)*maxResult))
 	if err != nil {
 		return Resolved{}, err
 	}
@@ -118,12 +141,11 @@ func (c *Client) Resolve(ctx context.Context, digests []credential.Digest) (Reso
 	return decodeResolve(body, digests)
 }
 
-// Changes polls the change log. It returns ErrNotOffered, *Gone, or another error,
-// all of which give no lease. The caller bounds it by ctx: the poll's own wait and
-// the time of the way.
+// Changes polls the change log. It returns ErrNotOffered, ErrConflict, *Gone, or another
+// error, all of which give no lease. It sends the request once and never repeats it. The
+// caller bounds it by ctx: the poll's own wait and the network's time.
 func (c *Client) Changes(ctx context.Context, poll ChangesRequest) (Changes, error) {
-	const limit = 64<<10 + MaxChanges*512
-	status, body, err := c.post(ctx, ChangesPath, poll, limit)
+	status, body, err := c.post(ctx, ChangesPath, poll, int64(maxHead+MaxChanges*maxChange))
 	if err != nil {
 		return Changes{}, err
 	}
@@ -132,6 +154,8 @@ func (c *Client) Changes(ctx context.Context, poll ChangesRequest) (Changes, err
 		return decodeChanges(body, poll)
 	case http.StatusNotFound:
 		return Changes{}, ErrNotOffered
+	case http.StatusConflict:
+		return Changes{}, ErrConflict
 	case http.StatusGone:
 		gone, err := decodeGone(body)
 		if err != nil {
@@ -202,11 +226,13 @@ func (c *Client) post(ctx context.Context, path string, ask any, limit int64) (i
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
+		c.closeIdleAfterTimeout(ctx)
 		return 0, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
+		c.closeIdleAfterTimeout(ctx)
 		return 0, nil, fmt.Errorf("read the answer: %w", err)
 	}
 	if int64(len(body)) > limit {
@@ -216,6 +242,15 @@ func (c *Client) post(ctx context.Context, path string, ask any, limit int64) (i
 		return 0, nil, fmt.Errorf("the answer's content type is %.40q, not application/json", ct)
 	}
 	return resp.StatusCode, body, nil
+}
+
+// closeIdleAfterTimeout closes the idle connections if the request has timed out. In HTTP/1.1
+// a connection without packets cannot be distinguished from a slow key API. If one is
+// lost, the idle ones to the same host are too, and each of them would cost another timeout.
+func (c *Client) closeIdleAfterTimeout(ctx context.Context) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		c.http.CloseIdleConnections()
+	}
 }
 
 func isJSON(contentType string) bool {

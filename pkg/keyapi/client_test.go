@@ -164,22 +164,32 @@ func TestBodiesAreBounded(t *testing.T) {
 	if n := wrote.Load(); n > 32<<20 {
 		t.Errorf("%d MiB were taken", n>>20)
 	}
-	// What may be: a thousand results with long lists.
-	var scopes strings.Builder
-	for i := range 100 {
-		fmt.Fprintf(&scopes, `,"a-scope-with-a-rather-long-name-%d"`, i)
+	// What may be: a thousand results at every bound, each character of them escaped.
+	escaped := func(s string) string {
+		var out strings.Builder
+		for _, c := range []byte(s) {
+			fmt.Fprintf(&out, `\u%04x`, c)
+		}
+		return `"` + out.String() + `"`
 	}
+	scopes := make([]string, credential.MaxScopes)
+	for i := range scopes {
+		scopes[i] = escaped(fmt.Sprintf("%0*d", credential.MaxScopeName, i))
+	}
+	facts := edit(`["b","a"]`, `[`+strings.Join(scopes, ",")+`]`)
+	facts = strings.Replace(facts, `"key_1"`, escaped(strings.Repeat("k", maxID)), 1)
+	facts = strings.Replace(facts, `"acc_1"`, escaped(strings.Repeat("a", maxID)), 1)
 	var results []string
 	var asked []credential.Digest
 	for i := range MaxResolve {
 		d := digest(fmt.Sprint(i))
 		asked = append(asked, d)
-		results = append(results, fmt.Sprintf(`{"sha256":%q,%s}`, d.Hex(), edit(`["b","a"]`, `["a"`+scopes.String()+`]`)))
+		results = append(results, fmt.Sprintf(`{"sha256":%q,%s}`, d.Hex(), facts))
 	}
 	c = served(t, 10*time.Second, func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, 200, "application/json", `{"epoch":"one","revision":7,"credentials":[`+strings.Join(results, ",")+`]}`)
 	})
-	if got, err := c.Resolve(context.Background(), asked); err != nil || got.Results[999].Record.Scopes.Len() != 101 {
+	if got, err := c.Resolve(context.Background(), asked); err != nil || got.Results[999].Record.Scopes.Len() != credential.MaxScopes {
 		t.Errorf("%v", err)
 	}
 }
@@ -307,6 +317,16 @@ func TestChanges(t *testing.T) {
 	reply = `{}`
 	if _, err := poll(ChangesRequest{}); err == nil || errors.As(err, &gone) {
 		t.Errorf("an empty 410: %v", err)
+	}
+	status, reply = 409, `{"error":"CONFLICT","message":"m","statusCode":409}`
+	if _, err := poll(ChangesRequest{}); !errors.Is(err, ErrConflict) {
+		t.Errorf("409: %v", err)
+	}
+	// The longest answer: as many changes as there may be, of the longest IDs, escaped.
+	change := `{"revision":7,"account":"` + strings.Repeat(`\u0061`, maxID) + `"}`
+	status, reply = 200, `{"epoch":"one","revision":7,"changes":[`+strings.Repeat(change+",", MaxChanges-1)+change+`],"lease_ms":1}`
+	if got, err := poll(ChangesRequest{}); err != nil || len(got.List) != MaxChanges {
+		t.Errorf("%d changes, %v", len(got.List), err)
 	}
 	for _, status = range []int{201, 204, 400, 401, 429, 500, 502, 503} {
 		asked = 0

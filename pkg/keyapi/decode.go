@@ -49,11 +49,21 @@ type AppliedChange struct {
 	Digest   credential.Digest
 }
 
-// Bounds of what an answer may say. IDs go into headers: visible ASCII alone.
+// Bounds of the values in an answer, in bytes. IDs go into headers: visible ASCII alone. The
+// bounds of scopes are those of package credential, which the key API mints by.
 const (
-	maxEpoch  = 256
-	maxID     = 256
-	maxScopes = 256
+	maxEpoch = 256
+	maxID    = 256
+)
+
+// Bounds of the answers, in bytes. They follow from those of the values, each character of
+// which may be written as an escape of six bytes, and leave room for fields that a newer
+// key API adds.
+const (
+	maxHead   = 64 << 10
+	maxResult = 1024 + maxEscape*(2*maxID+credential.MaxScopes*(credential.MaxScopeName+len(`"",`)))
+	maxChange = 128 + maxEscape*maxID
+	maxEscape = len(`\u0000`)
 )
 
 var (
@@ -93,7 +103,8 @@ func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
 	return out, nil
 }
 
-// decodeResult reads one result. Whatever is wrong with it, it then teaches nothing.
+// decodeResult reads one result. One that breaks a rule or a bound is unusable alone: the
+// zero Result.
 func decodeResult(raw jsontext.Value) Result {
 	var wire struct {
 		Found     *bool     `json:"found"`
@@ -120,7 +131,7 @@ func decodeResult(raw jsontext.Value) Result {
 		Account: credential.Account{ID: wire.Account.ID, State: accountStates[wire.Account.State]},
 	}
 	if rec.Kind == 0 || rec.State == 0 || rec.Account.State == 0 || !validID(rec.ID) || !validID(rec.Account.ID) ||
-		wire.Scopes == nil || len(*wire.Scopes) > maxScopes {
+		wire.Scopes == nil || len(*wire.Scopes) > credential.MaxScopes {
 		return Result{}
 	}
 	for _, name := range *wire.Scopes {
@@ -199,10 +210,11 @@ func decodeChange(raw jsontext.Value) (AppliedChange, error) {
 	}
 	c := AppliedChange{Revision: *wire.Revision}
 	if wire.Account != nil {
-		if !validID(*wire.Account) {
+		// An ID that is not valid is no error: a result with it is unusable, so nothing is
+		// cached of that account. An error would cost the lease, and with it all others.
+		if c.Account = *wire.Account; c.Account == "" {
 			return AppliedChange{}, errMissing
 		}
-		c.Account = *wire.Account
 		return c, nil
 	}
 	d, err := credential.ParseDigest(*wire.Credential)

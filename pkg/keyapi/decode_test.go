@@ -86,7 +86,12 @@ func TestOutcomes(t *testing.T) {
 		{edit(`["b","a"]`, `[""]`), Result{}},
 		{edit(`["b","a"]`, `[null]`), Result{}},
 		{edit(`["b","a"]`, `["a\""]`), Result{}},
-		{edit(`["b","a"]`, `[`+strings.Repeat(`"a",`, maxScopes)+`"a"]`), Result{}},
+		// One that breaks a bound is unusable alone.
+		{edit(`["b","a"]`, `[`+strings.Repeat(`"a",`, credential.MaxScopes)+`"a"]`), Result{}},
+		{edit(`["b","a"]`, `["`+strings.Repeat("a", credential.MaxScopeName+1)+`"]`), Result{}},
+		{edit(`key_1`, strings.Repeat("k", maxID+1)), Result{}},
+		{edit(`acc_1`, strings.Repeat("a", maxID+1)), Result{}},
+		{edit(`acc_1`, strings.Repeat("a", 1<<16)), Result{}},
 		{edit(`{"id":"acc_1","state":"active"}`, `null`), Result{}},
 		{edit(`{"id":"acc_1","state":"active"}`, `"acc_1"`), Result{}},
 		{edit(`{"id":"acc_1","state":"active"}`, `{"id":"acc_1"}`), Result{}},
@@ -165,6 +170,13 @@ func TestChangesAnswers(t *testing.T) {
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("error %v (-want +got):\n%s", err, diff)
 	}
+	// An account whose ID is not valid has nothing cached: no reason to refuse the others.
+	for _, id := range []string{"a b", strings.Repeat("a", maxID+1)} {
+		got, err := decodeChanges([]byte(ok(`{"revision":6,"account":"`+id+`"},{"revision":7,"account":"acc_1"}`)), ChangesRequest{After: 4})
+		if err != nil || len(got.List) != 2 || got.List[1].Account != "acc_1" {
+			t.Errorf("%.20s: %+v, %v", id, got, err)
+		}
+	}
 	// Several changes may be one commit.
 	if _, err := decodeChanges([]byte(ok(one+`,`+one)), ChangesRequest{After: 4}); err != nil {
 		t.Error(err)
@@ -177,7 +189,6 @@ func TestChangesAnswers(t *testing.T) {
 		ok(`{"revision":5,"credential":"phk_"}`),
 		ok(`{"revision":5,"credential":null,"account":null}`),
 		ok(`{"revision":5,"account":""}`),
-		ok(`{"revision":5,"account":"a b"}`),
 		ok(`{"credential":"` + d.Hex() + `"}`),
 		ok(strings.Replace(one, "5", "4", 1)),                                  // was acknowledged
 		ok(strings.Replace(one, "5", "8", 1)),                                  // beyond the answer's own revision

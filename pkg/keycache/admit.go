@@ -7,7 +7,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 )
 
-// Admission limits the look-ups of digests that are not known to be good.
+// Admission limits the look-ups of digests that are not cached.
 type Admission struct {
 	PerSecond int // in the long run
 	Burst     int // at once
@@ -28,19 +28,19 @@ const (
 	limiterTick = time.Millisecond
 )
 
-// limiter is a token bucket whose tokens can be given back: a look-up that finds a
-// credential, or that teaches nothing, costs none. So a cold start with many good
-// keys is no flood. A token that is spent comes back by time.
+// limiter is a token bucket whose tokens can be returned: a look-up that finds a credential in
+// force, or that has no usable result, takes none in the end. So a cold start with many good
+// keys is not a flood. A token that is consumed comes back by time.
 //
 // Those who wait stand in a queue and share one timer: a goroutine and a timer for
 // each would double what a flood leaves to the garbage collector, and its work is what
 // known keys wait for.
 type limiter struct {
-	cache *Cache // whose mu guards what follows
-	rate  float64
-	free  int       // tokens
-	spent int       // tokens that time has yet to put back
-	since time.Time // the time up to which it has
+	cache    *Cache // whose mu guards what follows
+	rate     float64
+	free     int       // tokens
+	consumed int       // tokens that time has yet to return
+	since    time.Time // the time up to which it has
 
 	waiting []turn // in the order in which they came, and will give up
 	watched bool   // a timer is set for the first
@@ -79,7 +79,7 @@ func (l *limiter) take(asked *load) {
 }
 
 func (l *limiter) admit(asked *load) {
-	asked.ticket = l
+	asked.token = l
 	l.cache.enqueue(asked)
 }
 
@@ -112,8 +112,8 @@ func (l *limiter) watch(after time.Duration) {
 	})
 }
 
-// giveBack returns a token at once: to who has waited longest.
-func (l *limiter) giveBack() {
+// refund returns a token at once, to the load that has waited longest.
+func (l *limiter) refund() {
 	if len(l.waiting) > 0 {
 		l.admit(l.next())
 		return
@@ -121,10 +121,10 @@ func (l *limiter) giveBack() {
 	l.free++
 }
 
-// spend lets time return a token.
-func (l *limiter) spend() {
-	l.spent++
-	if l.spent == 1 {
+// consume has time return a token.
+func (l *limiter) consume() {
+	l.consumed++
+	if l.consumed == 1 {
 		l.since = time.Now()
 		l.schedule()
 	}
@@ -137,13 +137,13 @@ func (l *limiter) schedule() {
 func (l *limiter) refill() {
 	l.cache.mu.Lock()
 	defer l.cache.mu.Unlock()
-	n := min(l.spent, int(time.Since(l.since).Seconds()*l.rate))
+	n := min(l.consumed, int(time.Since(l.since).Seconds()*l.rate))
 	l.since = l.since.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
-	l.spent -= n
+	l.consumed -= n
 	for range n {
-		l.giveBack()
+		l.refund()
 	}
-	if l.spent > 0 {
+	if l.consumed > 0 {
 		l.schedule()
 	}
 }

@@ -42,7 +42,7 @@ func TestAColdStartIsNoFlood(t *testing.T) {
 		"without a change log":  {func(f *fixture) { f.api.deaf = keyapi.ErrNotOffered; f.follow() }, 5000},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(o *Options) { o.Known = 100_000 }, func(f *fixture) {
+			bubble(t, func(o *Options) { o.Known, o.ChangesOptional = 100_000, true }, func(f *fixture) {
 				keys := names("key", tt.keys)
 				for _, name := range keys {
 					f.api.facts[digest(name)] = goodKey(name)
@@ -65,7 +65,6 @@ func TestAFloodIsHeldBack(t *testing.T) {
 		f.api.there = 10 * time.Millisecond
 		f.follow()
 		f.want("good", "good")
-		f.want("revoked", "revoked")
 		f.api.forgetSeen()
 		done := make(chan map[string]int, 1)
 		began := time.Now()
@@ -76,10 +75,10 @@ func TestAFloodIsHeldBack(t *testing.T) {
 		}
 		// A known one that has to be asked for passes no limiter: its change, or that of its
 		// account, was told.
-		f.api.change(digest("revoked"), revoked(goodKey("revoked")))
+		f.api.change(digest("good"), revoked(goodKey("good")))
 		pass(time.Millisecond)
 		asked := time.Now()
-		f.want("revoked", "revoked")
+		f.want("good", "revoked")
 		if took := time.Since(asked); took > 15*time.Millisecond {
 			t.Errorf("a known credential waited %s", took)
 		}
@@ -96,26 +95,21 @@ func TestAFloodIsHeldBack(t *testing.T) {
 
 func one(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 1} }
 
-// A look-up that finds, or that teaches nothing, gives its token back; one that does
-// not find costs it.
-func TestTokensAreGivenBack(t *testing.T) {
+// A look-up that finds a credential in force, or has no usable result, returns its token. One
+// that finds nothing, or a credential that is not in force, consumes it.
+func TestTokensAreReturned(t *testing.T) {
 	for name, tt := range map[string]struct {
 		tamper func(*keyapi.Resolved)
 		names  []string
 		want   string
 	}{
-		"found":           {nil, names("good", 50), "good"},
-		"revoked":         {nil, names("revoked", 50), "revoked"},
-		"nothing learned": {nothing, names("odd", 50), "503"},
+		"found":    {nil, names("good", 50), "good"},
+		"unusable": {nothing, names("odd", 50), "503"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, one, func(f *fixture) {
 				for _, n := range tt.names {
-					rec := goodKey(n)
-					if tt.want == "revoked" {
-						rec = revoked(rec)
-					}
-					f.api.put(digest(n), rec)
+					f.api.put(digest(n), goodKey(n))
 				}
 				f.follow()
 				f.api.set(func() { f.api.tamper = tt.tamper })
@@ -125,16 +119,33 @@ func TestTokensAreGivenBack(t *testing.T) {
 			})
 		})
 	}
-	bubble(t, one, func(f *fixture) {
-		f.follow()
-		f.want("a", "unknown")
-		f.wantFromMemory("a", "unknown")
-		f.want("b", "429")
-		pass(time.Second - admitWait - gather)
-		f.want("b", "unknown")
-		f.want("c", "429")
-		f.want("c", "429")
-	})
+	for name, tt := range map[string]struct {
+		record func(string) credential.Record // nil: unknown
+		want   string
+	}{
+		"unknown":    {nil, "unknown"},
+		"revoked":    {func(n string) credential.Record { return revoked(goodKey(n)) }, "revoked"},
+		"terminated": {func(n string) credential.Record { return terminated(goodKey(n)) }, "terminated"},
+		"expired":    {func(n string) credential.Record { return expires(goodKey(n), time.Now()) }, "expired"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, one, func(f *fixture) {
+				for _, n := range []string{"a", "b", "c"} {
+					if tt.record != nil {
+						f.api.put(digest(n), tt.record(n))
+					}
+				}
+				f.follow()
+				f.want("a", tt.want)
+				f.wantFromMemory("a", tt.want)
+				f.want("b", "429")
+				pass(time.Second - admitWait - gather)
+				f.want("b", tt.want)
+				f.want("c", "429")
+				f.want("c", "429")
+			})
+		})
+	}
 	// One that failed gives it back, too.
 	bubble(t, one, func(f *fixture) {
 		f.follow()
@@ -215,6 +226,56 @@ func TestWaitersAreBounded(t *testing.T) {
 		f.want("another", "unknown")
 		pass(time.Second)
 	})
+}
+
+// Revalidating what is cached takes no token, whatever it is: a change has named it, its
+// account was changed, the log was replaced, or it is too old.
+func TestRevalidationTakesNoToken(t *testing.T) {
+	for _, name := range all {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, one, func(f *fixture) {
+				f.follow()
+				pass(time.Second)
+				want := f.ask(name)
+				pass(2 * hotFor)
+				f.want("another", "unknown") // the one token
+				revalidates := func(cause string) {
+					t.Helper()
+					began := time.Now()
+					f.wantResolved(name, want)
+					if took := time.Since(began); took > 5*time.Millisecond {
+						t.Errorf("%s: waited %s for a token", cause, took)
+					}
+				}
+				if rec, found := f.api.facts[digest(name)]; found {
+					f.api.change(digest(name), rec)
+					pass(5 * time.Millisecond)
+					revalidates("named by a change")
+					f.api.changeAccount(rec.Account.ID, rec.Account.State)
+					synctest.Wait()
+					revalidates("account changed")
+				} else {
+					f.api.set(func() {
+						f.api.revision++
+						f.api.log = append(f.api.log, keyapi.AppliedChange{Revision: f.api.revision, Digest: digest(name)})
+					})
+					synctest.Wait()
+					revalidates("named by a change")
+				}
+				f.api.set(func() { f.api.down = errUnreachable })
+				f.api.replace("two", 0)
+				synctest.Wait()
+				f.api.set(func() { f.api.down = nil })
+				pass(10 * time.Millisecond)
+				if name == "nobody" {
+					revalidates("log replaced")
+				}
+				pass(time.Hour + time.Second)
+				f.want("another one", "unknown")
+				revalidates("past max_age")
+			})
+		})
+	}
 }
 
 // A known credential that has to be confirmed waits behind nobody.

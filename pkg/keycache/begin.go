@@ -10,9 +10,9 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 )
 
-// beginAnew makes everything cached suspect and follows the named log from its
-// revision on. A lease that was held is void: it spoke of the old log. c.mu is held.
-func (c *Cache) beginAnew(epoch string, revision int64) {
+// invalidateAll has no cached entry answer before it is revalidated, and follows the named log
+// from its revision on. The lease ends: it belongs to the log before. c.mu is held.
+func (c *Cache) invalidateAll(epoch string, revision int64) {
 	next := *c.state.Load()
 	next.generation++
 	next.epoch = epoch
@@ -28,17 +28,29 @@ func (c *Cache) beginAnew(epoch string, revision int64) {
 	}
 }
 
-// foreign deals with an answer of a log that is not followed: perhaps the followed
-// one was replaced, and until the follower knows, nothing that it said may be
-// relied on. c.mu is held.
-func (c *Cache) foreign(epoch string, revision int64) {
+// dropLease ends the last lease and its stale time, so that nothing cached answers until the
+// next lease. By the clock they may be over, but a clock can be set back. c.mu is held.
+func (c *Cache) dropLease() {
+	next := *c.state.Load()
+	next.dropped = true
+	c.state.Store(&next)
+}
+
+// epochMismatch handles a resolve of a log that is not followed. The followed one may have
+// been replaced, so nothing cached answers until the follower has polled. c.mu is held.
+func (c *Cache) epochMismatch(epoch string, revision int64) {
 	if c.stray != nil && c.stray.Epoch == epoch {
 		return
 	}
 	c.stray = &keyapi.Gone{Epoch: epoch, Revision: revision}
-	c.beginAnew(c.state.Load().epoch, c.seen)
+	c.invalidateAll(c.state.Load().epoch, c.seen)
+	c.wakeFollower()
+}
+
+// wakeFollower has the follower give up its poll, or its pause, and poll at once.
+func (c *Cache) wakeFollower() {
 	select {
-	case c.kick <- struct{}{}:
+	case c.wake <- struct{}{}:
 	default:
 	}
 }
@@ -49,9 +61,10 @@ const (
 	confirmPause  = 20 * time.Millisecond // at most, between two batches
 )
 
-// confirm asks again for everything that an earlier generation cached, hottest first,
-// in batches, so that few checks have to wait for it and the key API sees no
-// stampede. It ends when another generation begins.
+// confirm revalidates the credentials that an earlier generation cached, those in force first
+// and the hottest first, in batches, so that few checks have to wait for it and the key API
+// gets no burst. Unknown digests are revalidated by the checks that need them. It ends when
+// another generation begins.
 func (c *Cache) confirm(generation uint64) {
 	if !c.sleep(rand.N(confirmSpread)) { //nolint:gosec // G404: jitter
 		return
@@ -86,7 +99,7 @@ func (c *Cache) confirmBatch(generation uint64, batch []credential.Digest) (done
 	}
 	done = true
 	for _, l := range loads {
-		if _, err := wait(c.life, l); err != nil && !errors.Is(err, errNothing) {
+		if _, err := wait(c.life, l); err != nil && !errors.Is(err, errUnusableResult) {
 			done = false
 		}
 	}
@@ -97,31 +110,38 @@ func (c *Cache) suspect(d credential.Digest, generation uint64) bool {
 	shard := c.pools.of(d)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	e, ok := shard.known.Peek(d)
-	return ok && e.generation != generation
+	e := shard.peek(d)
+	return e != nil && e.generation != generation
 }
 
-// suspects lists the known credentials of earlier generations, hottest first.
+// suspects lists the credentials of earlier generations in the order of confirm.
 func (c *Cache) suspects(generation uint64) []credential.Digest {
 	type suspect struct {
 		digest credential.Digest
 		used   time.Time
 	}
-	var all []suspect
+	var known, others []suspect
+	collect := func(list []suspect, pool *pool) []suspect {
+		for _, d := range pool.Keys() {
+			if e, ok := pool.Peek(d); ok && e.found && e.generation != generation {
+				list = append(list, suspect{d, e.used})
+			}
+		}
+		return list
+	}
 	for i := range c.pools.shards {
 		shard := &c.pools.shards[i]
 		shard.mu.Lock()
-		for _, d := range shard.known.Keys() {
-			if e, ok := shard.known.Peek(d); ok && e.generation != generation {
-				all = append(all, suspect{d, e.used})
-			}
-		}
+		known = collect(known, shard.known)
+		others = collect(others, shard.unknown)
 		shard.mu.Unlock()
 	}
-	slices.SortFunc(all, func(a, b suspect) int { return b.used.Compare(a.used) })
-	digests := make([]credential.Digest, len(all))
-	for i, s := range all {
-		digests[i] = s.digest
+	var digests []credential.Digest
+	for _, list := range [][]suspect{known, others} {
+		slices.SortFunc(list, func(a, b suspect) int { return b.used.Compare(a.used) })
+		for _, s := range list {
+			digests = append(digests, s.digest)
+		}
 	}
 	return digests
 }

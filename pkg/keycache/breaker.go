@@ -59,23 +59,23 @@ func (c *Cache) note(err error, sample credential.Digest) {
 		return // not the key API's failure
 	}
 	if err == nil {
-		c.heard()
+		c.markAnswered()
 	}
 	first, tripped, recovered := c.breaker.report(err == nil)
 	switch {
 	case tripped:
-		c.log.Error("the key API is down: uncached credentials get 503 until it answers", zap.Error(err))
-		c.metrics.down.Set(1)
 		c.mu.Lock()
 		if !c.closed {
 			c.background.Go(func() { c.probe(sample) })
 		}
 		c.mu.Unlock()
+		// The poll in flight may wait on a connection that is lost.
+		c.wakeFollower()
+		c.log.error("the key API is down: uncached credentials get 503 until it answers", zap.Error(err))
 	case recovered:
-		c.log.Info("the key API answers again")
-		c.metrics.down.Set(0)
+		c.log.info("the key API answers again")
 	case first:
-		c.log.Warn("the key API did not answer", zap.Error(err))
+		c.log.warn("a resolve has failed", zap.Error(err))
 	}
 }
 

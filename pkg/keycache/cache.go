@@ -19,15 +19,24 @@ type KeyAPI interface {
 	// Resolve asks for the facts about digests. It has a time limit of its own. An error
 	// says that nothing was learned.
 	Resolve(ctx context.Context, digests []credential.Digest) (keyapi.Resolved, error)
-	// Changes polls the change log. keyapi.ErrNotOffered and *keyapi.Gone have a meaning.
+	// Changes polls the change log. keyapi.ErrNotOffered, keyapi.ErrConflict and *keyapi.Gone
+	// have a meaning. It must not send a poll twice.
 	Changes(ctx context.Context, poll keyapi.ChangesRequest) (keyapi.Changes, error)
 }
 
 // Options of a Cache.
 type Options struct {
-	Sidecar   string // this process's name for the key API: unique, and stable while it lives
-	Known     int    // credentials kept
-	Unknown   int    // unknown digests kept
+	// Name returns a name of this process for the key API, 1 to keyapi.MaxSidecar characters.
+	// Each call returns another one, which no other process has had. One is used until the
+	// key API refuses it (409).
+	Name func() string
+	// ChangesOptional allows time-to-live mode: a 404 of the change log means that the key API
+	// offers none. By default a 404 is an error like any other, because an intermediary can
+	// cause one.
+	ChangesOptional bool
+
+	Known     int // credentials in force that are kept
+	Unknown   int // unknown digests that are kept, and credentials not in force
 	Times     Times
 	Admission Admission
 	Log       *zap.Logger
@@ -37,21 +46,23 @@ type Options struct {
 // Cache resolves digests, from memory where it can. It is safe for concurrent use.
 // Whoever makes one runs Run and calls Close.
 type Cache struct {
-	api     KeyAPI
-	sidecar string
-	log     *zap.Logger
-	metrics *metrics
+	api      KeyAPI
+	newName  func() string
+	optional bool // the change log
+	log      *journal
+	metrics  *metrics
 
 	pools   pools
 	state   atomic.Pointer[state] // written under mu
 	times   atomic.Pointer[Times]
 	breaker breaker
 
-	unusable sync.Once // logged
+	pollsFail atomic.Bool // for longer than one poll
+	unusable  sync.Once   // logged
 
 	answered     chan struct{} // closed once the key API has answered
 	answeredOnce sync.Once
-	kick         chan struct{} // wakes the follower: the log may have been replaced
+	wake         chan struct{} // has the follower poll at once
 
 	life       context.Context // of everything in the background
 	end        context.CancelFunc
@@ -63,9 +74,10 @@ type Cache struct {
 	limit    *limiter
 	open     *batch // takes loads; nil if none waits
 	flying   map[*batch]struct{}
-	accounts map[string]*account // of the known entries
-	seen     int64               // newest revision seen of the log
-	stray    *keyapi.Gone        // another log that an answer came from, not yet asked about
+	accounts map[string]*account // of the entries of both pools
+	at       cursor
+	seen     int64        // newest revision seen of the log
+	stray    *keyapi.Gone // another log that an answer came from, not yet asked about
 	closed   bool
 }
 
@@ -73,26 +85,36 @@ type Cache struct {
 func New(api KeyAPI, o Options) *Cache {
 	c := &Cache{
 		api:      api,
-		sidecar:  o.Sidecar,
-		log:      o.Log,
+		newName:  o.Name,
+		optional: o.ChangesOptional,
+		log:      &journal{log: o.Log},
+		at:       cursor{name: o.Name(), after: headOnly},
 		answered: make(chan struct{}),
-		kick:     make(chan struct{}, 1),
+		wake:     make(chan struct{}, 1),
 		loads:    make(map[credential.Digest]*load),
 		flying:   make(map[*batch]struct{}),
 		accounts: make(map[string]*account),
 	}
-	c.pools = newPools(o.Known, o.Unknown, c.leave)
+	c.pools = newPools(o.Known, o.Unknown, c.evicted)
 	c.state.Store(&state{})
 	c.times.Store(&o.Times)
 	c.limit = newLimiter(c, o.Admission)
 	c.life, c.end = context.WithCancel(context.Background())
 	c.metrics = newMetrics(o.Metrics, c)
+	c.log.dropped = c.metrics.droppedLines
 	return c
 }
 
 // SetTimes replaces the bounds of trust. A longer MaxStale counts from the next poll
 // on, which declares it to the key API.
 func (c *Cache) SetTimes(t Times) { c.times.Store(&t) }
+
+// Name returns the name that this process has for the key API now.
+func (c *Cache) Name() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at.name
+}
 
 // SetAdmission replaces the limit of look-ups of unknown digests.
 func (c *Cache) SetAdmission(a Admission) {
@@ -109,8 +131,11 @@ func (c *Cache) Answered() <-chan struct{} { return c.answered }
 // credential.ErrRateLimited, ctx's error, or what kept the key API from answering.
 func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (credential.Record, bool, error) {
 	now, state, times := time.Now(), c.state.Load(), c.times.Load()
-	e, v := c.peek(d, state, *times, now)
-	known := e != nil && e.found
+	e, v, expired := c.get(d, state, *times, now)
+	if expired {
+		c.moveExpired(d)
+	}
+	cached := e != nil
 	switch v {
 	case answer:
 		c.metrics.hits.Inc()
@@ -118,45 +143,47 @@ func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (credential.Rec
 	case refresh:
 		c.metrics.hits.Inc()
 		if c.breaker.allows() {
-			c.request(d, known, state.mode(now))
+			c.request(d, cached, state.mode(now))
 		}
 		return e.rec, e.found, nil
 	case ask:
 	}
 	if !c.breaker.allows() {
-		return c.makeDo(d, errDown)
+		return c.serveStale(d, errDown)
 	}
 	c.metrics.misses.Inc()
-	r, err := wait(ctx, c.request(d, known, state.mode(now)))
+	r, err := wait(ctx, c.request(d, cached, state.mode(now)))
 	if err != nil {
-		return c.makeDo(d, err)
+		return c.serveStale(d, err)
 	}
 	return r.Record, r.Outcome == keyapi.Found, nil
 }
 
-// peek looks an entry up and says what it is good for.
-func (c *Cache) peek(d credential.Digest, s *state, t Times, now time.Time) (*entry, verdict) {
+// get returns the digest's entry, nil if there is none, and what it is good for. Expired
+// reports that it is in the pool of known credentials and has expired.
+func (c *Cache) get(d credential.Digest, s *state, t Times, now time.Time) (e *entry, v verdict, expired bool) {
 	shard := c.pools.of(d)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	e, ok := shard.use(d, now)
-	if !ok {
-		return nil, ask
+	e, known := shard.use(d, now)
+	if e == nil {
+		return nil, ask, false
 	}
-	v := s.judge(e, t, now)
+	v = s.judge(e, t, now)
 	if v == refresh {
 		e.refreshed = now
 	}
-	return e, v
+	return e, v, known && e.expired(now)
 }
 
-// makeDo answers from an entry as the last resort, when nothing could be learned.
-func (c *Cache) makeDo(d credential.Digest, why error) (credential.Record, bool, error) {
+// serveStale answers from an entry that should have been revalidated, if the resolve had no
+// usable result and the mode allows it.
+func (c *Cache) serveStale(d credential.Digest, why error) (credential.Record, bool, error) {
 	now, shard := time.Now(), c.pools.of(d)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	e, ok := shard.use(d, now)
-	if ok && c.state.Load().lastResort(e, *c.times.Load(), now) {
+	e, _ := shard.use(d, now)
+	if e != nil && c.state.Load().mayServeStale(e, *c.times.Load(), now) {
 		c.metrics.lastResort.Inc()
 		return e.rec, e.found, nil
 	}
@@ -164,14 +191,15 @@ func (c *Cache) makeDo(d credential.Digest, why error) (credential.Record, bool,
 	return credential.Record{}, false, fmt.Errorf("nothing usable is cached: %w", why)
 }
 
-// Close ends everything in the background and waits for it. Checks that still wait
-// get an error.
+// Close ends everything in the background and waits for it, for pending log lines up to
+// flushWait. Checks that still wait get an error.
 func (c *Cache) Close() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
 	c.end()
 	c.background.Wait()
+	c.log.close()
 }
 
 // sleep waits, and says whether the cache still lives.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -19,7 +20,8 @@ type fakeAPI struct {
 	moved    chan struct{} // closed by every change and by every new setting
 	epoch    string
 	revision int64
-	oldest   int64 // the log reaches back to here
+	oldest   int64            // the log reaches back to here
+	numbers  map[string]int64 // the largest poll number of each name; of one that has left, all are refused
 	log      []keyapi.AppliedChange
 	facts    map[credential.Digest]credential.Record
 
@@ -31,6 +33,8 @@ type fakeAPI struct {
 	deaf        error         // what changes answers
 	tamper      func(*keyapi.Resolved)
 	twist       func(*keyapi.Changes)
+	oldStart    bool                        // polls of the head are answered with a lease
+	answered    int64                       // the newest revision that an answer to a poll had
 	hasty       bool                        // polls are answered at once
 	watch       func(keyapi.ChangesRequest) // is told of every poll that arrives
 
@@ -53,7 +57,7 @@ var errUnreachable = errors.New("unreachable")
 
 func newFakeAPI() *fakeAPI {
 	return &fakeAPI{
-		moved: make(chan struct{}), epoch: "one", facts: make(map[credential.Digest]credential.Record),
+		moved: make(chan struct{}), epoch: "one", numbers: make(map[string]int64), facts: make(map[credential.Digest]credential.Record),
 		counts: make(map[credential.Digest]int), lease: 15 * time.Second, timeout: 400 * time.Millisecond,
 	}
 }
@@ -150,9 +154,12 @@ func (a *fakeAPI) Changes(ctx context.Context, ask keyapi.ChangesRequest) (keyap
 	if watch != nil {
 		watch(ask)
 	}
+	if err := a.number(ask); err != nil {
+		return keyapi.Changes{}, errors.Join(err, travel(ctx, way))
+	}
 	answer, err := a.await(ctx, ask)
-	if err == nil {
-		err = travel(ctx, way)
+	if gone := new(keyapi.Gone); err == nil || errors.As(err, &gone) {
+		err = errors.Join(err, travel(ctx, way))
 	}
 	return answer, err
 }
@@ -172,6 +179,9 @@ func (a *fakeAPI) await(ctx context.Context, ask keyapi.ChangesRequest) (keyapi.
 			if err == nil && a.twist != nil {
 				a.twist(&answer)
 			}
+			if err == nil {
+				a.answered = max(a.answered, answer.Revision)
+			}
 			return answer, err
 		}
 		select {
@@ -184,15 +194,36 @@ func (a *fakeAPI) await(ctx context.Context, ask keyapi.ChangesRequest) (keyapi.
 	}
 }
 
+// number checks the poll's number and puts it on record.
+func (a *fakeAPI) number(ask keyapi.ChangesRequest) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.deaf != nil:
+		return nil // and nothing arrives
+	case ask.Poll <= a.numbers[ask.Sidecar]:
+		return keyapi.ErrConflict
+	case ask.Leave:
+		a.numbers[ask.Sidecar] = math.MaxInt64
+	case ask.After != headOnly:
+		a.numbers[ask.Sidecar] = ask.Poll
+	}
+	return nil
+}
+
 func (a *fakeAPI) since(ask keyapi.ChangesRequest) (keyapi.Changes, error) {
 	out := keyapi.Changes{Epoch: a.epoch, Revision: a.revision, Lease: a.lease}
 	switch {
 	case a.deaf != nil:
 		return keyapi.Changes{}, a.deaf
+	case ask.After == headOnly && a.oldStart:
+		return out, nil
+	case ask.After == headOnly && !ask.Leave:
+		a.answered = max(a.answered, a.revision)
+		return keyapi.Changes{}, &keyapi.Gone{Epoch: a.epoch, Revision: a.revision}
 	case ask.Leave:
 		out.Lease = 0
 		return out, nil
-	case ask.After == beginning:
 	case ask.Epoch != a.epoch, ask.After > a.revision, ask.After < a.oldest:
 		return keyapi.Changes{}, &keyapi.Gone{Epoch: a.epoch, Revision: a.revision}
 	default:

@@ -3,104 +3,132 @@ package keycache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 )
 
 const (
-	// pollGrace is what a poll may take beyond its own wait: the way there and back.
+	// pollGrace is the time of a poll beyond its own wait. Smaller cancels polls on slow links;
+	// larger detects lost connections later.
 	pollGrace = time.Second
 	// firstRetry and slowestRetry bound the pause after a failed poll, before jitter. With
 	// pollGrace two polls are never sent more than 2 s apart.
 	firstRetry   = 100 * time.Millisecond
 	slowestRetry = time.Second
-	// earlyPause follows an empty answer that came before its time: a key API that does
-	// not hold polls, or that stops, must not be asked in a circle.
+	// earlyPause follows an empty answer that came before its time. Smaller loads a key API
+	// that does not hold polls, or that stops.
 	earlyPause = 50 * time.Millisecond
-	// askForLog is how often a key API without a change log is asked for one.
+	// askForLog is how often a key API without a change log is polled for one.
 	askForLog = time.Minute
-	// leaveWait bounds the goodbye.
-	leaveWait = time.Second
-	// hotFor is how long after its last use a credential counts as hot: then a change
-	// that names it has it asked for at once, before a check has to wait.
-	hotFor = time.Minute
-	// beginning is the cursor that asks for the head alone.
-	beginning = -1
+	// deregisterWait bounds the deregistration. Smaller loses it on slow links; larger delays
+	// the stop while the key API is down.
+	deregisterWait = time.Second
+	// pollsFailAfter polls in a row, they count as failing in the metric. 1 would count a single
+	// lost poll.
+	pollsFailAfter = 2
+	// headOnly is the cursor that requests the head alone.
+	headOnly = -1
 )
+
+// cursor is where the follower stands. It is guarded by Cache.mu.
+type cursor struct {
+	name  string // of this process for the key API
+	poll  int64  // number of the last request to the change log; it only rises
+	epoch string
+	after int64 // every change up to it is applied; headOnly: start over
+}
 
 // follower is the state of the poll loop.
 type follower struct {
 	*Cache
-	epoch    string
-	after    int64
-	told     *keyapi.Gone // by a 410, where to go on at once
-	polled   bool         // so the key API may count on this sidecar, even if no answer came
-	failures int
+	resumeAt *keyapi.Gone // the head of a 410: the next poll acknowledges it
+	resumed  bool         // the poll in flight does
+	gone     bool         // the last poll was answered with 410
+	polled   bool         // under the current name, so that the key API may have it on record
+	failures int          // in a row
+	since    time.Time    // of the first of them
+
+	// The last poll that acknowledged and had no answer: it may be on record.
+	unanswered      time.Time // when it was sent
+	unansweredStale time.Duration
 }
 
-// Run follows the change log until ctx ends, and then tells the key API that this
-// sidecar answers nothing more: stop answering before ctx ends.
+// Run follows the change log until ctx ends, and then deregisters this sidecar from the key
+// API: stop answering before ctx ends.
 func (c *Cache) Run(ctx context.Context) error {
-	f := &follower{Cache: c, after: beginning}
+	f := &follower{Cache: c}
 	for ctx.Err() == nil {
 		pause := f.poll(ctx)
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
-		case <-c.kick:
+		case <-c.wake:
 		case <-timer.C:
 		}
 		timer.Stop()
 	}
-	f.leave(ctx)
+	f.deregister(ctx)
 	return nil
 }
 
-// poll sends one poll, takes in its answer, and returns the pause until the next.
+// poll sends one poll, handles its answer, and returns the pause until the next.
 func (f *follower) poll(ctx context.Context) time.Duration {
 	ask := f.next(time.Now())
 	sent := time.Now()
 	f.polled = true
-	changes, kicked, err := f.send(ctx, ask)
-	if err != nil && kicked {
+	changes, woken, err := f.send(ctx, ask)
+	if ask.After != headOnly && err != nil && !isAnswer(err) {
+		f.unanswered, f.unansweredStale = sent, time.Duration(ask.MaxStaleMS)*time.Millisecond
+	}
+	if err != nil && (woken || ctx.Err() != nil) {
 		return 0
 	}
-	var gone *keyapi.Gone
+	var head *keyapi.Gone
 	switch {
 	case err == nil:
 		err = f.take(ask, sent, changes)
-	case errors.As(err, &gone):
-		f.lost(ask, gone)
-	case errors.Is(err, keyapi.ErrNotOffered) && f.withoutLog(time.Now()):
+	case errors.As(err, &head):
+		f.lost(ask, head)
+	case errors.Is(err, keyapi.ErrConflict):
+		f.conflict()
+	case errors.Is(err, keyapi.ErrNotOffered) && f.optional && f.enterTTLMode(time.Now()):
 		f.metrics.polled("not_offered")
+		f.succeeded()
 		return askForLog/2 + rand.N(askForLog) //nolint:gosec // G404: jitter
 	}
 	f.metrics.polled(pollOutcome(err))
-	if err != nil {
-		return f.pause(err)
+	first := head != nil && !f.gone
+	f.gone = head != nil
+	switch {
+	case first:
+		return 0
+	case err != nil:
+		return f.failed(err)
 	}
-	f.heard()
-	f.failures = 0
+	f.succeeded()
+	if f.resumed {
+		f.log.info("following the change log", zap.Int64("revision", changes.Revision), zap.Duration("lease", changes.Lease))
+	}
 	if wait := time.Duration(ask.WaitMS) * time.Millisecond; len(changes.List) == 0 && elapsed(sent, time.Now()) < wait/2 {
 		return rand.N(2 * earlyPause) //nolint:gosec // G404: jitter
 	}
 	return 0
 }
 
-// send sends one poll, and gives it up when the follower is wanted elsewhere.
-func (f *follower) send(ctx context.Context, ask keyapi.ChangesRequest) (changes keyapi.Changes, kicked bool, err error) {
+// send sends one poll, and gives it up when the follower is woken.
+func (f *follower) send(ctx context.Context, ask keyapi.ChangesRequest) (changes keyapi.Changes, woken bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(ask.WaitMS)*time.Millisecond+pollGrace)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
 		select {
-		case <-f.kick:
-			kicked = true
+		case <-f.wake:
+			woken = true
 			cancel()
 		case <-ctx.Done():
 		}
@@ -108,25 +136,42 @@ func (f *follower) send(ctx context.Context, ask keyapi.ChangesRequest) (changes
 	changes, err = f.api.Changes(ctx, ask)
 	cancel()
 	<-watched
-	return changes, kicked, err
+	return changes, woken, err
 }
 
-// pause returns how long to wait after a failed poll: not at all after the first 410,
-// else a random time below a bound that doubles.
-func (f *follower) pause(err error) time.Duration {
-	var gone *keyapi.Gone
-	if errors.As(err, &gone) {
-		f.heard()
+// failed notes a failed poll and returns the pause after it: a random time below a bound that
+// doubles. Only the first failure of a row is logged.
+func (f *follower) failed(err error) time.Duration {
+	if f.failures++; f.failures == 1 {
+		f.since = time.Now()
+		if errors.Is(err, keyapi.ErrNotOffered) && !f.optional {
+			err = fmt.Errorf("%w; time-to-live mode needs key_api.changes: optional", err)
+		}
+		f.log.warn("change log cannot be followed", zap.Error(err))
 	}
-	f.failures++
-	if gone != nil && f.failures == 1 {
-		return 0
-	}
-	if f.failures == 1 {
-		f.log.Warn("the change log cannot be followed", zap.Error(err))
-	}
+	refused := isAnswer(err) && !errors.Is(err, keyapi.ErrNotOffered)
+	f.pollsFail.Store(!refused && f.failures >= pollsFailAfter)
 	bound := min(slowestRetry, firstRetry<<min(f.failures-1, 10))
 	return rand.N(bound) //nolint:gosec // G404: jitter
+}
+
+// succeeded ends a row of failures.
+func (f *follower) succeeded() {
+	f.markAnswered()
+	f.pollsFail.Store(false)
+	if f.failures > 0 {
+		f.log.info("change log can be followed again", zap.Duration("after", time.Since(f.since)), zap.Int("failed_polls", f.failures))
+	}
+	f.failures = 0
+}
+
+// markAnswered notes that the key API has answered.
+func (c *Cache) markAnswered() { c.answeredOnce.Do(func() { close(c.answered) }) }
+
+// isAnswer reports whether the error is an answer that says that the poll is not on record.
+func isAnswer(err error) bool {
+	var gone *keyapi.Gone
+	return errors.As(err, &gone) || errors.Is(err, keyapi.ErrConflict) || errors.Is(err, keyapi.ErrNotOffered)
 }
 
 func pollOutcome(err error) string {
@@ -136,182 +181,59 @@ func pollOutcome(err error) string {
 		return "ok"
 	case errors.As(err, &gone):
 		return "gone"
+	case errors.Is(err, keyapi.ErrConflict):
+		return "conflict"
 	}
 	return "error"
 }
 
-// next makes the next poll. Where nothing cached may answer it begins anew.
+// next makes the next poll. Where nothing cached may answer it starts over.
 func (f *follower) next(now time.Time) keyapi.ChangesRequest {
-	told := f.told
-	f.told = nil
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	resumeAt := f.resumeAt
 	if f.stray != nil {
-		told = f.stray
+		resumeAt = f.stray
 	}
-	f.mu.Unlock()
-
+	f.resumeAt, f.resumed = nil, resumeAt != nil
+	f.at.poll++
 	s := f.state.Load()
 	ask := keyapi.ChangesRequest{
-		Sidecar:    f.sidecar,
-		Epoch:      f.epoch,
-		After:      f.after,
+		Sidecar:    f.at.name,
+		Poll:       f.at.poll,
+		Epoch:      f.at.epoch,
+		After:      f.at.after,
 		MaxStaleMS: f.times.Load().MaxStale.Milliseconds(),
 	}
 	switch m := s.mode(now); {
-	case told != nil:
-		ask.Epoch, ask.After = told.Epoch, told.Revision
-	case m == cold || m == ttl || f.after == beginning:
-		f.relyOnNothing()
-		ask.Epoch, ask.After = "", beginning
+	case f.resumed:
+		ask.Epoch, ask.After = resumeAt.Epoch, resumeAt.Revision
+	case m == cold || m == ttl || f.at.after == headOnly:
+		f.dropLease()
+		ask.Epoch, ask.After = "", headOnly
 	case m == synced && f.failures == 0:
-		ask.WaitMS = min(keyapi.MaxWait, s.lease/3).Milliseconds()
-	default: // without a wait: a lease is to be had, or to be held, as soon as can be
+		ask.WaitMS = pollWait(s.lease).Milliseconds()
+	default: // without a wait: a lease is to be had, or to be kept, as soon as possible
 	}
 	return ask
 }
 
-// relyOnNothing ends what is left of the last lease before a poll that begins anew: such
-// a poll acknowledges the head. By the clock it may be over already, but a clock can be
-// set back.
-func (f *follower) relyOnNothing() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	next := *f.state.Load()
-	next.sent = time.Time{}
-	f.state.Store(&next)
-}
+// pollWait is how long the key API is to hold a poll under such a lease. A poll on a lost
+// HTTP/1.1 connection is given up after it and pollGrace: with the default lease within 6 s.
+func pollWait(lease time.Duration) time.Duration { return min(keyapi.MaxWait, lease*3/10) }
 
-// take applies an answer, and only then relies on the lease that it gives.
-func (f *follower) take(ask keyapi.ChangesRequest, sent time.Time, ch keyapi.Changes) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.settle(ask.Epoch, ch.Epoch)
-	anew := ask.After == beginning || ask.Epoch != f.epoch
-	switch {
-	case ask.After != beginning && ch.Epoch != ask.Epoch:
-		f.after = beginning
-		return errEpoch
-	case ask.After != beginning && ch.Revision < ask.After:
-		return errBack
-	case anew:
-		f.beginAnew(ch.Epoch, ch.Revision)
-	}
-	hot := f.apply(ch)
-	f.epoch, f.after = ch.Epoch, ch.Revision
-	next := *f.state.Load()
-	next.epoch, next.noLog = ch.Epoch, false
-	// A part of the changes gives no lease, and no stale time after it either: among those
-	// to come may be some that already count as effective.
-	if ch.Lease > 0 {
-		next.sent, next.lease, next.void = sent, ch.Lease, false
-		next.stale = time.Duration(ask.MaxStaleMS) * time.Millisecond
-	}
-	f.state.Store(&next)
-	if f.failures > 0 || anew {
-		f.log.Info("following the change log", zap.Int64("revision", ch.Revision), zap.Duration("lease", ch.Lease), zap.Bool("anew", anew))
-	}
-	if len(hot) > 0 && !f.closed {
-		f.background.Go(func() {
-			for _, d := range hot {
-				f.request(d, true, synced)
-			}
-		})
-	}
-	return nil
-}
-
-// apply outdates what the changes name, and marks what is under way. It returns the hot
-// credentials among them. c.mu is held, so that no fill comes between.
-func (c *Cache) apply(ch keyapi.Changes) (hot []credential.Digest) {
-	now := time.Now()
-	for _, change := range ch.List {
-		if change.Account != "" {
-			if a := c.accounts[change.Account]; a != nil {
-				a.changed.Store(max(a.changed.Load(), change.Revision))
-			}
-		} else if e := c.outdate(change); e != nil && e.found && elapsed(e.used, now) < hotFor && len(hot) < keyapi.MaxResolve {
-			hot = append(hot, change.Digest)
-		}
-		for b := range c.flying {
-			b.overtakenBy(change)
-		}
-	}
-	c.seen = max(c.seen, ch.Revision)
-	c.metrics.changes.Add(float64(len(ch.List)))
-	return hot
-}
-
-func (c *Cache) outdate(change keyapi.AppliedChange) *entry {
-	s := c.pools.of(change.Digest)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.outdate(change.Digest, change.Revision)
-}
-
-// overtakenBy notes a change that came while the batch was under way.
-func (b *batch) overtakenBy(change keyapi.AppliedChange) {
-	if change.Account == "" {
-		if l := b.byKey[change.Digest]; l != nil {
-			l.changed = max(l.changed, change.Revision)
-		}
-		return
-	}
-	if b.accounts == nil {
-		b.accounts = make(map[string]int64)
-	}
-	b.accounts[change.Account] = max(b.accounts[change.Account], change.Revision)
-}
-
-// lost deals with a 410: another log, or one that no longer reaches back.
-func (f *follower) lost(ask keyapi.ChangesRequest, gone *keyapi.Gone) {
-	f.log.Warn("the change log does not reach back: everything cached is suspect", zap.Int64("head", gone.Revision))
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.settle(ask.Epoch, gone.Epoch)
-	f.beginAnew(gone.Epoch, gone.Revision)
-	f.epoch, f.after, f.told = gone.Epoch, gone.Revision, gone
-}
-
-// settle forgets a stray log once the follower has asked about it or was told of it. Not
-// sooner: every answer of that log that comes while the follower asks would else make it
-// ask anew. c.mu is held.
-func (c *Cache) settle(asked, told string) {
-	if c.stray != nil && (c.stray.Epoch == asked || c.stray.Epoch == told) {
-		c.stray = nil
-	}
-}
-
-// withoutLog goes over to plain times to live, unless a lease was given whose stale
-// time still runs: the key API counts on that one's end.
-func (f *follower) withoutLog(now time.Time) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	switch f.state.Load().mode(now) {
-	case synced, degraded:
-		return false
-	case cold:
-		f.log.Info("the key API offers no change log: credentials are confirmed by time alone")
-		f.heard()
-		f.beginAnew("", 0) // its revisions, if it has any, are not those of a log before
-		f.state.Store(&state{generation: f.state.Load().generation, noLog: true})
-	case ttl:
-	}
-	f.failures = 0
-	return true
-}
-
-// heard notes that the key API has answered.
-func (c *Cache) heard() { c.answeredOnce.Do(func() { close(c.answered) }) }
-
-// leave says goodbye, so that no change waits for this sidecar any longer.
-func (f *follower) leave(ctx context.Context) {
+// deregister has no change wait for this sidecar any longer.
+func (f *follower) deregister(ctx context.Context) {
 	if !f.polled || f.state.Load().noLog {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWait)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deregisterWait)
 	defer cancel()
-	_, err := f.api.Changes(ctx, keyapi.ChangesRequest{Sidecar: f.sidecar, Epoch: f.epoch, After: f.after, Leave: true})
-	if err != nil {
-		f.log.Warn("the key API was not told of this stop: changes wait for this sidecar's lease to end", zap.Error(err))
+	f.mu.Lock()
+	f.at.poll++
+	ask := keyapi.ChangesRequest{Sidecar: f.at.name, Poll: f.at.poll, Epoch: f.at.epoch, After: f.at.after, Leave: true}
+	f.mu.Unlock()
+	if _, err := f.api.Changes(ctx, ask); err != nil {
+		f.log.warn("deregistration failed: changes wait for this sidecar's lease and stale time to end", zap.Error(err))
 	}
 }

@@ -15,7 +15,8 @@ func (f *fixture) lastPoll() pollSeen {
 	return polls[len(polls)-1]
 }
 
-func TestFirstPollBeginsAnew(t *testing.T) {
+// A start requests the head, and acknowledges it at once by a poll that gives the first lease.
+func TestStartAcknowledgesTheHead(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.revision = 7
 		select {
@@ -25,11 +26,14 @@ func TestFirstPollBeginsAnew(t *testing.T) {
 		}
 		f.follow()
 		polls := f.api.seen()
-		if want := (keyapi.ChangesRequest{Sidecar: "sidecar", After: beginning, MaxStaleMS: 900_000}); polls[0].ChangesRequest != want {
-			t.Errorf("first poll %+v, want %+v", polls[0].ChangesRequest, want)
-		}
-		if want := (keyapi.ChangesRequest{Sidecar: "sidecar", Epoch: "one", After: 7, WaitMS: 5000, MaxStaleMS: 900_000}); polls[1].ChangesRequest != want {
-			t.Errorf("second poll %+v, want %+v", polls[1].ChangesRequest, want)
+		for i, want := range []keyapi.ChangesRequest{
+			{Sidecar: "sidecar", Poll: 1, After: headOnly, MaxStaleMS: 900_000},
+			{Sidecar: "sidecar", Poll: 2, Epoch: "one", After: 7, MaxStaleMS: 900_000},
+			{Sidecar: "sidecar", Poll: 3, Epoch: "one", After: 7, WaitMS: 4500, MaxStaleMS: 900_000},
+		} {
+			if polls[i].ChangesRequest != want || polls[0].at != polls[i].at && i < 2 {
+				t.Errorf("poll %d was %+v, want %+v", i+1, polls[i].ChangesRequest, want)
+			}
 		}
 		select {
 		case <-f.Answered():
@@ -43,16 +47,17 @@ func TestFirstPollBeginsAnew(t *testing.T) {
 // The lease runs from the sending of the poll, not from its answer.
 func TestLeaseRunsFromTheSending(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.api.poll = 400 * time.Millisecond
+		const way, sent = 400 * time.Millisecond, 800 * time.Millisecond // the head comes first
+		f.api.poll = way
 		f.follow()
-		f.at(800*time.Millisecond - tick)
+		f.at(sent + 2*way - tick)
 		f.wantMode(cold)
-		f.at(800 * time.Millisecond)
+		f.at(sent + 2*way)
 		f.wantMode(synced)
 		f.api.cut()
-		f.at(leaseEnd - tick)
+		f.at(sent + leaseEnd - tick)
 		f.wantMode(synced)
-		f.at(leaseEnd)
+		f.at(sent + leaseEnd)
 		f.wantMode(degraded)
 	})
 }
@@ -162,7 +167,7 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 		sent := time.Now()
 		f.at(staleEnd)
 		// The answer to a poll that was sent in time and arrived after the stale time.
-		late := &follower{Cache: f.Cache, epoch: "one"}
+		late := &follower{Cache: f.Cache}
 		ask := keyapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
 		if err := late.take(ask, sent, keyapi.Changes{Epoch: "one", Revision: 4}); err != nil {
 			t.Fatal(err)
@@ -180,7 +185,7 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 		f.stop()
 		pass(time.Second)
 		part := keyapi.Changes{Epoch: "one", Revision: 4}
-		if err := (&follower{Cache: f.Cache, epoch: "one"}).take(keyapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
+		if err := (&follower{Cache: f.Cache}).take(keyapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
 			t.Fatal(err)
 		}
 		f.at(leaseEnd - tick)
@@ -199,16 +204,17 @@ func TestLeave(t *testing.T) {
 		"with a key API that hears it not": {func(a *fakeAPI) { a.deaf = errUnreachable }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, nil, func(f *fixture) {
+			bubble(t, optional, func(f *fixture) {
 				tt.api(f.api)
 				f.follow()
 				began := time.Now()
 				f.stop()
-				if took := time.Since(began); took > leaveWait {
+				if took := time.Since(began); took > deregisterWait {
 					t.Errorf("the goodbye took %s", took)
 				}
-				if poll := f.lastPoll(); poll.Leave != tt.leave || poll.Sidecar != "sidecar" {
-					t.Errorf("the last poll was %+v", poll.ChangesRequest)
+				polls := f.api.seen()
+				if last := f.lastPoll(); last.Leave != tt.leave || last.Sidecar != "sidecar" || last.Poll != int64(len(polls)) {
+					t.Errorf("the last of %d polls was %+v", len(polls), last.ChangesRequest)
 				}
 			})
 		})

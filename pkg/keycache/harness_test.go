@@ -29,7 +29,7 @@ type fixture struct {
 
 func options() Options {
 	return Options{
-		Sidecar:   "sidecar",
+		Name:      namer("sidecar"),
 		Known:     1000,
 		Unknown:   1000,
 		Times:     Times{MaxAge: time.Hour, ConfirmAfter: 10 * time.Second, MaxStale: 15 * time.Minute},
@@ -38,6 +38,20 @@ func options() Options {
 		Metrics:   prometheus.NewRegistry(),
 	}
 }
+
+// namer returns a source of names: the prefix, then the prefix with -2, -3, ….
+func namer(prefix string) func() string {
+	n := 0
+	return func() string {
+		if n++; n == 1 {
+			return prefix
+		}
+		return fmt.Sprint(prefix, "-", n)
+	}
+}
+
+// optional allows a key API without a change log.
+func optional(o *Options) { o.ChangesOptional = true }
 
 // bubble runs a test with the key API's four kinds of credential in place: "good",
 // "revoked", "terminated", and anything else, which nobody knows.
@@ -77,6 +91,11 @@ func keyOf(account, name string) credential.Record {
 
 func revoked(r credential.Record) credential.Record {
 	r.State = credential.Revoked
+	return r
+}
+
+func expires(r credential.Record, at time.Time) credential.Record {
+	r.ExpiresAt = at
 	return r
 }
 
@@ -126,6 +145,8 @@ func outcome(rec credential.Record, found bool, err error) string {
 		return "503"
 	case !found:
 		return "unknown"
+	case !rec.ExpiresAt.IsZero() && !time.Now().Before(rec.ExpiresAt):
+		return "expired"
 	case rec.State == credential.Revoked:
 		return "revoked"
 	case rec.Account.State == credential.Terminated:

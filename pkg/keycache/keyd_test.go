@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -34,8 +35,12 @@ type keyd struct {
 	began    time.Time
 	rate     float64
 
+	firstVersion firstVersion // only with a -fault
+
 	mu      sync.Mutex
-	running *process // nil while it is down
+	running *process             // nil while it is down
+	counts  map[string]time.Time // the end of the time of each sidecar that was given a lease
+	left    map[string]bool      // names whose goodbye was answered, since the last restore
 }
 
 // process is one run of it.
@@ -52,6 +57,40 @@ type process struct {
 type reply struct {
 	status int
 	body   []byte
+}
+
+// hasLeft notes that a goodbye was answered.
+func (k *keyd) hasLeft(sidecar string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.left[sidecar] = true
+}
+
+// countsUntil notes that a lease was given to a sidecar, to a poll that arrived then.
+func (k *keyd) countsUntil(sidecar string, arrived time.Time, maxStale time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.left[sidecar] {
+		return
+	}
+	k.counts[sidecar] = arrived.Add(k.settings.Lease + maxStale)
+}
+
+// allThatLeft returns the names whose goodbye was answered until now and whose record still
+// counts. Later the record is dropped, and a delayed poll may make it again.
+func (k *keyd) allThatLeft() map[string]bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now, left := k.now(), maps.Clone(k.left)
+	maps.DeleteFunc(left, func(name string, _ bool) bool { return !now.Before(k.counts[name]) })
+	return left
+}
+
+// forgetLeft is for a restore: the copy has sidecars on record that have left since.
+func (k *keyd) forgetLeft() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.left)
 }
 
 // now is its clock.

@@ -22,18 +22,19 @@ const (
 )
 
 var (
-	errNothing = errors.New("the key API's answer teaches nothing about this credential")
-	errEpoch   = errors.New("the key API's answer is of another change log")
-	errBack    = errors.New("the key API's answer is of an older revision than one already seen")
-	errUnquiet = errors.New("the facts changed faster than they could be asked for")
-	errClosed  = errors.New("the cache is closed")
+	errUnusableResult = errors.New("the key API's result for this credential is unusable")
+	errEpoch          = errors.New("the key API's answer is of another change log")
+	errLeaseForHead   = errors.New("the answer to a poll of the head is 200, not 410")
+	errBack           = errors.New("the key API's answer is of an older revision than one already seen")
+	errUnquiet        = errors.New("the facts changed faster than they could be asked for")
+	errClosed         = errors.New("the cache is closed")
 )
 
 // load is the asking about one digest, shared by all who wait for it. It belongs to
 // Cache.mu until done is closed; then result and err are immutable.
 type load struct {
 	digest  credential.Digest
-	ticket  *limiter // whose token it holds, nil for none
+	token   *limiter // whose token it holds, nil for none
 	asks    int      // how often it was put into a batch
 	batch   *batch   // that carries it now; nil while it waits to be admitted
 	changed int64    // newest change that named the digest while that batch was under way
@@ -55,8 +56,9 @@ type batch struct {
 	accounts   map[string]int64 // newest change of each account that came while it was under way
 }
 
-// request returns the load that a check may wait for. Known digests pass no limiter.
-func (c *Cache) request(d credential.Digest, known bool, m mode) *load {
+// request returns the load that a check may wait for. Revalidating a cached digest takes no
+// token, in whatever pool it is.
+func (c *Cache) request(d credential.Digest, cached bool, m mode) *load {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l := c.loads[d]; l != nil && c.joinable(l, m) {
@@ -65,7 +67,7 @@ func (c *Cache) request(d credential.Digest, known bool, m mode) *load {
 	}
 	l := &load{digest: d, done: make(chan struct{})}
 	c.loads[d] = l
-	if known {
+	if cached {
 		c.enqueue(l)
 	} else {
 		c.limit.take(l)
@@ -154,6 +156,13 @@ func (c *Cache) ask(b *batch) {
 // complete ends a batch: each of its loads is done, or is asked again. It and apply
 // exclude each other, so that a fill either sees a change or comes before it.
 func (c *Cache) complete(b *batch, resolved keyapi.Resolved, err error) {
+	if unusable := c.fill(b, resolved, err); len(unusable) > 0 {
+		c.recordUnusable(unusable)
+	}
+}
+
+// fill does what complete says, and returns the digests whose results are unusable.
+func (c *Cache) fill(b *batch, resolved keyapi.Resolved, err error) (unusable []credential.Digest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.flying, b)
@@ -170,21 +179,22 @@ func (c *Cache) complete(b *batch, resolved keyapi.Resolved, err error) {
 		case !current || b.superseded(l, resolved.Results[i], resolved.Revision):
 			c.askAgain(l, 0)
 		case resolved.Results[i].Outcome == keyapi.Nothing:
-			c.teachesNothing(l.digest)
-			c.finish(l, keyapi.Result{}, errNothing)
+			unusable = append(unusable, l.digest)
+			c.finish(l, keyapi.Result{}, errUnusableResult)
 		default:
 			c.store(l.digest, b, resolved.Revision, resolved.Results[i])
 			c.finish(l, resolved.Results[i], nil)
 		}
 	}
+	return unusable
 }
 
-// teachesNothing counts a result that cannot be used, and logs the first of them: one
-// credential with a value that this version does not know would fill the log.
-func (c *Cache) teachesNothing(d credential.Digest) {
-	c.metrics.unusable.Inc()
+// recordUnusable counts results that cannot be used, and logs the first of them: one
+// credential with a value that this version does not support would fill the log.
+func (c *Cache) recordUnusable(digests []credential.Digest) {
+	c.metrics.unusable.Add(float64(len(digests)))
 	c.unusable.Do(func() {
-		c.log.Warn("the key API told something that this version does not understand: such credentials get 503", zap.Stringer("sha256", d))
+		c.log.warn("unusable result of the key API: checks of such credentials get 503", zap.Stringer("sha256", digests[0]))
 	})
 }
 
@@ -199,11 +209,11 @@ func (c *Cache) accept(b *batch, r keyapi.Resolved) error {
 		next.epoch = r.Epoch
 		c.state.Store(&next)
 	case s.noLog && (s.epoch != r.Epoch || r.Revision < b.least):
-		c.beginAnew(r.Epoch, r.Revision)
+		c.invalidateAll(r.Epoch, r.Revision)
 	case s.epoch == "":
 		return nil // no log is followed yet, and nothing that is stored will answer
 	case s.epoch != r.Epoch:
-		c.foreign(r.Epoch, r.Revision)
+		c.epochMismatch(r.Epoch, r.Revision)
 		return errEpoch
 	case r.Revision < b.least:
 		return errBack
@@ -238,16 +248,17 @@ func (c *Cache) askAgain(l *load, pause time.Duration) {
 	})
 }
 
-// finish tells all who wait. c.mu is held.
+// finish ends a load for all that wait on it. Its token is returned if it found a credential
+// in force or had no usable result. c.mu is held.
 func (c *Cache) finish(l *load, r keyapi.Result, err error) {
 	if c.loads[l.digest] == l {
 		delete(c.loads, l.digest)
 	}
-	if l.ticket != nil {
-		if r.Outcome == keyapi.NotFound {
-			l.ticket.spend()
+	if l.token != nil {
+		if found := r.Outcome == keyapi.Found && inForce(&r.Record, time.Now()); found || err != nil {
+			l.token.refund()
 		} else {
-			l.ticket.giveBack()
+			l.token.consume()
 		}
 	}
 	l.result, l.err = r, err
@@ -270,7 +281,20 @@ func (c *Cache) store(d credential.Digest, b *batch, revision int64, r keyapi.Re
 	s := c.pools.of(d)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.put(d, e)
+	s.put(d, e, time.Now())
+}
+
+// moveExpired moves a credential that has expired out of the pool of known ones.
+func (c *Cache) moveExpired(d credential.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, s := time.Now(), c.pools.of(d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.known.Peek(d); ok && e.expired(now) {
+		e.account.entries++ // put takes it out of one pool before it adds it to the other
+		s.put(d, e, now)
+	}
 }
 
 // join returns the account that an entry points to. c.mu is held.
@@ -284,9 +308,11 @@ func (c *Cache) join(id string) *account {
 	return a
 }
 
-// leave is told of every known entry that leaves its pool. Entries come and go under
-// c.mu alone.
-func (c *Cache) leave(e *entry) {
+// evicted is called for every entry that leaves a pool. Entries come and go under c.mu alone.
+func (c *Cache) evicted(e *entry) {
+	if e.account == nil {
+		return
+	}
 	if e.account.entries--; e.account.entries == 0 {
 		delete(c.accounts, e.rec.Account.ID)
 	}

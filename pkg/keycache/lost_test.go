@@ -34,8 +34,8 @@ func TestGoneMakesAllSuspect(t *testing.T) {
 					pass(time.Minute)
 				}
 				f.wantMode(synced)
-				if known, unknown := f.pools.sizes(); known != 3 || unknown != 1 {
-					t.Errorf("%d known and %d unknown are left of 3 and 1", known, unknown)
+				if known, unknown := f.pools.sizes(); known != 1 || unknown != 3 {
+					t.Errorf("%d known and %d unknown are left of 1 and 3", known, unknown)
 				}
 				f.api.set(func() { f.api.down = nil })
 				pass(time.Second)
@@ -193,7 +193,7 @@ func TestAnAnswerOfAnotherEpoch(t *testing.T) {
 		f.api.set(func() {
 			f.api.twist = func(ch *keyapi.Changes) { ch.Epoch, f.api.twist = "other", nil }
 			f.api.watch = func(ask keyapi.ChangesRequest) {
-				if ask.After == beginning {
+				if ask.After == headOnly {
 					begun = append(begun, f.state.Load().mode(time.Now()))
 				}
 			}
@@ -220,7 +220,7 @@ func TestAfterTheStaleTimeItBeginsAnew(t *testing.T) {
 		f.api.cut()
 		f.at(staleEnd)
 		pass(3 * time.Second)
-		if poll := f.lastPoll(); poll.After != beginning || poll.Epoch != "" {
+		if poll := f.lastPoll(); poll.After != headOnly || poll.Epoch != "" {
 			t.Errorf("polled %+v", poll.ChangesRequest)
 		}
 		f.api.set(func() {

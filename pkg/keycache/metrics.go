@@ -13,7 +13,7 @@ import (
 type metrics struct {
 	hits, misses, shared, lastResort, failures prometheus.Counter
 	changes, beginnings, unusable              prometheus.Counter
-	down                                       prometheus.Gauge
+	droppedLines                               prometheus.Counter
 	resolves, polls                            *prometheus.CounterVec
 	digests, seconds                           prometheus.Histogram
 }
@@ -29,18 +29,15 @@ func newMetrics(reg prometheus.Registerer, c *Cache) *metrics {
 		Help: "Look-ups by how they ended: hit, miss (asked), last_resort (answered from what ought to be confirmed), failed.",
 	}, []string{"result"})
 	m := &metrics{
-		hits:       lookups.WithLabelValues("hit"),
-		misses:     lookups.WithLabelValues("miss"),
-		lastResort: lookups.WithLabelValues("last_resort"),
-		failures:   lookups.WithLabelValues("failed"),
-		shared:     counter("shared_loads_total", "Misses that joined a look-up that was under way."),
-		changes:    counter("changes_applied_total", "Changes of the log that were applied."),
-		unusable:   counter("unusable_results_total", "Results of the key API that lack something or have a value that is not known."),
-		beginnings: counter("beginnings_total", "How often everything cached became suspect."),
-		down: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "phantom_authz_key_api_down",
-			Help: "1 while the key API counts as down and is only probed.",
-		}),
+		hits:         lookups.WithLabelValues("hit"),
+		misses:       lookups.WithLabelValues("miss"),
+		lastResort:   lookups.WithLabelValues("last_resort"),
+		failures:     lookups.WithLabelValues("failed"),
+		shared:       counter("shared_loads_total", "Misses that joined a look-up that was under way."),
+		changes:      counter("changes_applied_total", "Changes of the log that were applied."),
+		unusable:     counter("unusable_results_total", "Results of the key API that lack something or have a value that is not known."),
+		beginnings:   counter("beginnings_total", "Invalidations of everything cached."),
+		droppedLines: counter("cache_log_lines_dropped_total", "Log lines of the cache that were dropped because the log writer blocked."),
 		resolves: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "phantom_authz_resolves_total", Help: "Requests to the key API by outcome.",
 		}, []string{"outcome"}),
@@ -56,7 +53,7 @@ func newMetrics(reg prometheus.Registerer, c *Cache) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 12),
 		}),
 	}
-	reg.MustRegister(lookups, m.down, m.resolves, m.polls, m.digests, m.seconds)
+	reg.MustRegister(lookups, m.resolves, m.polls, m.digests, m.seconds)
 	m.gauges(reg, c)
 	return m
 }
@@ -77,6 +74,12 @@ func (m *metrics) gauges(reg prometheus.Registerer, c *Cache) {
 				return 0
 			})
 	}
+	gauge("key_api_down", "1 while resolves or polls of the key API fail, else 0.", nil, func() float64 {
+		if !c.breaker.allows() || c.pollsFail.Load() {
+			return 1
+		}
+		return 0
+	})
 	gauge("cache_entries", "Entries kept.", prometheus.Labels{"pool": "known"}, func() float64 { n, _ := c.pools.sizes(); return float64(n) })
 	gauge("cache_entries", "Entries kept.", prometheus.Labels{"pool": "unknown"}, func() float64 { _, n := c.pools.sizes(); return float64(n) })
 	gauge("revision", "Newest revision of the change log that was seen.", nil, func() float64 {
@@ -86,7 +89,7 @@ func (m *metrics) gauges(reg prometheus.Registerer, c *Cache) {
 	})
 	gauge("lease_remaining_seconds", "Time until the lease ends; negative once it has, 0 before the first.", nil, func() float64 {
 		s := c.state.Load()
-		if s.sent.IsZero() {
+		if s.sent.IsZero() || s.dropped {
 			return 0
 		}
 		return (trusted(s.lease) - elapsed(s.sent, time.Now())).Seconds()

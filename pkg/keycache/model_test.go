@@ -17,8 +17,8 @@ import (
 const (
 	longestMaxStale = 5 * time.Second
 	// settled is how long a sidecar may take to be back at its key API, beside a poll that
-	// was lost and waits a third of the lease: the poll's grace, 2 s to the next one, and a
-	// new beginning.
+	// was lost and waits up to a third of the lease: the poll's grace, 2 s to the next one, and
+	// a start.
 	settled = 4 * time.Second
 )
 
@@ -61,6 +61,10 @@ const (
 	flurry
 	brink
 	comingBack
+	coldStart
+	delayedFirst
+	goodbye
+	copying
 	calming
 	actions // how many there are
 )
@@ -77,13 +81,15 @@ func (p plan) GoString() string {
 
 var actionNames = [actions]string{
 	"check some", "check all", "train", "mutate", "look", "weather of one", "weather of all", "stop", "kill",
-	"outage", "back up", "restore", "restore without epoch", "new sidecar", "lose sidecar", "flurry", "brink", "come back", "calm",
+	"outage", "back up", "restore", "restore without epoch", "new sidecar", "lose sidecar", "flurry", "brink", "come back",
+	"cold start behind an intermediary", "delayed first poll", "goodbye overtaken", "copy a sidecar", "calm",
 }
 
 // weights say how often each action comes.
 var weights = [actions]int{
 	checkSome: 20, checkAll: 10, train: 8, mutate: 25, looking: 8, weatherOfOne: 12, weatherOfAll: 3, stopping: 1, killing: 1,
-	outage: 2, backingUp: 1, restoring: 1, restoringBare: 1, newSidecar: 1, lossOfSidecar: 2, flurry: 4, brink: 3, comingBack: 2, calming: 2,
+	outage: 2, backingUp: 1, restoring: 1, restoringBare: 1, newSidecar: 1, lossOfSidecar: 2, flurry: 4, brink: 3, comingBack: 2,
+	coldStart: 2, delayedFirst: 2, goodbye: 2, copying: 2, calming: 2,
 }
 
 // Both clocks may be 1% off.
@@ -216,6 +222,14 @@ func (w *world) do(s step) {
 		w.brink(s.n)
 	case comingBack:
 		w.comeBack(s.n)
+	case coldStart:
+		w.coldStartBehindIntermediary(s.n)
+	case delayedFirst:
+		w.delayedFirstPoll(s.n)
+	case goodbye:
+		w.goodbyeOvertaken(s.n)
+	case copying:
+		w.copySidecar(s.n)
 	case calming:
 		w.calm()
 	case actions:
@@ -246,4 +260,38 @@ var worlds = flag.Int("worlds", 3, "how many worlds TestModel makes")
 // simple truth of what is so. A few seconds here; the long run is TestModelLong.
 func TestModel(t *testing.T) {
 	t.Logf("%d operations", model(t, 1, *worlds, 150))
+}
+
+// TestModelFindsFirstVersionFaults has the model show that it can produce what broke the first
+// version: each fault fails in its scene, and the scene passes without it.
+func TestModelFindsFirstVersionFaults(t *testing.T) {
+	const stale, left = "is over", "has left"
+	for _, tt := range []struct {
+		fault string
+		scene action
+		want  string
+	}{
+		{ttlMode, coldStart, stale},
+		{headAcknowledges, delayedFirst, stale},
+		{arrivalOrder, copying, stale},
+		{goodbyeForgets, goodbye, left},
+	} {
+		t.Run(tt.fault, func(t *testing.T) {
+			p := plan{
+				seed: 1, rate: 1, sidecars: 2, lease: 3 * time.Second, retention: time.Hour,
+				times: keycache.Times{MaxAge: time.Minute, ConfirmAfter: 3 * time.Second, MaxStale: 5 * time.Second},
+			}
+			for n := range 6 {
+				p.steps = append(p.steps, step{what: tt.scene, n: n * 7}, step{what: checkAll, pause: time.Second})
+			}
+			if _, problems := run(t, p); len(problems) > 0 {
+				t.Errorf("without the fault: %s", strings.Join(problems, "\n"))
+			}
+			*fault = tt.fault
+			defer func() { *fault = "" }()
+			if _, problems := run(t, p); !strings.Contains(strings.Join(problems, "\n"), tt.want) {
+				t.Errorf("the fault is not found: %q", problems)
+			}
+		})
+	}
 }

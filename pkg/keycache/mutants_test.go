@@ -2,6 +2,7 @@ package keycache_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,8 +29,8 @@ const inMakeTest = 3
 
 var mutants = []mutant{
 	{
-		"the lease is counted from the answer", "follow.go",
-		[]edit{{"next.sent, next.lease, next.void = sent, ch.Lease, false", "_ = sent\n\t\tnext.sent, next.lease, next.void = time.Now(), ch.Lease, false"}},
+		"the lease is counted from the answer", "apply.go",
+		[]edit{{"next.sent, next.lease, next.void, next.dropped = sent, ch", "_ = sent\n\t\tnext.sent, next.lease, next.void, next.dropped = time.Now(), ch"}},
 		"TestLeaseRunsFromTheSending", true,
 	},
 	{
@@ -88,7 +89,7 @@ var mutants = []mutant{
 		"TestColdJoinsNoOlderLoad", false,
 	},
 	{
-		"a change is acknowledged before it is applied", "follow.go",
+		"a change is acknowledged before it is applied", "apply.go",
 		[]edit{{"hot := f.apply(ch)", "var hot []credential.Digest\n\ttime.AfterFunc(300*time.Millisecond, func() {\n\t\tf.mu.Lock()\n\t\tdefer f.mu.Unlock()\n\t\tf.apply(ch)\n\t})"}},
 		"TestAppliedBeforeAcknowledged", true,
 	},
@@ -103,22 +104,22 @@ var mutants = []mutant{
 		"TestFailuresAreNotRemembered|TestOneResult", false,
 	},
 	{
-		"a change of an account does not reach its credentials", "follow.go",
+		"a change of an account does not reach its credentials", "apply.go",
 		[]edit{{"a.changed.Store(max(a.changed.Load(), change.Revision))", "_ = a"}},
 		"TestChangesOfAccounts", true,
 	},
 	{
-		"a change of a credential does not reach it", "follow.go",
-		[]edit{{"e := c.outdate(change); e != nil", "e := (*entry)(nil); e != nil"}, {"func (c *Cache) outdate(", "var _ = (*Cache).outdate\n\nfunc (c *Cache) outdate("}},
+		"a change of a credential does not reach it", "apply.go",
+		[]edit{{"e := c.invalidate(change); e != nil", "e := (*entry)(nil); e != nil"}, {"func (c *Cache) invalidate(", "var _ = (*Cache).invalidate\n\nfunc (c *Cache) invalidate("}},
 		"TestChangesOfCredentials", true,
 	},
 	{
-		"after a 410 all goes on as before", "follow.go",
-		[]edit{{"\tf.beginAnew(gone.Epoch, gone.Revision)\n", ""}},
+		"after a 410 all goes on as before", "apply.go",
+		[]edit{{"\tf.invalidateAll(head.Epoch, head.Revision)\n", ""}},
 		"TestGone", true,
 	},
 	{
-		"a new beginning keeps the lease of the log before", "begin.go",
+		"an invalidation keeps the lease of the log before", "begin.go",
 		[]edit{{"next.void = true", "next.void = next.void || false"}},
 		"TestGoneIsFollowedAtOnce", false,
 	},
@@ -133,27 +134,112 @@ var mutants = []mutant{
 		"TestRevisionsThatGoBack|TestFailuresAreNotRemembered", false,
 	},
 	{
-		"a poll's revision may go back", "follow.go",
-		[]edit{{"case ask.After != beginning && ch.Revision < ask.After:", "case false:"}},
+		"a poll's revision may go back", "apply.go",
+		[]edit{{"case ch.Revision < ask.After:", "case false:"}},
 		"TestRevisionsThatGoBack", false,
 	},
 	{
 		"after its stale time it goes on where it was", "follow.go",
-		[]edit{{"case m == cold || m == ttl || f.after == beginning:", "case m == ttl || f.after == beginning:"}},
+		[]edit{{"case m == cold || m == ttl || f.at.after == headOnly:", "case m == ttl || f.at.after == headOnly:"}},
 		"TestAfterTheStaleTime", false,
 	},
 	{
-		"a beginning does not make suspect", "follow.go",
-		[]edit{{"f.beginAnew(ch.Epoch, ch.Revision)", "_ = 0"}},
-		"TestAfterTheStaleTime", true,
-	},
-	{
-		"a poll acknowledges the head while a lease is held", "follow.go",
-		[]edit{{"\t\tf.relyOnNothing()\n", ""}, {"func (f *follower) relyOnNothing", "var _ = (*follower).relyOnNothing\n\nfunc (f *follower) relyOnNothing"}},
+		"a start relies on the lease before", "follow.go",
+		[]edit{{"\t\tf.dropLease()\n", ""}},
 		"TestAnAnswerOfAnotherEpoch", false,
 	},
 	{
-		"a part of the changes lengthens the stale time", "follow.go",
+		"a 200 for the head is believed", "apply.go",
+		[]edit{{"case ask.After == headOnly:", "case false:"}, {"case ch.Epoch != ask.Epoch:", "case ask.After != headOnly && ch.Epoch != ask.Epoch:"}},
+		"TestLeaseForTheHead", false,
+	},
+	{
+		"a 404 puts a required change log into time-to-live mode", "follow.go",
+		[]edit{{"errors.Is(err, keyapi.ErrNotOffered) && f.optional && f.enter", "errors.Is(err, keyapi.ErrNotOffered) && f.enter"}},
+		"TestRequiredChangeLog", true,
+	},
+	{
+		"a 409 is an error like any other", "follow.go",
+		[]edit{{"case errors.Is(err, keyapi.ErrConflict):\n\t\tf.conflict()", "case false:\n\t\tf.conflict()"}},
+		"TestConflict", true,
+	},
+	{
+		"a 409 leaves the lease", "apply.go",
+		[]edit{{"\tf.dropLease()\n", ""}},
+		"TestConflict", false,
+	},
+	{
+		"after a 409 the name is kept", "apply.go",
+		[]edit{{"f.at.name, f.at.epoch, f.at.after = after, \"\", headOnly", "f.at.epoch, f.at.after = \"\", headOnly"}},
+		"TestConflict", true,
+	},
+	{
+		"the number of polls does not rise", "follow.go",
+		[]edit{{"\tf.at.poll++\n\ts := ", "\tf.at.poll = 1\n\ts := "}},
+		"TestPollNumbersRise", true,
+	},
+	{
+		"the goodbye has the number of the last poll", "follow.go",
+		[]edit{{"\tf.at.poll++\n\task := ", "\task := "}},
+		"TestLeave", true,
+	},
+	{
+		"time-to-live mode begins while the lease is on record", "apply.go",
+		[]edit{{"case s.onRecord(now),", "case false,"}},
+		"TestTTLModeNeeds", false,
+	},
+	{
+		"time-to-live mode begins while an acknowledgement may be on record", "apply.go",
+		[]edit{{", !f.unanswered.IsZero() && ", ", false && "}},
+		"TestTTLModeNeeds", false,
+	},
+	{
+		"time-to-live mode goes on after the acknowledgement", "apply.go",
+		[]edit{{"if s := f.state.Load(); s.noLog {", "if s := f.state.Load(); false {"}},
+		"TestTTLModeEnds", false,
+	},
+	{
+		"revoked credentials are kept with those in force", "pool.go",
+		[]edit{{"if e.found && inForce(&e.rec, now) {", "if e.found {"}},
+		"TestOnlyCredentialsInForce|TestEntriesMove|TestExpired", false,
+	},
+	{
+		"a credential that expires stays with those in force", "cache.go",
+		[]edit{{"\t\tc.moveExpired(d)\n", ""}},
+		"TestExpired", false,
+	},
+	{
+		"an entry that moves is not counted by its account", "load.go",
+		[]edit{{"\t\te.account.entries++ // put", "\t\t// put"}},
+		"TestExpired", false,
+	},
+	{
+		"what is cached and not in force takes a token to be revalidated", "pool.go",
+		[]edit{{"\te.changed = true\n\treturn e\n", "\te.changed = true\n\ts.unknown.Remove(d)\n\treturn e\n"}},
+		"TestRevalidationTakesNoToken", false,
+	},
+	{
+		"a revoked credential costs no token", "load.go",
+		[]edit{{"r.Outcome == keyapi.Found && inForce(&r.Record, time.Now()); found", "r.Outcome == keyapi.Found; found"}},
+		"TestTokens", false,
+	},
+	{
+		"log lines are written by those who log", "journal.go",
+		[]edit{{"\tj.mu.Lock()\n\tdefer j.mu.Unlock()\n\tif len", "\tif true {\n\t\tentry.Write(fields...)\n\t\treturn\n\t}\n\tj.mu.Lock()\n\tdefer j.mu.Unlock()\n\tif len"}},
+		"TestBlockedLogWriter", false,
+	},
+	{
+		"a stop is logged as a failure", "follow.go",
+		[]edit{{"err != nil && (woken || ctx.Err() != nil)", "err != nil && woken"}},
+		"TestCleanStop", false,
+	},
+	{
+		"the gauge counts resolves alone", "metrics.go",
+		[]edit{{" || c.pollsFail.Load()", ""}},
+		"TestKeyAPIDown", false,
+	},
+	{
+		"a part of the changes lengthens the stale time", "apply.go",
 		[]edit{{"if ch.Lease > 0 {", "if ch.Lease >= 0 {"}},
 		"TestAPartOfTheChanges", false,
 	},
@@ -169,17 +255,17 @@ var mutants = []mutant{
 	},
 	{
 		"a credential that is found costs its token", "load.go",
-		[]edit{{"l.ticket.giveBack()", "l.ticket.spend()"}},
+		[]edit{{"l.token.refund()", "l.token.consume()"}},
 		"TestAColdStartIsNoFlood|TestTokens", false,
 	},
 	{
 		"an unknown one costs no token", "load.go",
-		[]edit{{"l.ticket.spend()", "l.ticket.giveBack()"}},
+		[]edit{{"l.token.consume()", "l.token.refund()"}},
 		"TestAFloodIsHeldBack|TestTokens", false,
 	},
 	{
 		"a changed credential is asked for like one never seen", "pool.go",
-		[]edit{{"\t\te.changed = true\n", "\t\ts.known.Remove(d)\n"}},
+		[]edit{{"\te.changed = true\n", "\ts.known.Remove(d)\n"}},
 		"TestKnownOnesPassNoLimiter", false,
 	},
 	{
@@ -199,7 +285,7 @@ var mutants = []mutant{
 	},
 	{
 		"it stops without a goodbye", "follow.go",
-		[]edit{{"if !f.polled || f.state.Load().noLog {", "if true || !f.polled {"}},
+		[]edit{{"if !f.polled || f.state.Load().noLog {", "if true || !f.polled || f.state.Load().noLog {"}},
 		"TestLeave", false,
 	},
 }
@@ -207,8 +293,33 @@ var mutants = []mutant{
 // ofTheModel are the files that the unit tests do without, so that a mutant is built
 // in a moment.
 var ofTheModel = []string{
-	"keyd_test.go", "long_test.go", "model_test.go", "mutants_test.go", "network_test.go", "restore_test.go", "scenes_test.go",
+	"keyd_test.go", "long_test.go", "oldproto_test.go", "proof_scenes_test.go", "sidecar_test.go", "export_test.go", "deadconn_test.go", "model_test.go", "mutants_test.go", "network_test.go", "restore_test.go", "scenes_test.go",
 	"truth_test.go", "world_test.go",
+}
+
+// TestMutantsApply holds that no mutant is out of date.
+func TestMutantsApply(t *testing.T) {
+	for _, m := range mutants {
+		if _, err := m.apply(); err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+	}
+}
+
+// apply returns the mutant's file.
+func (m mutant) apply() (string, error) {
+	source, err := os.ReadFile(m.file)
+	if err != nil {
+		return "", err
+	}
+	text := string(source)
+	for _, e := range m.edits {
+		if n := strings.Count(text, e.old); n != 1 {
+			return "", fmt.Errorf("%s has %q %d times", m.file, e.old, n)
+		}
+		text = strings.Replace(text, e.old, e.new, 1)
+	}
+	return text, nil
 }
 
 // TestMutants holds the tests themselves to their word.
@@ -226,16 +337,9 @@ func (m mutant) mustBeFound(t *testing.T, tests string, without []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := os.ReadFile(m.file)
+	text, err := m.apply()
 	if err != nil {
 		t.Fatal(err)
-	}
-	text := string(source)
-	for _, e := range m.edits {
-		if n := strings.Count(text, e.old); n != 1 {
-			t.Fatalf("%s has %q %d times: the mutant is out of date", m.file, e.old, n)
-		}
-		text = strings.Replace(text, e.old, e.new, 1)
 	}
 	mutated := filepath.Join(folder, m.file)
 	if err := os.WriteFile(mutated, []byte(text), 0o600); err != nil {

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 )
 
 // network carries the messages between the model's sidecars and its key API, over
@@ -39,6 +41,11 @@ const (
 	noResolves           // only polls do
 	latePolls            // polls take nearly as long as they may
 	lateResolves         // the answers of resolves do
+	delayedPolls         // some polls arrive seconds later, in another order, when nobody waits for them
+	doubledPolls         // polls come twice or three times, seconds later
+	intermediary         // half of the requests get wrong answers, some of which the key API has got
+	notFound             // polls are answered with 404 on the way
+	slowDials            // connections take seconds
 	weathers             // how many there are
 )
 
@@ -47,7 +54,10 @@ type link struct {
 	*network
 	mu      sync.Mutex
 	weather weather
-	open    map[net.Conn]struct{}
+	// firstPoll is how long the first poll takes to arrive, as on a TCP connection that loses
+	// its first packets. 0: as the weather has it.
+	firstPoll time.Duration
+	open      map[net.Conn]struct{}
 }
 
 // linked is the server's end of a connection of a link.
@@ -131,6 +141,12 @@ func (l *link) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		l.mu.Unlock()
 		return nil, errNoNetwork
 	}
+	slow := l.weather == slowDials
+	l.mu.Unlock()
+	if slow && !l.pause(l.upTo(5*time.Second), ctx.Done()) {
+		return nil, errNoNetwork
+	}
+	l.mu.Lock()
 	ours, theirs := net.Pipe()
 	l.open[theirs] = struct{}{}
 	l.mu.Unlock()
@@ -143,31 +159,61 @@ func (l *link) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return nil, errNoNetwork
 }
 
+func (n *network) upTo(d time.Duration) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return time.Duration(n.rng.Int64N(int64(d)))
+}
+
+// wrongAnswers are those of intermediaries: an ingress during a rollout, a captive portal, a
+// proxy without its upstream, another service.
+var wrongAnswers = []func(http.ResponseWriter){
+	wrong(404, "text/plain", "default backend - 404"),
+	wrong(200, "application/json", `{"status":"ok"}`),
+	wrong(200, "text/html", "<html>log in</html>"),
+	wrong(502, "text/html", "<html>bad gateway</html>"),
+	wrong(409, "application/json", `{"error":"CONFLICT","message":"m","statusCode":409}`),
+	wrong(410, "text/plain", "gone"),
+}
+
+func wrong(status int, contentType, body string) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", contentType)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
 // fate is what becomes of one message and its answer.
 type fate struct {
 	there, back time.Duration
-	lost, mute  bool          // on the way there, on the way back
-	again       time.Duration // it arrives once more, so much later; 0: not
+	lost, mute  bool                      // on the way there, on the way back
+	again       []time.Duration           // it arrives once more, so much later
+	answer      func(http.ResponseWriter) // of an intermediary; nil: the key API's
+	forwarded   bool                      // to the key API, though an intermediary answers
 }
 
 func (l *link) fate(path string) fate {
+	poll := path == keyapi.ChangesPath
 	l.mu.Lock()
-	w := l.weather
+	w, firstPoll := l.weather, l.firstPoll
+	if poll {
+		l.firstPoll = 0
+	}
 	l.mu.Unlock()
-	poll := path != "/v1/resolve"
 	l.network.mu.Lock()
 	defer l.network.mu.Unlock()
 	upTo := func(d time.Duration) time.Duration { return time.Duration(l.rng.Int64N(int64(d))) }
 	f := fate{there: upTo(2 * time.Millisecond), back: upTo(2 * time.Millisecond)}
 	switch w {
-	case fine, weathers:
+	case fine, weathers, slowDials:
 	case slow:
 		f.there, f.back = upTo(150*time.Millisecond), upTo(150*time.Millisecond)
 	case lossy:
 		f.there, f.back = upTo(100*time.Millisecond), upTo(100*time.Millisecond)
 		f.lost, f.mute = l.rng.IntN(3) == 0, l.rng.IntN(3) == 0
 		if l.rng.IntN(3) == 0 {
-			f.again = upTo(8 * time.Second)
+			f.again = []time.Duration{upTo(8 * time.Second)}
 		}
 	case cut, swallowed:
 		f.lost = true
@@ -185,6 +231,25 @@ func (l *link) fate(path string) fate {
 		if !poll {
 			f.back = upTo(390 * time.Millisecond)
 		}
+	case delayedPolls:
+		if poll && l.rng.IntN(2) == 0 {
+			f.there = upTo(8 * time.Second)
+		}
+	case doubledPolls:
+		if poll {
+			f.again = []time.Duration{upTo(8 * time.Second), upTo(2 * time.Second)}
+		}
+	case intermediary:
+		if l.rng.IntN(2) == 0 {
+			f.answer, f.forwarded = wrongAnswers[l.rng.IntN(len(wrongAnswers))], l.rng.IntN(2) == 0
+		}
+	case notFound:
+		if poll {
+			f.answer = wrongAnswers[0]
+		}
+	}
+	if poll && firstPoll > 0 {
+		f.there = firstPoll
 	}
 	return f
 }
@@ -202,13 +267,29 @@ func (n *network) carry(w http.ResponseWriter, r *http.Request) {
 		if !n.pause(f.there, nil) || f.lost {
 			return
 		}
-		answers <- n.keyd.sidecar(r.Context(), r.URL.Path, body)
-		if f.again > 0 && n.pause(f.again, nil) {
-			n.keyd.sidecar(r.Context(), r.URL.Path, body)
+		take := n.keyd.sidecar
+		if r.URL.Path == keyapi.ChangesPath {
+			take = n.keyd.poll
+		}
+		if f.answer == nil || f.forwarded {
+			answers <- take(r.Context(), r.URL.Path, body)
+		} else {
+			answers <- reply{}
+		}
+		for _, later := range f.again {
+			n.flying.Go(func() {
+				if n.pause(later, nil) {
+					take(r.Context(), r.URL.Path, body)
+				}
+			})
 		}
 	})
 	select {
 	case a := <-answers:
+		if f.answer != nil {
+			f.answer(w)
+			return
+		}
 		if a.status == 0 || f.mute || !n.pause(f.back, r.Context().Done()) {
 			if f.mute {
 				<-r.Context().Done()

@@ -76,6 +76,7 @@ func (w *world) restore(withEpoch bool) {
 		return
 	}
 	w.must(copyStore(b.path, w.keyd.path()))
+	w.keyd.forgetLeft()
 	back := &change{unproven: !withEpoch, lost: true}
 	if withEpoch {
 		head, err := w.keyd.newEpoch()

@@ -2,8 +2,6 @@ package keycache
 
 import (
 	"time"
-
-	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
 // Times are the configured bounds of trust.
@@ -17,7 +15,7 @@ type Times struct {
 type mode uint8
 
 const (
-	cold     mode = iota // nothing cached answers: no lease yet, or its stale time is over
+	cold     mode = iota // nothing cached answers: no lease yet, its stale time is over, or it was dropped
 	synced               // the lease lives
 	degraded             // the lease is over, its stale time is not
 	ttl                  // the key API has no change log
@@ -28,23 +26,24 @@ var modeNames = [...]string{cold: "cold", synced: "synced", degraded: "degraded"
 // state is what the follower has learned of the log. It is immutable; the follower
 // replaces it as a whole.
 type state struct {
-	generation uint64 // counts the beginnings: what an earlier one cached is suspect
+	generation uint64 // counts the invalidations: an entry of an earlier one does not answer
 	epoch      string // of the log; "" until one is known
 	noLog      bool   // the key API offers none
 
-	// The last lease. sent is zero before the first one; void since the log was lost.
-	sent  time.Time
-	lease time.Duration
-	void  bool
-	stale time.Duration // that was declared to the key API together with that lease
+	// The last lease. sent is zero before the first one.
+	sent    time.Time
+	lease   time.Duration
+	stale   time.Duration // that was declared to the key API together with that lease
+	void    bool          // the lease has ended early: a 410. Its stale time goes on
+	dropped bool          // the lease and its stale time have ended early
 }
 
-// mode tells what may be relied on at now.
+// mode returns what may be relied on at now.
 func (s *state) mode(now time.Time) mode {
 	if s.noLog {
 		return ttl
 	}
-	if s.sent.IsZero() {
+	if s.sent.IsZero() || s.dropped {
 		return cold
 	}
 	passed := elapsed(s.sent, now)
@@ -55,6 +54,12 @@ func (s *state) mode(now time.Time) mode {
 		return degraded
 	}
 	return cold
+}
+
+// onRecord reports whether the key API may still wait for this sidecar at now, because of the
+// last lease. The later end counts, by either clock.
+func (s *state) onRecord(now time.Time) bool {
+	return !s.sent.IsZero() && min(now.Sub(s.sent), now.Round(0).Sub(s.sent.Round(0))) < s.lease+s.stale
 }
 
 // trusted shortens a time that the key API measures too: each clock may run at a rate
@@ -77,7 +82,7 @@ const (
 	answer
 )
 
-// judge tells what an entry is good for at now, before anything is asked.
+// judge returns what an entry is good for at now, before anything is resolved.
 func (s *state) judge(e *entry, t Times, now time.Time) verdict {
 	if e.generation != s.generation || e.outdated() {
 		return ask
@@ -100,14 +105,9 @@ func (s *state) judge(e *entry, t Times, now time.Time) verdict {
 	return answer
 }
 
-// outOfForce tells whether the credential was revoked, or its account terminated.
-func (e *entry) outOfForce() bool {
-	return e.rec.State == credential.Revoked || e.rec.Account.State == credential.Terminated
-}
-
-// lastResort tells whether an entry may answer at now although it ought to be confirmed,
-// since nothing could be learned about it.
-func (s *state) lastResort(e *entry, t Times, now time.Time) bool {
+// mayServeStale reports whether an entry may answer at now although it should have been
+// revalidated, because no resolve had a usable result.
+func (s *state) mayServeStale(e *entry, t Times, now time.Time) bool {
 	if e.generation != s.generation || e.outdated() {
 		return false
 	}
@@ -117,7 +117,7 @@ func (s *state) lastResort(e *entry, t Times, now time.Time) bool {
 	case degraded:
 		return e.found
 	case ttl:
-		return e.found && (e.outOfForce() || elapsed(e.confirmed, now) < t.MaxStale)
+		return e.found && (e.denied() || elapsed(e.confirmed, now) < t.MaxStale)
 	case cold:
 	}
 	return false

@@ -150,7 +150,7 @@ func TestJudgeToTheEdge(t *testing.T) {
 		if got := s.judge(tt.entry, times, now); got != tt.want {
 			t.Errorf("%s: judged %d, want %d", tt.name, got, tt.want)
 		}
-		if got := s.lastResort(tt.entry, times, now); got != tt.resort {
+		if got := s.mayServeStale(tt.entry, times, now); got != tt.resort {
 			t.Errorf("%s: last resort %t, want %t", tt.name, got, tt.resort)
 		}
 	}
@@ -162,7 +162,7 @@ func TestRevokedOnesAreKeptLikeGoodOnes(t *testing.T) {
 	t0 := time.Now()
 	s := state{generation: 1, epoch: "one", sent: t0.Add(-time.Minute), lease: time.Second, stale: time.Hour}
 	e := entry{rec: revoked(goodKey("x")), found: true, generation: 1, account: &account{}, confirmed: t0.Add(-time.Minute)}
-	if !s.lastResort(&e, Times{}, t0) || e.rec.State != credential.Revoked {
+	if !s.mayServeStale(&e, Times{}, t0) || e.rec.State != credential.Revoked {
 		t.Error("a revoked key is forgotten in an outage")
 	}
 }

@@ -5,26 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
-
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
 	"github.com/phantomrouter/phantom-authz/pkg/keyserver"
 )
-
-// sidecar is one real cache with its real client.
-type sidecar struct {
-	cache  *keycache.Cache
-	client *keyapi.Client
-	link   *link
-	end    func() // ends Run and waits for it
-}
 
 // world is the real parts, and the truth beside them.
 type world struct {
@@ -32,7 +21,7 @@ type world struct {
 	network  *network
 	times    keycache.Times
 	sidecars []*sidecar
-	named    int // sidecars so far
+	named    atomic.Int64 // names given so far
 
 	mu         sync.Mutex
 	rng        *rand.Rand
@@ -79,7 +68,8 @@ func (w *world) must(err error) {
 func newWorld(folder string, p plan) *world {
 	w := &world{
 		keyd: &keyd{
-			folder: folder, began: time.Now(), rate: p.rate,
+			folder: folder, began: time.Now(), rate: p.rate, left: make(map[string]bool), counts: make(map[string]time.Time),
+			firstVersion: firstVersion{left: make(map[string]int)},
 			settings: keyserver.Settings{
 				SidecarTokens: []keyserver.Token{secret(serviceToken)},
 				Operators:     []keyserver.Operator{{Name: "model", Token: secret(operatorToken)}},
@@ -117,38 +107,6 @@ func (w *world) close() {
 	w.network.end()
 }
 
-func (w *world) addSidecar() {
-	s := &sidecar{link: w.network.link()}
-	address, _ := url.Parse("https://key-api")
-	s.client = keyapi.New(keyapi.Options{
-		URL: address, Token: secret(serviceToken), DialTLS: s.link.dial, Timeout: 400 * time.Millisecond,
-	})
-	w.named++
-	s.cache = keycache.New(s.client, keycache.Options{
-		Sidecar: fmt.Sprint("sidecar-", w.named), Known: 100, Unknown: 100, Times: w.times,
-		Admission: keycache.Admission{PerSecond: 1_000_000, Burst: 1_000_000},
-		Log:       zap.NewNop(), Metrics: prometheus.NewRegistry(),
-	})
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = s.cache.Run(ctx) }()
-	s.end = func() { cancel(); <-ended }
-	w.sidecars = append(w.sidecars, s)
-}
-
-// leave is a clean stop: no check begins any more, then the goodbye.
-func (s *sidecar) leave() {
-	s.end()
-	s.cache.Close()
-	s.client.Close()
-}
-
-// kill says no goodbye.
-func (s *sidecar) kill() {
-	s.link.set(cut)
-	s.leave()
-}
-
 // check looks one key up at one sidecar, and holds what it gets against the truth.
 func (w *world) check(s *sidecar, k *key, exact bool) {
 	w.mu.Lock()
@@ -158,6 +116,7 @@ func (w *world) check(s *sidecar, k *key, exact bool) {
 		oldest = len(k.history) - 1
 	}
 	began := time.Since(w.keyd.began)
+	doubtful := s.doubtful
 	w.mu.Unlock()
 	w.checks.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
@@ -168,6 +127,7 @@ func (w *world) check(s *sidecar, k *key, exact bool) {
 		switch {
 		case err != nil && exact:
 			w.wrong("%s: %v, with the key API there", k.name, err)
+		case doubtful:
 		case err == nil && !k.was(factOf(rec, found), oldest):
 			w.wrong("%s: a check begun at %s got %s; it is %s, which is version %d, and what was before version %d is over",
 				k.name, began, factOf(rec, found), k.now(), len(k.history)-1, oldest)
@@ -210,6 +170,7 @@ type told struct {
 		Revision    int64
 		Effective   bool
 		EffectiveBy *time.Time `json:"effective_by"`
+		WaitingFor  []string   `json:"waiting_for"`
 	}
 }
 
@@ -237,7 +198,7 @@ func (w *world) change(keys []*key, become func(fact) fact, method, path, body s
 		k.become(become(k.now()), c)
 	}
 	w.mu.Unlock()
-	asked := w.keyd.now()
+	asked, left := w.keyd.now(), w.keyd.allThatLeft()
 	answer, ok := w.ask(method, path, body)
 	if !ok {
 		return answer // keyd is up here: it cannot be
@@ -246,6 +207,7 @@ func (w *world) change(keys []*key, become func(fact) fact, method, path, body s
 	c.revision = answer.Change.Revision
 	c.unproven = c.revision <= w.unproven.revision || asked.Before(w.unproven.until)
 	c.hear(answer.Change.Effective, answer.Change.EffectiveBy)
+	w.waitsFor(answer, left)
 	w.highest[w.epoch] = max(w.highest[w.epoch], c.revision)
 	w.changes = append(w.changes, c)
 	watch := !answer.Change.Effective && w.rng.IntN(3) == 0
@@ -264,6 +226,7 @@ func (w *world) progress(c *change, query string) {
 	if lost {
 		return
 	}
+	left := w.keyd.allThatLeft()
 	r := w.keyd.operator("GET", fmt.Sprintf("/v1/revisions/%d%s", revision, query), "")
 	var answer told
 	if r.status != 200 || json.Unmarshal(r.body, &answer) != nil {
@@ -271,7 +234,20 @@ func (w *world) progress(c *change, query string) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if !c.lost { // meanwhile
+		w.waitsFor(answer, left)
+	}
 	c.hear(answer.Change.Effective, answer.Change.EffectiveBy)
+}
+
+// waitsFor holds that a change waits for no sidecar whose goodbye was answered before it was
+// asked about. w.mu is held.
+func (w *world) waitsFor(answer told, left map[string]bool) {
+	for _, name := range answer.Change.WaitingFor {
+		if name, _, _ = strings.Cut(name, aliasMark); left[name] {
+			w.wrong("revision %d waits for %s, which has left", answer.Change.Revision, name)
+		}
+	}
 }
 
 // look asks about all changes that are not effective yet.

@@ -121,6 +121,12 @@ func (s *Server) failure(err error, side string, r *http.Request) answer {
 		refused = &problem{status: http.StatusConflict, message: conflict.Message}
 	case errors.Is(err, keystore.ErrNotFound):
 		refused = &problem{status: http.StatusNotFound, message: "No such account, key or session"}
+	case errors.Is(err, keystore.ErrFull):
+		refused = &problem{status: http.StatusServiceUnavailable, message: "Too many sidecars are on record", header: map[string]string{"Retry-After": "1"}}
+		s.full.Do(func() {
+			s.log.Error("too many sidecars are on record, new ones are refused: forget those that are gone, or replace the service token if it has leaked",
+				zap.Int("limit", keystore.MaxSidecars))
+		})
 	case errors.Is(err, keystore.ErrCursor):
 		refused = &problem{status: http.StatusBadRequest, message: "cursor is not one of this list"}
 	default:

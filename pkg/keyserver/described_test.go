@@ -146,7 +146,7 @@ func matchesDescription(r *http.Request, sent []byte, got *copied) error {
 
 func pathValues(r *http.Request) map[string]string {
 	values := map[string]string{}
-	for _, name := range []string{"id", "scope", "revision"} {
+	for _, name := range []string{"id", "scope", "revision", "name"} {
 		if v := r.PathValue(name); v != "" {
 			values[name] = v
 		}

@@ -89,7 +89,10 @@ func (broken) Changes(context.Context, string, int64, int) (keystore.Head, []key
 func (broken) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
 	return keystore.Head{}, 0, errBroken
 }
-func (broken) Forget(context.Context, string) error { return errBroken }
+func (broken) Forget(context.Context, string, string) (keystore.Sidecar, error) {
+	return keystore.Sidecar{}, errBroken
+}
+
 func (broken) Sidecars(context.Context) (keystore.Head, []keystore.Sidecar, error) {
 	return keystore.Head{}, nil, errBroken
 }
@@ -106,7 +109,7 @@ var goodBodies = map[string]string{
 	"/v1/accounts/{id}/keys/import": `{"label":"x","sha256":"` + strings.Repeat("a", 64) + `"}`,
 	own:                             `{"label":"x"}`,
 	"/v1/resolve":                   `{"credentials":["` + strings.Repeat("a", 64) + `"]}`,
-	"/v1/changes":                   `{"sidecar":"s","after":-1}`,
+	"/v1/changes":                   `{"sidecar":"s","poll":1,"after":-1}`,
 	"/v1/usage":                     `{"sidecar":"s","used":[]}`,
 }
 
@@ -120,7 +123,7 @@ func TestBrokenStore(t *testing.T) {
 				bodies = []string{goodBodies[row.path]}
 			}
 			if row.path == "/v1/changes" {
-				bodies = append(bodies, `{"sidecar":"s","after":1,"epoch":"e"}`, `{"sidecar":"s","after":1,"leave":true}`)
+				bodies = append(bodies, `{"sidecar":"s","poll":1,"after":1,"epoch":"e"}`, `{"sidecar":"s","poll":1,"after":1,"leave":true}`)
 			}
 			for _, body := range bodies {
 				var r reply

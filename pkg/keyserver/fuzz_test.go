@@ -54,9 +54,9 @@ func FuzzBodies(f *testing.F) {
 		`{"grace_seconds":604800}`, `{"grace_seconds":-9223372036854775808}`, `{"grace_seconds":1e2}`,
 		`{"ttl_seconds":60}`, `{"ttl_seconds":9223372036854775807}`,
 		`{"credentials":["` + digest + `"]}`,
-		`{"sidecar":"s","after":-1,"wait_ms":0,"max_stale_ms":3600000}`,
-		`{"sidecar":"s","after":9223372036854775807,"epoch":"e"}`,
-		`{"sidecar":"s","after":0,"leave":true}`,
+		`{"sidecar":"s","poll":1,"after":-1,"wait_ms":0,"max_stale_ms":3600000}`,
+		`{"sidecar":"s","poll":9223372036854775807,"after":9223372036854775807,"epoch":"e"}`,
+		`{"sidecar":"s","poll":1,"after":0,"leave":true}`,
 		`{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"0001-01-01T00:00:00Z","allowed":9223372036854775807}]}`,
 		`{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"9999-12-31T23:59:59Z"}]}`,
 	} {

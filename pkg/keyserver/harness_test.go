@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,7 @@ type fixture struct {
 	reg     *prometheus.Registry
 	logs    *observer.ObservedLogs
 	drain   chan struct{}
+	polls   atomic.Int64 // the number of the last poll
 	handler map[string]http.Handler
 }
 

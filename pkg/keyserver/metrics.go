@@ -15,6 +15,7 @@ type metrics struct {
 	latency     *prometheus.HistogramVec
 	resolved    *prometheus.CounterVec
 	storeErrors *prometheus.CounterVec
+	beyondHead  prometheus.Counter
 	revision    prometheus.Gauge
 }
 
@@ -37,6 +38,10 @@ func newMetrics(reg prometheus.Registerer, sidecars func() float64) *metrics {
 			Name: "keyd_store_errors_total",
 			Help: "Failures of the store, by side or background loop.",
 		}, []string{"at"}),
+		beyondHead: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "keyd_polls_beyond_head_total",
+			Help: "Polls that acknowledge a revision beyond the head of the same epoch.",
+		}),
 		revision: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "keyd_head_revision",
 			Help: "Revision of the newest change in the log.",
@@ -46,7 +51,7 @@ func newMetrics(reg prometheus.Registerer, sidecars func() float64) *metrics {
 		Name: "keyd_sidecars",
 		Help: "Sidecars that hold a lease now.",
 	}, sidecars)
-	reg.MustRegister(m.requests, m.latency, m.resolved, m.storeErrors, m.revision, live)
+	reg.MustRegister(m.requests, m.latency, m.resolved, m.storeErrors, m.beyondHead, m.revision, live)
 	return m
 }
 

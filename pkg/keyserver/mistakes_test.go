@@ -206,7 +206,7 @@ func routesOf(f *fixture) map[string][]route {
 }
 
 func example(path string) string {
-	return strings.NewReplacer("{id}", "a", "{scope}", "read", "{revision}", "1").Replace(path)
+	return strings.NewReplacer("{id}", "a", "{scope}", "read", "{revision}", "1", "{name}", "s").Replace(path)
 }
 
 func TestMethodsAndMedia(t *testing.T) {

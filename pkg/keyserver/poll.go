@@ -6,13 +6,16 @@ import (
 	"net/http"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// pollBody is keyapi.ChangesRequest with `after` told apart from its absence.
+// pollBody is keyapi.ChangesRequest with `after` and `poll` distinguished from their absence.
 type pollBody struct {
 	Sidecar    *string `json:"sidecar"`
+	Poll       *int64  `json:"poll"`
 	Epoch      string  `json:"epoch"`
 	After      *int64  `json:"after"`
 	WaitMS     int64   `json:"wait_ms"`
@@ -20,20 +23,24 @@ type pollBody struct {
 	MaxStaleMS int64   `json:"max_stale_ms"`
 }
 
-// anew is the `after` of a sidecar that begins anew: nothing that it cached before
-// may answer unconfirmed, and so it acknowledges the head.
-const anew = -1
+// headOnly is the `after` of a sidecar that starts, or starts over: it requests the head
+// and acknowledges nothing.
+const headOnly = -1
 
 func (b *pollBody) check(longestMaxStale time.Duration) error {
 	if err := checkText("sidecar", b.Sidecar, keyapi.MaxSidecar); err != nil {
 		return err
 	}
 	switch {
+	case b.Poll == nil:
+		return badRequest("poll", "is required")
+	case *b.Poll < 1:
+		return badRequest("poll", "must be a whole number, at least 1")
 	case b.After == nil:
 		return badRequest("after", "is required")
 	case b.Leave:
-		return nil // whatever its epoch and after
-	case *b.After < anew:
+		return nil // for any epoch and after
+	case *b.After < headOnly:
 		return badRequest("after", "must be a revision, or -1")
 	case b.WaitMS < 0 || b.WaitMS > keyapi.MaxWait.Milliseconds():
 		return badRequest("wait_ms", "must be a whole number from 0 to %d", keyapi.MaxWait.Milliseconds())
@@ -41,6 +48,24 @@ func (b *pollBody) check(longestMaxStale time.Duration) error {
 		return badRequest("max_stale_ms", "must be a whole number from 0 to %d (longest_max_stale)", longestMaxStale.Milliseconds())
 	}
 	return nil
+}
+
+// poll is what the store records of the request.
+func (b *pollBody) poll(settings *Settings) keystore.Poll {
+	p := keystore.Poll{
+		Sidecar:  *b.Sidecar,
+		Number:   *b.Poll,
+		Epoch:    b.Epoch,
+		Revision: *b.After,
+		Limit:    keyapi.MaxChanges,
+		Lease:    settings.Lease,
+		MaxStale: time.Duration(b.MaxStaleMS) * time.Millisecond,
+		Leave:    b.Leave,
+	}
+	if b.Leave { // a poll of that name may be delayed that is not on record yet
+		p.MaxStale = settings.LongestMaxStale
+	}
+	return p
 }
 
 // changes answers one long poll: cursor, acknowledgement, heartbeat and lease.
@@ -60,41 +85,19 @@ func (s *Server) changes(ctx context.Context, c *call) (answer, error) {
 	if err := body.check(settings.LongestMaxStale); err != nil {
 		return answer{}, err
 	}
-	if body.Leave {
-		return s.leave(ctx, *body.Sidecar)
-	}
-	poll := keystore.Poll{
-		Sidecar:  *body.Sidecar,
-		Anew:     *body.After == anew,
-		Epoch:    body.Epoch,
-		Revision: *body.After,
-		Limit:    keyapi.MaxChanges,
-		Lease:    settings.Lease,
-		MaxStale: time.Duration(body.MaxStaleMS) * time.Millisecond,
-	}
+	poll := body.poll(settings)
 	head, lease, err := s.store.RecordPoll(ctx, poll)
-	if err != nil {
-		return goneOr(head, err)
+	switch {
+	case err != nil:
+		return s.goneOr(poll, head, err)
+	case poll.Leave:
+		return ok(pollAnswer(head, nil, 0))
 	}
-	var list []keystore.Change
-	if !poll.Anew {
-		head, list, err = s.await(ctx, c, poll, head, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
-		if err != nil {
-			return goneOr(head, err)
-		}
+	head, list, err := s.await(ctx, c, poll, head, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
+	if err != nil {
+		return s.goneOr(poll, head, err)
 	}
 	return ok(pollAnswer(head, list, lease))
-}
-
-func (s *Server) leave(ctx context.Context, sidecar string) (answer, error) {
-	if err := s.store.Forget(ctx, sidecar); err != nil {
-		return answer{}, err
-	}
-	head, err := s.store.Head(ctx)
-	if err != nil {
-		return answer{}, err
-	}
-	return ok(keyapi.ChangesResponse{Epoch: head.Epoch, Revision: head.Revision})
 }
 
 // await looks until there are changes, the time is up, or the server drains. Recorded is
@@ -158,9 +161,18 @@ func pollAnswer(head keystore.Head, list []keystore.Change, lease time.Duration)
 	return out
 }
 
-func goneOr(head keystore.Head, err error) (answer, error) {
+// goneOr answers a poll that the store has not taken: with the head, or with the error if
+// it is another.
+func (s *Server) goneOr(poll keystore.Poll, head keystore.Head, err error) (answer, error) {
 	if !errors.Is(err, keystore.ErrGone) {
 		return answer{}, err
+	}
+	if poll.Epoch == head.Epoch && poll.Revision > head.Revision {
+		s.metrics.beyondHead.Inc()
+		s.beyondHead.Do(func() {
+			s.log.Error("a sidecar has seen changes that the store does not have: an older copy was restored without -new-epoch, and revocations may be lost",
+				zap.String("sidecar", poll.Sidecar), zap.Int64("after", poll.Revision), zap.Int64("head", head.Revision))
+		})
 	}
 	return answer{
 		status: http.StatusGone,

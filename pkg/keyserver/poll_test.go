@@ -13,17 +13,25 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// poll asks as a sidecar does; fields follow after sidecar and after.
+// poll sends the next poll of a sidecar; fields follow after sidecar, poll and after.
 func (f *fixture) poll(name string, after int64, epoch, fields string) reply {
 	f.t.Helper()
-	return f.sidecar("/v1/changes", fmt.Sprintf(`{"sidecar":%q,"after":%d,"epoch":%q%s}`, name, after, epoch, fields))
+	return f.numbered(name, f.polls.Add(1), after, epoch, fields)
 }
 
-// begun is a sidecar's first poll: the epoch and the head.
+// numbered sends a poll with that number.
+func (f *fixture) numbered(name string, number, after int64, epoch, fields string) reply {
+	f.t.Helper()
+	return f.sidecar("/v1/changes", fmt.Sprintf(`{"sidecar":%q,"poll":%d,"after":%d,"epoch":%q%s}`, name, number, after, epoch, fields))
+}
+
+// begun is the start of a sidecar: it requests the head and acknowledges it.
 func (f *fixture) begun(name, fields string) (epoch string, head int64) {
 	f.t.Helper()
-	r := f.poll(name, -1, "", fields).want(200)
-	return r.text("epoch"), r.number("revision")
+	r := f.poll(name, -1, "", fields).want(410)
+	epoch, head = r.text("epoch"), r.number("revision")
+	f.poll(name, head, epoch, fields).want(200)
+	return epoch, head
 }
 
 // synced runs the test in a bubble: time is the test's own.
@@ -36,15 +44,22 @@ func synced(t *testing.T, test func(t *testing.T, f *fixture)) {
 	})
 }
 
+// The head is told without a record; the poll from there is the acknowledgement, and gets the first lease.
 func TestPollBeginsAtTheHead(t *testing.T) {
 	synced(t, func(t *testing.T, f *fixture) {
 		began := time.Now()
-		r := f.poll("s", -1, "", `,"wait_ms":30000,"max_stale_ms":60000`).want(200)
-		want := fmt.Sprintf(`{"epoch":%q,"revision":1,"changes":[],"lease_ms":15000}`, r.text("epoch"))
-		if r.raw != want || time.Since(began) > time.Second {
+		r := f.poll("s", -1, "", `,"wait_ms":30000,"max_stale_ms":60000`).want(410)
+		epoch := r.text("epoch")
+		if want := fmt.Sprintf(`{"epoch":%q,"revision":1}`, epoch); r.raw != want || time.Since(began) > time.Second {
 			t.Errorf("got %s after %s, want %s", r.raw, time.Since(began), want)
 		}
-		// It acknowledges the head.
+		if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[]}` {
+			t.Errorf("a request for the head is on record: %s", got)
+		}
+		r = f.poll("s", 1, epoch, `,"wait_ms":0,"max_stale_ms":60000`).want(200)
+		if want := fmt.Sprintf(`{"epoch":%q,"revision":1,"changes":[],"lease_ms":15000}`, epoch); r.raw != want {
+			t.Errorf("got %s, want %s", r.raw, want)
+		}
 		sidecars := f.operator("GET", "/v1/sidecars", "").raw
 		if want := fmt.Sprintf(`{"sidecars":[{"name":"s","revision":1,"lease_ends_at":%q,"stale_ends_at":%q}]}`,
 			began.Add(15*time.Second).UTC().Format(time.RFC3339Nano), began.Add(75*time.Second).UTC().Format(time.RFC3339Nano)); sidecars != want {
@@ -213,28 +228,10 @@ func TestPollOverANewEpoch(t *testing.T) {
 		if got := r.text("epoch"); got != newHead.Epoch || got == epoch {
 			t.Errorf("epoch %q", got)
 		}
-		// Beginning anew takes any epoch.
-		if r := f.poll("s", -1, epoch, "").want(200); r.text("epoch") != newHead.Epoch {
+		// Starting over takes any epoch.
+		if r := f.poll("s", -1, epoch, "").want(410); r.text("epoch") != newHead.Epoch {
 			t.Errorf("got %s", r.raw)
 		}
-	})
-}
-
-func TestLeave(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("s", `,"max_stale_ms":3600000`)
-		began := time.Now()
-		r := f.poll("s", -7, "nonsense", `,"leave":true,"wait_ms":30000`).want(200)
-		if want := fmt.Sprintf(`{"epoch":%q,"revision":%d,"changes":[],"lease_ms":0}`, epoch, head); r.raw != want {
-			t.Errorf("got %s, want %s", r.raw, want)
-		}
-		if time.Since(began) > time.Second {
-			t.Error("did not answer at once")
-		}
-		if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[]}` {
-			t.Errorf("not forgotten: %s", got)
-		}
-		f.poll("never seen", 0, epoch, `,"leave":true`).want(200)
 	})
 }
 
@@ -339,7 +336,7 @@ func TestNobodyWaitsForAClientThatHasGone(t *testing.T) {
 	synced(t, func(t *testing.T, f *fixture) {
 		epoch, head := f.begun("s", "")
 		asks := map[string]*http.Request{
-			"sidecars":  request("POST", "/v1/changes", fmt.Sprintf(`{"sidecar":"s","after":%d,"epoch":%q,"wait_ms":30000}`, head, epoch)),
+			"sidecars":  request("POST", "/v1/changes", fmt.Sprintf(`{"sidecar":"s","poll":%d,"after":%d,"epoch":%q,"wait_ms":30000}`, f.polls.Add(1), head, epoch)),
 			"operators": request("POST", "/v1/accounts/a/terminate?wait_ms=30000", ""),
 		}
 		for _, side := range []string{"sidecars", "operators"} { // the poll first: the other is a change

@@ -2,9 +2,12 @@ package keyserver
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
+	"unicode/utf8"
 
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
@@ -17,6 +20,7 @@ func (s *Server) recordRoutes() []route {
 	return []route{
 		{method: http.MethodGet, path: "/v1/revisions/{revision}", do: s.getRevision, query: waits},
 		{method: http.MethodGet, path: "/v1/sidecars", do: s.listSidecars, query: lists},
+		{method: http.MethodDelete, path: "/v1/sidecars/{name}", do: s.forgetSidecar},
 		{method: http.MethodGet, path: "/v1/keys/{id}/usage", do: s.keyUsage, query: slices.Concat(lists, spans)},
 		{method: http.MethodGet, path: "/v1/audit", do: s.listEvents, query: slices.Concat(lists, []string{accountParam, keyParam})},
 	}
@@ -54,6 +58,28 @@ func (s *Server) listSidecars(ctx context.Context, c *call) (answer, error) {
 	return ok(struct {
 		Sidecars []sidecarView `json:"sidecars"`
 	}{views(list, viewSidecar)})
+}
+
+// forgetSidecar is for a sidecar known to be gone: no change waits for it any longer.
+func (s *Server) forgetSidecar(ctx context.Context, c *call) (answer, error) {
+	if err := decode(c.body, &struct{}{}); err != nil {
+		return answer{}, err
+	}
+	unknown := &problem{status: http.StatusNotFound, message: "No such sidecar is on record"}
+	name := c.path("name")
+	if !utf8.ValidString(name) || checkText("name", &name, keyapi.MaxSidecar) != nil {
+		return answer{}, unknown // no poll can have had that name
+	}
+	sidecar, err := s.store.Forget(ctx, c.actor, name)
+	switch {
+	case errors.Is(err, keystore.ErrNotFound):
+		return answer{}, unknown
+	case err != nil:
+		return answer{}, err
+	}
+	return ok(struct {
+		Sidecar sidecarView `json:"sidecar"`
+	}{viewSidecar(sidecar)})
 }
 
 func (s *Server) listEvents(ctx context.Context, c *call) (answer, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -68,7 +69,14 @@ type Server struct {
 	parts    partLimits // of an import
 	tail     *tail
 	waiting  atomic.Int64 // polls in await
+
+	// Errors that every request of a fleet may cause are logged once in a while.
+	beyondHead, full rate.Sometimes
 }
+
+// logAgain is the time between two log lines of one such error. Smaller fills the log;
+// larger hides from its reader that the error goes on.
+const logAgain = time.Minute
 
 // New makes a server. Long polls need Run beside it.
 func New(o Options, settings Settings) *Server {
@@ -79,6 +87,9 @@ func New(o Options, settings Settings) *Server {
 		failures: newFailures(),
 		parts:    partLimits{keys: keystore.MaxImport, fill: partFill, timeout: partTimeout},
 		tail:     newTail(),
+
+		beyondHead: rate.Sometimes{First: 1, Interval: logAgain},
+		full:       rate.Sometimes{First: 1, Interval: logAgain},
 	}
 	s.metrics = newMetrics(o.Metrics, s.countLeases)
 	s.Apply(settings)

@@ -128,7 +128,7 @@ func TestMistakesChangeNothing(t *testing.T) {
 			if row.method == http.MethodGet {
 				continue
 			}
-			target := strings.NewReplacer("/accounts/{id}", "/accounts/a", "/sessions/{id}", "/sessions/"+session, "{id}", key, "{scope}", "write").Replace(row.path)
+			target := strings.NewReplacer("/accounts/{id}", "/accounts/a", "/sessions/{id}", "/sessions/"+session, "{id}", key, "{scope}", "write", "{name}", "s").Replace(row.path)
 			for _, m := range mistakes() {
 				hasLabel := strings.HasSuffix(row.path, "/keys") || strings.HasSuffix(row.path, "/import")
 				if row.stream {
@@ -156,8 +156,8 @@ func TestMistakesChangeNothing(t *testing.T) {
 		}
 	}
 	for _, m := range []struct{ path, body, names string }{
-		{"/v1/changes", `{"sidecar":"a\u0007b","after":-1}`, "sidecar"},
-		{"/v1/changes", `{"sidecar":"s","after":-1,"max_stale_ms":3600001}`, "max_stale_ms"},
+		{"/v1/changes", `{"sidecar":"a\u0007b","poll":1,"after":-1}`, "sidecar"},
+		{"/v1/changes", `{"sidecar":"s","poll":1,"after":-1,"max_stale_ms":3600001}`, "max_stale_ms"},
 		{"/v1/usage", `{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"2026-01-01T00:00:00Z"},{"sha256":"` + digest + `","last_used_at":"2026-13-01T00:00:00Z"}]}`, "used[1].last_used_at"},
 		{"/v1/usage", `{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"2026-01-01T00:00:00Z"},{"sha256":"x","last_used_at":"2026-01-01T00:00:00Z"}]}`, "used[1].sha256"},
 	} {
@@ -294,7 +294,7 @@ func (f *fixture) changesNothing(all bool, key, session, digest string) {
 		{ownersSide, "POST", own, `{"label":"` + long + `"}`},
 		{ownersSide, "POST", own + "/" + key + "/roll", ``},
 		{ownersSide, "DELETE", own + "/" + key, ``},
-		{sidecarsSide, "POST", "/v1/changes", `{"sidecar":"` + long[:128] + `","after":-1}`},
+		{sidecarsSide, "POST", "/v1/changes", `{"sidecar":"` + long[:128] + `","poll":1,"after":0,"leave":true}`},
 		{sidecarsSide, "POST", "/v1/usage", `{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"` + time.Now().UTC().Format(time.RFC3339) + `","allowed":1}]}`},
 	} {
 		before := f.stored()

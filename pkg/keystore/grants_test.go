@@ -1,6 +1,7 @@
 package keystore_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -43,7 +44,7 @@ func TestRecord(t *testing.T) {
 		{"unheard once more", grants(4, 30, 6, 35), 6, keystore.Poll{Revision: 4, Limit: 2}, 15 * time.Second, grants(4, 30, 6, 40)},
 		{"heard", grants(4, 30, 6, 35, 7, 36), 9, keystore.Poll{Revision: 6, Limit: 9}, 15 * time.Second, grants(6, 35, 7, 36, 9, 40)},
 		{"heard all", grants(4, 30, 6, 35, 7, 36), 7, keystore.Poll{Revision: 7}, 15 * time.Second, grants(7, 40)},
-		{"anew", grants(4, 30, 6, 50), 9, keystore.Poll{Anew: true, Revision: -1}, 15 * time.Second, grants(9, 50)},
+		{"heard all, with more left of one before", grants(4, 30, 6, 50), 9, keystore.Poll{Revision: 9}, 15 * time.Second, grants(9, 50)},
 		{"overtaken", grants(4, 30), 6, keystore.Poll{Revision: 2, Limit: 4}, 15 * time.Second, grants(4, 30, 6, 40)},
 		{"the clock was put back", grants(4, 1000), 6, keystore.Poll{Revision: 4, Limit: 2}, 15 * time.Second, grants(4, 1000)},
 		{"too many changes", grants(4, 30), 6, keystore.Poll{Revision: 4, Limit: 1}, 5 * time.Second, grants(4, 30)},
@@ -95,6 +96,7 @@ type truth struct {
 	sent     time.Time
 	lease    time.Duration // once recorded
 	lost     []keystore.Poll
+	number   int64 // of the last poll
 	covers   int64 // of the answer, once the log was read
 	answered bool
 }
@@ -115,13 +117,14 @@ func (w *world) time(t *rapid.T) {
 // send gives up the poll before, which may arrive later all the same.
 func (w *world) send(t *rapid.T) {
 	s := w.truth[anyName(t)]
-	if s.ask != nil && s.lease == 0 && !s.ask.Anew {
+	if s.ask != nil && s.lease == 0 {
 		s.lost = append(s.lost, *s.ask)
 	}
+	s.number++
 	stale := time.Duration(rapid.IntRange(0, 3).Draw(t, "stale")) * 10 * time.Second
-	s.ask = &keystore.Poll{Revision: s.applied, Limit: worldLimit, Lease: worldLease, MaxStale: stale}
-	if !w.now.Before(s.answers) { // nothing cached answers: it begins anew
-		s.ask.Anew = true
+	s.ask = &keystore.Poll{Number: s.number, Revision: s.applied, Limit: worldLimit, Lease: worldLease, MaxStale: stale}
+	if !w.now.Before(s.answers) { // nothing cached answers: it starts over
+		s.ask.Revision = -1
 	}
 	s.sent, s.lease, s.answered = w.now, 0, false
 }
@@ -131,8 +134,12 @@ func (w *world) onRecord(name string, p keystore.Poll) (time.Duration, bool) {
 	if known == nil {
 		known = &keystore.Sidecar{Name: name}
 	}
+	if known.CheckNumber(p) != nil || p.Revision < 0 {
+		return 0, false
+	}
 	lease, ok := known.Record(p, w.head, w.now)
 	if ok {
+		known.Poll = p.Number
 		w.record[name] = known
 	}
 	return lease, ok
@@ -149,11 +156,8 @@ func (w *world) arrive(t *rapid.T) {
 	if s.ask == nil || s.lease > 0 {
 		return
 	}
-	if s.ask.Anew {
-		s.ask.Revision, s.covers, s.answered = w.head, w.head, true
-	}
 	lease, ok := w.onRecord(name, *s.ask)
-	if s.lease = lease; !ok { // 410: all that is cached is suspect
+	if s.lease = lease; !ok { // 410: all that is cached is invalid
 		s.applied, s.ask = w.head, nil
 	}
 }
@@ -236,6 +240,32 @@ func TestSteadyState(t *testing.T) {
 		now = now.Add(time.Second)
 		if _, ok := s.Record(keystore.Poll{Revision: head, Limit: 1, Lease: time.Minute, MaxStale: time.Hour}, head, now); !ok || len(s.Grants) != 1 {
 			t.Fatal(fmt.Sprint(s.Grants, ok))
+		}
+	}
+}
+
+func TestCheckNumber(t *testing.T) {
+	for _, tt := range []struct {
+		onRecord int64
+		gone     bool
+		poll     keystore.Poll
+		refused  bool
+	}{
+		{0, false, keystore.Poll{Number: 1}, false},
+		{5, false, keystore.Poll{Number: 6}, false},
+		{5, false, keystore.Poll{Number: 5}, true},
+		{5, false, keystore.Poll{Number: 4}, true},
+		{5, false, keystore.Poll{Number: 5, Leave: true}, true},
+		{5, false, keystore.Poll{Number: 5, Revision: -1}, true},
+		{5, true, keystore.Poll{Number: 6}, true},
+		{5, true, keystore.Poll{Number: 6, Revision: -1}, true},
+		{5, true, keystore.Poll{Number: 6, Leave: true}, false},
+		{5, true, keystore.Poll{Number: 5, Leave: true}, true},
+	} {
+		s := keystore.Sidecar{Poll: tt.onRecord, Gone: tt.gone}
+		var refusal *keystore.Conflict
+		if err := s.CheckNumber(tt.poll); errors.As(err, &refusal) != tt.refused || (err != nil) != tt.refused {
+			t.Errorf("%+v with %+v: %v", s, tt.poll, err)
 		}
 	}
 }

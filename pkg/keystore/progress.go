@@ -63,20 +63,28 @@ func (s *Sidecar) answersWithout(revision int64) (end time.Time) {
 	return end
 }
 
+// CheckNumber returns a Conflict if the poll must be refused: its number is not larger
+// than the one on record, so it was delayed, repeated, or sent by a second process of
+// that name; or the sidecar has left or was forgotten.
+func (s *Sidecar) CheckNumber(p Poll) error {
+	switch {
+	case p.Number <= s.Poll:
+		return Conflictf("poll must be larger than %d, the number on record for this sidecar", s.Poll)
+	case s.Gone && !p.Leave:
+		return Conflictf("This sidecar has left or was forgotten: a new process needs a new name")
+	}
+	return nil
+}
+
 // Record notes a poll that the log's head, at that revision, allows, and returns the
-// lease that its answer may give. A poll that begins anew is believed to be the
-// sidecar's newest: one that arrives after the sidecar was given a lease by
-// another would acknowledge what it may not know. The ends are in microseconds, rounded up: none on
-// record comes before the one that was given.
+// lease that its answer may give. The ends are in microseconds, rounded up: none on
+// record comes before the one that was given. It leaves Poll as it is.
 //
 // A poll whose answer reaches the head gets the lease that it wants. Another one
 // (changes are left out, or too many polls went unanswered) gets no more than what
 // is left of the leases before it, so that no moment that was told as a change's
 // EffectiveBy is ever broken. If nothing is left, ok is false and nothing is noted.
 func (s *Sidecar) Record(p Poll, head int64, now time.Time) (lease time.Duration, ok bool) {
-	if p.Anew {
-		p.Revision = head
-	}
 	next := *s
 	next.Revision = max(s.Revision, p.Revision)
 	staleEnd := roundUp(now.Add(p.Lease + p.MaxStale))

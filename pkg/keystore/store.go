@@ -17,6 +17,8 @@ var (
 	// ErrGone: the epoch differs, the revision asked for is beyond the head, or the
 	// log no longer reaches back to it.
 	ErrGone = errors.New("the change log does not reach there")
+	// ErrFull: MaxSidecars are on record, and the poll would add one.
+	ErrFull = errors.New("too many sidecars are on record")
 	// ErrCursor: Page.After is not the Next of a page of this same list.
 	ErrCursor = errors.New("not a cursor of this list")
 )
@@ -167,20 +169,31 @@ type Feed interface {
 	// as well. Take the channel first, then look, then wait.
 	Changed() <-chan struct{}
 
-	// RecordPoll notes a sidecar's acknowledgement and lease, as Sidecar.Record has it, before
+	// RecordPoll records a sidecar's acknowledgement and lease, as Sidecar.Record has it, before
 	// the lease is given away. It returns the head of that moment and the lease that may
-	// be given; it runs from a moment not before the call. ErrGone (with the head, too) if
-	// the epoch is not the log's, the revision is beyond the head, or no lease may be given:
-	// then nothing is noted. Neither the acknowledged revision nor the two times ever go back
-	// within one epoch.
+	// be given; it runs from a moment not before the call. Neither the acknowledged revision nor
+	// the two times ever go back within one epoch.
+	//
+	// First the number is checked: a Conflict if it is not larger than the one on record, or
+	// if the sidecar has left or was forgotten (Sidecar.CheckNumber); then nothing is recorded.
+	// ErrGone (with the head, too) if the revision is -1, the epoch is not the log's, the
+	// revision is beyond the head, or no lease may be given. Then nothing is recorded but
+	// the number, and that only for a sidecar on record and a revision other than -1. ErrFull
+	// if the poll would add a sidecar to MaxSidecars.
+	//
+	// With Leave the record stays without a lease until its StaleEndsAt, for a name that is not
+	// on record for Lease + MaxStale, and no change waits for it. Every poll of that name is
+	// a Conflict until then. If MaxGoneSidecars have left, the record is dropped instead.
 	//
 	// A change that is committed before the poll is on record is within the head that
 	// it returns; one that is committed later sees the poll: of those two no engine may
 	// miss both.
 	RecordPoll(ctx context.Context, poll Poll) (Head, time.Duration, error)
-	// Forget drops a sidecar that has said that it stops. Unknown ones are no error.
-	Forget(ctx context.Context, sidecar string) error
-	// Sidecars lists those whose StaleEndsAt has not passed, by name, with the
+	// Forget has no change wait for the sidecar any longer, and every later poll of it
+	// refused, as if it had left. It writes a SidecarForget event. It returns the record as it
+	// was; ErrNotFound if Sidecars does not list it.
+	Forget(ctx context.Context, actor, sidecar string) (Sidecar, error)
+	// Sidecars lists those that are not Gone and whose StaleEndsAt has not passed, by name, with the
 	// head of the same snapshot.
 	Sidecars(ctx context.Context) (Head, []Sidecar, error)
 	// Behind lists those of Sidecars that have not acknowledged the revision: all that

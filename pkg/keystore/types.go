@@ -69,6 +69,7 @@ const (
 	KeyUngrant       Action = "key.ungrant"       // detail: scope
 	SessionMint      Action = "session.mint"      // detail: session, expires_at
 	SessionEnd       Action = "session.end"       // detail: session
+	SidecarForget    Action = "sidecar.forget"    // account: ""; detail: name
 )
 
 // Head is the end of the change log.
@@ -95,20 +96,32 @@ type Fact struct {
 	Record credential.Record // the zero Record if not found
 }
 
-// Poll is what one long poll of a sidecar tells the store.
+// Poll is what one request of a sidecar to the change log states.
 type Poll struct {
 	Sidecar  string        // its name, stable for the life of one process
-	Anew     bool          // it begins anew and so acknowledges the head, whatever Epoch and Revision say
+	Number   int64         // larger in each request of one process; at least 1
 	Epoch    string        // of the log that Revision counts in
-	Revision int64         // acknowledged: every change up to it has been applied
+	Revision int64         // acknowledged: every change up to it has been applied; -1: requests the head only
 	Limit    int           // the answer can carry so many changes after Revision
 	Lease    time.Duration // wanted for it, counted from now by the store's clock; positive
 	MaxStale time.Duration // how long after the lease's end it may still answer from its cache
+	// Leave: the process stops and will answer nothing more. Epoch, Revision and Limit have
+	// no meaning then. Lease + MaxStale is how long a name without a record stays refused.
+	Leave bool
 }
+
+// Bounds of the sidecars on record. Smaller refuses large fleets; larger lets the holder
+// of a leaked service token fill more of the database.
+const (
+	MaxSidecars     = 100_000 // that have not left and were not forgotten
+	MaxGoneSidecars = 100_000 // that have left
+)
 
 // Sidecar is the record of one sidecar's polls.
 type Sidecar struct {
 	Name        string
+	Poll        int64     // the largest Number on record
+	Gone        bool      // it has left or was forgotten: no list has it, and no change waits for it
 	Revision    int64     // acknowledged
 	LeaseEndsAt time.Time // of the last lease given
 	StaleEndsAt time.Time // lease end + max_stale: nothing it cached answers later

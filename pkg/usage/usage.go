@@ -39,7 +39,7 @@ type KeyAPI interface {
 // Recorder gathers uses. It is safe for concurrent use; Run sends them.
 type Recorder struct {
 	api     KeyAPI
-	sidecar string
+	sidecar func() string
 	log     *zap.Logger
 	off     atomic.Bool // the key API takes no reports
 	dropped prometheus.Counter
@@ -57,8 +57,9 @@ type use struct {
 	allowed, denied int64
 }
 
-// New makes an empty recorder that reports as the sidecar of that name.
-func New(api KeyAPI, sidecar string, log *zap.Logger, reg prometheus.Registerer) *Recorder {
+// New makes an empty recorder. Each report has the name that sidecar returns then, because
+// the cache replaces its name after a conflict.
+func New(api KeyAPI, sidecar func() string, log *zap.Logger, reg prometheus.Registerer) *Recorder {
 	r := &Recorder{
 		api: api, sidecar: sidecar, log: log,
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
@@ -122,7 +123,7 @@ func (r *Recorder) report(ctx context.Context) {
 	defer cancel()
 	for used := r.take(); len(used) > 0; {
 		n := min(len(used), keyapi.MaxUsed)
-		err := r.api.Usage(ctx, keyapi.UsageRequest{Sidecar: r.sidecar, Used: used[:n]})
+		err := r.api.Usage(ctx, keyapi.UsageRequest{Sidecar: r.sidecar(), Used: used[:n]})
 		used = used[n:]
 		switch {
 		case err == nil:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,8 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/usage"
 )
+
+func name() string { return "s" }
 
 // taker remembers the reports.
 type taker struct {
@@ -47,7 +50,7 @@ func digest(i int) (d credential.Digest) {
 // run runs a recorder in a bubble of its own time until the test function returns.
 func run(t *testing.T, k *taker, f func(r *usage.Recorder)) {
 	synctest.Test(t, func(t *testing.T) {
-		r := usage.New(k, "s", zap.NewNop(), prometheus.NewRegistry())
+		r := usage.New(k, name, zap.NewNop(), prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); _ = r.Run(ctx) }()
@@ -99,6 +102,27 @@ func TestReportsOnceAMinute(t *testing.T) {
 	}
 }
 
+// A report has the name that the sidecar has when it is sent.
+func TestReportsHaveTheCurrentName(t *testing.T) {
+	k := &taker{}
+	synctest.Test(t, func(t *testing.T) {
+		var current atomic.Value
+		current.Store("one")
+		r := usage.New(k, func() string { return current.Load().(string) }, zap.NewNop(), prometheus.NewRegistry())
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = r.Run(ctx) }()
+		r.Used(digest(1), true, time.Now())
+		current.Store("two")
+		<-time.After(2 * time.Minute)
+		cancel()
+		<-done
+	})
+	if len(k.reports) != 1 || k.reports[0].Sidecar != "two" {
+		t.Errorf("%+v", k.reports)
+	}
+}
+
 func TestManyKeysAreBounded(t *testing.T) {
 	k := &taker{}
 	run(t, k, func(r *usage.Recorder) {
@@ -143,7 +167,7 @@ func TestFailures(t *testing.T) {
 }
 
 func BenchmarkUsed(b *testing.B) {
-	r := usage.New(&taker{}, "s", zap.NewNop(), prometheus.NewRegistry())
+	r := usage.New(&taker{}, name, zap.NewNop(), prometheus.NewRegistry())
 	now := time.Now()
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {

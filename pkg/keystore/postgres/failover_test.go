@@ -49,7 +49,7 @@ func begin(store *postgres.Store) *load {
 	}
 	for i := range 3 {
 		l.work.Go(func() error {
-			return l.repeat(func(ctx context.Context) error { return l.poll(ctx, fmt.Sprint("sidecar_", i)) })
+			return l.repeat(func(ctx context.Context) error { return l.poll(ctx, fmt.Sprintf("sidecar_%p_%d", l, i)) })
 		})
 	}
 	return l
@@ -85,10 +85,18 @@ func (l *load) mint(ctx context.Context) error {
 	return err
 }
 
+// polls is the number of the last poll of all loads.
+var polls atomic.Int64
+
 // poll also checks that whoever sees a head sees every change up to it.
 func (l *load) poll(ctx context.Context, name string) error {
-	head, _, err := l.store.RecordPoll(ctx, keystore.Poll{Sidecar: name, Anew: true, Lease: time.Minute})
-	if err != nil {
+	p := keystore.Poll{Sidecar: name, Number: polls.Add(1), Revision: -1}
+	head, _, err := l.store.RecordPoll(ctx, p)
+	if !errors.Is(err, keystore.ErrGone) {
+		return err
+	}
+	p = keystore.Poll{Sidecar: name, Number: polls.Add(1), Epoch: head.Epoch, Revision: head.Revision, Limit: 1_000_000, Lease: time.Minute}
+	if head, _, err = l.store.RecordPoll(ctx, p); err != nil && !errors.Is(err, keystore.ErrGone) {
 		return err
 	}
 	now, changes, err := l.store.Changes(ctx, head.Epoch, 0, 1_000_000)
@@ -215,7 +223,7 @@ func TestFailover(t *testing.T) {
 	if _, _, err := store.Changes(t.Context(), before.Epoch, before.Revision, 10); !errors.Is(err, keystore.ErrGone) {
 		t.Errorf("the old epoch: %v", err)
 	}
-	if _, _, err := store.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Epoch: before.Epoch, Lease: time.Minute}); !errors.Is(err, keystore.ErrGone) {
+	if _, _, err := store.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Number: 2, Epoch: before.Epoch, Lease: time.Minute}); !errors.Is(err, keystore.ErrGone) {
 		t.Errorf("a poll of the old epoch: %v", err)
 	}
 	again, err := store.Head(t.Context())
@@ -248,7 +256,11 @@ func TestRestoredCopy(t *testing.T) {
 	if _, err := store.RevokeKey(t.Context(), "operator:test", k.ID, ""); err != nil {
 		t.Fatal(err)
 	}
-	before, _, err := store.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Anew: true, Lease: time.Minute})
+	head, err := store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, err := store.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Number: 1, Epoch: head.Epoch, Revision: head.Revision, Limit: 1, Lease: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,14 +279,15 @@ func TestRestoredCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mustClose(t, restored)
-	head, facts, err := restored.Resolve(t.Context(), []credential.Digest{k.Digest})
+	var facts []keystore.Fact
+	head, facts, err = restored.Resolve(t.Context(), []credential.Digest{k.Digest})
 	if err != nil || facts[0].Record.State != credential.Active || head.Revision != k.Revision {
 		t.Fatalf("%+v at %+v: %v", facts, head, err)
 	}
 	if head.Epoch == before.Epoch || head.NotBefore.Before(head.Now.Add(time.Hour-time.Minute)) {
 		t.Errorf("%+v, before %+v", head, before)
 	}
-	if _, _, err := restored.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Epoch: before.Epoch, Lease: time.Minute}); !errors.Is(err, keystore.ErrGone) {
+	if _, _, err := restored.RecordPoll(t.Context(), keystore.Poll{Sidecar: "s", Number: 2, Epoch: before.Epoch, Lease: time.Minute}); !errors.Is(err, keystore.ErrGone) {
 		t.Errorf("a poll of the old epoch: %v", err)
 	}
 }

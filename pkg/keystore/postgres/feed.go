@@ -154,14 +154,14 @@ func (s *Store) Sidecars(ctx context.Context) (keystore.Head, []keystore.Sidecar
 
 // Behind implements keystore.Feed.
 func (s *Store) Behind(ctx context.Context, revision int64) (keystore.Head, []keystore.Sidecar, error) {
-	const query = withHead + `coalesce(c.name, ''), coalesce(c.revision, 0), c.lease_ends_at, c.stale_ends_at, coalesce(c.grants, '[]')
-		FROM h LEFT JOIN sidecars c ON c.revision < ? ORDER BY c.name COLLATE "C"`
+	const query = withHead + `coalesce(c.name, ''), coalesce(c.poll, 0), coalesce(c.revision, 0), c.lease_ends_at, c.stale_ends_at, coalesce(c.grants, '[]')
+		FROM h LEFT JOIN sidecars c ON c.revision < ? AND NOT c.gone ORDER BY c.name COLLATE "C"`
 	var h head
 	var c keystore.Sidecar
 	var sidecars []keystore.Sidecar
 	err := s.reading(ctx, "sidecars", func() error {
 		sidecars = []keystore.Sidecar{}
-		rest := []any{&c.Name, &c.Revision, (*sqlstore.Stamp)(&c.LeaseEndsAt), (*sqlstore.Stamp)(&c.StaleEndsAt), (*sqlstore.Grants)(&c.Grants)}
+		rest := []any{&c.Name, &c.Poll, &c.Revision, (*sqlstore.Stamp)(&c.LeaseEndsAt), (*sqlstore.Stamp)(&c.StaleEndsAt), (*sqlstore.Grants)(&c.Grants)}
 		return s.rows(ctx, &h, rest, func() error {
 			if c.Name != "" && c.StaleEndsAt.After(s.shifted(h.Now)) {
 				sidecars = append(sidecars, c)

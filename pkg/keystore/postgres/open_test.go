@@ -202,7 +202,7 @@ func TestGivingUp(t *testing.T) {
 	if _, err := mint(ctx, s, "key_1"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
-	if _, _, err := s.RecordPoll(ctx, keystore.Poll{Sidecar: "s", Anew: true, Lease: time.Minute}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, err := s.RecordPoll(ctx, keystore.Poll{Sidecar: "s", Number: 1, Revision: -1}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	if took := time.Since(began); took > time.Second {

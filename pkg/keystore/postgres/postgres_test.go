@@ -25,7 +25,7 @@ func openForCrash(ctx context.Context, url string) (keystore.Store, error) {
 		return nil, err
 	}
 	// Behind what the server may still be doing for the process that was killed.
-	return s, s.Forget(ctx, "nobody")
+	return s, s.Prune(ctx, 24*time.Hour)
 }
 
 func TestMain(m *testing.M) {

@@ -17,8 +17,11 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
+// polls is the number of the last poll of all tests.
+var polls atomic.Int64
+
 func recordPoll(ctx context.Context, s *Store, p keystore.Poll) error {
-	p.Limit = 1000
+	p.Limit, p.Number = 1000, polls.Add(1)
 	_, _, err := s.RecordPoll(ctx, p)
 	return err
 }

@@ -80,7 +80,7 @@ func (s *Store) Behind(ctx context.Context, revision int64) (head keystore.Head,
 			return err
 		}
 		rows, err := q.QueryContext(ctx, //nolint:rowserrcheck // ScanSidecars does
-			sqlstore.SelectSidecars+" WHERE stale_ends_at > ? AND revision < ? ORDER BY name", sqlstore.Stamp(head.Now), revision)
+			sqlstore.SelectSidecars+" WHERE stale_ends_at > ? AND revision < ? AND NOT gone ORDER BY name", sqlstore.Stamp(head.Now), revision)
 		if err != nil {
 			return err
 		}

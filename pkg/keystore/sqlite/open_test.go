@@ -166,7 +166,7 @@ func TestOpenMakes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), name)
 			s := mustOpen(t, path, Options{})
-			if err := s.Forget(t.Context(), "nobody"); err != nil {
+			if err := s.Prune(t.Context(), time.Hour); err != nil {
 				t.Fatal(err)
 			}
 			for _, suffix := range []string{"", "-wal", "-shm"} {

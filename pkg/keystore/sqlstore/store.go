@@ -58,6 +58,7 @@ type Core struct {
 	work   sync.WaitGroup
 
 	usagePruned atomic.Int64 // the seq of the key up to which usage was pruned, 0 before the next round
+	roomMade    time.Time    // when recordBatch last pruned because the sidecars on record were too many
 }
 
 // NewCore makes the Core of an engine whose database holds the secret. It works until
@@ -102,7 +103,7 @@ func Failed(ctx context.Context, e Engine, what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, keystore.ErrNotFound), errors.Is(err, keystore.ErrGone),
+	case errors.Is(err, keystore.ErrNotFound), errors.Is(err, keystore.ErrGone), errors.Is(err, keystore.ErrFull),
 		errors.Is(err, keystore.ErrCursor), errors.As(err, &conflict):
 		return err
 	case ctx.Err() != nil:

@@ -73,7 +73,7 @@ func (t *Tx) pruneUsage(after int64) (last int64, err error) {
 // that the log stays a gapless run even if the clock was put back once.
 func (t *Tx) Prune(retention time.Duration) (more bool, err error) {
 	cutoff := Stamp(t.Now.Add(-retention))
-	t.Exec("DELETE FROM sidecars WHERE stale_ends_at < ?", cutoff)
+	t.pruneSidecars(t.Now.Add(-retention))
 	t.Exec("DELETE FROM sessions WHERE expires_at < ?", cutoff)
 	var oldest, keep int64
 	err = t.QueryRowContext(t.Ctx, `SELECT coalesce(min(revision), 0), coalesce(

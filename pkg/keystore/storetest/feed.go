@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -79,16 +80,27 @@ func testChanged(e *env) {
 	wakes("a first poll", func() { e.ok(e.record(poll)) })
 	poll.Revision = e.head().Revision
 	wakes("an acknowledgement", func() { e.ok(e.record(poll)) })
-	wakes("a sidecar's leave", func() { e.ok(e.Forget(e.ctx, "s")) })
+	poll.Leave = true
+	wakes("a sidecar's leave", func() { e.ok(e.record(poll)) })
+	poll.Sidecar, poll.Leave = "t", false
+	e.ok(e.record(poll))
+	wakes("a forgotten sidecar", func() { _, err := e.Forget(e.ctx, actor, "t"); e.ok(err) })
 	wakes("a new epoch", func() { _, err := e.NewEpoch(e.ctx, 0); e.ok(err) })
 }
 
-// record records a poll. An answer carries as much as is wanted unless the poll says otherwise.
+// polls is the number of the last poll of all tests.
+var polls atomic.Int64
+
+// record records a poll, with the next number unless it has one. An answer carries as much as is
+// wanted unless the poll says otherwise.
 func (e *env) record(p keystore.Poll) error { return record(e.ctx, e.Store, p) }
 
 func record(ctx context.Context, s keystore.Store, p keystore.Poll) error {
 	if p.Limit == 0 {
 		p.Limit = 1000
+	}
+	if p.Number == 0 {
+		p.Number = polls.Add(1)
 	}
 	_, _, err := s.RecordPoll(ctx, p)
 	return err
@@ -127,13 +139,21 @@ func (e *env) sidecar(name string) keystore.Sidecar {
 	return keystore.Sidecar{}
 }
 
+// numberless is the sidecar without the number of its last poll.
+func (e *env) numberless(name string) keystore.Sidecar {
+	e.Helper()
+	s := e.sidecar(name)
+	s.Poll = 0
+	return s
+}
+
 func testPolls(e *env) {
 	e.account()
 	e.account()
 	p := keystore.Poll{Sidecar: "s", Epoch: e.head().Epoch, Revision: 1, Lease: 15*time.Second + 1, MaxStale: time.Hour + 1}
 	now := e.head().Now
 	e.nothing(func() { e.poll(p) })
-	first := e.sidecar("s")
+	first := e.numberless("s")
 	e.same("revision", first.Revision, int64(1))
 	e.around("lease end", first.LeaseEndsAt, now.Add(p.Lease))
 	e.around("stale end", first.StaleEndsAt, now.Add(p.Lease+p.MaxStale))
@@ -141,12 +161,12 @@ func testPolls(e *env) {
 	// Neither the revision nor the times go back.
 	p.Revision, p.Lease, p.MaxStale = 0, time.Second, 0
 	e.ok(e.record(p))
-	e.same("after a lesser poll", e.sidecar("s"), first)
+	e.same("after a lesser poll", e.numberless("s"), first)
 	e.harness.Advance(-time.Hour)
 	p.Revision, p.Lease, p.MaxStale = 2, 15*time.Second, time.Hour
 	e.ok(e.record(p))
 	first.Revision = 2
-	e.same("after the clock was put back", e.sidecar("s"), first)
+	e.same("after the clock was put back", e.numberless("s"), first)
 	e.harness.Advance(time.Hour + time.Minute)
 	e.poll(p)
 	if !e.sidecar("s").LeaseEndsAt.After(first.LeaseEndsAt) {
@@ -158,12 +178,12 @@ func testPollsAtOnce(e *env) {
 	e.account()
 	epoch := e.head().Epoch
 	var g errgroup.Group
-	const sidecars, polls = 100, 5
+	const sidecars, each = 100, 5
 	for i := range sidecars {
 		g.Go(func() error {
 			p := keystore.Poll{Sidecar: fmt.Sprintf("s%02d", i), Epoch: epoch, Lease: time.Minute}
-			for n := range polls {
-				p.Revision = int64(n / (polls - 1)) // at last 1
+			for n := range each {
+				p.Revision = int64(n / (each - 1)) // at last 1
 				if err := e.record(p); err != nil {
 					return err
 				}
@@ -192,9 +212,10 @@ func testPollRefusals(e *env) {
 	e.account()
 	head := e.head()
 	e.poll(keystore.Poll{Sidecar: "known", Epoch: head.Epoch, Lease: time.Minute})
-	known := e.sidecar("known")
+	known := e.numberless("known")
 	e.harness.Advance(time.Second)
 	for _, bad := range []keystore.Poll{
+		{Epoch: head.Epoch, Revision: -1},
 		{Epoch: "", Revision: 1},
 		{Epoch: head.Epoch + "x", Revision: 1},
 		{Epoch: head.Epoch, Revision: head.Revision + 1},
@@ -206,5 +227,6 @@ func testPollRefusals(e *env) {
 	}
 	_, list, err := e.Sidecars(e.ctx)
 	e.ok(err)
-	e.same("sidecars", list, []keystore.Sidecar{known})
+	e.same("sidecars", len(list), 1)
+	e.same("the one that is known", e.numberless("known"), known)
 }

@@ -48,6 +48,7 @@ type machine struct {
 	ctx   context.Context
 	model model
 	made  int
+	polls int64                       // the number of the last poll
 	told  map[int64]keystore.Progress // of each change, when last looked at
 }
 
@@ -221,24 +222,37 @@ func (mc *machine) use(t *rapid.T) {
 func (mc *machine) poll(t *rapid.T) {
 	p := keystore.Poll{
 		Sidecar:  pick(t, "sidecar", 3),
-		Anew:     rapid.IntRange(0, 5).Draw(t, "anew") == 5,
 		Epoch:    rapid.SampledFrom([]string{mc.model.epoch, mc.model.epoch, mc.model.epoch, "other"}).Draw(t, "epoch"),
-		Revision: rapid.Int64Range(0, mc.model.head()+1).Draw(t, "revision"),
+		Revision: rapid.Int64Range(-1, mc.model.head()+1).Draw(t, "revision"),
 		Limit:    rapid.SampledFrom([]int{2, 1000, 1000}).Draw(t, "limit"),
 		Lease:    time.Minute, MaxStale: minutes(t, "stale"),
+		Leave: rapid.IntRange(0, 7).Draw(t, "leave") == 7,
+	}
+	mc.polls += rapid.Int64Range(1, 3).Draw(t, "skip")
+	p.Number = mc.polls
+	if known := mc.model.sidecars[p.Sidecar]; known != nil && rapid.IntRange(0, 5).Draw(t, "repeat") == 5 {
+		p.Number = max(1, known.Poll-rapid.Int64Range(0, 3).Draw(t, "late"))
 	}
 	mc.now(t)
 	head, lease, err := mc.h.Store.RecordPoll(mc.ctx, p)
 	want, how := mc.model.poll(p)
 	outcome(t, err, how)
 	same(t, "lease", time.Time{}.Add(lease), time.Time{}.Add(want))
-	same(t, "head", head, mc.model.end())
+	if how != conflict {
+		same(t, "head", head, mc.model.end())
+	}
 }
 
 func (mc *machine) forget(t *rapid.T) {
 	name := pick(t, "sidecar", 3)
-	outcome(t, mc.h.Store.Forget(mc.ctx, name), done)
-	delete(mc.model.sidecars, name)
+	mc.now(t)
+	was := mc.model.sidecars[name]
+	got, err := mc.h.Store.Forget(mc.ctx, actor, name)
+	if outcome(t, err, mc.model.forget(name)) {
+		want := was.Sidecar
+		want.Gone, got.Grants = false, nil
+		same(t, "forgotten", got, want)
+	}
 }
 
 func (mc *machine) prune(t *rapid.T) {

@@ -19,9 +19,9 @@ type model struct {
 	accounts  []*keystore.Account
 	keys      []*keystore.Key
 	sessions  []*modelSession
-	sidecars  map[string]*modelSidecar
-	log       []modelChange // the n-th has revision n+1
-	pruned    int64         // the newest revision that is gone
+	sidecars  map[string]*modelSidecar // those that have left or were forgotten, too
+	log       []modelChange            // the n-th has revision n+1
+	pruned    int64                    // the newest revision that is gone
 	events    []keystore.Event
 }
 
@@ -274,15 +274,26 @@ func (m *model) use(d credential.Digest, at time.Time) {
 }
 
 func (m *model) poll(p keystore.Poll) (lease time.Duration, outcome string) {
-	if p.Anew {
-		p.Epoch, p.Revision = m.epoch, m.head()
+	s := modelSidecar{Sidecar: keystore.Sidecar{Name: p.Sidecar}}
+	known := m.onRecord(p.Sidecar)
+	if known != nil {
+		s = *known
 	}
-	if p.Epoch != m.epoch || p.Revision > m.head() {
+	switch {
+	case p.Number <= s.Poll, s.Gone && !p.Leave:
+		return 0, conflict
+	case p.Leave:
+		m.leave(s, p.Number, m.now.Add(p.Lease+p.MaxStale))
+		return 0, done
+	case p.Revision < 0:
 		return 0, gone
 	}
-	s := modelSidecar{Sidecar: keystore.Sidecar{Name: p.Sidecar}}
-	if known := m.sidecars[p.Sidecar]; known != nil {
-		s = *known
+	if known != nil {
+		known.Poll = p.Number // of a poll that gets no lease, too
+	}
+	s.Poll = p.Number
+	if p.Epoch != m.epoch || p.Revision > m.head() {
+		return 0, gone
 	}
 	s.Revision = max(s.Revision, p.Revision)
 	end := m.now.Add(p.Lease + p.MaxStale)
@@ -307,10 +318,37 @@ func (m *model) poll(p keystore.Poll) (lease time.Duration, outcome string) {
 	return p.Lease, done
 }
 
+// onRecord returns nil also for one that has left or was forgotten and whose time is over.
+func (m *model) onRecord(name string) *modelSidecar {
+	s := m.sidecars[name]
+	if s != nil && s.Gone && !s.StaleEndsAt.After(m.now) {
+		return nil
+	}
+	return s
+}
+
+func (m *model) leave(s modelSidecar, number int64, unknown time.Time) {
+	if !s.StaleEndsAt.After(m.now) {
+		s.StaleEndsAt = unknown
+	}
+	s.Poll, s.Gone = number, true
+	m.sidecars[s.Name] = &s
+}
+
+func (m *model) forget(name string) string {
+	s := m.onRecord(name)
+	if s == nil || s.Gone || !s.StaleEndsAt.After(m.now) {
+		return notFound
+	}
+	s.Gone = true
+	m.event(keystore.SidecarForget, "", "", "name", name)
+	return done
+}
+
 // without is the last moment of all leases whose answers did not have the change.
 func (s *modelSidecar) without(revision int64) (end time.Time) {
 	for _, g := range s.all {
-		if g.Covers < revision && s.Revision < revision && g.StaleEndsAt.After(end) {
+		if g.Covers < revision && s.Revision < revision && !s.Gone && g.StaleEndsAt.After(end) {
 			end = g.StaleEndsAt
 		}
 	}
@@ -337,7 +375,7 @@ func (m *model) progress(revision int64) keystore.Progress {
 func (m *model) living() []keystore.Sidecar {
 	list := []keystore.Sidecar{}
 	for _, name := range slices.Sorted(maps.Keys(m.sidecars)) {
-		if s := m.sidecars[name]; s.StaleEndsAt.After(m.now) {
+		if s := m.sidecars[name]; s.StaleEndsAt.After(m.now) && !s.Gone {
 			list = append(list, s.Sidecar)
 		}
 	}

@@ -47,7 +47,7 @@ func testToldUnderPolls(e *env) {
 func pollOn(ctx context.Context, s keystore.Store, name, epoch string, deaf bool, stop *atomic.Bool) error {
 	after := int64(0)
 	for !stop.Load() {
-		p := keystore.Poll{Sidecar: name, Epoch: epoch, Revision: after, Limit: 1000, Lease: time.Minute}
+		p := keystore.Poll{Sidecar: name, Epoch: epoch, Revision: after, Number: polls.Add(1), Limit: 1000, Lease: time.Minute}
 		head, _, err := s.RecordPoll(ctx, p)
 		gone := errors.Is(err, keystore.ErrGone)
 		if err != nil && !gone {

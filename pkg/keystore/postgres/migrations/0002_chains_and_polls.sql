@@ -10,5 +10,9 @@ CREATE INDEX keys_in_force ON keys (account, expires_at) WHERE revoked_at IS NUL
 -- The newest poll number of the sidecar. Once it has left or was forgotten, every poll of that name is refused.
 ALTER TABLE sidecars ADD COLUMN poll bigint NOT NULL DEFAULT 0, ADD COLUMN gone boolean NOT NULL DEFAULT false;
 
+-- How many rows of sidecars are not gone, and how many are, so that no poll counts them.
+ALTER TABLE head ADD COLUMN sidecars bigint NOT NULL DEFAULT 0, ADD COLUMN gone_sidecars bigint NOT NULL DEFAULT 0;
+UPDATE head SET sidecars = (SELECT count(*) FROM sidecars);
+
 -- The largest lease + max_stale ever given, in microseconds, and when it was last given: a new epoch waits for it.
 ALTER TABLE head ADD COLUMN largest_grant bigint NOT NULL DEFAULT 0, ADD COLUMN largest_grant_at bigint;

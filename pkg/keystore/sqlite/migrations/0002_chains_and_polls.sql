@@ -12,6 +12,11 @@ CREATE INDEX keys_in_force ON keys (account, expires_at) WHERE revoked_at IS NUL
 ALTER TABLE sidecars ADD COLUMN poll INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sidecars ADD COLUMN gone INTEGER NOT NULL DEFAULT 0 CHECK (gone IN (0, 1));
 
+-- How many rows of sidecars are not gone, and how many are, so that no poll counts them.
+ALTER TABLE head ADD COLUMN sidecars INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE head ADD COLUMN gone_sidecars INTEGER NOT NULL DEFAULT 0;
+UPDATE head SET sidecars = (SELECT count(*) FROM sidecars);
+
 -- The largest lease + max_stale ever given, in microseconds, and when it was last given: a new epoch waits for it.
 ALTER TABLE head ADD COLUMN largest_grant INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE head ADD COLUMN largest_grant_at INTEGER;

@@ -1,0 +1,293 @@
+package keycache_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/keycache"
+)
+
+// blackhole is a proxy whose connections can die without a sign, as those of a node that is
+// lost do: what is sent on them vanishes. New connections work.
+type blackhole struct {
+	listener net.Listener
+	to       net.Addr
+	mu       sync.Mutex
+	conns    []net.Conn
+	alive    *atomic.Bool // of the connections from now on
+	copying  sync.WaitGroup
+}
+
+func newBlackhole(t *testing.T, network, address string, to net.Addr) *blackhole {
+	t.Helper()
+	listener, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &blackhole{listener: listener, to: to, alive: new(atomic.Bool)}
+	b.alive.Store(true)
+	b.copying.Go(b.accept)
+	t.Cleanup(b.close)
+	return b
+}
+
+func (b *blackhole) accept() {
+	for {
+		client, err := b.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial(b.to.Network(), b.to.String())
+		if err != nil {
+			_ = client.Close()
+			continue
+		}
+		b.mu.Lock()
+		alive := b.alive
+		b.conns = append(b.conns, client, server)
+		b.mu.Unlock()
+		b.copying.Go(func() { carry(server, client, alive) })
+		b.copying.Go(func() { carry(client, server, alive) })
+	}
+}
+
+// carry copies what arrives. A connection that is dead is not closed either.
+func carry(to, from net.Conn, alive *atomic.Bool) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := from.Read(buf)
+		if alive.Load() {
+			if _, writeErr := to.Write(buf[:n]); err != nil || writeErr != nil {
+				_, _ = to.Close(), from.Close()
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// kill ends all connections that there are, without a sign.
+func (b *blackhole) kill() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.alive.Store(false)
+	b.alive = new(atomic.Bool)
+	b.alive.Store(true)
+}
+
+func (b *blackhole) close() {
+	_ = b.listener.Close()
+	b.mu.Lock()
+	for _, c := range b.conns {
+		_ = c.Close()
+	}
+	b.mu.Unlock()
+	b.copying.Wait()
+}
+
+// smallAPI is a key API that has nothing to tell: every digest is unknown, nothing changes.
+type smallAPI struct {
+	lease    time.Duration
+	slow     atomic.Bool  // resolves take so long that each has a connection
+	polls    atomic.Int64 // arrived
+	protocol atomic.Value // of the last request
+}
+
+func (a *smallAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.protocol.Store(r.Proto)
+	answer := func(status int, body any) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(body)
+	}
+	if r.URL.Path == keyapi.ResolvePath {
+		if a.slow.Load() {
+			<-time.After(150 * time.Millisecond)
+		}
+		var ask keyapi.ResolveRequest
+		_ = json.NewDecoder(r.Body).Decode(&ask)
+		out := keyapi.ResolveResponse{Epoch: "one"}
+		for _, d := range ask.Credentials {
+			out.Credentials = append(out.Credentials, keyapi.Credential{SHA256: d})
+		}
+		answer(200, out)
+		return
+	}
+	var ask keyapi.ChangesRequest
+	_ = json.NewDecoder(r.Body).Decode(&ask)
+	a.polls.Add(1)
+	if ask.After < 0 {
+		answer(410, keyapi.GoneResponse{Epoch: "one"})
+		return
+	}
+	timer := time.NewTimer(time.Duration(ask.WaitMS) * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		answer(200, keyapi.ChangesResponse{Epoch: "one", Changes: []keyapi.Change{}, LeaseMS: a.lease.Milliseconds()})
+	case <-r.Context().Done():
+	}
+}
+
+// deadConns is a cache whose way to the key API can die.
+type deadConns struct {
+	t     *testing.T
+	api   *smallAPI
+	way   *blackhole
+	cache *keycache.Cache
+	asked atomic.Int64
+}
+
+// connect starts a cache over http, https or unix. DeadAfter 0: the default.
+func connect(t *testing.T, scheme string, lease, deadAfter time.Duration) *deadConns {
+	d := &deadConns{t: t, api: &smallAPI{lease: lease}}
+	server := httptest.NewUnstartedServer(d.api)
+	o := keyapi.Options{Timeout: 400 * time.Millisecond, DeadAfter: deadAfter}
+	if server.EnableHTTP2 = scheme == "https"; server.EnableHTTP2 {
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
+	// Not before the proxy is closed: it waits for its connections.
+	t.Cleanup(server.Close)
+	network, address := "tcp", "127.0.0.1:0"
+	if scheme == "unix" {
+		network, address = "unix", filepath.Join(t.TempDir(), "s")
+	}
+	d.way = newBlackhole(t, network, address, server.Listener.Addr())
+	switch at := d.way.listener.Addr().String(); scheme {
+	case "unix":
+		o.URL = &url.URL{Scheme: "unix", Path: at}
+	case "https":
+		roots := x509.NewCertPool()
+		roots.AddCert(server.Certificate())
+		dialer := tls.Dialer{Config: &tls.Config{RootCAs: roots, NextProtos: []string{"h2", "http/1.1"}}}
+		o.DialTLS = dialer.DialContext
+		fallthrough
+	default:
+		o.URL = &url.URL{Scheme: scheme, Host: at}
+	}
+	client := keyapi.New(o)
+	d.cache = keycache.New(client, keycache.Options{
+		Name: func() string { return "s" }, Known: 100, Unknown: 1_000_000,
+		Times:     keycache.Times{MaxAge: time.Hour, ConfirmAfter: time.Second},
+		Admission: keycache.Admission{PerSecond: 1_000_000, Burst: 1_000_000},
+		Log:       zap.NewNop(), Metrics: prometheus.NewRegistry(),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = d.cache.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+		d.cache.Close()
+		client.Close()
+	})
+	<-d.cache.Answered()
+	return d
+}
+
+// resolves looks up a digest that was never seen.
+func (d *deadConns) resolves() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, _, err := d.cache.Lookup(ctx, credential.NewSecret(fmt.Sprint(d.asked.Add(1))).Digest())
+	return err == nil
+}
+
+// load looks digests up until the test ends, on many connections at once.
+func (d *deadConns) load() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var workers sync.WaitGroup
+	for range 4 {
+		workers.Go(func() {
+			for ctx.Err() == nil {
+				d.resolves()
+				<-time.After(10 * time.Millisecond)
+			}
+		})
+	}
+	d.t.Cleanup(func() { cancel(); workers.Wait() })
+}
+
+// after returns how long it takes until something is so, or the limit.
+func after(limit time.Duration, so func() bool) time.Duration {
+	began := time.Now()
+	for !so() && time.Since(began) < limit {
+		<-time.After(5 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+// slack is what a loaded machine may add.
+const slack = 1500 * time.Millisecond
+
+// Connections that die without a sign are noticed: resolves and polls go on over new ones. The
+// cases run at the same time, because the defaults take up to 6 s.
+func TestDeadConnections(t *testing.T) {
+	var running sync.WaitGroup
+	for _, scheme := range []string{"http", "https", "unix"} {
+		for _, load := range []bool{false, true} {
+			for _, tt := range []struct {
+				lease, deadAfter, within time.Duration
+			}{
+				{time.Second, 400 * time.Millisecond, 3 * time.Second},
+				{15 * time.Second, 0, 6 * time.Second}, // the defaults
+			} {
+				name := fmt.Sprintf("%s, lease %s, under load: %t", scheme, tt.lease, load)
+				d := connect(t, scheme, tt.lease, tt.deadAfter)
+				d.leaveIdle(40)
+				if got := d.api.protocol.Load(); (got == "HTTP/2.0") != (scheme == "https") {
+					t.Fatalf("%s: the protocol is %v", name, got)
+				}
+				if load {
+					d.load()
+				}
+				d.way.kill()
+				before := d.api.polls.Load()
+				running.Go(func() {
+					if took := after(2*tt.within, d.resolves); took > tt.within+slack {
+						t.Errorf("%s: resolves after %s, want within %s", name, took, tt.within)
+					}
+				})
+				running.Go(func() {
+					polled := func() bool { return d.api.polls.Load() > before }
+					if took := after(2*tt.within, polled); took > tt.within+slack {
+						t.Errorf("%s: polls after %s, want within %s", name, took, tt.within)
+					}
+				})
+			}
+		}
+	}
+	running.Wait()
+}
+
+// leaveIdle makes so many look-ups at once, whose connections are then idle.
+func (d *deadConns) leaveIdle(n int) {
+	d.api.slow.Store(true)
+	defer d.api.slow.Store(false)
+	var burst sync.WaitGroup
+	for range n {
+		burst.Go(func() { d.resolves() })
+		<-time.After(2 * time.Millisecond) // so that each has a resolve of its own
+	}
+	burst.Wait()
+}

@@ -1,0 +1,376 @@
+package keycache
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+)
+
+// wantRising holds that each request to the change log has a larger number than the one before,
+// whatever its name.
+func (f *fixture) wantRising() {
+	f.t.Helper()
+	last := int64(0)
+	for _, poll := range f.api.seen() {
+		if poll.Poll <= last {
+			f.t.Errorf("poll %d came after poll %d: %+v", poll.Poll, last, poll.ChangesRequest)
+		}
+		last = poll.Poll
+	}
+}
+
+func TestPollNumbersRise(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.revision = 7
+		f.follow()
+		f.warm()
+		f.api.change(digest("good"), goodKey("good"))
+		pass(20 * time.Second)
+		f.api.cut()
+		pass(time.Minute)
+		f.api.mend()
+		f.api.replace("two", 0)
+		pass(time.Minute)
+		f.api.takeName("sidecar")
+		pass(time.Minute)
+		f.api.cut()
+		f.at(staleEnd * 2)
+		f.api.mend()
+		pass(time.Minute)
+		f.stop()
+		if !f.lastPoll().Leave {
+			t.Error("the last poll is no deregistration")
+		}
+		f.wantRising()
+	})
+}
+
+// takeName has another process poll under the name, far ahead.
+func (a *fakeAPI) takeName(name string) { a.set(func() { a.numbers[name] = 1_000_000 }) }
+
+// A 200 to a poll of the head comes from an old key API or an intermediary. It may have
+// acknowledged what was never applied, so it gives no lease.
+func TestLeaseForTheHeadIsRefused(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.oldStart = true
+		f.follow()
+		for range 20 {
+			for i, name := range all {
+				f.wantResolved(name, facts[i])
+			}
+			pass(500 * time.Millisecond)
+			f.wantMode(cold)
+		}
+		for _, poll := range f.api.seen() {
+			if poll.After != headOnly {
+				t.Errorf("acknowledged by %+v", poll.ChangesRequest)
+			}
+		}
+		f.api.set(func() { f.api.oldStart = false })
+		pass(2 * time.Second)
+		f.wantMode(synced)
+	})
+}
+
+// After a 409 nothing cached answers before it is revalidated and a lease is there, and nothing
+// is served stale. The sidecar starts over under another name.
+func TestConflict(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.revision = 7
+		f.follow()
+		f.warm()
+		f.api.set(func() { f.api.down = errUnreachable })
+		f.api.forgetSeen()
+		f.api.takeName("sidecar")
+		pass(5 * time.Second)
+		for _, name := range all {
+			f.want(name, "503")
+		}
+		polls := f.api.seen()
+		if first := polls[0]; first.Sidecar != "sidecar" {
+			t.Errorf("polled as %+v", first.ChangesRequest)
+		}
+		for i, want := range []keyapi.ChangesRequest{
+			{Sidecar: "sidecar-2", After: headOnly, MaxStaleMS: 900_000},
+			{Sidecar: "sidecar-2", Epoch: "one", After: 7, MaxStaleMS: 900_000},
+		} {
+			got := polls[1+i].ChangesRequest
+			if got.Poll = 0; got != want {
+				t.Errorf("then %+v, want %+v", got, want)
+			}
+		}
+		if got := f.Name(); got != "sidecar-2" {
+			t.Errorf("the name is %s", got)
+		}
+		f.api.set(func() { f.api.down = nil })
+		pass(time.Second)
+		for i, name := range all[:3] {
+			f.wantFromMemory(name, facts[i])
+		}
+		f.wantMode(synced)
+		f.stop()
+		if last := f.lastPoll(); !last.Leave || last.Sidecar != "sidecar-2" {
+			t.Errorf("deregistered by %+v", last.ChangesRequest)
+		}
+		f.wantRising()
+	})
+	// Until the first lease under the new name the old lease and its stale time count for
+	// nothing, even if the key API cannot be reached.
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.takeName("sidecar")
+		f.api.set(func() {
+			f.api.watch = func(ask keyapi.ChangesRequest) {
+				if ask.Sidecar != "sidecar" {
+					f.api.cut()
+				}
+			}
+		})
+		pass(6 * time.Second)
+		f.wantMode(cold)
+		for range 3 {
+			for _, name := range all {
+				f.want(name, "503")
+			}
+			pass(time.Minute)
+		}
+	})
+}
+
+// Key APIs and intermediaries that refuse every poll are not polled in a circle.
+func TestRefusalsBackOff(t *testing.T) {
+	for name, refusal := range map[string]error{
+		"409": keyapi.ErrConflict,
+		"410": &keyapi.Gone{Epoch: "one", Revision: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(f *fixture) {
+				f.api.deaf, f.api.revision = refusal, 3
+				f.follow()
+				pass(time.Minute)
+				if n := len(f.api.seen()); n > 200 {
+					t.Errorf("%d polls in a minute", n)
+				}
+				f.wantMode(cold)
+				f.wantResolved("good", "good")
+				f.wantResolved("good", "good")
+			})
+		})
+	}
+}
+
+// The head of a 410 is acknowledged at once, after an outage too.
+func TestHeadIsAcknowledgedAtOnceAfterAnOutage(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.api.cut()
+		f.follow()
+		pass(time.Minute)
+		f.api.forgetSeen()
+		f.api.mend()
+		pass(2 * slowestRetry)
+		polls := f.api.seen()
+		if polls[0].After != headOnly || polls[1].After != 0 || polls[0].at != polls[1].at {
+			t.Errorf("polled %+v", polls[:2])
+		}
+	})
+}
+
+// By default a 404 of the change log is an error like any other.
+func TestRequiredChangeLogIsNotOffered(t *testing.T) {
+	t.Run("from the start", func(t *testing.T) {
+		bubble(t, nil, func(f *fixture) {
+			f.api.deaf = keyapi.ErrNotOffered
+			f.follow()
+			for range 20 {
+				for i, name := range all {
+					f.wantResolved(name, facts[i])
+				}
+				pass(10 * time.Second)
+				f.wantMode(cold)
+			}
+			f.api.set(func() { f.api.down = errUnreachable })
+			for _, name := range all {
+				f.want(name, "503")
+			}
+			if n := len(f.api.seen()); n < 100 {
+				t.Errorf("%d polls in 200 s: it is an error like any other", n)
+			}
+		})
+	})
+	t.Run("after a lease", func(t *testing.T) {
+		bubble(t, nil, func(f *fixture) {
+			f.follow()
+			f.warm()
+			f.api.set(func() { f.api.deaf = keyapi.ErrNotOffered })
+			f.at(leaseEnd + time.Second)
+			f.wantMode(degraded)
+			f.warm()
+			f.at(staleEnd)
+			for range 60 {
+				pass(time.Minute)
+				f.wantMode(cold)
+				f.wantResolved("good", "good")
+			}
+		})
+	})
+}
+
+// In time-to-live mode the sidecar is not on record. It is entered only when the key API
+// waits for this sidecar no longer, even if the sidecar has dropped its lease before.
+func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
+	const end = 15*time.Minute + 15*time.Second
+	for name, tt := range map[string]struct {
+		fault func(f *fixture)
+		end   time.Duration
+	}{
+		"404": {func(*fixture) {}, end},
+		"409": {func(f *fixture) { f.api.takeName("sidecar"); pass(6 * time.Second); f.api.cut() }, end + 6*time.Second},
+		"another epoch": {func(f *fixture) {
+			f.api.set(func() { f.api.twist = func(ch *keyapi.Changes) { ch.Epoch = "other" } })
+			pass(6 * time.Second)
+			f.wantMode(cold)
+		}, end},
+		"an acknowledgement without an answer": {func(f *fixture) {
+			f.at(10 * time.Minute)
+			f.api.cut()
+			f.at(10*time.Minute + 10*time.Second)
+		}, 25*time.Minute + 15*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, optional, func(f *fixture) {
+				f.follow()
+				tt.fault(f)
+				f.api.set(func() { f.api.deaf = keyapi.ErrNotOffered })
+				f.at(tt.end - 10*time.Second)
+				if f.state.Load().noLog {
+					t.Error("in time-to-live mode before the end of the last lease and its stale time")
+				}
+				f.at(tt.end + 20*time.Second)
+				f.wantMode(ttl)
+			})
+		})
+	}
+}
+
+// A change log that appears is joined as at a start: from the acknowledgement on the key API
+// may wait for this sidecar, so time-to-live mode has ended before.
+func TestTTLModeEndsBeforeTheAcknowledgement(t *testing.T) {
+	bubble(t, optional, func(f *fixture) {
+		f.api.deaf = keyapi.ErrNotOffered
+		f.follow()
+		f.warm()
+		var acknowledged []mode
+		f.api.set(func() {
+			f.api.deaf = nil
+			f.api.watch = func(ask keyapi.ChangesRequest) {
+				if ask.After != headOnly {
+					acknowledged = append(acknowledged, f.state.Load().mode(time.Now()))
+					f.api.cut()
+				}
+			}
+		})
+		pass(2 * askForLog)
+		if len(acknowledged) == 0 || acknowledged[0] != cold {
+			t.Errorf("acknowledged when the cache was %v", acknowledged)
+		}
+		for _, name := range all {
+			f.want(name, "503")
+		}
+	})
+}
+
+// A resolve of another epoch is not used, in no mode that knows an epoch.
+func TestResolveOfAnotherEpochIsNotUsed(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.set(func() { f.api.deaf, f.api.tamper = errUnreachable, func(r *keyapi.Resolved) { r.Epoch = "other" } })
+		for _, moment := range []time.Duration{time.Second, leaseEnd, staleEnd} {
+			f.at(moment)
+			f.want("another", "503")
+			f.want("good", "503")
+		}
+	})
+}
+
+// A warmed revoked key, and one of a terminated account, are denied to the end of the stale
+// time, and not a moment longer.
+func TestNothingAnswersAfterTheStaleTime(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.cut()
+		f.at(staleEnd - time.Second)
+		for i, name := range all {
+			f.want(name, known[i])
+		}
+		f.at(staleEnd)
+		for _, name := range all {
+			f.want(name, "503")
+		}
+		f.at(staleEnd + time.Hour)
+		for _, name := range all {
+			f.want(name, "503")
+		}
+	})
+}
+
+// A delayed poll acknowledges only what its sidecar had applied when it sent it.
+func TestPollsAcknowledgeWhatIsApplied(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		applied := make(map[string]int64) // by name: the newest revision that an answer had
+		f.api.set(func() {
+			f.api.watch = func(ask keyapi.ChangesRequest) {
+				f.api.mu.Lock()
+				defer f.api.mu.Unlock()
+				if ask.After > f.api.answered {
+					t.Errorf("acknowledged %d, was answered up to %d", ask.After, f.api.answered)
+				}
+				applied[ask.Sidecar] = max(applied[ask.Sidecar], ask.After)
+			}
+		})
+		f.follow()
+		f.warm()
+		for i := range 50 {
+			f.api.change(digest("good"), goodKey(fmt.Sprint("good-", i)))
+			f.api.set(func() { f.api.poll = time.Duration(i%7) * 200 * time.Millisecond })
+			pass(300 * time.Millisecond)
+		}
+		pass(10 * time.Second)
+		if applied["sidecar"] < 40 {
+			t.Errorf("acknowledged %v", applied)
+		}
+	})
+}
+
+// Errors that are not answers of the protocol change nothing but the lease that runs out.
+func TestWrongAnswersOfIntermediaries(t *testing.T) {
+	for name, err := range map[string]error{
+		"404": keyapi.ErrNotOffered, "502": &keyapi.StatusError{Status: 502}, "another's JSON": errors.New("malformed"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(f *fixture) {
+				f.follow()
+				f.warm()
+				for range 20 {
+					f.api.set(func() { f.api.deaf = err })
+					pass(7 * time.Second)
+					f.api.set(func() { f.api.deaf = nil })
+					pass(2 * time.Second)
+					f.wantMode(synced)
+					for i, name := range all {
+						f.wantFromMemory(name, facts[i])
+					}
+				}
+				f.api.change(digest("good"), revoked(goodKey("good")))
+				synctest.Wait()
+				f.want("good", "revoked")
+			})
+		})
+	}
+}

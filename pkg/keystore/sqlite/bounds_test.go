@@ -1,0 +1,120 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+)
+
+// crowd puts so many sidecars on record at once, whose time ends then.
+func crowd(t *testing.T, s *Store, n int, gone bool, until time.Time) {
+	t.Helper()
+	_, err := sqlstore.Mutate(t.Context(), s, "crowd", "", func(t *sqlstore.Tx) (struct{}, error) {
+		t.Exec(`WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+			INSERT INTO sidecars (name, poll, gone, revision, lease_ends_at, stale_ends_at, grants)
+			SELECT 'crowd_' || ?2 || i, 1, ?2, 1, ?3, ?3, '[]' FROM n`, n, gone, sqlstore.Stamp(until))
+		t.Exec(`UPDATE head SET sidecars = (SELECT count(*) FROM sidecars WHERE NOT gone), gone_sidecars = (SELECT count(*) FROM sidecars WHERE gone)`)
+		return struct{}{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// counted checks that the counts on record are right.
+func counted(t *testing.T, s *Store, live, gone int) {
+	t.Helper()
+	var got [4]int
+	err := s.readers.QueryRowContext(t.Context(), `SELECT sidecars, (SELECT count(*) FROM sidecars WHERE NOT gone),
+		gone_sidecars, (SELECT count(*) FROM sidecars WHERE gone) FROM head`).Scan(&got[0], &got[1], &got[2], &got[3])
+	if want := [4]int{live, live, gone, gone}; err != nil || got != want {
+		t.Fatalf("on record and counted: %v, want %v: %v", got, want, err)
+	}
+}
+
+// Beyond the bound new sidecars are refused; those on record poll on, and those that have
+// left or whose time is over make room.
+func TestSidecarsOnRecordAreBounded(t *testing.T) { synctest.Test(t, sidecarsOnRecordAreBounded) }
+
+func sidecarsOnRecordAreBounded(t *testing.T) {
+	s := withAccount(t, Options{})
+	head, err := s.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll := func(name string, want error) {
+		t.Helper()
+		p := keystore.Poll{Sidecar: name, Epoch: head.Epoch, Revision: 1, Lease: time.Minute}
+		if err := recordPoll(t.Context(), s, p); !errors.Is(err, want) {
+			t.Fatalf("%s: %v, want %v", name, err, want)
+		}
+	}
+	leave := func(name string) {
+		t.Helper()
+		if err := recordPoll(t.Context(), s, keystore.Poll{Sidecar: name, Leave: true, Lease: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	poll("first", nil)
+	crowd(t, s, keystore.MaxSidecars-2, false, time.Now().Add(time.Second))
+	poll("last", nil)
+	counted(t, s, keystore.MaxSidecars, 0)
+	poll("new", keystore.ErrFull)
+	poll("newer", keystore.ErrFull)
+	poll("first", nil)
+	leave("last")
+	counted(t, s, keystore.MaxSidecars-1, 1)
+	poll("new", nil)
+	poll("newer", keystore.ErrFull)
+	if _, err := s.Forget(t.Context(), "operator:test", "new"); err != nil {
+		t.Fatal(err)
+	}
+	poll("newer", nil)
+	counted(t, s, keystore.MaxSidecars, 2)
+
+	<-time.After(2 * time.Second) // the crowd's time is over
+	poll("newest", nil)
+	counted(t, s, 3, 2)
+	if err := s.Prune(t.Context(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	counted(t, s, 3, 2)
+	<-time.After(time.Minute)
+	poll("last", nil) // which has left: its time is over
+	counted(t, s, 4, 1)
+	if err := s.Prune(t.Context(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	counted(t, s, 4, 0)
+}
+
+// What has left is bounded, too: then a leave drops the record.
+func TestSidecarsThatHaveLeftAreBounded(t *testing.T) {
+	s := withAccount(t, Options{})
+	head, err := s.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	crowd(t, s, keystore.MaxGoneSidecars-1, true, time.Now().Add(time.Hour))
+	for i := range 3 {
+		p := keystore.Poll{Sidecar: fmt.Sprint("s", i), Epoch: head.Epoch, Revision: 1, Lease: time.Minute}
+		if err := recordPoll(t.Context(), s, p); err != nil {
+			t.Fatal(err)
+		}
+		for _, p.Sidecar = range []string{p.Sidecar, p.Sidecar, fmt.Sprint("unknown", i)} {
+			p.Leave = true
+			if err := recordPoll(t.Context(), s, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		counted(t, s, 0, keystore.MaxGoneSidecars)
+	}
+	if _, list, err := s.Sidecars(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("%d listed, %v", len(list), err)
+	}
+}
