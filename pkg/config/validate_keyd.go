@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/url"
 	"path"
 	"slices"
@@ -20,10 +21,48 @@ func (k *Keyd) validate(r *report) {
 	k.validateOwners(r)
 	k.validateStore(r)
 	k.validateOperators(r)
+	k.validateScopes(r)
+	k.validateClientNames(r)
+}
+
+// maxCatalogue bounds the catalogue. Larger makes the messages that list it unreadable.
+const maxCatalogue = 256
+
+func (k *Keyd) validateScopes(r *report) {
+	if n := len(k.Scopes); n > maxCatalogue {
+		r.wrong("scopes", fmt.Sprintf("%d scopes", n), fmt.Sprintf("at most %d", maxCatalogue))
+	}
 	for name := range k.Scopes {
 		if !credential.ValidScope(name) {
 			r.wrong(entry("scopes", name), show(name), scopeForm)
 		}
+	}
+}
+
+// validateClientNames: an empty list would accept no name, which nobody can mean, and without client
+// certificates there are no names.
+func (k *Keyd) validateClientNames(r *report) {
+	names := k.Listen.ClientNames
+	if names == nil {
+		return
+	}
+	const field, form = "listen.client_names", "DNS names or URIs as in the certificates; leave it out to accept every name"
+	for _, list := range []struct {
+		side  string
+		names []string
+	}{{"sidecars", names.Sidecars}, {"operators", names.Operators}, {"owners", names.Owners}} {
+		side := join(field, list.side)
+		if len(list.names) == 0 && r.given(side) && !r.spoiled(side) {
+			r.wrong(side, "no name", form)
+		}
+		for i, name := range list.names {
+			if strings.TrimSpace(name) != name { // an empty name is reported already
+				r.wrong(element(side, i), show(name), form)
+			}
+		}
+	}
+	if k.Listen.TLS == nil || k.Listen.TLS.ClientCAFile == "" && !r.given("listen.tls.client_ca_file") {
+		r.wrong(field, "names without listen.tls.client_ca_file", "with it: only client certificates have names")
 	}
 }
 
