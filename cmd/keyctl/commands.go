@@ -81,9 +81,14 @@ var commands = []command{
 	},
 	{
 		name: "key revoke", does: "put a key out of force for good",
-		needs: []string{"id"}, takes: []string{"wait"},
-		requests: one(func(o options) keyclient.Request { return keyclient.RevokeKey(o.id) }),
-		doubt:    repeatable,
+		needs: []string{"id"}, takes: []string{"chain", "wait"},
+		requests: one(func(o options) keyclient.Request {
+			if o.chain {
+				return keyclient.RevokeChain(o.id)
+			}
+			return keyclient.RevokeKey(o.id)
+		}),
+		doubt: repeatable,
 	},
 	{
 		name: "key roll", does: "replace a key by a new one, which is printed as by key mint",
@@ -115,6 +120,12 @@ var commands = []command{
 		doubt:    repeatable,
 	},
 	{name: "sidecar list", does: "list the sidecars that may still act on what they have cached", list: listSidecars},
+	{
+		name: "sidecar forget", does: "have no change wait any longer for a sidecar that is known to be gone",
+		needs:    []string{"name"},
+		requests: one(func(o options) keyclient.Request { return keyclient.ForgetSidecar(o.name) }),
+		doubt:    "repeat it: if it was made, the answer is 404",
+	},
 	{name: "audit", does: "list what was done, newest first", takes: []string{"account", "key"}, list: listEvents},
 }
 

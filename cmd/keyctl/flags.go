@@ -27,13 +27,15 @@ type options struct {
 	expires           time.Time // zero: never
 	grace, ttl, waits time.Duration
 	wait              bool // -wait was given
+	chain             bool
 }
 
 func (o options) newKey() keyclient.NewKey {
 	return keyclient.NewKey{Label: o.label, Scopes: o.scopes, ExpiresAt: o.expires}
 }
 
-// flagSpec is one flag; all take a value.
+// flagSpec is one flag. It takes a value unless that has no name here: then it may be given
+// alone, which means true.
 type flagSpec struct {
 	name, value, help string
 	global            bool   // may be given with every command
@@ -85,7 +87,7 @@ var flags = []flagSpec{
 		name: "key", value: "ID", help: "only what is about this key",
 		set: text(func(o *options) *string { return &o.key }),
 	},
-	{name: "name", value: "TEXT", help: "the account's name", set: text(func(o *options) *string { return &o.name })},
+	{name: "name", value: "NAME", help: "the account's name, or the sidecar's", set: text(func(o *options) *string { return &o.name })},
 	{name: "label", value: "TEXT", help: "what the key is for", set: text(func(o *options) *string { return &o.label })},
 	{
 		name: "scope", value: "NAME", many: true, help: "a scope; repeat the flag for more",
@@ -104,6 +106,10 @@ var flags = []flagSpec{
 	},
 	{name: "ttl", value: "DURATION", help: "how long the session lasts (1h, 7d); without it 12h", set: setTTL},
 	{
+		name: "chain", help: "revoke every key of its chain, too: successors after rolls, and the keys before it",
+		set: func(o *options, v string) (err error) { o.chain, err = parseSwitch(v); return err },
+	},
+	{
 		name: "wait", value: "DURATION", help: "wait until no sidecar can still act on the old fact, at most so long",
 		set: func(o *options, v string) (err error) { o.wait = true; o.waits, err = parseDuration(v); return err },
 	},
@@ -111,6 +117,13 @@ var flags = []flagSpec{
 
 func text(field func(*options) *string) func(*options, string) error {
 	return func(o *options, v string) error { *field(o) = v; return nil }
+}
+
+func parseSwitch(v string) (bool, error) {
+	if v != "true" && v != "false" {
+		return false, errors.New("it is true or false")
+	}
+	return v == "true", nil
 }
 
 func setOutput(o *options, v string) error {
@@ -174,7 +187,7 @@ func parseSeconds(s string) (time.Duration, error) {
 
 // parseExpires reads a duration from now or a time.
 func parseExpires(s string, now time.Time) (time.Time, error) {
-	if at, err := time.Parse(time.RFC3339, s); err == nil {
+	if at, err := time.Parse(time.RFC3339, strings.ToUpper(s)); err == nil { // "t" and "z" are allowed, too
 		return at.UTC(), nil
 	}
 	d, err := parseDuration(s)
@@ -219,6 +232,8 @@ func parse(args []string) commandLine {
 		case name == "version" && !hasValue:
 			line.version = true
 			continue
+		case !hasValue && isSwitch(name):
+			value, hasValue = "true", true
 		case !hasValue && len(args) > 0 && !isFlag(args[0]):
 			value, hasValue, args = args[0], true, args[1:]
 		}
@@ -237,6 +252,12 @@ func parse(args []string) commandLine {
 func isFlag(arg string) bool {
 	name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
 	return strings.HasPrefix(arg, "-") && (flagNamed(name) != nil || slices.Contains([]string{"h", "help", "version"}, name))
+}
+
+// isSwitch reports whether the flag may be given without a value.
+func isSwitch(name string) bool {
+	f := flagNamed(name)
+	return f != nil && f.value == ""
 }
 
 // form returns the row of the same name that the flags choose.

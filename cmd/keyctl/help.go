@@ -17,6 +17,9 @@ func (c *command) flags() []string {
 	return names
 }
 
+// form is the flag with its value, as it is given.
+func (f *flagSpec) form() string { return strings.TrimSpace("-" + f.name + " " + f.value) }
+
 // title is the command's name with the flag that chooses it.
 func (c *command) title() string {
 	if c.form == "" {
@@ -30,7 +33,7 @@ func (c *command) usage() string {
 	line := "keyctl " + c.name
 	for _, name := range c.flags() {
 		f := flagNamed(name)
-		part := "-" + f.name + " " + f.value
+		part := f.form()
 		needed := slices.Contains(c.needs, name)
 		switch {
 		case f.global:
@@ -128,7 +131,7 @@ func writeFlags(b *strings.Builder, names []string) {
 		if f.env != "" {
 			help += " (or " + f.env + ")"
 		}
-		t.rows = append(t.rows, []string{"  -" + f.name + " " + f.value, help})
+		t.rows = append(t.rows, []string{"  " + f.form(), help})
 	}
 	b.WriteString(t.String())
 }

@@ -159,6 +159,7 @@ func (k *keyLines) next() {
 	default:
 		err = fmt.Errorf("%s cannot be read: %w", k.name, err)
 	}
+	line = bytes.TrimPrefix(line, []byte("\ufeff")) // a byte order mark
 	if holdsPlaintext(line) {
 		err = &plaintextError{k.read, k.name}
 	}

@@ -69,7 +69,7 @@ type sidecarKey struct{}
 // sidecar is one that polls when the script says so.
 type sidecar struct {
 	url, token, epoch string
-	revision          int64
+	poll, revision    int64
 }
 
 // runSidecar is the scripts' command: sidecar poll (a lease, with 15 minutes of stale time), sidecar
@@ -81,7 +81,8 @@ func runSidecar(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value(sidecarKey{}).(*sidecar)
 	switch args[0] {
 	case "poll":
-		ts.Check(s.changes(keyapi.ChangesRequest{After: -1}))
+		ts.Check(s.changes(keyapi.ChangesRequest{After: -1})) // tells the head only
+		ts.Check(s.changes(keyapi.ChangesRequest{After: s.revision}))
 	case "acknowledge":
 		ts.Check(s.changes(keyapi.ChangesRequest{After: s.revision, WaitMS: 10_000}))
 		ts.Check(s.changes(keyapi.ChangesRequest{After: s.revision}))
@@ -89,7 +90,8 @@ func runSidecar(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func (s *sidecar) changes(ask keyapi.ChangesRequest) error {
-	ask.Sidecar, ask.Epoch, ask.MaxStaleMS = "pod-a", s.epoch, (15 * time.Minute).Milliseconds()
+	s.poll++
+	ask.Sidecar, ask.Poll, ask.Epoch, ask.MaxStaleMS = "pod-a", s.poll, s.epoch, (15 * time.Minute).Milliseconds()
 	body, err := json.Marshal(ask)
 	if err != nil {
 		return err
@@ -105,7 +107,7 @@ func (s *sidecar) changes(ask keyapi.ChangesRequest) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	var answer keyapi.ChangesResponse
+	var answer keyapi.ChangesResponse // of which a 410 has the head
 	if err := json.UnmarshalRead(response.Body, &answer); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -27,7 +28,7 @@ type session struct {
 // connect makes the client. Its errors are mistakes in the flags or the token's file;
 // nothing is sent yet.
 func connect(opts options, con console) (*session, error) {
-	token, err := secretfile.Open(opts.tokenFile, con.warnings())
+	token, err := tokenOf(opts.tokenFile, con)
 	if err != nil {
 		return nil, fmt.Errorf("the token file cannot be used: %w", err)
 	}
@@ -35,7 +36,7 @@ func connect(opts options, con console) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := keyclient.NewTLS(opts.url, conf, func() (credential.Secret, error) { return token.Get(), nil })
+	client, err := keyclient.NewTLS(opts.url, conf, func() (credential.Secret, error) { return token(), nil })
 	if err != nil {
 		found := shown(opts.url)
 		if strings.Contains(opts.url, "@") {
@@ -46,6 +47,19 @@ func connect(opts options, con console) (*session, error) {
 	return &session{client: client, opts: opts, con: con}, nil
 }
 
+// tokenOf reads the token. What is not a regular file, such as a pipe, can be read once.
+func tokenOf(path string, con console) (func() credential.Secret, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		token, err := secretfile.ReadOnce(path)
+		return func() credential.Secret { return token }, err
+	}
+	file, err := secretfile.Open(path, con.warnings())
+	if err != nil {
+		return nil, err
+	}
+	return file.Get, nil
+}
+
 // certificates is what the flags say of TLS; nil if they say nothing.
 func certificates(opts options, con console) (*tls.Config, error) {
 	switch {
@@ -54,11 +68,11 @@ func certificates(opts options, con console) (*tls.Config, error) {
 	case opts.caFile == "" && opts.certFile == "":
 		return nil, nil
 	}
-	client, err := secretfile.NewClient(opts.caFile, opts.certFile, opts.keyFile, con.warnings())
+	conf, err := secretfile.ReadClient(opts.caFile, opts.certFile, opts.keyFile, con.warnings())
 	if err != nil {
 		return nil, fmt.Errorf("the certificates cannot be used: %w", err)
 	}
-	return client.Config(), nil
+	return conf, nil
 }
 
 // do carries the command out and returns the exit code.
@@ -132,6 +146,7 @@ func (s *session) finishTable(ctx context.Context, answer keyclient.Answer, bega
 		_, _ = fmt.Fprint(s.con.err, table)
 		s.con.say("keep it: it is shown this once, and only its digest is stored")
 	}
+	s.noteChain(answer)
 	switch {
 	case answer.Change == nil:
 		return exitDone
@@ -141,6 +156,19 @@ func (s *session) finishTable(ctx context.Context, answer keyclient.Answer, bega
 	}
 	s.con.say("%s", outcome(*answer.Change))
 	return exitDone
+}
+
+// noteChain says what a change of a replaced key did not do, because it is easily overlooked.
+func (s *session) noteChain(a keyclient.Answer) {
+	if a.Key == nil || a.Key.ReplacedBy == nil || a.Change == nil || a.Revoked != nil {
+		return
+	}
+	id, next := cell(a.Key.ID), cell(*a.Key.ReplacedBy)
+	if a.Key.State == "revoked" {
+		s.con.say("%s has been replaced by %s, which is not revoked by this: `keyctl key revoke -chain -id %s` revokes both", id, next, id)
+		return
+	}
+	s.con.say("%s has been replaced by %s, which is not changed by this", id, next)
 }
 
 // print writes to standard output.

@@ -36,11 +36,11 @@ func listAccounts(ctx context.Context, c *keyclient.Client, _ options) (listing,
 
 func listKeys(ctx context.Context, c *keyclient.Client, o options) (listing, error) {
 	list, err := c.Keys(ctx, o.account)
-	header := []string{"ID", "LABEL", "HINT", "STATE", "SCOPES", "CREATED", "EXPIRES", "LAST USED"}
+	header := []string{"ID", "LABEL", "HINT", "STATE", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REPLACED BY"}
 	return newListing(list, err, header, func(k keyclient.Key) []string {
 		return []string{
 			cell(k.ID), cell(k.Label), hint(k), keyState(k), cell(strings.Join(k.Scopes, " ")),
-			moment(&k.CreatedAt), moment(k.ExpiresAt), moment(k.LastUsedAt),
+			moment(&k.CreatedAt), moment(k.ExpiresAt), moment(k.LastUsedAt), successor(k),
 		}
 	})
 }
@@ -86,6 +86,15 @@ func answerTable(a keyclient.Answer) table {
 		add("expires", moment(a.Key.ExpiresAt))
 		add("revoked", moment(a.Key.RevokedAt))
 		add("last used", moment(a.Key.LastUsedAt))
+		add("replaced by", successor(*a.Key))
+	case a.Sidecar != nil:
+		add("sidecar", cell(a.Sidecar.Name))
+		add("revision", strconv.FormatInt(a.Sidecar.Revision, 10))
+		add("lease ends", moment(&a.Sidecar.LeaseEndsAt))
+		add("stale ends", moment(&a.Sidecar.StaleEndsAt))
+	}
+	if a.Revoked != nil {
+		add("revoked now", cell(strings.Join(a.Revoked, " ")))
 	}
 	if a.Replaced != nil {
 		until := "revoked"
@@ -117,6 +126,14 @@ func hint(k keyclient.Key) string {
 		return "-"
 	}
 	return cell(*k.Hint + "…")
+}
+
+// successor is the key that has replaced this one.
+func successor(k keyclient.Key) string {
+	if k.ReplacedBy == nil {
+		return "-"
+	}
+	return cell(*k.ReplacedBy)
 }
 
 // keyState also tells of an expiry that has passed, which for the API is no state.

@@ -106,10 +106,10 @@ func remaining(c keyclient.Change) string {
 		// After an older store was put back there may be sidecars that it does not know.
 		return fmt.Sprintf("revision %d waits for the time of sidecars that are not on record", c.Revision)
 	}
+	names = names[:min(most, len(names))]
 	more := ""
-	if len(names) > most {
-		more = fmt.Sprintf(" and %d more", len(names)-most)
-		names = names[:most]
+	if rest := max(c.Waiting, len(c.WaitingFor)) - len(names); rest > 0 { // the API names 100 at most
+		more = fmt.Sprintf(" and %d more", rest)
 	}
 	return fmt.Sprintf("revision %d waits for %s%s", c.Revision, visible(strings.Join(names, ", ")), more)
 }

@@ -202,6 +202,37 @@ func TestOwnersLimit(t *testing.T) {
 	})
 }
 
+// owner_limits bounds the writes of each account, also after a reload. Reads are not limited.
+func TestOwnerLimits(t *testing.T) {
+	config := configure(t, "")
+	const wide, narrow = "owner_limits: {changes_per_minute: 60000, burst: 10000, concurrent: 100}", "owner_limits: {changes_per_minute: 1, burst: 3, concurrent: 2}"
+	replaceIn(t, config, wide, narrow)
+	p := launch(t, config)
+	o := ownersOf(p, config)
+	p.operator("POST", "/v1/accounts", `{"id":"a","name":"Ann"}`)
+	p.operator("POST", "/v1/accounts", `{"id":"b","name":"Ben"}`)
+	for _, step := range []struct {
+		body   string
+		status int
+	}{{`{"label":"x"}`, 201}, {`{"label":"x","scopes":["chat:companion"]}`, 403}, {`{}`, 400}, {`{"label":"x"}`, 429}} {
+		status, header, body := o.exchange(message("POST", own, envoys("a")+asJSON, step.body))
+		if status != step.status {
+			t.Fatalf("%s: %d %s, want %d", step.body, status, body, step.status)
+		}
+		if after := header.Get("Retry-After"); status == 429 && (!strings.HasPrefix(body, `{"error":"TOO_MANY_REQUESTS","message":"`) || after != "60") {
+			t.Errorf("retry-after %q, %s", after, body)
+		}
+	}
+	if status, _ := o.do("GET", own, ""); status != 200 {
+		t.Errorf("a read: %d", status)
+	}
+	if status, _ := o.raw(message("POST", own, envoys("b")+asJSON, `{"label":"x"}`)); status != 201 {
+		t.Errorf("another account: %d", status)
+	}
+	replaceIn(t, config, narrow, wide)
+	p.reload(func() bool { status, _ := o.do("POST", own, `{"label":"x"}`); return status == 201 })
+}
+
 // atOnce sends the request so many times at once, and returns the ids of the keys that were made.
 func (o owners) atOnce(n int, method, target, body string) (made []string) {
 	var mu sync.Mutex

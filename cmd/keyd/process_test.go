@@ -208,6 +208,7 @@ lease: 15s
 log_retention: 1h
 longest_max_stale: 1h
 keys_per_account: 100
+owner_limits: {changes_per_minute: 60000, burst: 10000, concurrent: 100}
 ` + more,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {

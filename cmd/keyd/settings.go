@@ -17,6 +17,10 @@ func settingsOf(cfg *config.Keyd, log *zap.Logger) (keyserver.Settings, error) {
 		LogRetention:    cfg.LogRetention,
 		Catalogue:       keyserver.Catalogue{},
 		KeysPerAccount:  cfg.KeysPerAccount,
+		OwnerLimits:     keyserver.OwnerLimits(cfg.OwnerLimits),
+	}
+	if names := cfg.Listen.ClientNames; names != nil {
+		s.ClientNames = keyserver.ClientNames(*names)
 	}
 	for name, scope := range cfg.Scopes {
 		s.Catalogue[name] = keyserver.ByOperator

@@ -8,12 +8,15 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -41,6 +44,11 @@ func issue(t *testing.T, name string, ca *pair) *pair {
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if uri, err := url.Parse(name); err == nil && uri.Scheme != "" {
+		template.URIs = []*url.URL{uri}
+	} else {
+		template.DNSNames = []string{name}
 	}
 	signer := ca
 	if ca == nil {
@@ -74,11 +82,12 @@ func (p *pair) write(t *testing.T, dir, name string) {
 	}
 }
 
-// Without tokens a sidecar is let in by its certificate, and by nothing else.
-func TestMutualTLS(t *testing.T) {
-	config := configure(t, "")
+// secured writes certificates and a configuration that uses them; owners are on TCP.
+func secured(t *testing.T, more string) (config string, ca *pair) {
+	t.Helper()
+	config = configure(t, "")
 	dir := filepath.Dir(config)
-	ca, stranger := issue(t, "ca", nil), issue(t, "stranger", nil)
+	ca = issue(t, "ca", nil)
 	ca.write(t, dir, "ca")
 	issue(t, "keyd", ca).write(t, dir, "keyd")
 	raw, err := os.ReadFile(config)
@@ -86,47 +95,55 @@ func TestMutualTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.NewReplacer(
-		"listen:\n", "listen:\n  tls: {cert_file: keyd.crt, key_file: keyd.key, client_ca_file: ca.crt}\n",
+		"listen:\n", "listen:\n  tls: {cert_file: keyd.crt, key_file: keyd.key, client_ca_file: ca.crt}\n"+more,
 		"owners: unix://"+dir+"/owners.sock", "owners: tcp://0.0.0.0:0",
 		"sidecar_token_files: [key-api.token]\n", "",
 	).Replace(string(raw))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := launch(t, config)
+	return config, ca
+}
 
+// askTLS sends a GET with the client's certificate and returns the status, 0 without a connection.
+func (p *process) askTLS(ca *pair, side, path, bearer string, client *pair) int {
+	p.t.Helper()
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
-	ask := func(side, path, bearer string, client *pair) int {
-		conf := &tls.Config{RootCAs: roots}
-		if client != nil {
-			conf.Certificates = []tls.Certificate{{Certificate: [][]byte{client.cert.Raw}, PrivateKey: client.key}}
-		}
-		transport := &http.Transport{TLSClientConfig: conf}
-		defer transport.CloseIdleConnections()
-		_, port, err := net.SplitHostPort(p.addr["listen."+side])
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := http.NewRequest("GET", "https://127.0.0.1:"+port+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if side == "owners" {
-			r.Header.Set("x-phantom-account-id", "a")
-			r.Header.Set("x-phantom-principal", "session")
-		}
-		if bearer != "" {
-			r.Header.Set("Authorization", "Bearer "+bearer)
-		}
-		resp, err := transport.RoundTrip(r)
-		if err != nil {
-			return 0 // no connection
-		}
-		_ = resp.Body.Close()
-		return resp.StatusCode
+	conf := &tls.Config{RootCAs: roots}
+	if client != nil {
+		conf.Certificates = []tls.Certificate{{Certificate: [][]byte{client.cert.Raw}, PrivateKey: client.key}}
 	}
-	known := issue(t, "sidecar", ca)
+	transport := &http.Transport{TLSClientConfig: conf}
+	defer transport.CloseIdleConnections()
+	_, port, err := net.SplitHostPort(p.addr["listen."+side])
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	r, err := http.NewRequest("GET", "https://127.0.0.1:"+port+path, nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if side == "owners" {
+		r.Header.Set("x-phantom-account-id", "a")
+		r.Header.Set("x-phantom-principal", "session")
+	}
+	if bearer != "" {
+		r.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	resp, err := transport.RoundTrip(r)
+	if err != nil {
+		return 0
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode
+}
+
+// Without tokens a sidecar is let in by its certificate, and by nothing else.
+func TestMutualTLS(t *testing.T) {
+	config, ca := secured(t, "")
+	p := launch(t, config)
+	known, stranger := issue(t, "sidecar", ca), issue(t, "stranger", nil)
 	for _, c := range []struct {
 		side, path, bearer string
 		client             *pair
@@ -143,9 +160,59 @@ func TestMutualTLS(t *testing.T) {
 		{"owners", own, "", nil, 0},
 		{"owners", own, "", stranger, 0},
 	} {
-		if got := ask(c.side, c.path, c.bearer, c.client); got != c.status {
+		if got := p.askTLS(ca, c.side, c.path, c.bearer, c.client); got != c.status {
 			t.Errorf("%s with token %q: %d, want %d", c.side, c.bearer, got, c.status)
 		}
+	}
+}
+
+// With client_names each side accepts the certificates that it names, after a reload others.
+func TestClientNames(t *testing.T) {
+	const names = `  client_names: {sidecars: ["spiffe://phantom/authzd"], owners: [envoy.phantom]}` + "\n"
+	config, ca := secured(t, names)
+	p := launch(t, config)
+	sidecar, envoy := issue(t, "spiffe://phantom/authzd", ca), issue(t, "envoy.phantom", ca)
+	wrong := func(client *pair, sidecars, operators, owners int) (wrong string) {
+		t.Helper()
+		for _, c := range []struct {
+			side, path, bearer string
+			status             int
+		}{{"sidecars", "/v1/resolve", "", sidecars}, {"operators", "/v1/accounts", aliceToken, operators}, {"owners", own, "", owners}} {
+			if got := p.askTLS(ca, c.side, c.path, c.bearer, client); got != c.status {
+				wrong += fmt.Sprintf("%s %s: %d, want %d\n", client.cert.Subject.CommonName, c.side, got, c.status)
+			}
+		}
+		return wrong
+	}
+	check := func(client *pair, sidecars, operators, owners int) {
+		t.Helper()
+		if got := wrong(client, sidecars, operators, owners); got != "" {
+			t.Error(got)
+		}
+	}
+	check(sidecar, 405, 200, 403)
+	check(envoy, 403, 200, 404)
+	check(issue(t, "other.phantom", ca), 403, 200, 403)
+
+	other := `  client_names: {operators: [ops.phantom]}` + "\n"
+	replaceIn(t, config, names, other)
+	p.reload(func() bool { return wrong(sidecar, 405, 403, 404) == "" })
+	check(issue(t, "ops.phantom", ca), 405, 200, 404)
+	replaceIn(t, config, other, "")
+	p.reload(func() bool { return wrong(sidecar, 405, 200, 404) == "" })
+}
+
+// reload sends SIGHUP and waits for its effect.
+func (p *process) reload(effect func() bool) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		p.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); !effect(); {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("the reload had no effect:\n%s", p.logged())
+		}
+		<-time.After(20 * time.Millisecond)
 	}
 }
 

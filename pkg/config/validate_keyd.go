@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net"
 	"net/url"
 	"path"
@@ -22,6 +23,16 @@ func (k *Keyd) validate(r *report) {
 	k.validateClientNames(r)
 	k.validateStore(r)
 	k.validateOperators(r)
+	k.validateScopes(r)
+}
+
+// maxCatalogue bounds the catalogue. Larger makes the messages that list it unreadable.
+const maxCatalogue = 256
+
+func (k *Keyd) validateScopes(r *report) {
+	if n := len(k.Scopes); n > maxCatalogue {
+		r.wrong("scopes", fmt.Sprintf("%d scopes", n), fmt.Sprintf("at most %d", maxCatalogue))
+	}
 	for name := range k.Scopes {
 		if !credential.ValidScope(name) {
 			r.wrong(entry("scopes", name), show(name), scopeForm)

@@ -77,6 +77,8 @@ func TestRequests(t *testing.T) {
 		`POST /v1/accounts/a/keys {"label":"l"}`:             MintKey("a", NewKey{Label: "l"}),
 		`GET /v1/keys/a%2Fb%3Fc `:                            GetKey("a/b?c"),
 		`POST /v1/keys/k/revoke?wait_ms=1500 `:               RevokeKey("k").Waiting(1500 * time.Millisecond),
+		`POST /v1/keys/k/revoke {"chain":true}`:              RevokeChain("k"),
+		`DELETE /v1/sidecars/pod%2Fa `:                       ForgetSidecar("pod/a"),
 		`POST /v1/keys/k/roll {}`:                            RollKey("k", 0),
 		`POST /v1/keys/k/roll {"grace_seconds":3600}`:        RollKey("k", time.Hour),
 		`PUT /v1/keys/k/scopes/chat:companion `:              GrantScope("k", "chat:companion"),
@@ -122,7 +124,7 @@ func TestUnixSocket(t *testing.T) {
 	server.Start()
 	t.Cleanup(server.Close)
 	list, err := client(t, "unix://"+path).Sidecars(t.Context())
-	if err != nil || len(list.Items) != 1 || list.Items[0].Revision != 3 || list.JSON.Reveal() != `{"sidecars":[{"name":"pod-a","revision":3}]}` {
+	if err != nil || len(list.Items) != 1 || list.Items[0].Revision != 3 || list.JSON.Reveal() != `{"sidecars":[{"name":"pod-a","revision":3}],"next":null}` {
 		t.Errorf("%+v %s, %v", list, list.JSON.Reveal(), err)
 	}
 }

@@ -46,7 +46,7 @@ func (c *Client) Events(ctx context.Context, account, key string) (List[Event], 
 
 // Sidecars lists the sidecars that may still act on what they have cached.
 func (c *Client) Sidecars(ctx context.Context) (List[Sidecar], error) {
-	return list[Sidecar](ctx, c, get("sidecars", "sidecars")) // one page, without limit and cursor
+	return list[Sidecar](ctx, c, paged("sidecars", nil, "sidecars"))
 }
 
 func paged(things string, query url.Values, path ...string) Request {
@@ -91,11 +91,7 @@ func list[T any](ctx context.Context, c *Client, r Request) (List[T], error) {
 		}
 		r.query.Set("cursor", next)
 	}
-	tail := `],"next":null}`
-	if r.query == nil {
-		tail = `]}` // not a list in pages
-	}
-	return List[T]{Items: items, JSON: credential.NewSecret(`{"` + things + `":[` + string(whole) + tail)}, nil
+	return List[T]{Items: items, JSON: credential.NewSecret(`{"` + things + `":[` + string(whole) + `],"next":null}`)}, nil
 }
 
 // decodePage reads {"<things>":[…],"next":"…"|null}.

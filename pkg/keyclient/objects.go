@@ -34,6 +34,7 @@ type Key struct {
 	ExpiresAt  *time.Time `json:"expires_at"`
 	RevokedAt  *time.Time `json:"revoked_at"`
 	LastUsedAt *time.Time `json:"last_used_at"` // exact to a minute or so
+	ReplacedBy *string    `json:"replaced_by"`  // id of the successor after a roll
 }
 
 // Session is a console session, without its token.
@@ -49,7 +50,8 @@ type Change struct {
 	Revision    int64      `json:"revision"`
 	Effective   bool       `json:"effective"`    // no sidecar can still act on the old fact
 	EffectiveBy *time.Time `json:"effective_by"` // when that is certain, whatever happens; nil once it is
-	WaitingFor  []string   `json:"waiting_for"`  // sidecars that have not acknowledged it
+	Waiting     int        `json:"waiting"`      // number of sidecars that it waits for
+	WaitingFor  []string   `json:"waiting_for"`  // their names, of at most 100
 }
 
 // Sidecar is the record of one sidecar's last poll.
@@ -75,8 +77,10 @@ type Event struct {
 type Answer struct {
 	Account   *Account
 	Key       *Key
-	Replaced  *Key // the old key, after a roll
+	Replaced  *Key     // the old key, after a roll
+	Revoked   []string // ids of the keys that a RevokeChain has revoked
 	Session   *Session
+	Sidecar   *Sidecar // the record as it was, after a ForgetSidecar
 	Change    *Change
 	Plaintext credential.Secret // of a minted key
 	Token     credential.Secret // of a minted session
@@ -89,7 +93,9 @@ type answerBody struct {
 	Account   *Account `json:"account"`
 	Key       *Key     `json:"key"`
 	Replaced  *Key     `json:"replaced"`
+	Revoked   []string `json:"revoked"`
 	Session   *Session `json:"session"`
+	Sidecar   *Sidecar `json:"sidecar"`
 	Change    *Change  `json:"change"`
 	Plaintext string   `json:"plaintext"`
 	Token     string   `json:"token"`
@@ -106,7 +112,9 @@ func decodeAnswer(body []byte, need []string) (Answer, error) {
 		"account":   wire.Account != nil && wire.Account.ID != "",
 		"key":       wire.Key != nil && wire.Key.ID != "",
 		"replaced":  wire.Replaced != nil && wire.Replaced.ID != "",
+		"revoked":   wire.Revoked != nil,
 		"session":   wire.Session != nil && wire.Session.ID != "",
+		"sidecar":   wire.Sidecar != nil && wire.Sidecar.Name != "",
 		"change":    wire.Change != nil,
 		"plaintext": wire.Plaintext != "",
 		"token":     wire.Token != "",
@@ -117,7 +125,8 @@ func decodeAnswer(body []byte, need []string) (Answer, error) {
 		}
 	}
 	return Answer{
-		Account: wire.Account, Key: wire.Key, Replaced: wire.Replaced, Session: wire.Session, Change: wire.Change,
+		Account: wire.Account, Key: wire.Key, Replaced: wire.Replaced, Revoked: wire.Revoked, Session: wire.Session,
+		Sidecar: wire.Sidecar, Change: wire.Change,
 		Plaintext: credential.NewSecret(wire.Plaintext), Token: credential.NewSecret(wire.Token),
 		JSON: credential.NewSecret(string(body)),
 	}, nil

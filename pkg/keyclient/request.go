@@ -102,7 +102,7 @@ func MintKey(account string, k NewKey) Request {
 }
 
 // ImportKey takes up a key that exists elsewhere, by the SHA-256 of its plaintext
-// (64 lower-case hexadecimal digits).
+// (64 hexadecimal digits).
 func ImportKey(account, sha256 string, k NewKey) Request {
 	body := keyBody{SHA256: sha256, Label: k.Label, Scopes: k.Scopes, ExpiresAt: optional(k.ExpiresAt)}
 	return post(body, []string{"key", "change"}, "accounts", account, "keys", "import")
@@ -114,6 +114,15 @@ func GetKey(id string) Request { return get("key", "keys", id) }
 // RevokeKey puts a key out of force for good.
 func RevokeKey(id string) Request {
 	return post(nil, []string{"key", "change"}, "keys", id, "revoke")
+}
+
+// RevokeChain puts a key and every key of its chain out of force for good: its successors after
+// rolls, and the keys before it.
+func RevokeChain(id string) Request {
+	body := struct {
+		Chain bool `json:"chain"`
+	}{true}
+	return post(body, []string{"key", "revoked", "change"}, "keys", id, "revoke")
 }
 
 // RollKey replaces a key by a successor (Answer.Key and Answer.Plaintext); the old
@@ -147,6 +156,12 @@ func MintSession(account string, ttl time.Duration) Request {
 // EndSession ends a session for good.
 func EndSession(id string) Request {
 	return Request{method: http.MethodDelete, path: []string{"sessions", id}, answers: []string{"session", "change"}}
+}
+
+// ForgetSidecar is for a sidecar known to be gone: no change waits for it any longer, and the API
+// refuses a later poll under its name.
+func ForgetSidecar(name string) Request {
+	return Request{method: http.MethodDelete, path: []string{"sidecars", name}, answers: []string{"sidecar"}}
 }
 
 // Revision asks how far a change has come.

@@ -32,13 +32,25 @@ func (s *Server) sidecar(r *http.Request) (identity, error) {
 		found |= same(presented, token())
 	}
 	if found != 1 {
-		return identity{}, unauthorized("Invalid service token")
+		return identity{}, s.guessed(r, sidecarsSide, "Invalid service token")
 	}
 	return identity{}, nil
 }
 
-// operator authenticates an operator. A good token always passes; those who guess
-// are answered at a limited rate.
+// guessed refuses a wrong token. Good tokens always pass; those who guess are answered at a
+// limited rate.
+func (s *Server) guessed(r *http.Request, side, message string) error {
+	if s.failures[side].allow(r.RemoteAddr) {
+		return unauthorized(message)
+	}
+	return &problem{
+		status:  http.StatusTooManyRequests,
+		message: "Too many requests with invalid tokens",
+		header:  map[string]string{"Retry-After": "1"},
+	}
+}
+
+// operator authenticates an operator.
 func (s *Server) operator(r *http.Request) (identity, error) {
 	presented, err := bearer(r.Header)
 	if err != nil {
@@ -51,17 +63,10 @@ func (s *Server) operator(r *http.Request) (identity, error) {
 			found, who.actor = 1, "operator:"+op.Name
 		}
 	}
-	switch {
-	case found == 1:
-		return who, nil
-	case !s.failures.allow(r.RemoteAddr):
-		return identity{}, &problem{
-			status:  http.StatusTooManyRequests,
-			message: "Too many requests with invalid tokens",
-			header:  map[string]string{"Retry-After": "1"},
-		}
+	if found != 1 {
+		return identity{}, s.guessed(r, operatorsSide, "Invalid operator token")
 	}
-	return identity{}, unauthorized("Invalid operator token")
+	return who, nil
 }
 
 // The headers by which Envoy tells who asks.

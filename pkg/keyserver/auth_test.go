@@ -145,6 +145,21 @@ func TestFailedTokensAreLimited(t *testing.T) {
 			r.RemoteAddr = remote
 			return f.do("operators", r)
 		}
+		sidecar := func(remote, bearer string) reply {
+			r := request("POST", "/v1/usage", `{"sidecar":"s","used":[]}`)
+			r.Header.Set("Authorization", "Bearer "+bearer)
+			r.RemoteAddr = remote
+			return f.do("sidecars", r)
+		}
+		for range failuresBurst {
+			sidecar("192.0.2.1:1", "guess").refused(401)
+		}
+		sidecar("192.0.2.1:1", "guess").refused(429)
+		sidecar("192.0.2.1:1", aliceToken).refused(429) // of another side
+		sidecar("192.0.2.1:1", sidecarToken).want(204)
+		sidecar("192.0.2.1:1", "an-older-sidecar-token").want(204)
+		sidecar("192.0.2.2:1", "guess").refused(401)
+		ask("192.0.2.1:1", aliceToken).want(200)
 		for range failuresBurst {
 			ask("192.0.2.1:1", "guess").refused(401)
 		}
@@ -170,7 +185,7 @@ func TestFailedTokensAreLimited(t *testing.T) {
 		for i := range 3 * failuresPeers {
 			ask(fmt.Sprintf("10.%d.%d.1:1", i/256, i%256), "guess").refused(401)
 		}
-		if got := f.failures.peers.Len(); got > failuresPeers {
+		if got := f.failures[operatorsSide].peers.Len(); got > failuresPeers {
 			t.Errorf("%d peers are remembered", got)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -15,17 +16,20 @@ import (
 )
 
 // decode reads the body, a JSON object, into a struct. Names are case-sensitive;
-// an unknown or repeated one is refused. No body at all is an object without
+// an unknown or repeated one is refused. No body at all, and null, are an object without
 // fields. Its errors name the field and never repeat a value.
 func decode(body []byte, into any) error {
 	if len(body) == 0 {
 		return nil
 	}
-	// json takes null for an empty object.
-	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) {
+	body = bytes.Trim(body, " \t\r\n")
+	switch {
+	case string(body) == "null":
+		return nil
+	case !bytes.HasPrefix(body, []byte("{")):
 		return badRequest("body", "must be a JSON object")
 	}
-	err := json.Unmarshal(body, into, json.RejectUnknownMembers(true), json.WithUnmarshalers(wholeNumbers))
+	err := json.Unmarshal(body, into, json.RejectUnknownMembers(true), json.WithUnmarshalers(lenient))
 	if err == nil {
 		return nil
 	}
@@ -42,6 +46,38 @@ func decode(body []byte, into any) error {
 		return badRequest(fieldName(meaning.JSONPointer), "must be %s", wanted(meaning.GoType))
 	}
 	return badRequest("body", "is not what is expected here")
+}
+
+// lenient reads values in all forms that mean the same.
+var lenient = json.JoinUnmarshalers(wholeNumbers, times)
+
+// times reads what parseTime does.
+var times = json.UnmarshalFromFunc(func(dec *jsontext.Decoder, into *time.Time) error {
+	if dec.PeekKind() != jsontext.KindString {
+		return errors.ErrUnsupported // as ever
+	}
+	token, err := dec.ReadToken()
+	if err != nil {
+		return err
+	}
+	if *into, err = parseTime(token.String()); err != nil {
+		return &json.SemanticError{Err: errTime} // the cause repeats the value
+	}
+	return nil
+})
+
+var errTime = errors.New("not a time as in RFC 3339")
+
+// timeForm is date-time of RFC 3339, section 5.6. time.Parse alone reads more.
+var timeForm = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
+
+// parseTime reads a time of RFC 3339, where "t" and "z" mean the same as "T" and "Z" (section 5.6).
+func parseTime(text string) (time.Time, error) {
+	text = strings.ToUpper(text)
+	if !timeForm.MatchString(text) {
+		return time.Time{}, errTime
+	}
+	return time.Parse(time.RFC3339, text)
 }
 
 // wholeNumbers reads 60.0 and 6e1 as 60, which they are: some clients write every

@@ -20,6 +20,7 @@ const (
 // reached tells how far the change with that revision has come, as soon as it is
 // effective or the call's wait is over.
 func (s *Server) reached(ctx context.Context, c *call, revision int64) (changeView, error) {
+	c.written()
 	ctx = context.WithoutCancel(ctx) // this may wait longer than a store may take
 	until := time.Now().Add(c.wait)
 	var seen changeView

@@ -91,7 +91,11 @@ var strictly = &openapi3filter.Options{
 func init() {
 	openapi3filter.RegisterBodyDecoder(linesMedia, func(body io.Reader, _ http.Header, _ *openapi3.SchemaRef, _ openapi3filter.EncodingFn) (any, error) {
 		list := []any{}
-		for dec := json.NewDecoder(body); ; {
+		raw, err := io.ReadAll(body)
+		if err != nil {
+			return nil, err
+		}
+		for dec := json.NewDecoder(bytes.NewReader(bytes.ReplaceAll(raw, byteOrderMark, nil))); ; {
 			var item any
 			switch err := dec.Decode(&item); {
 			case errors.Is(err, io.EOF):

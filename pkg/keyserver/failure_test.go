@@ -54,6 +54,10 @@ func (broken) RevokeKey(context.Context, string, string, string) (keystore.Key, 
 	return keystore.Key{}, errBroken
 }
 
+func (broken) RevokeChain(context.Context, string, string, string) (keystore.RevokedChain, error) {
+	return keystore.RevokedChain{}, errBroken
+}
+
 func (broken) RollKey(context.Context, string, keystore.Roll) (successor, replaced keystore.Key, err error) {
 	return keystore.Key{}, keystore.Key{}, errBroken
 }

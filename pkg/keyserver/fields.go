@@ -125,9 +125,16 @@ const (
 // Catalogue is the scopes that can be granted at all.
 type Catalogue map[string]Grantor
 
-// check refuses scopes that are not in the catalogue; field is where they were given.
+// check refuses scopes that are not in the catalogue, and more of them than a key carries;
+// field is where they were given.
 func (cat Catalogue) check(field string, names ...string) error {
+	if n := credential.NewScopes(names...).Len(); n > credential.MaxScopes {
+		return badRequest(field, "must be at most %d different scopes", credential.MaxScopes)
+	}
 	for _, name := range names {
+		if len(name) > credential.MaxScopeName {
+			return badRequest(field, "must have at most %d characters each", credential.MaxScopeName)
+		}
 		if _, ok := cat[name]; !ok {
 			// The name is not repeated: it may be anything, a key too.
 			return badRequest(field, "must be of the catalogue: %s", cat)

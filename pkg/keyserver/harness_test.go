@@ -45,6 +45,7 @@ func testSettings() Settings {
 		LogRetention:    time.Hour,
 		Catalogue:       Catalogue{"chat:companion": ByOperator, "read": ByOwner, "write": ByOwner},
 		KeysPerAccount:  3,
+		OwnerLimits:     OwnerLimits{ChangesPerMinute: 1_000_000, Burst: 1_000_000, Concurrent: 1000},
 	}
 }
 

@@ -44,9 +44,9 @@ func (b importBody) imported(account string, catalogue Catalogue) (keystore.NewK
 	if b.SHA256 == nil {
 		return keystore.NewKey{}, badRequest("sha256", "is required")
 	}
-	digest, err := credential.ParseDigest(*b.SHA256)
+	digest, err := credential.ParseDigest(strings.ToLower(*b.SHA256))
 	if err != nil {
-		return keystore.NewKey{}, badRequest("sha256", digestRule) // whatever it is, a plaintext too, is not repeated
+		return keystore.NewKey{}, badRequest("sha256", "must be 64 hexadecimal digits") // whatever it is, a plaintext too, is not repeated
 	}
 	if err := catalogue.check("scopes", b.Scopes...); err != nil {
 		return keystore.NewKey{}, err

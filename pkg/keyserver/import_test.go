@@ -130,7 +130,7 @@ func TestImportRefusals(t *testing.T) {
 		{with("account", `"none"`), 404, "No such account"},
 		{with("account", `"gone"`), 409, "Account has been terminated: gone"},
 		{with("sha256", ""), 400, "sha256 is required"},
-		{with("sha256", `"`+strings.ToUpper(digest)+`"`), 400, "sha256 must be"},
+		{with("sha256", `"`+digest[1:]+`g"`), 400, "sha256 must be 64 hexadecimal digits"},
 		{with("sha256", `"`+plaintext+`"`), 400, "sha256 must be"},
 		{`{"account":"b","label":"x","sha256":"` + digestOf(plaintext) + `"}`, 409, "A credential with this SHA-256 exists already"},
 		{with("sha256", `"`+digestOf(session)+`"`), 409, "A credential with this SHA-256 exists already"},
@@ -145,10 +145,11 @@ func TestImportRefusals(t *testing.T) {
 		{with("id", `"key_1"`), 400, "id is not a known field"},
 		{`{"label":"x","label":"x"}`, 400, "label is there more than once"},
 		{`[]`, 400, "it must be a JSON object"},
-		{`null`, 400, "it must be a JSON object"},
+		{`null`, 400, "account is required"},
 		{with("label", "") + with("label", ""), 400, "it is not valid JSON"},
 		{`{"account":"a"`, 400, "it is not valid JSON"},
-		{"\ufeff" + with("", ""), 400, "it must be a JSON object"},
+		{"\ufeff\ufeff" + with("", ""), 400, "it must be a JSON object"},
+		{with("", "") + "\r" + with("", ""), 400, "it is not valid JSON"}, // a carriage return alone ends no line
 		{`{"label":"` + strings.Repeat("x", maxLine) + `"}`, 413, "it may have at most 16384 bytes"},
 	} {
 		for _, place := range []int{1, 3} {

@@ -137,14 +137,36 @@ func (s *Server) getKey(ctx context.Context, c *call) (answer, error) {
 	return ok(keyAnswer{viewKey(key)})
 }
 
-// revokeKey serves operators and owners: an owner's call names his account.
+// revokeKey is the operators': whether the key's chain is meant stands in the body.
 func (s *Server) revokeKey(ctx context.Context, c *call) (answer, error) {
-	id, err := c.idAlone()
+	id, err := c.id()
 	if err != nil {
 		return answer{}, err
 	}
-	key, err := s.store.RevokeKey(ctx, c.actor, id, c.account)
-	return s.keyChange(ctx, c, key, err)
+	var body struct {
+		Chain bool `json:"chain"`
+	}
+	if err := decode(c.body, &body); err != nil {
+		return answer{}, err
+	}
+	return s.revoke(ctx, c, id, body.Chain)
+}
+
+// revoke serves operators and owners: an owner's call names the account.
+func (s *Server) revoke(ctx context.Context, c *call, id string, chain bool) (answer, error) {
+	if !chain {
+		key, err := s.store.RevokeKey(ctx, c.actor, id, c.account)
+		return s.keyChange(ctx, c, key, err)
+	}
+	done, err := s.store.RevokeChain(ctx, c.actor, id, c.account)
+	if err != nil {
+		return answer{}, err
+	}
+	change, err := s.reached(ctx, c, done.Revision)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(chainRevoked{viewKey(done.Key), done.Revoked, change})
 }
 
 // rollKey serves operators and owners: an owner's call names his account.
@@ -170,7 +192,7 @@ func (s *Server) rollKey(longestGrace int64) operation {
 		if err != nil {
 			return answer{}, err
 		}
-		change, err := s.reached(ctx, c, max(successor.Revision, replaced.Revision))
+		change, err := s.reached(ctx, c, replaced.Revision) // the newest of the roll's
 		if err != nil {
 			return answer{}, err
 		}

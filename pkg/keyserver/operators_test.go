@@ -41,7 +41,7 @@ func TestOperatorsTable(t *testing.T) {
 
 	minted := f.operator("POST", "/v1/accounts/a/keys", `{"label":"laptop","scopes":["write","chat:companion"],"expires_at":"2999-12-31T23:59:59+01:00"}`).want(201)
 	like(t, minted.raw, `{"key":{"id":"ID","account":"a","label":"laptop","hint":"HINT","scopes":["chat:companion","write"],"state":"active","created_at":TIME,`+
-		`"created_by":"operator:alice","expires_at":"2999-12-31T22:59:59Z","revoked_at":null,"last_used_at":null},"plaintext":"SECRET","change":`+effective+`}`)
+		`"created_by":"operator:alice","expires_at":"2999-12-31T22:59:59Z","revoked_at":null,"last_used_at":null,"replaced_by":null},"plaintext":"SECRET","change":`+effective+`}`)
 	plaintext, id := minted.text("plaintext"), minted.text("key", "id")
 	if credential.ShapeOf(plaintext) != credential.KeyShape || !strings.HasPrefix(plaintext, minted.text("key", "hint")) {
 		t.Errorf("plaintext %q with hint %q", plaintext, minted.text("key", "hint"))
@@ -56,7 +56,7 @@ func TestOperatorsTable(t *testing.T) {
 
 	imported := f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+strings.Repeat("ab", 32)+`","label":"old","scopes":null,"expires_at":null}`).want(201)
 	like(t, imported.raw, `{"key":{"id":"ID","account":"a","label":"old","hint":null,"scopes":[],"state":"active","created_at":TIME,`+
-		`"created_by":"operator:alice","expires_at":null,"revoked_at":null,"last_used_at":null},"change":`+effective+`}`)
+		`"created_by":"operator:alice","expires_at":null,"revoked_at":null,"last_used_at":null,"replaced_by":null},"change":`+effective+`}`)
 	f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+strings.Repeat("ab", 32)+`","label":"again"}`).refused(409)
 	f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+digestOf(plaintext)+`","label":"again"}`).refused(409)
 
@@ -97,9 +97,9 @@ func TestKeyLife(t *testing.T) {
 
 	rolled := f.operator("POST", "/v1/keys/"+id+"/roll", `{"grace_seconds":604800}`).want(201)
 	like(t, rolled.raw, `{"key":{"id":"ID","account":"a","label":"test","hint":"HINT","scopes":["read"],"state":"active","created_at":TIME,`+
-		`"created_by":"operator:alice","expires_at":null,"revoked_at":null,"last_used_at":null},"plaintext":"SECRET",`+
+		`"created_by":"operator:alice","expires_at":null,"revoked_at":null,"last_used_at":null,"replaced_by":null},"plaintext":"SECRET",`+
 		`"replaced":{"id":"ID","account":"a","label":"test","hint":"HINT","scopes":["read"],"state":"active","created_at":TIME,`+
-		`"created_by":"operator:alice","expires_at":TIME,"revoked_at":null,"last_used_at":null},"change":`+effective+`}`)
+		`"created_by":"operator:alice","expires_at":TIME,"revoked_at":null,"last_used_at":null,"replaced_by":"ID"},"change":`+effective+`}`)
 	if rolled.text("replaced", "id") != id {
 		t.Error("replaced is not the old key")
 	}

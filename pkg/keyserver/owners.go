@@ -10,7 +10,7 @@ func (s *Server) ownerRoutes() []route {
 	return []route{
 		{method: http.MethodGet, path: "/api/v1/me/keys", do: s.listOwnKeys, query: lists},
 		{method: http.MethodPost, path: "/api/v1/me/keys", do: s.mintOwnKey, query: waits},
-		{method: http.MethodDelete, path: "/api/v1/me/keys/{id}", do: s.revokeKey, query: waits},
+		{method: http.MethodDelete, path: "/api/v1/me/keys/{id}", do: s.revokeOwnKey, query: slices.Concat(waits, []string{chainParam})},
 		{method: http.MethodPost, path: "/api/v1/me/keys/{id}/roll", do: s.rollKey(ownerGrace), query: waits},
 		{method: http.MethodGet, path: "/api/v1/me/keys/{id}/usage", do: s.keyUsage, query: slices.Concat(lists, spans)},
 	}
@@ -18,6 +18,20 @@ func (s *Server) ownerRoutes() []route {
 
 func (s *Server) listOwnKeys(ctx context.Context, c *call) (answer, error) {
 	return s.keysOf(ctx, c, c.account)
+}
+
+// revokeOwnKey is the owners': a DELETE has no body, so whether the key's chain is meant stands in
+// the query.
+func (s *Server) revokeOwnKey(ctx context.Context, c *call) (answer, error) {
+	id, err := c.idAlone()
+	if err != nil {
+		return answer{}, err
+	}
+	chain, err := c.flag(chainParam)
+	if err != nil {
+		return answer{}, err
+	}
+	return s.revoke(ctx, c, id, chain)
 }
 
 // mintOwnKey looks at who grants a scope, never at what the caller himself carries:

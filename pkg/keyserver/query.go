@@ -14,6 +14,7 @@ const (
 	waitParam   = "wait_ms"
 	limitParam  = "limit"
 	cursorParam = "cursor"
+	chainParam  = "chain"
 
 	maxWaitMS    = 60000
 	maxLimit     = 1000
@@ -75,6 +76,18 @@ func digits(s string) (int64, bool) {
 	return n, true
 }
 
+// flag reads an optional parameter that is true or false.
+func (c *call) flag(name string) (bool, error) {
+	if !c.query.Has(name) {
+		return false, nil
+	}
+	value := c.query.Get(name)
+	if value != "true" && value != "false" {
+		return false, badRequest(name, "must be true or false")
+	}
+	return value == "true", nil
+}
+
 // filter reads an optional parameter that must be an id.
 func (c *call) filter(name string) (string, error) {
 	value := c.query.Get(name)
@@ -89,7 +102,7 @@ func (c *call) moment(name string) (time.Time, error) {
 	if !c.query.Has(name) {
 		return time.Time{}, nil
 	}
-	at, err := time.Parse(time.RFC3339, c.query.Get(name))
+	at, err := parseTime(c.query.Get(name))
 	if err != nil {
 		return time.Time{}, badRequest(name, "must be a time as in RFC 3339")
 	}

@@ -34,6 +34,10 @@ type Settings struct {
 	// KeysPerAccount bounds the keys that an owner may hold, neither revoked nor
 	// expired.
 	KeysPerAccount int
+	// OwnerLimits bounds owners' writes, for each account.
+	OwnerLimits OwnerLimits
+	// ClientNames are the names that the sides accept in client certificates.
+	ClientNames ClientNames
 }
 
 // Token returns a bearer token as it is at the moment; an empty one is accepted
@@ -65,8 +69,9 @@ type Server struct {
 	metrics  *metrics
 	draining <-chan struct{}
 	settings atomic.Pointer[Settings]
-	failures *failures
-	parts    partLimits // of an import
+	failures map[string]*failures // by side
+	writes   *writeLimits         // of owners
+	parts    partLimits           // of an import
 	tail     *tail
 	waiting  atomic.Int64 // polls in await
 
@@ -84,7 +89,8 @@ func New(o Options, settings Settings) *Server {
 		store:    o.Store,
 		log:      o.Log,
 		draining: o.Draining,
-		failures: newFailures(),
+		failures: map[string]*failures{sidecarsSide: newFailures(), operatorsSide: newFailures()},
+		writes:   newWriteLimits(limitedAccounts),
 		parts:    partLimits{keys: keystore.MaxImport, fill: partFill, timeout: partTimeout},
 		tail:     newTail(),
 
@@ -132,5 +138,7 @@ func (s *Server) Operators() http.Handler {
 // Owners is the side of the accounts' owners. It believes the identity headers
 // that it is sent: only Envoy may reach it.
 func (s *Server) Owners() http.Handler {
-	return newSide(s, ownersSide, s.owner, s.ownerRoutes())
+	d := newSide(s, ownersSide, s.owner, s.ownerRoutes())
+	d.bodyTimeout, d.writes = ownersBodyTimeout, s.writes
+	return d
 }

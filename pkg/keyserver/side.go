@@ -31,6 +31,14 @@ type call struct {
 	page    keystore.Page // the query's limit and cursor
 	query   url.Values
 	stream  *stream // where the route has one, in the place of body
+	release func()  // ends the count of a write in flight; nil where none is counted
+}
+
+// written says that the change of the request has been made: from now on it only waits.
+func (c *call) written() {
+	if c.release != nil {
+		c.release()
+	}
 }
 
 // gone is closed when the client has gone.
@@ -62,12 +70,14 @@ type side struct {
 	*Server
 	name         string
 	authenticate func(*http.Request) (identity, error)
+	bodyTimeout  time.Duration
+	writes       *writeLimits // nil: writes are not limited
 	mux          *http.ServeMux
 	unknown      *endpoint
 }
 
 func newSide(s *Server, name string, authenticate func(*http.Request) (identity, error), routes []route) *side {
-	d := &side{Server: s, name: name, authenticate: authenticate, mux: http.NewServeMux()}
+	d := &side{Server: s, name: name, authenticate: authenticate, bodyTimeout: bodyTimeout, mux: http.NewServeMux()}
 	d.unknown = &endpoint{side: d, path: "other"}
 	d.mux.Handle("/", d.unknown)
 	endpoints := map[string]*endpoint{}
@@ -137,29 +147,14 @@ func (e *endpoint) run(w http.ResponseWriter, r *http.Request) (answer, error) {
 	conn := http.NewResponseController(w)
 	// Also for a body that is refused and that net/http then reads to its end. A writer
 	// without deadlines is a test's.
-	_ = conn.SetReadDeadline(time.Now().Add(bodyTimeout))
-	row, ok := e.methods[r.Method]
-	var who identity
-	var err error
-	if !row.public {
-		if who, err = e.authenticate(r); err != nil {
-			return answer{}, err
-		}
-	}
-	switch {
-	case len(e.methods) == 0:
-		return answer{}, &problem{status: http.StatusNotFound, message: "No such path"}
-	case !ok:
-		return answer{}, e.notAllowed()
-	}
-	c := &call{identity: who, request: r}
-	if err := c.readQuery(row.query); err != nil {
+	_ = conn.SetReadDeadline(time.Now().Add(e.bodyTimeout))
+	c, row, err := e.accept(r)
+	if err != nil {
+		answerUnread(conn)
 		return answer{}, err
 	}
+	defer c.written()
 	if row.stream {
-		if r.ContentLength != 0 && media(r.Header) != linesMedia {
-			return answer{}, notMedia(linesMedia)
-		}
 		c.stream = w.(*stream)
 		return row.do(r.Context(), c)
 	}
@@ -171,6 +166,48 @@ func (e *endpoint) run(w http.ResponseWriter, r *http.Request) (answer, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 	defer cancel()
 	return row.do(ctx, c)
+}
+
+// accept judges a request by all but its body. The call that it returns may count as a write in
+// flight, until it is written.
+func (e *endpoint) accept(r *http.Request) (c *call, row route, err error) {
+	row, ok := e.methods[r.Method]
+	c = &call{request: r}
+	if err := e.acceptCertificate(r, e.name); err != nil {
+		return nil, row, err
+	}
+	if !row.public {
+		if c.identity, err = e.authenticate(r); err != nil {
+			return nil, row, err
+		}
+	}
+	switch {
+	case len(e.methods) == 0:
+		return nil, row, &problem{status: http.StatusNotFound, message: "No such path"}
+	case !ok:
+		return nil, row, e.notAllowed()
+	}
+	if e.writes != nil && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		if c.release, err = e.writes.begin(c.account, e.settings.Load().OwnerLimits); err != nil {
+			return nil, row, err
+		}
+	}
+	err = c.readQuery(row.query)
+	if err == nil && row.stream && r.ContentLength != 0 && media(r.Header) != linesMedia {
+		err = notMedia(linesMedia)
+	}
+	if err != nil {
+		c.written()
+	}
+	return c, row, err
+}
+
+// answerUnread lets the answer of a refused request go out soon. Over HTTP/1, net/http reads the
+// rest of the body before it sends an answer, so that the connection can be used again; a body
+// that does not come must not hold it up. (With EnableFullDuplex it would not wait, but its next
+// read of the connection then races with that of the body's end.)
+func answerUnread(conn *http.ResponseController) {
+	_ = conn.SetReadDeadline(time.Now().Add(lingerTimeout))
 }
 
 func (e *endpoint) notAllowed() error {
@@ -187,8 +224,12 @@ func (e *endpoint) notAllowed() error {
 }
 
 const (
-	maxBody     = 1 << 20
+	maxBody = 1 << 20
+	// bodyTimeout is how long a body may take to arrive. Smaller refuses slow links; larger
+	// lets a body that never comes hold its connection for longer.
 	bodyTimeout = 10 * time.Second
+	// ownersBodyTimeout is the same for owners. Their bodies come through Envoy and are small.
+	ownersBodyTimeout = 5 * time.Second
 )
 
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {

@@ -104,6 +104,9 @@ func (s *stream) allow(d time.Duration) {
 // over says that the body has been read: the answer may take as long as it likes.
 func (s *stream) over() { _ = s.conn.SetReadDeadline(time.Time{}) }
 
+// byteOrderMark begins UTF-8 files of some programs.
+var byteOrderMark = []byte("\ufeff")
+
 // line returns the next line that is not blank, good until the next call; at the clean end
 // of the body io.EOF.
 func (s *stream) line() ([]byte, error) {
@@ -118,7 +121,8 @@ func (s *stream) line() ([]byte, error) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
-		if line = bytes.TrimSpace(line); len(line) > 0 {
+		// A file that is several files, one after the other, may have a mark within it.
+		if line = bytes.TrimSpace(bytes.TrimPrefix(line, byteOrderMark)); len(line) > 0 {
 			return line, nil // the end comes again with the next call
 		}
 		if err != nil {

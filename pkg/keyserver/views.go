@@ -40,6 +40,7 @@ type keyView struct {
 	ExpiresAt  *time.Time `json:"expires_at"`
 	RevokedAt  *time.Time `json:"revoked_at"`
 	LastUsedAt *time.Time `json:"last_used_at"`
+	ReplacedBy *string    `json:"replaced_by"` // null for a key that was not rolled
 }
 
 func viewKey(k keystore.Key) keyView {
@@ -57,6 +58,9 @@ func viewKey(k keystore.Key) keyView {
 	}
 	if k.Hint != "" {
 		v.Hint = &k.Hint
+	}
+	if k.ReplacedBy != "" {
+		v.ReplacedBy = &k.ReplacedBy
 	}
 	return v
 }
@@ -144,6 +148,12 @@ type accountChanged struct {
 type keyChanged struct {
 	Key    keyView    `json:"key"`
 	Change changeView `json:"change"`
+}
+
+type chainRevoked struct {
+	Key     keyView    `json:"key"`
+	Revoked []string   `json:"revoked"`
+	Change  changeView `json:"change"`
 }
 
 type keyMinted struct {

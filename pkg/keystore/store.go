@@ -97,14 +97,22 @@ type Admin interface {
 	Keys(ctx context.Context, account string, page Page) (list []Key, next string, err error)
 	// RevokeKey revokes for good. With account not "", another account's key is ErrNotFound.
 	RevokeKey(ctx context.Context, actor, id, account string) (Key, error)
+	// RevokeChain revokes the key and every key of its chain, in one transaction. Each key that
+	// it revokes has its own revision, log row and key.revoke event; keys that are revoked
+	// already stay as they are. With account not "", another account's key is ErrNotFound.
+	RevokeChain(ctx context.Context, actor, id, account string) (RevokedChain, error)
 	// RollKey replaces a key: the successor has its account, label, scopes and
 	// expiry; the old one is revoked, or with a grace expires after it if it would
-	// not sooner. A Conflict if the key is revoked or expired or its account
-	// terminated; allowed at the limit of keys. Both are in the log, the old one with the
-	// later revision. With account not "", another account's key is ErrNotFound.
+	// not sooner. Earlier keys of the chain that are in force are revoked, each with its own
+	// log row, so that at most two keys of a chain are in force. A Conflict if the key is
+	// revoked, expired or replaced already (in this order), or its account is
+	// terminated; allowed at the limit of keys. All keys are in the log, the old one with the
+	// latest revision; the roll is one event. With account not "", another account's key is
+	// ErrNotFound.
 	RollKey(ctx context.Context, actor string, roll Roll) (successor, replaced Key, err error)
-	// SetKeyScope grants or takes away one scope. A grant to a key of a terminated
-	// account is a Conflict.
+	// SetKeyScope grants or takes away one scope, of this key alone: other keys of its chain
+	// stay as they are. A grant to a key of a terminated account, or to one that has
+	// credential.MaxScopes scopes, is a Conflict.
 	SetKeyScope(ctx context.Context, actor, id, scope string, granted bool) (Key, error)
 
 	// CreateSession writes no log row: nobody can have asked for it before.
@@ -143,6 +151,13 @@ type Roll struct {
 	Digest  credential.Digest // the successor's
 	Hint    string            // the successor's
 	Grace   time.Duration     // 0: the old key is revoked now
+}
+
+// RevokedChain is a chain of keys after RevokeChain.
+type RevokedChain struct {
+	Key      Key      // the key that was named
+	Revoked  []string // ids of the keys that this call revoked, in the order of creation; never nil
+	Revision int64    // the newest of all keys of the chain
 }
 
 // NewSession is a session to be created.

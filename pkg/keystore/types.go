@@ -30,6 +30,8 @@ type Key struct {
 	ExpiresAt  time.Time // zero: never
 	RevokedAt  time.Time // zero: not revoked
 	LastUsedAt time.Time // zero: never reported
+	ReplacedBy string    // id of the successor after a roll; "": not rolled
+	Chain      string    // id of the first key of its chain; "": neither rolled nor a successor
 	Revision   int64     // of the change that made it what it is
 }
 
@@ -64,7 +66,7 @@ const (
 	KeyMint          Action = "key.mint"          // detail: label, scopes (space-separated), expires_at if any
 	KeyImport        Action = "key.import"        // as KeyMint
 	KeyRevoke        Action = "key.revoke"        // no detail
-	KeyRoll          Action = "key.roll"          // key: the old one; detail: successor, grace_seconds
+	KeyRoll          Action = "key.roll"          // key: the old one; detail: successor, grace_seconds, revoked (earlier keys of the chain, space-separated) if any
 	KeyGrant         Action = "key.grant"         // detail: scope
 	KeyUngrant       Action = "key.ungrant"       // detail: scope
 	SessionMint      Action = "session.mint"      // detail: session, expires_at

@@ -54,21 +54,8 @@ type Client struct{ current *watched[*tls.Config] }
 // presents the certificate with its key ("": none). It reads all anew when they
 // change, for the connections after that.
 func NewClient(caFile, certFile, keyFile string, log *zap.Logger) (*Client, error) {
-	current, err := watch([]string{caFile, certFile, keyFile}, []string{keyFile}, log, func() (conf *tls.Config, err error) {
-		conf = newConfig()
-		if caFile != "" {
-			if conf.RootCAs, err = pool(caFile); err != nil {
-				return nil, err
-			}
-		}
-		if certFile != "" {
-			cert, err := pair(certFile, keyFile)
-			if err != nil {
-				return nil, err
-			}
-			conf.Certificates = []tls.Certificate{cert}
-		}
-		return conf, nil
+	current, err := watch([]string{caFile, certFile, keyFile}, []string{keyFile}, log, func() (*tls.Config, error) {
+		return readClient(caFile, certFile, keyFile)
 	})
 	if err != nil {
 		return nil, err

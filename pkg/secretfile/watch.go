@@ -133,9 +133,13 @@ func unchanged(a, b os.FileInfo) bool {
 // warnIfOpen tells of files with a secret that everybody on the machine may read.
 func (w *watched[T]) warnIfOpen() {
 	for _, path := range w.private {
-		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
-			w.log.Warn("a file with a secret can be read by everybody on this machine",
-				zap.String("file", path), zap.Stringer("mode", info.Mode().Perm()))
-		}
+		warnIfOpen(path, w.log)
+	}
+}
+
+func warnIfOpen(path string, log *zap.Logger) {
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
+		log.Warn("a file with a secret can be read by everybody on this machine",
+			zap.String("file", path), zap.Stringer("mode", info.Mode().Perm()))
 	}
 }

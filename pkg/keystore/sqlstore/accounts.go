@@ -28,8 +28,8 @@ func accountByID(ctx context.Context, q Querier, id string) (a keystore.Account,
 }
 
 // livingAccount is an account that may get credentials.
-func (t *Tx) livingAccount(id string) (seq int64, err error) {
-	a, seq, err := accountByID(t.Ctx, t, id)
+func livingAccount(ctx context.Context, q Querier, id string) (seq int64, err error) {
+	a, seq, err := accountByID(ctx, q, id)
 	if err != nil {
 		return 0, err
 	}
@@ -43,13 +43,24 @@ func living(a keystore.Account) error {
 	return nil
 }
 
+func unusedAccount(ctx context.Context, q Querier, id string) error {
+	switch _, _, err := accountByID(ctx, q, id); {
+	case err == nil:
+		return keystore.Conflictf("Account exists already: %s", id)
+	case !errors.Is(err, keystore.ErrNotFound):
+		return err
+	}
+	return nil
+}
+
 // CreateAccount implements keystore.Admin.
 func (s *Core) CreateAccount(ctx context.Context, actor, id, name string) (keystore.Account, error) {
-	return Mutate(ctx, s.engine, "create account", actor, func(t *Tx) (keystore.Account, error) {
-		switch _, _, err := accountByID(t.Ctx, t, id); {
-		case err == nil:
-			return keystore.Account{}, keystore.Conflictf("Account exists already: %s", id)
-		case !errors.Is(err, keystore.ErrNotFound):
+	const what = "create account"
+	if err := unusedAccount(ctx, s.engine.Reader(), id); err != nil {
+		return keystore.Account{}, Failed(ctx, s.engine, what, err)
+	}
+	return Mutate(ctx, s.engine, what, actor, func(t *Tx) (keystore.Account, error) {
+		if err := unusedAccount(t.Ctx, t, id); err != nil {
 			return keystore.Account{}, err
 		}
 		a := keystore.Account{ID: id, Name: name, State: credential.Active, CreatedAt: t.Now}
@@ -89,7 +100,12 @@ func (s *Core) SetAccountState(ctx context.Context, actor, id string, state cred
 	default:
 		return keystore.Account{}, fmt.Errorf("set account state: %q is no state of an account", state)
 	}
-	return Mutate(ctx, s.engine, "set account state", actor, func(t *Tx) (keystore.Account, error) {
+	const what = "set account state"
+	a, _, err := accountByID(ctx, s.engine.Reader(), id)
+	if err != nil || a.State == state {
+		return a, Failed(ctx, s.engine, what, err)
+	}
+	return Mutate(ctx, s.engine, what, actor, func(t *Tx) (keystore.Account, error) {
 		a, seq, err := accountByID(t.Ctx, t, id)
 		if err != nil || a.State == state {
 			return a, err

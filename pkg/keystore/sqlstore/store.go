@@ -28,6 +28,8 @@ type Engine interface {
 	Reader() Querier
 	// Read runs do in one snapshot.
 	Read(ctx context.Context, do func(q Querier) error) error
+	// Head is keystore.Feed's: the head as it is, and the store's time.
+	Head(ctx context.Context) (keystore.Head, error)
 	// HeadIn reads the head in a transaction of Mutate.
 	HeadIn(t *Tx) (keystore.Head, error)
 	// Mutate runs do in one transaction that sees all those before it and that none

@@ -35,7 +35,7 @@ func testModel(t *testing.T, open func(t *testing.T) Harness) {
 		mc := &machine{h: h, ctx: t.Context(), model: model{epoch: head.Epoch, sidecars: map[string]*modelSidecar{}}}
 		defer func() { mc.h.Close() }()
 		rt.Repeat(map[string]func(*rapid.T){
-			"account": mc.account, "state": mc.state, "key": mc.key, "imports": mc.imports, "revoke": mc.revoke, "roll": mc.roll, "scope": mc.scope,
+			"account": mc.account, "state": mc.state, "key": mc.key, "imports": mc.imports, "revoke": mc.revoke, "chain": mc.chain, "roll": mc.roll, "scope": mc.scope,
 			"session": mc.session, "end": mc.end, "use": mc.use, "poll": mc.poll, "forget": mc.forget, "prune": mc.prune,
 			"epoch": mc.newEpoch, "time": mc.time, "reopen": mc.reopen, "": mc.check,
 		})
@@ -167,6 +167,17 @@ func (mc *machine) revoke(t *rapid.T) {
 	k, err := mc.h.Store.RevokeKey(mc.ctx, actor, id, owner)
 	if outcome(t, err, mc.model.revokeKey(id, owner)) {
 		same(t, "key", k, *mc.model.key(id))
+	}
+}
+
+func (mc *machine) chain(t *rapid.T) {
+	id := mc.anyKey(t)
+	owner := mc.anyOwner(t, id)
+	mc.now(t)
+	got, err := mc.h.Store.RevokeChain(mc.ctx, actor, id, owner)
+	want, how := mc.model.revokeChain(id, owner)
+	if outcome(t, err, how) {
+		same(t, "chain", got, want)
 	}
 }
 
@@ -303,6 +314,7 @@ func (mc *machine) check(t *rapid.T) {
 	accounts, _, err := s.Accounts(mc.ctx, all)
 	outcome(t, err, done)
 	same(t, "accounts", accounts, values(m.accounts))
+	mc.checkChains(t)
 	for _, a := range m.accounts {
 		keys, _, err := s.Keys(mc.ctx, a.ID, all)
 		outcome(t, err, done)
@@ -330,6 +342,18 @@ func (mc *machine) check(t *rapid.T) {
 	_, got, err := s.Resolve(mc.ctx, digests)
 	outcome(t, err, done)
 	same(t, "facts", got, facts)
+}
+
+// checkChains: at most two keys of a chain are in force.
+func (mc *machine) checkChains(t *rapid.T) {
+	inForce := map[string]int{}
+	for _, k := range mc.model.keys {
+		if k.Chain != "" && k.State == credential.Active && !mc.model.expired(k) {
+			if inForce[k.Chain]++; inForce[k.Chain] > 2 {
+				t.Fatalf("more than two keys of the chain %s are in force", k.Chain)
+			}
+		}
+	}
 }
 
 // checkProgress compares how far each change has come, and holds it against what was told

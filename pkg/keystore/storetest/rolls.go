@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -20,6 +21,7 @@ func testRoll(e *env) {
 	e.around("revoked", replaced.RevokedAt, now)
 	want := old
 	want.State, want.RevokedAt, want.Revision = credential.Revoked, replaced.RevokedAt, replaced.Revision
+	want.ReplacedBy, want.Chain = next.ID, old.ID
 	e.same("the old key", replaced, want)
 	e.same("state of the old one's fact", e.fact(old.Digest).Record.State, credential.Revoked)
 	fact := e.fact(next.Digest)
@@ -74,8 +76,11 @@ func (e *env) rolled(old keystore.Key, grace time.Duration) (next, replaced keys
 	}})
 	e.same("successor", next, keystore.Key{
 		ID: roll.NewID, Account: old.Account, Digest: roll.Digest, Label: old.Label, Hint: roll.Hint, Scopes: old.Scopes,
-		State: credential.Active, CreatedAt: next.CreatedAt, CreatedBy: actor, ExpiresAt: old.ExpiresAt, Revision: next.Revision,
+		State: credential.Active, CreatedAt: next.CreatedAt, CreatedBy: actor, ExpiresAt: old.ExpiresAt, Chain: cmp.Or(old.Chain, old.ID),
+		Revision: next.Revision,
 	})
+	e.same("replaced by", replaced.ReplacedBy, next.ID)
+	e.same("chain", replaced.Chain, next.Chain)
 	e.reads(next)
 	e.reads(replaced)
 	return next, replaced

@@ -2,7 +2,19 @@
 -- or rolled to. replaced_by is the successor's id.
 ALTER TABLE keys ADD COLUMN replaced_by text COLLATE "C", ADD COLUMN chain text COLLATE "C";
 
-CREATE INDEX keys_by_chain ON keys (chain) WHERE chain IS NOT NULL;
+CREATE INDEX keys_by_chain ON keys (chain, revoked_at) WHERE chain IS NOT NULL;
+
+-- Rolls of the time before are in the audit. A key could be rolled more than once then: all its successors are of its chain.
+UPDATE keys SET replaced_by = (SELECT e.detail::json ->> 'successor' FROM events e
+    WHERE e.key = keys.id AND e.action = 'key.roll' ORDER BY e.seq DESC LIMIT 1)
+WHERE id IN (SELECT key FROM events WHERE action = 'key.roll');
+
+WITH RECURSIVE chains (id, first) AS (
+    SELECT key, key FROM events
+    WHERE action = 'key.roll' AND key NOT IN (SELECT (detail::json ->> 'successor') COLLATE "C" FROM events WHERE action = 'key.roll')
+    UNION
+    SELECT (e.detail::json ->> 'successor') COLLATE "C", c.first FROM chains c JOIN events e ON e.key = c.id AND e.action = 'key.roll')
+UPDATE keys SET chain = c.first FROM chains c WHERE c.id = keys.id;
 
 -- Counts an account's keys that are in force without reading the others.
 CREATE INDEX keys_in_force ON keys (account, expires_at) WHERE revoked_at IS NULL;

@@ -1,0 +1,27 @@
+package postgres_test
+
+import (
+	"os"
+	"regexp"
+	"testing"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
+)
+
+// A database of the first schema keeps the chains that its audit has on record.
+func TestUpgradeFindsChains(t *testing.T) {
+	url := database(t, server)
+	first, err := os.ReadFile("migrations/0001_first.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	statements := []string{string(first), "CREATE TABLE phantom_schema (version integer NOT NULL)", "INSERT INTO phantom_schema VALUES (1)"}
+	for _, q := range storetest.RolledBefore() {
+		statements = append(statements, regexp.MustCompile(`DIGEST\((\w+)\)`).ReplaceAllString(q, `'\x$1'`))
+	}
+	execute(t, url, statements...)
+	s := open(t, url, postgres.Options{})
+	defer mustClose(t, s)
+	storetest.HasRolledBefore(t, s)
+}

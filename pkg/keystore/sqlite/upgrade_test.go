@@ -1,0 +1,27 @@
+package sqlite
+
+import (
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
+)
+
+// A database of the first schema keeps the chains that its audit has on record.
+func TestUpgradeFindsChains(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	first, err := fs.ReadFile(migrations, "migrations/0001_first.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	statements := []string{string(first), "PRAGMA user_version = 1"}
+	for _, q := range storetest.RolledBefore() {
+		statements = append(statements, regexp.MustCompile(`DIGEST\((\w+)\)`).ReplaceAllString(q, "x'$1'"))
+	}
+	if err := foreign(t, path, statements...).Close(); err != nil {
+		t.Fatal(err)
+	}
+	storetest.HasRolledBefore(t, mustOpen(t, path, Options{}))
+}
