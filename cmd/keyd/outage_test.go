@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -69,7 +70,7 @@ func (s *seeded) send(r [4]string) (int, map[string]any) {
 	case "owners":
 		return s.owners.do(r[1], r[2], r[3])
 	case "sidecars":
-		return s.ask("sidecars", sidecarToken, r[1], r[2], fmt.Sprintf(r[3], polls.Add(1)))
+		return s.ask("sidecars", sidecarToken, r[1], r[2], strings.ReplaceAll(r[3], "%d", strconv.FormatInt(polls.Add(1), 10)))
 	}
 	return s.ask("operators", aliceToken, r[1], r[2], r[3])
 }
