@@ -1,6 +1,7 @@
 package house
 
 import (
+	"bufio"
 	"debug/buildinfo"
 	"debug/elf"
 	"errors"
@@ -11,8 +12,27 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
+
+// demoInSmall says ready, and how it was stopped.
+const demoInSmall = `package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
+	fmt.Println("ready")
+	fmt.Println(<-stop)
+}
+`
 
 // smallClone is a folder with the Makefile of this one and three programs that do
 // nothing, so that `make build` takes a second.
@@ -23,6 +43,7 @@ func smallClone(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	files := map[string]string{"Makefile": string(makefile), "go.mod": "module example.com/clone\n\ngo 1.26\n", ".gitignore": "/bin/\n"}
+	files["cmd/demo/main.go"] = demoInSmall
 	for _, name := range []string{"authzd", "keyd", "keyctl"} {
 		files["cmd/"+name+"/main.go"] = "package main\n\nfunc main() {}\n"
 	}
@@ -127,6 +148,45 @@ func TestMakeBuildIgnoresSettingsOfOtherProjects(t *testing.T) {
 			runIn(t, dir, cleanEnvironment(append(identity, c.env...)...), "make", args...)
 			checkPrograms(t, dir, c.commit)
 		})
+	}
+}
+
+// TestMakeUpPassesSignalsOn: SIGTERM sent to make, and Ctrl-C, which goes to the whole process group, reach the demo, and
+// make ends only after it.
+func TestMakeUpPassesSignalsOn(t *testing.T) {
+	for _, c := range []struct {
+		signal syscall.Signal
+		group  bool
+	}{{syscall.SIGTERM, false}, {syscall.SIGINT, true}} {
+		dir := t.TempDir()
+		smallClone(t, dir)
+		up := exec.CommandContext(t.Context(), "make", "up")
+		up.Dir, up.Env, up.SysProcAttr = dir, cleanEnvironment(), &syscall.SysProcAttr{Setpgid: true}
+		out, err := up.StdoutPipe()
+		if err == nil {
+			err = up.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for scan := bufio.NewScanner(out); scan.Scan(); {
+			lines = append(lines, scan.Text())
+			if scan.Text() != "ready" {
+				continue
+			}
+			process := up.Process.Pid
+			if c.group {
+				process = -process
+			}
+			if err := syscall.Kill(process, c.signal); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = up.Wait() // make's own status after a signal
+		if !slices.Contains(lines, c.signal.String()) {
+			t.Errorf("%v did not reach the demo: %q", c.signal, lines)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ var config []byte
 // is in envoy.yaml.
 type Addresses struct {
 	Listener string // where clients come in; an IP address
+	Second   string // another address where clients come in; an IP address
 	Admin    string // Envoy's own admin listener; an IP address
 	Authz    string // authzd's check listener
 	Owners   string // keyd's listener for owners
@@ -36,6 +37,7 @@ func Render(a Addresses) ([]byte, error) {
 	static := doc.at("static_resources")
 	err := errors.Join(
 		setListener(static.list("listeners")[0], "listener", a.Listener),
+		addListenerAddress(static.list("listeners")[0], a.Second),
 		setListener(doc.at("admin"), "admin", a.Admin),
 	)
 	for _, cluster := range static.list("clusters") {
@@ -79,15 +81,36 @@ func setListener(listener node, name, address string) error {
 	if address == "" {
 		return nil
 	}
-	parsed, _, err := parseAddress(address)
+	parsed, err := parseSocket(name, address)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if _, ok := parsed["socket_address"]; !ok {
-		return fmt.Errorf("%s: %q must be tcp://HOST:PORT", name, address)
+		return err
 	}
 	listener["address"] = parsed
 	return nil
+}
+
+func addListenerAddress(listener node, address string) error {
+	if address == "" {
+		return nil
+	}
+	parsed, err := parseSocket("second listener", address)
+	if err != nil {
+		return err
+	}
+	listener["additional_addresses"] = []node{{"address": parsed}}
+	return nil
+}
+
+// parseSocket returns Envoy's form of the address of a listener.
+func parseSocket(name, address string) (node, error) {
+	parsed, _, err := parseAddress(address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if _, ok := parsed["socket_address"]; !ok {
+		return nil, fmt.Errorf("%s: %q must be tcp://HOST:PORT", name, address)
+	}
+	return parsed, nil
 }
 
 func setCluster(cluster node, name, address string) error {

@@ -29,7 +29,7 @@ func main() {
 
 	// A terminal that is gone must end in an error of a write, not of the demo.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
 	defer stop()
 
 	out := newConsole(os.Stdout)
@@ -58,13 +58,14 @@ func run(ctx context.Context, out *console) error {
 		return err
 	}
 	defer home.Release()
-	if err := free(ctx, port); err != nil {
+	listeners, err := localhost(ctx, port)
+	if err != nil {
 		return err
 	}
 	if programs.envoy, err = findEnvoy(ctx, home, out); err != nil {
 		return err
 	}
-	s, err := plan(ctx, home, port)
+	s, err := plan(ctx, home, port, listeners)
 	if err != nil {
 		return err
 	}
@@ -77,6 +78,16 @@ func run(ctx context.Context, out *console) error {
 	}
 	s.watch(ctx, out)
 	return nil
+}
+
+// stopSignals are the signals that stop the demo. SIGHUP is one, for a terminal that is
+// closed, unless nohup has made the demo ignore it.
+func stopSignals() []os.Signal {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 func publicPort(text string) (int, error) {

@@ -24,17 +24,21 @@ type stack struct {
 	parts []*part // in the order of their start
 }
 
+// listeners are Envoy's addresses for localhost: the second is empty on a machine without IPv6.
+type listeners struct{ first, second string }
+
 func (s *stack) url() string { return fmt.Sprintf("http://localhost:%d", s.port) }
 
 // plan gives every part its address and writes the configuration files.
-func plan(ctx context.Context, h *home, port int) (*stack, error) {
+func plan(ctx context.Context, h *home, port int, l listeners) (*stack, error) {
 	s := &stack{home: h, port: port}
 	err := freeAddresses(ctx, &s.envoyAdmin, &s.authzdAdmin, &s.keydAdmin, &s.sidecars, &s.operators, &s.echo)
 	if err != nil {
 		return nil, err
 	}
 	envoyConfig, err := envoy.Render(envoy.Addresses{
-		Listener: fmt.Sprintf("tcp://127.0.0.1:%d", port),
+		Listener: l.first,
+		Second:   l.second,
 		Admin:    "tcp://" + s.envoyAdmin,
 		Authz:    "unix://" + h.addressed("authz.sock"),
 		Owners:   "unix://" + h.addressed("owners.sock"),
@@ -53,7 +57,7 @@ func plan(ctx context.Context, h *home, port int) (*stack, error) {
 	}
 	for name, content := range map[string][]byte{
 		"envoy.yaml": envoyConfig, "keyd.yaml": keydConfig, "authzd.yaml": authzdConfig,
-		"key-api.token": []byte(rand.Text()), "operator.token": []byte(rand.Text()),
+		"key-api.token": newToken(), "operator.token": newToken(),
 	} {
 		if err := os.WriteFile(h.file(name), content, 0o600); err != nil {
 			return nil, err
@@ -61,6 +65,9 @@ func plan(ctx context.Context, h *home, port int) (*stack, error) {
 	}
 	return s, nil
 }
+
+// newToken returns 52 random characters, twice the 128 bits of rand.Text.
+func newToken() []byte { return []byte(rand.Text() + rand.Text()) }
 
 type mapping map[string]any
 
@@ -107,21 +114,27 @@ func freeAddresses(ctx context.Context, addresses ...*string) error {
 	return nil
 }
 
-// free tells whether nobody listens where the demo's callers will go: localhost
-// is both addresses.
-func free(ctx context.Context, port int) error {
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, fmt.Sprint(port)))
+// localhost returns the addresses where the demo's callers will go, which may be either
+// of IPv4 and IPv6, if nothing listens there.
+func localhost(ctx context.Context, port int) (listeners, error) {
+	var l listeners
+	for _, at := range []struct {
+		host string
+		url  *string
+	}{{"127.0.0.1", &l.first}, {"::1", &l.second}} {
+		address := net.JoinHostPort(at.host, fmt.Sprint(port))
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 		switch {
 		case err == nil:
 			_ = listener.Close()
+			*at.url = "tcp://" + address
 		case errors.Is(err, syscall.EADDRINUSE):
-			return fmt.Errorf("port %d is busy: stop what listens there, or choose another with PORT=", port)
+			return listeners{}, fmt.Errorf("port %d is busy: stop what listens there, or choose another with PORT=", port)
 		case errors.Is(err, syscall.EACCES):
-			return fmt.Errorf("port %d is not allowed to this user: choose another with PORT=", port)
-		case host == "127.0.0.1":
-			return err
+			return listeners{}, fmt.Errorf("port %d is not allowed to this user: choose another with PORT=", port)
+		case at.host == "127.0.0.1":
+			return listeners{}, err
 		} // else this machine has no IPv6
 	}
-	return nil
+	return l, nil
 }
