@@ -1,9 +1,11 @@
 package k8s
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -33,6 +35,22 @@ func configuration(m *manifests, report report) {
 			report("ConfigMap", "%s is not the one in %s", name, strings.Join(candidates, " or "))
 		}
 	}
+}
+
+// stopTime is how long a program with that configuration may take to stop after SIGTERM.
+func stopTime(report func(string, ...any), config string) time.Duration {
+	var times struct {
+		DrainDelay string `yaml:"drain_delay"`
+		Drain      string
+	}
+	times.DrainDelay, times.Drain = "0s", "10s" // the programs' defaults
+	err := yaml.Unmarshal([]byte(config), &times)
+	delay, delayErr := time.ParseDuration(times.DrainDelay)
+	drain, drainErr := time.ParseDuration(times.Drain)
+	if err := errors.Join(err, delayErr, drainErr); err != nil {
+		report("drain times: %v", err)
+	}
+	return delay + drain
 }
 
 type serverConfig struct {
