@@ -19,11 +19,10 @@ RUN --mount=type=cache,target=/cache go mod download
 COPY cmd cmd
 COPY pkg pkg
 RUN --mount=type=cache,target=/cache \
-    umask 022 && go build -buildvcs=false -trimpath -ldflags="-s -w -buildid=" -o /out/bin/ \
+    go build -buildvcs=false -trimpath -ldflags="-s -w -buildid=" -o /out/bin/ \
     ./cmd/authzd ./cmd/keyd ./cmd/keyctl ./cmd/echo
 # A fresh volume takes its owner from the folder in the image: sockets, the database, tokens.
-RUN umask 022 \
-    && mkdir -p /out/run/phantom /out/var/lib/phantom /out/etc/phantom/sidecar /out/etc/phantom/operator \
+RUN mkdir -p /out/run/phantom /out/var/lib/phantom /out/etc/phantom/sidecar /out/etc/phantom/operator \
     && chown 65532:65532 /out/run/phantom /out/var/lib/phantom /out/etc/phantom/sidecar /out/etc/phantom/operator
 
 # The next three are compose's, and not for production. They hold its files, which compose could not mount: user 65532
@@ -31,8 +30,7 @@ RUN umask 022 \
 
 # What makes tokens and demo keys: keyctl beside a shell and curl.
 FROM build AS seed
-RUN umask 022 \
-    && cp /out/bin/keyctl /usr/local/bin/ \
+RUN cp /out/bin/keyctl /usr/local/bin/ \
     && mkdir -p /etc/phantom/sidecar /etc/phantom/operator /demo \
     && chown 65532:65532 /etc/phantom/sidecar /etc/phantom/operator /demo
 COPY --chmod=0444 envoy/compose/tokens.sh envoy/compose/seed.sh /etc/phantom/
@@ -43,8 +41,7 @@ CMD ["keyctl", "-h"]
 # both.
 FROM ${ENVOY_IMAGE} AS envoy
 COPY --chmod=0444 envoy/envoy.yaml /etc/envoy/envoy.yaml
-RUN umask 022 \
-    && mkdir -p /run/phantom \
+RUN mkdir -p /run/phantom \
     && ln -s ../authzd/authz.sock ../keyd/owners.sock /run/phantom/
 USER 65532:65532
 ENTRYPOINT ["envoy"]
