@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // requirements pin the wheels by their hashes, a file for each version.
@@ -76,6 +77,9 @@ func download(ctx context.Context, dir, version string, pins []byte) (wheel stri
 	run := func(program string, args ...string) ([]byte, error) {
 		cmd := exec.CommandContext(ctx, program, append([]string{"-I"}, args...)...) //nolint:gosec // the user's own python3
 		cmd.Env = pythonEnvironment(os.Environ())
+		// venv and pip start processes of their own: the end of ctx ends them all.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 		return cmd.CombinedOutput()
 	}
 	if out, err := run(python, "-m", "venv", venv); err != nil {

@@ -3,6 +3,7 @@ package envoy
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -104,6 +107,50 @@ func TestDownloadIgnoresSettingsOfOtherProjects(t *testing.T) {
 	if _, err := download(t.Context(), t.TempDir(), "1.2.3", other); err == nil || !strings.Contains(err.Error(), "its hash differs") {
 		t.Errorf("a wheel of another hash: %v", err)
 	}
+}
+
+// TestDownloadStopsWithItsProcesses: Python's children hold its output open, and end too.
+func TestDownloadStopsWithItsProcesses(t *testing.T) {
+	bin, dir := t.TempDir(), t.TempDir()
+	child := filepath.Join(bin, "child")
+	script := "#!/bin/sh\nsleep 60 &\necho $! >" + child + ".new\nmv " + child + ".new " + child + "\nwait\n"
+	if err := os.WriteFile(filepath.Join(bin, "python3"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := download(ctx, dir, "1.2.3", nil)
+		done <- err
+	}()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	var pid int
+	for pid == 0 {
+		text, _ := os.ReadFile(child)
+		_, _ = fmt.Sscan(string(text), &pid)
+		<-tick.C
+	}
+	cancel()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("it did not fail")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for a process of Python's")
+	}
+	if err := syscall.Kill(pid, 0); err == nil && !zombie(pid) {
+		t.Error("a process of Python's is left")
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// zombie reports whether the process has ended and waits for its parent, which on Linux can be seen.
+func zombie(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(status), ") Z ")
 }
 
 func TestPythonEnvironmentKeepsHowToReachAnIndex(t *testing.T) {

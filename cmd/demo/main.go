@@ -63,7 +63,7 @@ func run(ctx context.Context, out *console) error {
 		return err
 	}
 	if programs.envoy, err = findEnvoy(ctx, home, out); err != nil {
-		return err
+		return stopped(ctx, err)
 	}
 	s, err := plan(ctx, home, port, listeners)
 	if err != nil {
@@ -71,13 +71,18 @@ func run(ctx context.Context, out *console) error {
 	}
 	defer s.stop(out)
 	if err := s.prepare(ctx, programs, out); err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("stopped before it was ready")
-		}
-		return err
+		return stopped(ctx, err)
 	}
 	s.watch(ctx, out)
 	return nil
+}
+
+// stopped returns what to say of a start that failed: no more than that if a signal stopped it.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("stopped before it was ready")
+	}
+	return err
 }
 
 // stopSignals are the signals that stop the demo. SIGHUP is one, for a terminal that is
