@@ -11,7 +11,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/envoy"
 )
 
-// TestRenderChangesOnlyAddresses blanks the six addresses in envoy.yaml and in a
+// TestRenderChangesOnlyAddresses blanks the five addresses in envoy.yaml and in a
 // rendering that changes all of them: the rest must be equal.
 func TestRenderChangesOnlyAddresses(t *testing.T) {
 	shipped, err := os.ReadFile("envoy.yaml")
@@ -19,13 +19,13 @@ func TestRenderChangesOnlyAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	rendered, err := envoy.Render(envoy.Addresses{
-		Listener: "tcp://127.0.0.1:1", Second: "tcp://[::1]:5", Admin: "tcp://127.0.0.1:2", Authz: "tcp://authz.example:3",
+		Listener: "tcp://127.0.0.1:1", Admin: "tcp://127.0.0.1:2", Authz: "tcp://authz.example:3",
 		Owners: "tcp://[::1]:4", Upstream: "unix:///run/upstream.sock",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, address := range []string{"port_value: 1\n", "port_value: 2\n", "port_value: 5\n", "authz.example", "address: ::1", "/run/upstream.sock"} {
+	for _, address := range []string{"port_value: 1\n", "port_value: 2\n", "authz.example", "address: ::1", "/run/upstream.sock"} {
 		if !strings.Contains(string(rendered), address) {
 			t.Errorf("the rendering lacks %q", address)
 		}
@@ -44,10 +44,10 @@ func TestRenderChangesOnlyAddresses(t *testing.T) {
 
 func TestRenderRefusesBadAddresses(t *testing.T) {
 	_, err := envoy.Render(envoy.Addresses{
-		Listener: "unix:///run/public.sock", Second: "unix:///run/second.sock", Admin: "127.0.0.1:1", Authz: "tcp://127.0.0.1",
+		Listener: "unix:///run/public.sock", Admin: "127.0.0.1:1", Authz: "tcp://127.0.0.1",
 		Owners: "unix://run/owners.sock", Upstream: "http://echo:80/",
 	})
-	for _, name := range []string{"listener: ", "second listener: ", "admin: ", "authz: ", "owners: ", "upstream: "} {
+	for _, name := range []string{"listener: ", "admin: ", "authz: ", "owners: ", "upstream: "} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("error %v does not name %q", err, name)
 		}
@@ -76,9 +76,7 @@ func withoutAddresses(t *testing.T, text []byte) map[string]any {
 	}
 	remove(doc["admin"], "address")
 	static := doc["static_resources"].(map[string]any)
-	listener := static["listeners"].([]any)[0]
-	remove(listener, "address")
-	delete(listener.(map[string]any), "additional_addresses")
+	remove(static["listeners"].([]any)[0], "address")
 	for _, c := range static["clusters"].([]any) {
 		cluster := c.(map[string]any)
 		remove(cluster, "type")

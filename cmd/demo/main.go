@@ -58,14 +58,14 @@ func run(ctx context.Context, out *console) error {
 		return err
 	}
 	defer home.Release()
-	listeners, err := localhost(ctx, port)
+	listener, err := localhost(port, listenTCP)
 	if err != nil {
 		return err
 	}
 	if programs.envoy, err = findEnvoy(ctx, home, out); err != nil {
 		return stopped(ctx, err)
 	}
-	s, err := plan(ctx, home, port, listeners)
+	s, err := plan(ctx, home, port, listener)
 	if err != nil {
 		return err
 	}

@@ -24,21 +24,17 @@ type stack struct {
 	parts []*part // in the order of their start
 }
 
-// listeners are Envoy's addresses for localhost: the second is empty on a machine without IPv6.
-type listeners struct{ first, second string }
-
 func (s *stack) url() string { return fmt.Sprintf("http://localhost:%d", s.port) }
 
 // plan gives every part its address and writes the configuration files.
-func plan(ctx context.Context, h *home, port int, l listeners) (*stack, error) {
+func plan(ctx context.Context, h *home, port int, listener string) (*stack, error) {
 	s := &stack{home: h, port: port}
 	err := freeAddresses(ctx, &s.envoyAdmin, &s.authzdAdmin, &s.keydAdmin, &s.sidecars, &s.operators, &s.echo)
 	if err != nil {
 		return nil, err
 	}
 	envoyConfig, err := envoy.Render(envoy.Addresses{
-		Listener: l.first,
-		Second:   l.second,
+		Listener: listener,
 		Admin:    "tcp://" + s.envoyAdmin,
 		Authz:    "unix://" + h.addressed("authz.sock"),
 		Owners:   "unix://" + h.addressed("owners.sock"),
@@ -114,27 +110,30 @@ func freeAddresses(ctx context.Context, addresses ...*string) error {
 	return nil
 }
 
-// localhost returns the addresses where the demo's callers will go, which may be either
-// of IPv4 and IPv6, if nothing listens there.
-func localhost(ctx context.Context, port int) (listeners, error) {
-	var l listeners
-	for _, at := range []struct {
-		host string
-		url  *string
-	}{{"127.0.0.1", &l.first}, {"::1", &l.second}} {
-		address := net.JoinHostPort(at.host, fmt.Sprint(port))
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+// listenTCP is net.Listen.
+func listenTCP(address string) (net.Listener, error) {
+	return net.Listen("tcp", address) //nolint:noctx // no name to look up, nothing to wait for
+}
+
+// localhost returns Envoy's listener for the addresses where the demo's callers will go, if
+// nothing listens there: tcp://localhost:PORT for both, or tcp://127.0.0.1:PORT on a machine
+// where ::1 cannot be bound, for example because of the sysctl disable_ipv6.
+func localhost(port int, listen func(address string) (net.Listener, error)) (listener string, err error) {
+	listener = fmt.Sprintf("tcp://localhost:%d", port)
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		l, err := listen(net.JoinHostPort(host, fmt.Sprint(port)))
 		switch {
 		case err == nil:
-			_ = listener.Close()
-			*at.url = "tcp://" + address
+			_ = l.Close()
 		case errors.Is(err, syscall.EADDRINUSE):
-			return listeners{}, fmt.Errorf("port %d is busy: stop what listens there, or choose another with PORT=", port)
+			return "", fmt.Errorf("port %d is busy: stop what listens there, or choose another with PORT=", port)
 		case errors.Is(err, syscall.EACCES):
-			return listeners{}, fmt.Errorf("port %d is not allowed to this user: choose another with PORT=", port)
-		case at.host == "127.0.0.1":
-			return listeners{}, err
-		} // else this machine has no IPv6
+			return "", fmt.Errorf("port %d is not allowed to this user: choose another with PORT=", port)
+		case host == "127.0.0.1":
+			return "", err
+		default:
+			listener = fmt.Sprintf("tcp://127.0.0.1:%d", port)
+		}
 	}
-	return l, nil
+	return listener, nil
 }
