@@ -100,6 +100,8 @@ var mutations = []struct {
 	{about: "listener on IPv4 only", kind: "ConfigMap", name: "keyd", rule: "dual-stack", edit: []string{"keyd.yaml", "owners: tcp://[::]", "owners: tcp://0.0.0.0"}},
 	{about: "admin listener on IPv4 only", kind: "ConfigMap", name: "authzd", rule: "dual-stack", edit: []string{"authzd.yaml", "tcp://[::]", "tcp://0.0.0.0"}},
 	{about: "Service of one family", kind: "Service", name: "keyd", rule: "dual-stack", patch: `{"op":"remove","path":"/spec/ipFamilyPolicy"}`},
+	{about: "less memory than Envoy's heap", kind: "Deployment", name: "gateway", rule: "envoy-memory", patch: `{"op":"replace","path":"` + first + `/resources/limits/memory","value":"640Mi"}`},
+	{about: "Envoy on IPv4 only", kind: "ConfigMap", name: "envoy", rule: "envoy-listeners", edit: []string{"envoy.yaml", `address: "::", port_value: 10000, ipv4_compat: true`, "address: 0.0.0.0, port_value: 10000"}},
 	{about: "any name in keyd's certificate", kind: "ConfigMap", name: "envoy", rule: "mutual-tls", edit: []string{"sds-ca.yaml", "{san_type: DNS, matcher: {exact: keyd}}", ""}},
 }
 

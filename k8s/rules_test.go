@@ -42,6 +42,8 @@ var rules = []struct {
 	{"secret-access", secretAccess},
 	{"client-names", clientNames},
 	{"dual-stack", dualStack},
+	{"envoy-memory", envoyMemory},
+	{"envoy-listeners", envoyListeners},
 	{"network", network},
 }
 
