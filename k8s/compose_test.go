@@ -1,11 +1,13 @@
 package k8s
 
 import (
+	"maps"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
@@ -39,10 +41,8 @@ func TestCompose(t *testing.T) {
 			for _, s := range p.Services {
 				hardened(t, s)
 			}
-			for name, config := range p.Configs {
-				if _, err := os.Stat(config.File); err != nil {
-					t.Errorf("config %s: %v", name, err)
-				}
+			if len(p.Configs)+len(p.Secrets) > 0 {
+				t.Errorf("configs %v and secrets %v: files of the clone must be in the images", p.ConfigNames(), p.SecretNames())
 			}
 		})
 	}
@@ -60,6 +60,40 @@ func hardened(t *testing.T, s types.ServiceConfig) {
 	}
 	if s.Build == nil && !regexp.MustCompile(`:v\d+\.\d+\.\d+$`).MatchString(s.Image) {
 		t.Errorf("%s: image %q is not pinned to a version", s.Name, s.Image)
+	}
+	// User 65532 cannot read a file of a clone that was made with umask 077, and compose cannot copy one into a
+	// service with a read-only root.
+	for _, v := range s.Volumes {
+		if v.Type != types.VolumeTypeVolume {
+			t.Errorf("%s mounts %s of the clone", s.Name, v.Source)
+		}
+	}
+}
+
+// TestComposeVolumes: each service has the tokens, sockets and data that it needs, and no other. authzd cannot act as an
+// operator, nor speak for owners at keyd's socket.
+func TestComposeVolumes(t *testing.T) {
+	p := composeProject(t, "../compose.yaml")
+	got := map[string][]string{}
+	for _, name := range p.ServiceNames() {
+		for _, v := range p.Services[name].Volumes {
+			if v.ReadOnly {
+				got[v.Source] = append(got[v.Source], name+" reads")
+			} else {
+				got[v.Source] = append(got[v.Source], name)
+			}
+		}
+	}
+	want := map[string][]string{
+		"sidecar-token":  {"authzd reads", "keyd reads", "tokens"},
+		"operator-token": {"keyctl reads", "keyd reads", "seed reads", "tokens"},
+		"check-socket":   {"authzd", "envoy reads"},
+		"owners-socket":  {"envoy reads", "keyd"},
+		"keys":           {"keyd"},
+		"demo":           {"env reads", "seed"},
+	}
+	if !maps.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("volumes %v, want %v", got, want)
 	}
 }
 
@@ -84,7 +118,7 @@ func TestComposeOrder(t *testing.T) {
 			t.Errorf("%s: needs a health check that works without a shell", name)
 			continue
 		}
-		if command := strings.Join(s.Command, " "); s.Build != nil && strings.Join(s.HealthCheck.Test[1:], " ") != command+" -healthcheck" {
+		if command := strings.Join(s.Command, " "); name != "envoy" && strings.Join(s.HealthCheck.Test[1:], " ") != command+" -healthcheck" {
 			t.Errorf("%s: the health check must be the program's own: %v", name, s.HealthCheck.Test)
 		}
 		if s.Restart != "unless-stopped" {
@@ -92,6 +126,11 @@ func TestComposeOrder(t *testing.T) {
 		}
 		if s.MemLimit == 0 {
 			t.Errorf("%s: needs a memory limit", name)
+		}
+		if config, err := os.ReadFile("../envoy/config/" + name + ".yaml"); err == nil {
+			if stop := stopTime(t.Errorf, string(config)); s.StopGracePeriod == nil || time.Duration(*s.StopGracePeriod) <= stop {
+				t.Errorf("%s: stop_grace_period must be more than the %v that it may take to stop", name, stop)
+			}
 		}
 	}
 }
@@ -124,8 +163,8 @@ func TestOneEnvoyVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "envoyproxy/envoy:v" + regexp.MustCompile(`Newest\s+= "([\d.]+)"`).FindStringSubmatch(string(find))[1]
-	if got := composeProject(t, "../compose.yaml").Services["envoy"].Image; got != want {
-		t.Errorf("compose runs %s, want %s", got, want)
+	if !strings.Contains(dockerfile(t), "\nARG ENVOY_IMAGE="+want+"\n") {
+		t.Errorf("compose does not run %s", want)
 	}
 	m, err := decode(documents(t, kustomize(t, "base")))
 	if err != nil {

@@ -1,11 +1,14 @@
 package k8s
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // files returns what the build's ConfigMaps hold, by file name.
@@ -35,15 +38,57 @@ func configuration(m *manifests, report report) {
 	}
 }
 
+// stopTime is how long a program with that configuration may take to stop after SIGTERM.
+func stopTime(report func(string, ...any), config string) time.Duration {
+	var times struct {
+		DrainDelay string `yaml:"drain_delay"`
+		Drain      string
+	}
+	times.DrainDelay, times.Drain = "0s", "10s" // the programs' defaults
+	err := yaml.Unmarshal([]byte(config), &times)
+	delay, delayErr := time.ParseDuration(times.DrainDelay)
+	drain, drainErr := time.ParseDuration(times.Drain)
+	if err := errors.Join(err, delayErr, drainErr); err != nil {
+		report("drain times: %v", err)
+	}
+	return delay + drain
+}
+
 type serverConfig struct {
 	Listen struct {
-		Sidecars, Operators, Owners string
-		TLS                         map[string]string
+		Sidecars, Operators, Owners, Admin string
+		TLS                                map[string]string
+		ClientNames                        map[string][]string `yaml:"client_names"`
 	}
 	KeyAPI struct {
 		URL string
 		TLS map[string]string
 	} `yaml:"key_api"`
+}
+
+// server returns a program's configuration as it is deployed.
+func (m *manifests) server(name string, report report) serverConfig {
+	var config serverConfig
+	if err := yaml.Unmarshal([]byte(m.files()[name]), &config); err != nil {
+		report(name, "%v", err)
+	}
+	return config
+}
+
+// dualStack: what the kubelet or another Pod calls listens on IPv4 and IPv6, and a Service has an address of each family
+// that the cluster has.
+func dualStack(m *manifests, report report) {
+	keyd, authzd := m.server("keyd.yaml", report).Listen, m.server("authzd.yaml", report).Listen
+	for _, address := range []string{keyd.Sidecars, keyd.Operators, keyd.Owners, keyd.Admin, authzd.Admin} {
+		if !strings.HasPrefix(address, "unix://") && !strings.HasPrefix(address, "tcp://[::]:") {
+			report("configuration", "listens on %q, must be on tcp://[::]:PORT", address)
+		}
+	}
+	for _, s := range m.services {
+		if policy := s.Spec.IPFamilyPolicy; policy == nil || *policy != corev1.IPFamilyPolicyPreferDualStack {
+			report("Service "+s.Name, "ipFamilyPolicy must be PreferDualStack")
+		}
+	}
 }
 
 type envoyCluster struct {
@@ -65,9 +110,7 @@ func mutualTLS(m *manifests, report report) {
 			report(name, "%v", err)
 		}
 	}
-	var keyd, authzd serverConfig
-	read("keyd.yaml", &keyd)
-	read("authzd.yaml", &authzd)
+	keyd, authzd := m.server("keyd.yaml", report), m.server("authzd.yaml", report)
 	for _, address := range []string{keyd.Listen.Sidecars, keyd.Listen.Operators, keyd.Listen.Owners} {
 		if !strings.HasPrefix(address, "unix://") && keyd.Listen.TLS["client_ca_file"] == "" {
 			report("keyd.yaml", "%q is open to the network: listen.tls.client_ca_file must be set", address)

@@ -73,24 +73,35 @@ func TestProgramsAcceptKubernetesConfiguration(t *testing.T) {
 // The programs accept what compose gives them, with the tokens that its first service makes.
 func TestProgramsAcceptComposeConfiguration(t *testing.T) {
 	dir := t.TempDir()
-	p := composeProject(t, "../compose.yaml")
-	secrets := filepath.Join(dir, "secrets")
-	if err := os.Mkdir(secrets, 0o700); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"sidecar", "operator"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
+	tokens := map[string]string{}
 	for range 2 { // the second time it finds them
-		if out, err := exec.Command("sh", p.Configs["tokens"].File, secrets).CombinedOutput(); err != nil {
+		if out, err := exec.Command("sh", "../envoy/compose/tokens.sh", dir).CombinedOutput(); err != nil {
 			t.Fatalf("tokens.sh: %v\n%s", err, out)
+		}
+		for _, name := range []string{"sidecar/key-api.token", "operator/operator.token"} {
+			token, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil || len(token) < 32 || tokens[name] != "" && tokens[name] != string(token) {
+				t.Errorf("%s: %d characters, or others than before: %v", name, len(token), err)
+			}
+			tokens[name] = string(token)
 		}
 	}
 	for _, name := range []string{"authzd", "keyd"} {
-		text, err := os.ReadFile(p.Configs[name].File)
+		text, err := os.ReadFile("../envoy/config/" + name + ".yaml")
 		if err != nil {
 			t.Fatal(err)
 		}
 		file := filepath.Join(dir, name+".yaml")
 		write(t, file, text)
 		check(t, name, file)
+		if strings.Contains(string(text), "0.0.0.0") {
+			t.Errorf("%s.yaml: must listen on [::], which is IPv4 and IPv6", name)
+		}
 	}
 }
 

@@ -76,6 +76,27 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
+// TestDockerfileSetsModesOfFilesOfTheClone: a clone made with umask 077 has files that only their owner can read. The Go
+// sources are read by root; files that stay in an image are for user 65532.
+func TestDockerfileSetsModesOfFilesOfTheClone(t *testing.T) {
+	stage, copied := "", 0
+	for _, line := range strings.Split(dockerfile(t), "\n") {
+		if match := regexp.MustCompile(`^FROM \S+ AS (\S+)`).FindStringSubmatch(line); match != nil {
+			stage = match[1]
+		}
+		if !strings.HasPrefix(line, "COPY ") || strings.Contains(line, "--from=") || stage == "build" {
+			continue
+		}
+		copied++
+		if !strings.HasPrefix(line, "COPY --chmod=0444 ") {
+			t.Errorf("stage %s: %q keeps the modes of the clone", stage, line)
+		}
+	}
+	if copied == 0 {
+		t.Error("no file of the clone is in an image")
+	}
+}
+
 // The toolchain of the image is the one that go.mod asks for.
 func TestDockerfileBuildsWithGoOfGoMod(t *testing.T) {
 	mod, err := os.ReadFile("../go.mod")

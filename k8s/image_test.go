@@ -43,7 +43,7 @@ c=$(buildah from scratch)
 m=$(buildah mount "$c")
 mkdir -p "$m/bin" "$m/tmp" "$m/root" "$m/etc/ssl/certs" "$m/usr/local/bin"
 cp "$(command -v busybox)" "$m/bin/busybox"
-for name in sh mkdir chown cp; do ln -s busybox "$m/bin/$name"; done
+for name in sh mkdir chown cp ln; do ln -s busybox "$m/bin/$name"; done
 cp -rL "$(go env GOROOT)" "$m/usr/local/go"
 cp /etc/ssl/certs/ca-certificates.crt "$m/etc/ssl/certs/"
 buildah config --env PATH=/usr/local/go/bin:/usr/local/bin:/bin "$c"
@@ -55,9 +55,10 @@ buildah commit -q --rm "$c" "$1"
 func build(t testing.TB, target, tag string, options ...string) {
 	t.Helper()
 	modules := command(t, "go", "env", "GOMODCACHE") + "/cache/download"
+	defer syscall.Umask(syscall.Umask(0o077)) // the most that a builder may have
 	args := append([]string{
 		"bud", "--isolation", "chroot", "--pull-never", "--format", "docker", "--timestamp", "0", "--layers", "--target", target, "-t", tag,
-		"--build-arg", "GO_IMAGE=" + goImage, "--build-arg", "GOPROXY=file:///goproxy,direct", "--volume", modules + ":/goproxy:ro",
+		"--build-arg", "GO_IMAGE=" + goImage, "--build-arg", "ENVOY_IMAGE=" + goImage, "--build-arg", "GOPROXY=file:///goproxy,direct", "--volume", modules + ":/goproxy:ro",
 	}, options...)
 	command(t, "buildah", append(args, source)...)
 }
@@ -67,33 +68,48 @@ var (
 	source string // a copy of what the build reads, so that all images are of one source
 )
 
+// copySource copies what a build may read, with the modes of a clone that was made with umask 077.
 func copySource(t testing.TB) {
 	t.Helper()
 	source = filepath.Join(scratch, "source")
-	for _, dir := range []string{"cmd", "pkg"} {
+	for _, dir := range []string{"cmd", "pkg", "envoy/config", "envoy/compose"} {
 		if err := os.CopyFS(filepath.Join(source, dir), os.DirFS("../"+dir)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, file := range []string{"go.mod", "go.sum", "Dockerfile", ".dockerignore"} {
+	for _, file := range []string{"go.mod", "go.sum", "Dockerfile", ".dockerignore", "envoy/envoy.yaml"} {
 		text, err := os.ReadFile("../" + file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		write(t, filepath.Join(source, file), text)
 	}
+	command(t, "chmod", "-R", "go=", source)
 }
 
-// rootfs is the image's file system.
+// rootfs is the file system of the image with all programs.
 func rootfs(t testing.TB) string {
 	t.Helper()
 	installed(t)
 	once.Do(func() {
 		copySource(t)
+		command(t, "go", "-C", "..", "mod", "download") // what the build takes for a module proxy
 		command(t, "sh", "-c", base, "base", goImage)
 		build(t, "all", image)
 	})
-	working := command(t, "buildah", "from", "--pull-never", image)
+	return mounted(t, image)
+}
+
+// rootOf is the file system of a target of the Dockerfile, after rootfs.
+func rootOf(t testing.TB, target string) string {
+	t.Helper()
+	build(t, target, image+"-"+target)
+	return mounted(t, image+"-"+target)
+}
+
+func mounted(t testing.TB, tag string) string {
+	t.Helper()
+	working := command(t, "buildah", "from", "--pull-never", tag)
 	t.Cleanup(func() { command(t, "buildah", "rm", working) })
 	return command(t, "buildah", "mount", working)
 }
@@ -114,6 +130,9 @@ func TestImageHoldsTheProgramsAndNothingElse(t *testing.T) {
 			files = append(files, name)
 			static(t, path)
 		}
+		if mode := info.Mode().Perm(); mode&0o044 != 0o044 || entry.IsDir() && mode&0o011 != 0o011 {
+			t.Errorf("%s has mode %v: user 65532 must be able to read it", name, mode)
+		}
 		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 {
 			writable = append(writable, fmt.Sprintf("%s of %d", name, owner))
 		}
@@ -125,7 +144,7 @@ func TestImageHoldsTheProgramsAndNothingElse(t *testing.T) {
 	if want := []string{"/bin/authzd", "/bin/echo", "/bin/keyctl", "/bin/keyd"}; !slices.Equal(files, want) {
 		t.Errorf("files %v, want %v", files, want)
 	}
-	if want := []string{"/etc/phantom/secrets of 65532", "/run/phantom of 65532", "/var/lib/phantom of 65532"}; !slices.Equal(writable, want) {
+	if want := []string{"/etc/phantom/operator of 65532", "/etc/phantom/sidecar of 65532", "/run/phantom of 65532", "/var/lib/phantom of 65532"}; !slices.Equal(writable, want) {
 		t.Errorf("not root's: %v, want %v", writable, want)
 	}
 }

@@ -53,12 +53,23 @@ var mutations = []struct {
 	{about: "token in the environment", kind: "Deployment", name: "gateway", rule: "secrets", patch: `{"op":"add","path":"` + authzdC + `/env/-","value":{"name":"TOKEN","valueFrom":{"secretKeyRef":{"name":"key-api-token","key":"token"}}}}`},
 	{about: "Secret without its key", kind: "Secret", name: "operator-token", rule: "secrets", patch: `{"op":"remove","path":"/data/token"}`},
 
+	{about: "keyd restarted while it waits for its database", kind: "StatefulSet", name: "keyd", rule: "probes", patch: `{"op":"replace","path":"` + first + `/startupProbe/httpGet/path","value":"/readyz"}`},
+
+	{about: "authzd with the operator's token", kind: "Deployment", name: "gateway", rule: "secret-access", patch: `{"op":"add","path":"/spec/template/spec/volumes/1/projected/sources/-","value":{"secret":{"name":"operator-token"}}}`},
+	{about: "Envoy with the sidecar's token", kind: "Deployment", name: "gateway", rule: "secret-access", patch: `{"op":"add","path":"` + first + `/volumeMounts/-","value":{"name":"authzd","mountPath":"/etc/authzd"}}`},
+	{about: "one certificate for authzd and Envoy", kind: "Deployment", name: "gateway", rule: "secret-access", patch: `{"op":"replace","path":"/spec/template/spec/volumes/3/secret/secretName","value":"authzd-tls"}`},
+	{about: "keyd's key in the gateway", kind: "Deployment", name: "gateway", rule: "secret-access", patch: `{"op":"replace","path":"/spec/template/spec/volumes/1/projected/sources/2/secret/name","value":"keyd-tls"}`},
+
 	{about: "init container that must end", kind: "Deployment", name: "gateway", rule: "native-sidecar", patch: `{"op":"remove","path":"` + authzdC + `/restartPolicy"}`},
 	{about: "authzd beside Envoy", kind: "Deployment", name: "gateway", rule: "native-sidecar", patch: `{"op":"move","from":"` + authzdC + `","path":"` + gatewayPod + `/containers/-"}`},
 	{about: "Envoy does not wait", kind: "Deployment", name: "gateway", rule: "native-sidecar", patch: `{"op":"remove","path":"` + authzdC + `/startupProbe"}`},
 	{about: "sidecar with a preStop", kind: "Deployment", name: "gateway", rule: "native-sidecar", patch: `{"op":"add","path":"` + authzdC + `/lifecycle","value":{"preStop":{"sleep":{"seconds":5}}}}`},
 	{about: "sidecar with a readiness", kind: "Deployment", name: "gateway", rule: "native-sidecar", patch: `{"op":"add","path":"` + authzdC + `/readinessProbe","value":{"httpGet":{"path":"/readyz","port":"authzd-admin"}}}`},
 	{about: "Envoy cut off", kind: "Deployment", name: "gateway", rule: "gateway-rollout", patch: `{"op":"remove","path":"` + first + `/lifecycle"}`},
+	{about: "preStop longer than the Pod's end", kind: "Deployment", name: "gateway", rule: "gateway-rollout", patch: `{"op":"replace","path":"` + first + `/lifecycle/preStop/exec/command","value":["sleep 55"]}`},
+	{about: "delay that nobody needs", kind: "ConfigMap", name: "authzd", rule: "gateway-rollout", edit: []string{"authzd.yaml", "key_api:", "drain_delay: 5s\nkey_api:"}},
+	{about: "drain longer than the Pod's end", kind: "ConfigMap", name: "authzd", rule: "gateway-rollout", edit: []string{"authzd.yaml", "key_api:", "drain: 1m\nkey_api:"}},
+	{about: "too little time for keyd to end", kind: "StatefulSet", name: "keyd", rule: "keyd-store", patch: `{"op":"replace","path":"/spec/template/spec/terminationGracePeriodSeconds","value":10}`},
 	{about: "too little time to end", kind: "Deployment", name: "gateway", rule: "gateway-rollout", patch: `{"op":"replace","path":"/spec/template/spec/terminationGracePeriodSeconds","value":10}`},
 	{about: "budget that blocks every drain", kind: "PodDisruptionBudget", name: "gateway", rule: "gateway-rollout", patch: `{"op":"replace","path":"/spec/maxUnavailable","value":0}`},
 	{about: "budget for nobody", kind: "PodDisruptionBudget", name: "gateway", rule: "gateway-rollout", patch: `{"op":"replace","path":"/spec/selector/matchLabels","value":{"app":"gateway"}}`},
@@ -82,6 +93,15 @@ var mutations = []struct {
 	{about: "listeners without client certificates", kind: "ConfigMap", name: "keyd", rule: "mutual-tls", edit: []string{"keyd.yaml", ", client_ca_file: tls/ca.crt", ""}},
 	{about: "key API without TLS", kind: "ConfigMap", name: "authzd", rule: "mutual-tls", edit: []string{"authzd.yaml", "https://", "http://"}},
 	{about: "Envoy that takes anybody for keyd", kind: "ConfigMap", name: "envoy", rule: "mutual-tls", edit: []string{"envoy.yaml", "validation_context_sds_secret_config:", "x:"}},
+	{about: "any client certificate", kind: "ConfigMap", name: "keyd", rule: "client-names", edit: []string{"keyd.yaml", "  client_names: {sidecars: [authzd], owners: [envoy]}\n", ""}},
+	{about: "any client certificate for owners", kind: "ConfigMap", name: "keyd", rule: "client-names", edit: []string{"keyd.yaml", ", owners: [envoy]", ""}},
+	{about: "authzd speaks for owners", kind: "ConfigMap", name: "keyd", rule: "client-names", edit: []string{"keyd.yaml", "owners: [envoy]", "owners: [envoy, authzd]"}},
+	{about: "authzd's certificate given to Envoy", kind: "Secret", name: "envoy-tls", rule: "client-names", patch: `{"op":"replace","path":"/data/tls.crt","value":"AUTHZD"}`},
+	{about: "listener on IPv4 only", kind: "ConfigMap", name: "keyd", rule: "dual-stack", edit: []string{"keyd.yaml", "owners: tcp://[::]", "owners: tcp://0.0.0.0"}},
+	{about: "admin listener on IPv4 only", kind: "ConfigMap", name: "authzd", rule: "dual-stack", edit: []string{"authzd.yaml", "tcp://[::]", "tcp://0.0.0.0"}},
+	{about: "Service of one family", kind: "Service", name: "keyd", rule: "dual-stack", patch: `{"op":"remove","path":"/spec/ipFamilyPolicy"}`},
+	{about: "less memory than Envoy's heap", kind: "Deployment", name: "gateway", rule: "envoy-memory", patch: `{"op":"replace","path":"` + first + `/resources/limits/memory","value":"640Mi"}`},
+	{about: "Envoy on IPv4 only", kind: "ConfigMap", name: "envoy", rule: "envoy-listeners", edit: []string{"envoy.yaml", `address: "::", port_value: 10000, ipv4_compat: true`, "address: 0.0.0.0, port_value: 10000"}},
 	{about: "any name in keyd's certificate", kind: "ConfigMap", name: "envoy", rule: "mutual-tls", edit: []string{"sds-ca.yaml", "{san_type: DNS, matcher: {exact: keyd}}", ""}},
 }
 
@@ -103,7 +123,7 @@ func TestMutationsAreCaught(t *testing.T) {
 					t.Fatalf("%s does not hold %q", m.edit[0], m.edit[1])
 				}
 			} else {
-				docs[i] = patched(t, docs[i], m.patch)
+				docs[i] = patched(t, docs[i], strings.Replace(m.patch, "AUTHZD", authzdCertificate(docs), 1))
 			}
 			mutant, err := decode(docs)
 			if m.rule == "strict" {
@@ -126,6 +146,12 @@ func TestMutationsAreCaught(t *testing.T) {
 			t.Errorf("no mutation shows that the rule %s can fail", rule.name)
 		}
 	}
+}
+
+// authzdCertificate is the certificate in the demo's Secret, in base64.
+func authzdCertificate(docs []map[string]any) string {
+	i := slices.IndexFunc(docs, func(doc map[string]any) bool { return is(doc, "Secret", "authzd-tls") })
+	return strings.Join(strings.Fields(docs[i]["data"].(map[string]any)["tls.crt"].(string)), "")
 }
 
 // is tells whether it is the object of that name, with or without a hash behind it.

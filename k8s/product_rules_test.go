@@ -1,7 +1,10 @@
 package k8s
 
 import (
+	"regexp"
 	"slices"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -47,9 +50,10 @@ func gatewayRollout(m *manifests, report report) {
 	if envoy := p.container("envoy"); envoy.Lifecycle == nil || envoy.Lifecycle.PreStop == nil {
 		report("gateway/envoy", "needs a preStop: SIGTERM ends Envoy at once")
 	}
-	// 15 s preStop and 10 s drain of authzd, and some time to spare.
-	if grace := p.template.Spec.TerminationGracePeriodSeconds; grace == nil || *grace < 30 {
-		report("gateway", "terminationGracePeriodSeconds must be more than preStop and drain together")
+	authzd := m.files()["authzd.yaml"]
+	stopsIn(p, preStop(p.container("envoy"))+stopTime(func(format string, args ...any) { report("authzd.yaml", format, args...) }, authzd), report)
+	if strings.Contains(authzd, "drain_delay") {
+		report("authzd.yaml", "authzd stops after Envoy: drain_delay would only prolong the Pod's end")
 	}
 	covers := func(s *metav1.LabelSelector) bool { return selects(s, p.template.Labels) }
 	budget := false
@@ -67,6 +71,28 @@ func gatewayRollout(m *manifests, report report) {
 		if r := d.Spec.Strategy.RollingUpdate; r == nil || r.MaxUnavailable == nil || r.MaxUnavailable.IntValue() != 0 {
 			report("gateway", "an update must start the new Pod before it stops an old one")
 		}
+	}
+}
+
+// preStop is how long a container's preStop sleeps.
+func preStop(c *corev1.Container) time.Duration {
+	if c.Lifecycle == nil || c.Lifecycle.PreStop == nil || c.Lifecycle.PreStop.Exec == nil {
+		return 0
+	}
+	sleep := regexp.MustCompile(`\bsleep (\d+)`).FindStringSubmatch(strings.Join(c.Lifecycle.PreStop.Exec.Command, " "))
+	if sleep == nil {
+		return 0
+	}
+	d, _ := time.ParseDuration(sleep[1] + "s")
+	return d
+}
+
+// stopsIn: the kubelet waits for the Pod's end as long as its programs may take, and 5 s more.
+func stopsIn(p pod, need time.Duration, report report) {
+	need += 5 * time.Second
+	grace := p.template.Spec.TerminationGracePeriodSeconds
+	if grace == nil || time.Duration(*grace)*time.Second < need {
+		report(p.name, "terminationGracePeriodSeconds must be at least %v", need)
 	}
 }
 
@@ -102,6 +128,7 @@ func keydStore(m *manifests, report report) {
 	if !ok {
 		return
 	}
+	stopsIn(p, stopTime(func(format string, args ...any) { report("keyd.yaml", format, args...) }, m.files()["keyd.yaml"]), report)
 	for _, s := range m.statefulSets {
 		if s.Name == "keyd" && (s.Spec.Replicas == nil || *s.Spec.Replicas != 1) {
 			report("keyd", "SQLite has one writer: replicas must be 1")

@@ -39,6 +39,11 @@ var rules = []struct {
 	{"keyd-store", keydStore},
 	{"configuration", configuration},
 	{"mutual-tls", mutualTLS},
+	{"secret-access", secretAccess},
+	{"client-names", clientNames},
+	{"dual-stack", dualStack},
+	{"envoy-memory", envoyMemory},
+	{"envoy-listeners", envoyListeners},
 	{"network", network},
 }
 
@@ -151,6 +156,9 @@ func probes(m *manifests, report report) {
 					report(where, "a probe asks port %s, which the container does not have", name)
 				}
 			}
+			if probe := c.StartupProbe; c.Name == "keyd" && probe != nil && probe.HTTPGet != nil && probe.HTTPGet.Path == "/readyz" {
+				report(where, "keyd waits for its database: a startupProbe that asks for readiness would restart it meanwhile")
+			}
 			if probe := c.LivenessProbe; probe != nil && probe.HTTPGet != nil && probe.HTTPGet.Path == "/readyz" {
 				report(where, "liveness must not ask for readiness: whatever it waits for would be cured by restarts")
 			}
@@ -208,7 +216,8 @@ func environment(c corev1.Container, name string) string {
 var required = map[string][]string{
 	"key-api-token":  {"token"},
 	"operator-token": {"token"},
-	"gateway-tls":    {"ca.crt", "tls.crt", "tls.key"},
+	"authzd-tls":     {"ca.crt", "tls.crt", "tls.key"},
+	"envoy-tls":      {"ca.crt", "tls.crt", "tls.key"},
 	"keyd-tls":       {"ca.crt", "tls.crt", "tls.key"},
 }
 

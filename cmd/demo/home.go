@@ -41,7 +41,7 @@ func claim(name string) (*home, error) {
 		_ = h.lock.Close()
 		return nil, err
 	}
-	if len(h.run) > maxSocket || strings.ContainsAny(h.run, unfit) {
+	if !fit(h.run) {
 		h.run = shortName(dir)
 	}
 	err = errors.Join(os.RemoveAll(h.run), os.Mkdir(h.run, 0o700))
@@ -118,8 +118,16 @@ func holder(dir string) string {
 	return " (process " + strings.TrimSpace(string(pid)) + ")"
 }
 
-// shortName is the same at every start in the clone, so that nothing piles up.
+// fit reports whether the folder may stand in the path of a socket and of a database.
+func fit(dir string) bool { return len(dir) <= maxSocket && !strings.ContainsAny(dir, unfit) }
+
+// shortName is the same at every start in the clone, so that a killed demo leaves no more
+// than one. It is below /tmp if TMPDIR does not fit either.
 func shortName(dir string) string {
 	sum := sha256.Sum256([]byte(dir))
-	return filepath.Join(os.TempDir(), "phantom-demo-"+hex.EncodeToString(sum[:6]))
+	name := "phantom-demo-" + hex.EncodeToString(sum[:6])
+	if path := filepath.Join(os.TempDir(), name); fit(path) && filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join("/tmp", name)
 }

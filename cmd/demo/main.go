@@ -29,7 +29,7 @@ func main() {
 
 	// A terminal that is gone must end in an error of a write, not of the demo.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
 	defer stop()
 
 	out := newConsole(os.Stdout)
@@ -58,25 +58,41 @@ func run(ctx context.Context, out *console) error {
 		return err
 	}
 	defer home.Release()
-	if err := free(ctx, port); err != nil {
+	listener, err := localhost(port, listenTCP)
+	if err != nil {
 		return err
 	}
 	if programs.envoy, err = findEnvoy(ctx, home, out); err != nil {
-		return err
+		return stopped(ctx, err)
 	}
-	s, err := plan(ctx, home, port)
+	s, err := plan(ctx, home, port, listener)
 	if err != nil {
 		return err
 	}
 	defer s.stop(out)
 	if err := s.prepare(ctx, programs, out); err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("stopped before it was ready")
-		}
-		return err
+		return stopped(ctx, err)
 	}
 	s.watch(ctx, out)
 	return nil
+}
+
+// stopped returns what to say of a start that failed: no more than that if a signal stopped it.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("stopped before it was ready")
+	}
+	return err
+}
+
+// stopSignals are the signals that stop the demo. SIGHUP is one, for a terminal that is
+// closed, unless nohup has made the demo ignore it.
+func stopSignals() []os.Signal {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 func publicPort(text string) (int, error) {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,8 +49,8 @@ func newClone(t *testing.T) clone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A path that needs quotes, has what an address cannot have, and is too long for a socket's.
-	c := clone{dir: filepath.Join(t.TempDir(), "it's 100% a clone (#1?) in a folder with a long name, &c.")}
+	// A path that needs quotes, has what an address cannot have, and is too long for a socket's and a script's first line.
+	c := clone{dir: filepath.Join(t.TempDir(), "it's 100% a clone (#1?) in", strings.Repeat("folders with long names, &c./", 20))}
 	if c.envoy, err = envoy.Find(t.Context(), envoy.Newest, os.Stderr); err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +198,22 @@ func (d *demo) gone(t *testing.T) {
 	}
 }
 
+// localhosts are this machine's loopback addresses.
+func localhosts(t *testing.T) []string {
+	t.Helper()
+	found := slices.DeleteFunc([]string{"127.0.0.1", "::1"}, func(host string) bool {
+		listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		if err == nil {
+			_ = listener.Close()
+		}
+		return err != nil
+	})
+	if len(found) == 0 {
+		t.Fatal("no loopback address")
+	}
+	return found
+}
+
 func freePort(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -228,6 +245,7 @@ func (c clone) refused(t *testing.T, want string, variables ...string) {
 
 func TestDemo(t *testing.T) {
 	c, port := newClone(t), freePort(t)
+	t.Setenv("TMPDIR", c.dir) // no way out
 	d := c.up(t, port)
 
 	names := []string{
@@ -248,6 +266,23 @@ func TestDemo(t *testing.T) {
 		if status, body := d.get(t, "/api/v1/me/vector-store", key); status != want {
 			t.Errorf("%s: %d %s", key, status, body)
 		}
+	}
+
+	// localhost is both addresses, where a machine has both.
+	for _, host := range localhosts(t) {
+		response, err := http.Get("http://" + net.JoinHostPort(host, port) + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+	}
+	tokens := map[string]bool{}
+	for _, name := range []string{"key-api.token", "operator.token"} {
+		token, err := os.ReadFile(c.file(".demo/" + name))
+		if err != nil || len(token) < 32 || tokens[string(token)] {
+			t.Errorf("%s has %d characters, or those of the other: %v", name, len(token), err)
+		}
+		tokens[string(token)] = true
 	}
 
 	// A second one, here or on the same port, says so and harms nothing.
@@ -298,13 +333,15 @@ func TestRefusals(t *testing.T) {
 		c.refused(t, "PORT="+port+" must be a number from 1 to 65535", "PORT="+port)
 	}
 	c.refused(t, "ENVOY=/no/envoy: no such file", "ENVOY=/no/envoy", "PORT="+freePort(t))
-	busy, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for _, host := range localhosts(t) {
+		busy, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(busy.Addr().String())
+		c.refused(t, "port "+port+" is busy", "PORT="+port)
+		_ = busy.Close()
 	}
-	defer func() { _ = busy.Close() }()
-	_, port, _ := net.SplitHostPort(busy.Addr().String())
-	c.refused(t, "port "+port+" is busy", "PORT="+port)
 	if err := os.Remove(c.file("bin/keyd")); err != nil {
 		t.Fatal(err)
 	}
@@ -329,28 +366,15 @@ func TestPartFailsAtStart(t *testing.T) {
 	c.leavesNothing(t)
 }
 
-// What stands in an address is short and has no character that means something there.
-func TestFolderOfAddresses(t *testing.T) {
-	top, err := os.MkdirTemp("", "d")
-	if err != nil {
-		t.Fatal(err)
+// TestHangUpIsIgnoredUnderNohup: what nohup ignores, the demo does not bring back.
+func TestHangUpIsIgnoredUnderNohup(t *testing.T) {
+	if !slices.Contains(stopSignals(), os.Signal(syscall.SIGHUP)) {
+		t.Error("a closed terminal does not stop the demo")
 	}
-	defer func() { _ = os.RemoveAll(top) }()
-	for name, below := range map[string]bool{
-		"plain, with spaces": true, "100%": false, "what?": false, "#1": false, strings.Repeat("long", 20): false,
-	} {
-		h, err := claim(filepath.Join(top, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		where := h.addressed("keys.db")
-		if (where == filepath.Join(top, name, "run", "keys.db")) != below || strings.ContainsAny(where, unfit) {
-			t.Errorf("%q: %s", name, where)
-		}
-		h.Release()
-		if _, err := os.Stat(h.run); err == nil {
-			t.Errorf("%q: %s is left behind", name, h.run)
-		}
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
+	if slices.Contains(stopSignals(), os.Signal(syscall.SIGHUP)) {
+		t.Error("a closed terminal stops the demo under nohup")
 	}
 }
 

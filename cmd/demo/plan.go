@@ -27,14 +27,14 @@ type stack struct {
 func (s *stack) url() string { return fmt.Sprintf("http://localhost:%d", s.port) }
 
 // plan gives every part its address and writes the configuration files.
-func plan(ctx context.Context, h *home, port int) (*stack, error) {
+func plan(ctx context.Context, h *home, port int, listener string) (*stack, error) {
 	s := &stack{home: h, port: port}
 	err := freeAddresses(ctx, &s.envoyAdmin, &s.authzdAdmin, &s.keydAdmin, &s.sidecars, &s.operators, &s.echo)
 	if err != nil {
 		return nil, err
 	}
 	envoyConfig, err := envoy.Render(envoy.Addresses{
-		Listener: fmt.Sprintf("tcp://127.0.0.1:%d", port),
+		Listener: listener,
 		Admin:    "tcp://" + s.envoyAdmin,
 		Authz:    "unix://" + h.addressed("authz.sock"),
 		Owners:   "unix://" + h.addressed("owners.sock"),
@@ -53,7 +53,7 @@ func plan(ctx context.Context, h *home, port int) (*stack, error) {
 	}
 	for name, content := range map[string][]byte{
 		"envoy.yaml": envoyConfig, "keyd.yaml": keydConfig, "authzd.yaml": authzdConfig,
-		"key-api.token": []byte(rand.Text()), "operator.token": []byte(rand.Text()),
+		"key-api.token": newToken(), "operator.token": newToken(),
 	} {
 		if err := os.WriteFile(h.file(name), content, 0o600); err != nil {
 			return nil, err
@@ -61,6 +61,9 @@ func plan(ctx context.Context, h *home, port int) (*stack, error) {
 	}
 	return s, nil
 }
+
+// newToken returns 52 random characters, twice the 128 bits of rand.Text.
+func newToken() []byte { return []byte(rand.Text() + rand.Text()) }
 
 type mapping map[string]any
 
@@ -107,21 +110,30 @@ func freeAddresses(ctx context.Context, addresses ...*string) error {
 	return nil
 }
 
-// free tells whether nobody listens where the demo's callers will go: localhost
-// is both addresses.
-func free(ctx context.Context, port int) error {
+// listenTCP is net.Listen.
+func listenTCP(address string) (net.Listener, error) {
+	return net.Listen("tcp", address) //nolint:noctx // no name to look up, nothing to wait for
+}
+
+// localhost returns Envoy's listener for the addresses where the demo's callers will go, if
+// nothing listens there: tcp://localhost:PORT for both, or tcp://127.0.0.1:PORT on a machine
+// where ::1 cannot be bound, for example because of the sysctl disable_ipv6.
+func localhost(port int, listen func(address string) (net.Listener, error)) (listener string, err error) {
+	listener = fmt.Sprintf("tcp://localhost:%d", port)
 	for _, host := range []string{"127.0.0.1", "::1"} {
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, fmt.Sprint(port)))
+		l, err := listen(net.JoinHostPort(host, fmt.Sprint(port)))
 		switch {
 		case err == nil:
-			_ = listener.Close()
+			_ = l.Close()
 		case errors.Is(err, syscall.EADDRINUSE):
-			return fmt.Errorf("port %d is busy: stop what listens there, or choose another with PORT=", port)
+			return "", fmt.Errorf("port %d is busy: stop what listens there, or choose another with PORT=", port)
 		case errors.Is(err, syscall.EACCES):
-			return fmt.Errorf("port %d is not allowed to this user: choose another with PORT=", port)
+			return "", fmt.Errorf("port %d is not allowed to this user: choose another with PORT=", port)
 		case host == "127.0.0.1":
-			return err
-		} // else this machine has no IPv6
+			return "", err
+		default:
+			listener = fmt.Sprintf("tcp://127.0.0.1:%d", port)
+		}
 	}
-	return nil
+	return listener, nil
 }

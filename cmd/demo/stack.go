@@ -32,7 +32,7 @@ func (s *stack) prepare(ctx context.Context, p programs, out *console) error {
 		return err
 	}
 	// Envoy would share the port with another Envoy, and take half of its requests.
-	if err := free(ctx, s.port); err != nil {
+	if _, err := localhost(s.port, listenTCP); err != nil {
 		return err
 	}
 	args := envoy.Args(s.home.file("envoy.yaml"))

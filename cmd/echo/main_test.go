@@ -79,6 +79,7 @@ func TestExitCodes(t *testing.T) {
 		{t.Context(), "-nope", 2},
 		{t.Context(), "extra", 2},
 		{t.Context(), "-listen :" + port + " -healthcheck", 0},
+		{t.Context(), "-listen [::]:" + port + " -healthcheck", 0},
 		{t.Context(), "-listen " + sick.Listener.Addr().String() + " -healthcheck", 1},
 		{t.Context(), "-listen nonsense -healthcheck", 1},
 		{t.Context(), "-listen 127.0.0.1:" + port, 1}, // taken

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -30,12 +31,27 @@ func TestCommittedFileIsWhatIsRendered(t *testing.T) {
 	}
 }
 
+// TestRenderKeepsWhatTheOwnersClusterHas: limits and keep-alive of envoy.yaml apply in Kubernetes too, where the cluster
+// has another address.
+func TestRenderKeepsWhatTheOwnersClusterHas(t *testing.T) {
+	text, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const limits = "    circuit_breakers: *wide   # added\n"
+	added := regexp.MustCompile(`(?m)^  - name: owners\b.*\n`).ReplaceAllString(string(text), "${0}"+limits)
+	got, err := render([]byte(added))
+	if err != nil || strings.Count(string(got), limits) != 1 || !strings.Contains(string(got), "address: keyd, port_value: 8083") {
+		t.Errorf("%v:\n%s", err, got)
+	}
+}
+
 func TestRenderRefusesWhatItDoesNotKnow(t *testing.T) {
 	text, err := os.ReadFile(source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, change := range [][2]string{{"- name: owners ", "- name: others "}, {"address: echo,", "address: api,"}} {
+	for _, change := range [][2]string{{"- name: owners ", "- name: others "}, {"address: echo,", "address: api,"}, {"owners.sock", "own.sock"}} {
 		changed := strings.Replace(string(text), change[0], change[1], 1)
 		if _, err := render([]byte(changed)); err == nil {
 			t.Errorf("%q in place of %q was rendered", change[1], change[0])

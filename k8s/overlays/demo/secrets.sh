@@ -11,7 +11,7 @@ cd secrets
 for name in key-api operator; do
 	[ -s $name.token ] || openssl rand -hex 32 | tr -d '\n' >$name.token
 done
-[ -s keyd.crt ] && [ -s gateway.crt ] && exit
+[ -s keyd.crt ] && [ -s authzd.crt ] && [ -s envoy.crt ] && exit
 
 # certificate NAME USAGE EXTENSIONS…: a key and a certificate of the CA, for that name.
 certificate() {
@@ -24,6 +24,7 @@ certificate() {
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -subj "/CN=phantom demo CA" -days 365 -out ca.crt \
 		-addext 'keyUsage=critical,keyCertSign'
 	certificate keyd serverAuth DNS:keyd
-	certificate gateway clientAuth DNS:gateway
+	certificate authzd clientAuth DNS:authzd
+	certificate envoy clientAuth DNS:envoy
 } 2>openssl.log || { cat openssl.log >&2; exit 1; }
 rm -f ca.key ca.srl openssl.log

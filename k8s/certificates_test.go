@@ -1,0 +1,149 @@
+package k8s
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// freeAddresses returns loopback addresses for keyd's ports in the Pod.
+func freeAddresses(t *testing.T, ports ...string) map[string]string {
+	t.Helper()
+	addresses := map[string]string{}
+	for _, port := range ports {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = listener.Close() }() // only after the last: so no two are the same
+		addresses[port] = listener.Addr().String()
+	}
+	return addresses
+}
+
+// runKeyd runs keyd with what Kubernetes gives it, on addresses of this machine, and returns them by the port in the Pod.
+func runKeyd(t *testing.T, m *manifests) map[string]string {
+	t.Helper()
+	p, _ := m.pod("keyd", func(_, format string, _ ...any) { t.Fatal(format) })
+	run, err := os.MkdirTemp("", "keyd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(run) })
+	addresses := freeAddresses(t, "8080", "8082", "8083")
+	text := strings.ReplaceAll(m.files()["keyd.yaml"], "/run/phantom", run) + "store: sqlite://" + filepath.Join(run, "keys.db") + "\n"
+	for port, address := range addresses {
+		text = strings.ReplaceAll(text, "[::]:"+port, address)
+	}
+	config := filepath.Join(m.volumes(t, p)["keyd"], "keyd.yaml")
+	if err := os.Remove(config); err != nil {
+		t.Fatal(err)
+	}
+	write(t, config, []byte(text))
+	cmd := exec.Command(program(t, "keyd"), "-config", config)
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil || t.Failed() {
+			t.Errorf("keyd: %v\n%s", err, log.String())
+		}
+	})
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for range 200 {
+		if response, err := http.Get("http://" + addresses["8082"] + "/readyz"); err == nil {
+			_ = response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return addresses
+			}
+		}
+		<-tick.C
+	}
+	t.Fatal("keyd is not ready")
+	return nil
+}
+
+// client presents the certificate of a Secret and connects to the address, wherever the URL leads.
+func (m *manifests) client(t *testing.T, secret, address string) *http.Client {
+	t.Helper()
+	for _, s := range m.secrets {
+		if s.Name != secret {
+			continue
+		}
+		certificate, err := tls.X509KeyPair(s.Data["tls.crt"], s.Data["tls.key"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		authorities := x509.NewCertPool()
+		authorities.AppendCertsFromPEM(s.Data["ca.crt"])
+		return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+			DisableKeepAlives: true,
+			TLSClientConfig:   &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: authorities},
+			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, address)
+			},
+		}}
+	}
+	t.Fatalf("no Secret %s", secret)
+	return nil
+}
+
+// TestKeydAcceptsEachCertificateAtItsListenerOnly: authzd's certificate does not speak for owners, and Envoy's cannot
+// resolve credentials, not even with the sidecar's token.
+func TestKeydAcceptsEachCertificateAtItsListenerOnly(t *testing.T) {
+	m, err := decode(documents(t, kustomize(t, demo(t))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses := runKeyd(t, m)
+	var token string
+	for _, s := range m.secrets {
+		if s.Name == "key-api-token" {
+			token = string(s.Data["token"])
+		}
+	}
+	for _, c := range []struct {
+		secret, port, method, path string
+		accepted                   bool
+	}{
+		{"authzd-tls", "8080", http.MethodPost, "/v1/resolve", true},
+		{"envoy-tls", "8080", http.MethodPost, "/v1/resolve", false},
+		{"envoy-tls", "8083", http.MethodGet, "/api/v1/me/keys", true},
+		{"authzd-tls", "8083", http.MethodGet, "/api/v1/me/keys", false},
+	} {
+		request, err := http.NewRequest(c.method, "https://keyd:"+c.port+c.path, strings.NewReader(`{}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.port == "8080" {
+			request.Header.Set("Authorization", "Bearer "+token)
+		} else {
+			request.Body = http.NoBody
+			request.Header.Set("x-phantom-principal", "session")
+			request.Header.Set("x-phantom-account-id", "acme")
+			request.Header.Set("x-phantom-credential-id", "ses_1")
+		}
+		status := 0 // of a handshake that failed
+		response, err := m.client(t, c.secret, addresses[c.port]).Do(request)
+		if err == nil {
+			status = response.StatusCode
+			_ = response.Body.Close()
+		}
+		if refused := status == 0 || status == http.StatusUnauthorized || status == http.StatusForbidden; refused == c.accepted {
+			t.Errorf("%s at port %s: status %d, %v; accepted must be %v", c.secret, c.port, status, err, c.accepted)
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package k8s
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// secretReaders are the containers that mount each Secret, and no other may. authzd cannot act as an operator, and
+// neither authzd nor Envoy can present the other's certificate.
+var secretReaders = map[string][]string{
+	"key-api-token":  {"gateway/authzd", "keyd/keyd"},
+	"operator-token": {"keyd/keyd"},
+	"authzd-tls":     {"gateway/authzd"},
+	"envoy-tls":      {"gateway/envoy"},
+	"keyd-tls":       {"keyd/keyd"},
+}
+
+// secretAccess compares who mounts which Secret with secretReaders.
+func secretAccess(m *manifests, report report) {
+	got := map[string][]string{}
+	for _, p := range m.pods() {
+		volumes := map[string][]corev1.VolumeProjection{}
+		for _, v := range p.template.Spec.Volumes {
+			volumes[v.Name] = projections(v)
+		}
+		for _, c := range p.containers() {
+			for _, mount := range c.VolumeMounts {
+				for _, source := range volumes[mount.Name] {
+					if source.Secret != nil {
+						got[source.Secret.Name] = append(got[source.Secret.Name], p.name+"/"+c.Name)
+					}
+				}
+			}
+		}
+	}
+	names := slices.AppendSeq(slices.Collect(maps.Keys(got)), maps.Keys(secretReaders))
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		slices.Sort(got[name])
+		if !slices.Equal(got[name], secretReaders[name]) {
+			report("Secret "+name, "is mounted by %v, must be by %v", got[name], secretReaders[name])
+		}
+	}
+}
+
+// clientNames: keyd accepts a name for one listener only, and the certificates that are given have those names.
+func clientNames(m *manifests, report report) {
+	keyd := m.server("keyd.yaml", report).Listen
+	listeners := map[string]string{"sidecars": keyd.Sidecars, "operators": keyd.Operators, "owners": keyd.Owners}
+	accepted := map[string]string{}
+	for _, listener := range slices.Sorted(maps.Keys(listeners)) {
+		names := keyd.ClientNames[listener]
+		if len(names) == 0 && !strings.HasPrefix(listeners[listener], "unix://") {
+			report("keyd.yaml", "listen.client_names.%s must say whose certificates the listener accepts", listener)
+		}
+		for _, name := range names {
+			if other := accepted[name]; other != "" {
+				report("keyd.yaml", "listen.client_names: %q is accepted for %s and for %s", name, other, listener)
+			}
+			accepted[name] = listener
+		}
+	}
+	for _, s := range m.secrets {
+		listener := map[string]string{"authzd-tls": "sidecars", "envoy-tls": "owners"}[s.Name]
+		if listener == "" {
+			continue
+		}
+		names, err := certificateNames(s.Data["tls.crt"])
+		if err != nil {
+			report("Secret "+s.Name, "tls.crt: %v", err)
+		}
+		if len(names) == 0 || slices.ContainsFunc(names, func(name string) bool { return accepted[name] != listener }) {
+			report("Secret "+s.Name, "its certificate has the names %q, must have those that keyd accepts for %s only", names, listener)
+		}
+	}
+}
+
+// certificateNames returns the DNS and URI names of the first certificate.
+func certificateNames(text []byte) ([]string, error) {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("not PEM")
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	names := certificate.DNSNames
+	for _, uri := range certificate.URIs {
+		names = append(names, uri.String())
+	}
+	return names, nil
+}

@@ -1,0 +1,218 @@
+package house
+
+import (
+	"bufio"
+	"debug/buildinfo"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// demoInSmall says ready, and how it was stopped.
+const demoInSmall = `package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
+	fmt.Println("ready")
+	fmt.Println(<-stop)
+}
+`
+
+// smallClone is a folder with the Makefile of this one and three programs that do
+// nothing, so that `make build` takes a second.
+func smallClone(t *testing.T, dir string) {
+	t.Helper()
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{"Makefile": string(makefile), "go.mod": "module example.com/clone\n\ngo 1.26\n", ".gitignore": "/bin/\n"}
+	files["cmd/demo/main.go"] = demoInSmall
+	for _, name := range []string{"authzd", "keyd", "keyctl"} {
+		files["cmd/"+name+"/main.go"] = "package main\n\nfunc main() {}\n"
+	}
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// cleanEnvironment is this process's without settings of Go, git and make, and with those given.
+func cleanEnvironment(settings ...string) []string {
+	env := slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.ContainsFunc([]string{"GIT_", "MAKE", "MFLAGS", "GOFLAGS", "GOWORK", "GO111MODULE"}, func(prefix string) bool {
+			return strings.HasPrefix(name, prefix)
+		})
+	})
+	return append(append(env, "GOENV=off"), settings...)
+}
+
+func runIn(t *testing.T, dir string, env []string, name string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir, cmd.Env = dir, env
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+}
+
+// checkPrograms reports programs that are missing, not static, or whose commit is not known when it should be, or the
+// other way round.
+func checkPrograms(t *testing.T, dir string, commit bool) {
+	t.Helper()
+	for _, name := range []string{"authzd", "keyd", "keyctl"} {
+		path := filepath.Join(dir, "bin", name)
+		info, err := buildinfo.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stamped := slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "vcs.revision" })
+		if stamped != commit {
+			t.Errorf("%s has a commit: %v, want %v", name, stamped, commit)
+		}
+		if program, err := elf.Open(path); err == nil { // on other systems "static" has no such sign
+			if slices.ContainsFunc(program.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+				t.Errorf("%s is not static", name)
+			}
+			_ = program.Close()
+		}
+	}
+}
+
+func TestMakeBuildIgnoresSettingsOfOtherProjects(t *testing.T) {
+	identity := []string{
+		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_AUTHOR_NAME=x", "GIT_AUTHOR_EMAIL=x@example.com", "GIT_COMMITTER_NAME=x", "GIT_COMMITTER_EMAIL=x@example.com",
+	}
+	for _, c := range []struct {
+		about    string
+		env      []string
+		argument string // of make
+		noGit    bool
+		workFile bool // go.work in the folder above
+		commit   bool
+	}{
+		{about: "a plain clone", commit: true},
+		{about: "not a clone", noGit: true},
+		{about: "a clone of another user", env: []string{"GIT_TEST_ASSUME_DIFFERENT_OWNER=1"}},
+		{about: "no git", env: []string{"PATH=" + onlyTools(t)}},
+		{about: "below a go.work", workFile: true, commit: true},
+		{about: "-mod=mod", env: []string{"GOFLAGS=-mod=mod"}, commit: true},
+		{about: "-mod=vendor", env: []string{"GOFLAGS=-mod=vendor"}, commit: true},
+		{about: "flags of a distribution", env: []string{"GOFLAGS=-buildmode=pie -trimpath -modcacherw '-ldflags=-linkmode=external'"}, commit: true},
+		{about: "race detector", env: []string{"GOFLAGS=-race"}, commit: true},
+		{about: "flags of the user stay", env: []string{"GOFLAGS=-buildvcs=false"}},
+		{about: "flags as an argument of make", argument: "GOFLAGS=-mod=mod -buildvcs=false"},
+		{about: "a flag that fails, and a clone of another user", argument: "GOFLAGS=-buildvcs=true", env: []string{"GIT_TEST_ASSUME_DIFFERENT_OWNER=1"}},
+		{about: "modules off", env: []string{"GO111MODULE=off"}, commit: true},
+		{about: "cgo on", env: []string{"CGO_ENABLED=1"}, commit: true},
+	} {
+		t.Run(c.about, func(t *testing.T) {
+			top := t.TempDir()
+			dir := filepath.Join(top, "a folder", strings.Repeat("with a long name ", 14))
+			smallClone(t, dir)
+			if !c.noGit {
+				env := cleanEnvironment(identity...)
+				runIn(t, dir, env, "git", "init", "-q")
+				runIn(t, dir, env, "git", "add", ".")
+				runIn(t, dir, env, "git", "commit", "-q", "-m", "all")
+			}
+			if c.workFile {
+				if err := os.WriteFile(filepath.Join(top, "go.work"), []byte("go 1.26\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			args := []string{"build"}
+			if c.argument != "" {
+				args = append(args, c.argument)
+			}
+			runIn(t, dir, cleanEnvironment(append(identity, c.env...)...), "make", args...)
+			checkPrograms(t, dir, c.commit)
+		})
+	}
+}
+
+// TestMakeUpPassesSignalsOn: SIGTERM sent to make, and Ctrl-C, which goes to the whole process group, reach the demo, and
+// make ends only after it.
+func TestMakeUpPassesSignalsOn(t *testing.T) {
+	for _, c := range []struct {
+		signal syscall.Signal
+		group  bool
+	}{{syscall.SIGTERM, false}, {syscall.SIGINT, true}} {
+		dir := t.TempDir()
+		smallClone(t, dir)
+		up := exec.CommandContext(t.Context(), "make", "up")
+		up.Dir, up.Env, up.SysProcAttr = dir, cleanEnvironment(), &syscall.SysProcAttr{Setpgid: true}
+		out, err := up.StdoutPipe()
+		if err == nil {
+			err = up.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for scan := bufio.NewScanner(out); scan.Scan(); {
+			lines = append(lines, scan.Text())
+			if scan.Text() != "ready" {
+				continue
+			}
+			process := up.Process.Pid
+			if c.group {
+				process = -process
+			}
+			if err := syscall.Kill(process, c.signal); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = up.Wait() // make's own status after a signal
+		if !slices.Contains(lines, c.signal.String()) {
+			t.Errorf("%v did not reach the demo: %q", c.signal, lines)
+		}
+	}
+}
+
+// onlyTools is a PATH with what `make build` needs, and without git.
+func onlyTools(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"go", "make", "sh", "mkdir"} {
+		path, err := exec.LookPath(name)
+		if err == nil && name == "go" {
+			path, err = goTool()
+		}
+		if err == nil {
+			err = os.Symlink(path, filepath.Join(dir, name))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func goTool() (string, error) {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOROOT: %w", err)
+	}
+	return filepath.Join(strings.TrimSpace(string(out)), "bin", "go"), nil
+}
