@@ -118,6 +118,16 @@ func TestConflict(t *testing.T) {
 		}
 		f.wantRising()
 	})
+	// So it is from the 409 on, not only from the next poll.
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.stop()
+		(&follower{Cache: f.Cache}).conflict()
+		f.wantMode(cold)
+		f.wantResolved("good", "good")
+		f.wantResolved("good", "good")
+	})
 	// Until the first lease under the new name the old lease and its stale time count for
 	// nothing, even if the key API cannot be reached.
 	bubble(t, nil, func(f *fixture) {
@@ -238,8 +248,8 @@ func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
 		"an acknowledgement without an answer": {func(f *fixture) {
 			f.at(10 * time.Minute)
 			f.api.cut()
-			f.at(10*time.Minute + 10*time.Second)
-		}, 25*time.Minute + 15*time.Second},
+			f.at(20 * time.Minute)
+		}, 20*time.Minute + end},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, optional, func(f *fixture) {
