@@ -11,7 +11,7 @@ import (
 )
 
 // wantRising holds that each request to the change log has a larger number than the one before,
-// whatever its name.
+// under any name.
 func (f *fixture) wantRising() {
 	f.t.Helper()
 	last := int64(0)
