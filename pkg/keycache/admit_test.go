@@ -228,7 +228,7 @@ func TestWaitersAreBounded(t *testing.T) {
 	})
 }
 
-// Revalidating what is cached takes no token, whatever it is: a change has named it, its
+// Revalidating what is cached takes no token, for any cause: a change has named it, its
 // account was changed, the log was replaced, or it is too old.
 func TestRevalidationTakesNoToken(t *testing.T) {
 	for _, name := range all {

@@ -39,7 +39,7 @@ func value(t *testing.T, registry *prometheus.Registry, name string) float64 {
 	return 0
 }
 
-// blocked is a log writer that nobody reads from, until it is closed.
+// blocked is a log writer that blocks until it is closed.
 type blocked chan struct{}
 
 func (b blocked) Write(p []byte) (int, error) { <-b; return len(p), nil }
@@ -106,7 +106,7 @@ func TestLinesAreWrittenInOrder(t *testing.T) {
 	}
 }
 
-// A clean start and stop warn of nothing, whatever waits when it stops.
+// A clean start and stop log no warning, with any poll in flight.
 func TestCleanStopLogsNoWarning(t *testing.T) {
 	for name, poll := range map[string]time.Duration{"while a poll waits": 0, "while a poll is on its way": 300 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {

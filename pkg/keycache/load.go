@@ -57,7 +57,7 @@ type batch struct {
 }
 
 // request returns the load that a check may wait for. Revalidating a cached digest takes no
-// token, in whatever pool it is.
+// token, in either pool.
 func (c *Cache) request(d credential.Digest, cached bool, m mode) *load {
 	c.mu.Lock()
 	defer c.mu.Unlock()

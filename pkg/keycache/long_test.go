@@ -25,3 +25,21 @@ func TestAllMutants(t *testing.T) {
 		}
 	}
 }
+
+// TestModelLongFindsFirstVersionFaults has random plans find them, too.
+func TestModelLongFindsFirstVersionFaults(t *testing.T) {
+	const plansAtMost = 50
+	for _, name := range faults {
+		t.Run(name, func(t *testing.T) {
+			*fault = name
+			defer func() { *fault = "" }()
+			for seed := range plansAtMost {
+				if _, problems := run(t, plans(150).Example(seed)); len(problems) > 0 {
+					t.Logf("found by plan %d: %s", seed, problems[0])
+					return
+				}
+			}
+			t.Errorf("not found by %d plans", plansAtMost)
+		})
+	}
+}

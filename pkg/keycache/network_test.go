@@ -41,7 +41,7 @@ const (
 	noResolves           // only polls do
 	latePolls            // polls take nearly as long as they may
 	lateResolves         // the answers of resolves do
-	delayedPolls         // some polls arrive seconds later, in another order, when nobody waits for them
+	delayedPolls         // some polls arrive seconds later, in another order, after the sidecar gave up
 	doubledPolls         // polls come twice or three times, seconds later
 	intermediary         // half of the requests get wrong answers, some of which the key API has got
 	notFound             // polls are answered with 404 on the way

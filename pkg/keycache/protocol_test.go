@@ -11,7 +11,7 @@ import (
 )
 
 // wantRising holds that each request to the change log has a larger number than the one before,
-// whatever its name.
+// under any name.
 func (f *fixture) wantRising() {
 	f.t.Helper()
 	last := int64(0)
@@ -117,6 +117,16 @@ func TestConflict(t *testing.T) {
 			t.Errorf("deregistered by %+v", last.ChangesRequest)
 		}
 		f.wantRising()
+	})
+	// So it is from the 409 on, not only from the next poll.
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.stop()
+		(&follower{Cache: f.Cache}).conflict()
+		f.wantMode(cold)
+		f.wantResolved("good", "good")
+		f.wantResolved("good", "good")
 	})
 	// Until the first lease under the new name the old lease and its stale time count for
 	// nothing, even if the key API cannot be reached.
@@ -238,8 +248,8 @@ func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
 		"an acknowledgement without an answer": {func(f *fixture) {
 			f.at(10 * time.Minute)
 			f.api.cut()
-			f.at(10*time.Minute + 10*time.Second)
-		}, 25*time.Minute + 15*time.Second},
+			f.at(20 * time.Minute)
+		}, 20*time.Minute + end},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, optional, func(f *fixture) {

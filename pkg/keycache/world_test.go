@@ -332,4 +332,21 @@ func (w *world) calm() {
 	}
 	w.everything(true)
 	w.checks.Wait()
+	w.keepNames()
+}
+
+// keepNames holds that no sidecar takes a new name while nothing disturbs its polls.
+func (w *world) keepNames() {
+	before := make(map[*sidecar]string)
+	for _, s := range w.sidecars {
+		before[s] = s.cache.Name()
+	}
+	pass(w.pollWait() + time.Second)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for s, name := range before {
+		if now := s.cache.Name(); now != name {
+			w.wrong("%s has become %s", name, now)
+		}
+	}
 }
