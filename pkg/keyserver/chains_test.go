@@ -3,6 +3,7 @@ package keyserver
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"sync"
 	"testing"
 	"time"
@@ -14,12 +15,12 @@ func (f *fixture) roll(id, body string) string {
 	return f.operator("POST", "/v1/keys/"+id+"/roll", body).want(201).text("key", "id")
 }
 
-// inForce lists the ids of an account's keys that are neither revoked nor expired.
-func (f *fixture) inForce(account string) (ids []string) {
+// inForce lists the ids of the keys of the account a that are neither revoked nor expired.
+func (f *fixture) inForce() (ids []string) {
 	f.t.Helper()
 	query := "?limit=1000"
 	for {
-		page := f.operator("GET", "/v1/accounts/"+account+"/keys"+query, "").want(200)
+		page := f.operator("GET", "/v1/accounts/a/keys"+query, "").want(200)
 		for _, k := range page.at("keys").([]any) {
 			key := k.(map[string]any)
 			until, _ := key["expires_at"].(string)
@@ -57,14 +58,20 @@ func TestRollNamesTheSuccessor(t *testing.T) {
 	like(t, f.operator("GET", "/v1/audit?limit=1", "").raw, `{"events":[{"at":TIME,"actor":"operator:alice","action":"key.roll","account":"a","key":"`+second+
 		`","detail":{"grace_seconds":"60","revoked":"`+first+`","successor":"`+third.text("key", "id")+`"}}],"next":"`+
 		f.operator("GET", "/v1/audit?limit=1", "").text("next")+`"}`)
-	if got := fmt.Sprint(f.inForce("a")); got != fmt.Sprint([]string{second, third.text("key", "id")}) {
+	if got := fmt.Sprint(f.inForce()); got != fmt.Sprint([]string{second, third.text("key", "id")}) {
 		t.Errorf("in force: %s", got)
 	}
 	// The first key is revoked now, which comes before replaced.
 	f.operator("POST", "/v1/keys/"+first+"/roll", "").refused(409, "API key has been revoked")
 }
 
+// sideless is an answer without the fields of a change that only operators see.
+func (r reply) sideless() string {
+	return regexp.MustCompile(`,"waiting":0|,"waiting_for":\[\]`).ReplaceAllString(r.raw, "")
+}
+
 func TestRevokeChain(t *testing.T) {
+	const change = `{"revision":REV,"effective":true,"effective_by":null}`
 	for name, revoke := range map[string]func(f *fixture, id string, chain bool) reply{
 		"operator": func(f *fixture, id string, chain bool) reply {
 			return f.operator("POST", "/v1/keys/"+id+"/revoke", fmt.Sprintf(`{"chain":%v}`, chain))
@@ -85,16 +92,16 @@ func TestRevokeChain(t *testing.T) {
 				`"created_by":"operator:alice","expires_at":%s,"revoked_at":TIME,"last_used_at":null,"replaced_by":%s}`
 
 			done := revoke(f, first, true).want(200)
-			like(t, done.raw, `{"key":`+fmt.Sprintf(key, first, "TIME", `"`+second+`"`)+
-				`,"revoked":["`+first+`","`+second+`"],"change":`+effective+`}`)
+			like(t, done.sideless(), `{"key":`+fmt.Sprintf(key, first, "TIME", `"`+second+`"`)+
+				`,"revoked":["`+first+`","`+second+`"],"change":`+change+`}`)
 			revision := done.number("change", "revision")
 			f.operator("GET", fmt.Sprintf("/v1/revisions/%d", revision+1), "").refused(404)
 			again := revoke(f, second, true).want(200)
-			like(t, again.raw, `{"key":`+fmt.Sprintf(key, second, "null", "null")+`,"revoked":[],"change":`+effective+`}`)
+			like(t, again.sideless(), `{"key":`+fmt.Sprintf(key, second, "null", "null")+`,"revoked":[],"change":`+change+`}`)
 			if got := again.number("change", "revision"); got != revision {
 				t.Errorf("revision %d, want %d", got, revision)
 			}
-			if got := fmt.Sprint(f.inForce("a")); got != fmt.Sprint([]string{alone}) {
+			if got := fmt.Sprint(f.inForce()); got != fmt.Sprint([]string{alone}) {
 				t.Errorf("in force: %s", got)
 			}
 			for _, id := range []string{first, second} {
@@ -105,8 +112,8 @@ func TestRevokeChain(t *testing.T) {
 			}
 			// Without the chain the answer is as ever, and one key is revoked.
 			rolled := f.roll(alone, `{"grace_seconds":3600}`)
-			like(t, revoke(f, alone, false).want(200).raw, `{"key":`+fmt.Sprintf(key, alone, "TIME", `"`+rolled+`"`)+`,"change":`+effective+`}`)
-			if got := fmt.Sprint(f.inForce("a")); got != fmt.Sprint([]string{rolled}) {
+			like(t, revoke(f, alone, false).want(200).sideless(), `{"key":`+fmt.Sprintf(key, alone, "TIME", `"`+rolled+`"`)+`,"change":`+change+`}`)
+			if got := fmt.Sprint(f.inForce()); got != fmt.Sprint([]string{rolled}) {
 				t.Errorf("in force: %s", got)
 			}
 			revoke(f, "nope", true).refused(404)
@@ -123,7 +130,7 @@ func TestRevokeChain(t *testing.T) {
 	f.owner("a", "DELETE", own+"/"+id+"?chain=1", "").refused(400, "chain must be true or false")
 	f.owner("a", "DELETE", own+"/"+id+"?chain=", "").refused(400, "chain must be true or false")
 	f.owner("a", "DELETE", own+"/"+id, `{"chain":true}`).refused(400, "chain is not a known field")
-	if got := len(f.inForce("a")); got != 1 {
+	if got := len(f.inForce()); got != 1 {
 		t.Errorf("%d keys in force", got)
 	}
 }
@@ -139,7 +146,7 @@ func TestRollsDoNotMultiplyGrants(t *testing.T) {
 		for range rolls {
 			id = f.owner("a", "POST", own+"/"+id+"/roll", `{"grace_seconds":86400}`).want(201).text("key", "id")
 		}
-		if got := len(f.inForce("a")); got != 2 {
+		if got := len(f.inForce()); got != 2 {
 			t.Errorf("%d keys in force", got)
 		}
 	})
@@ -156,7 +163,7 @@ func TestRollsDoNotMultiplyGrants(t *testing.T) {
 			})
 		}
 		work.Wait()
-		if got := len(f.inForce("a")); got != 2 {
+		if got := len(f.inForce()); got != 2 {
 			t.Errorf("%d keys in force", got)
 		}
 	})

@@ -116,7 +116,7 @@ func TestTimesInEitherCase(t *testing.T) {
 		}
 		f.operator("POST", "/v1/accounts/a/terminate", "").want(200)
 		f.operator("POST", "/v1/accounts/a/reinstate", "").want(200)
-		for _, k := range f.inForce("a") {
+		for _, k := range f.inForce() {
 			f.operator("POST", "/v1/keys/"+k+"/revoke", "").want(200)
 		}
 	}

@@ -72,8 +72,7 @@ func TestOwnersTokenBucket(t *testing.T) {
 		}
 		mint("a").limited(5)
 		<-time.After(5 * time.Second)
-		rolled := f.operator("POST", "/v1/keys/"+id+"/revoke", "").want(200)
-		_ = rolled
+		f.operator("POST", "/v1/keys/"+id+"/revoke", "").want(200)
 		f.owner("a", "POST", own+"/"+id+"/roll", "").refused(409)
 		f.owner("a", "DELETE", own+"/"+id, "").limited(5)
 
@@ -169,13 +168,12 @@ func TestEvictedBucketsAreNotRefilled(t *testing.T) {
 		l := newWriteLimits(accounts)
 		limits := OwnerLimits{ChangesPerMinute: 60, Burst: 20, Concurrent: 1}
 		accepted := 0
-		for round := range 100 {
+		for range 100 {
 			for i := range 5 * accounts {
 				if release, err := l.begin(fmt.Sprint(i), limits); err == nil {
 					accepted++
 					release()
 				}
-				_ = round
 			}
 		}
 		if most := accounts * limits.Burst; accepted > most {

@@ -47,24 +47,32 @@ func TestKeysInForceAreCountedByIndex(t *testing.T) {
 		"limit": {sqlstore.CountInForce, "INDEX keys_in_force (account=? AND expires_at>?)"},
 		"chain": {"SELECT 1 FROM keys k WHERE k.chain = ? AND k.revoked_at IS NULL ORDER BY k.seq", "INDEX keys_by_chain (chain=? AND revoked_at=?)"},
 	} {
-		rows, err := db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+c.query, 1, 1, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var plan strings.Builder
-		for rows.Next() {
-			var id, parent, unused int
-			var detail string
-			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
-				t.Fatal(err)
-			}
-			plan.WriteString(detail + "\n")
-		}
-		if err := rows.Err(); err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(plan.String(), "SCAN keys") || !strings.Contains(plan.String(), c.index) {
-			t.Errorf("%s:\n%s", name, plan.String())
+		plan := planOf(t, db, c.query)
+		if strings.Contains(plan, "SCAN keys") || !strings.Contains(plan, c.index) {
+			t.Errorf("%s:\n%s", name, plan)
 		}
 	}
+}
+
+// planOf is how SQLite carries out a query with up to three arguments.
+func planOf(t *testing.T, db *sql.DB, query string) string {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, 1, 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var plan strings.Builder
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			t.Fatal(err)
+		}
+		plan.WriteString(detail + "\n")
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return plan.String()
 }
