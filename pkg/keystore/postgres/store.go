@@ -198,6 +198,7 @@ func (s *Store) lock(t *sqlstore.Tx) error {
 		return err
 	}
 	t.Now = s.shifted(h.now())
+	t.LeaseNow = t.Now
 	err := h.check()
 	if errors.Is(err, errTimeline) {
 		// Not the old epoch with another number: a backup that is restored twice may get

@@ -73,7 +73,7 @@ func (t *Tx) pruneUsage(after int64) (last int64, err error) {
 // that the log stays a gapless run even if the clock was put back once.
 func (t *Tx) Prune(retention time.Duration) (more bool, err error) {
 	cutoff := Stamp(t.Now.Add(-retention))
-	t.pruneSidecars(t.Now.Add(-retention))
+	t.pruneSidecars(t.LeaseNow.Add(-retention))
 	t.Exec("DELETE FROM sessions WHERE expires_at < ?", cutoff)
 	var oldest, keep int64
 	err = t.QueryRowContext(t.Ctx, `SELECT coalesce(min(revision), 0), coalesce(
@@ -103,7 +103,7 @@ func (s *Core) NewEpoch(ctx context.Context, wait time.Duration) (keystore.Head,
 
 // NotBefore has no change be effective before so much time has passed.
 func (t *Tx) NotBefore(wait time.Duration) {
-	until := Stamp(RoundUp(t.Now.Add(wait)))
+	until := Stamp(RoundUp(t.LeaseNow.Add(wait)))
 	t.Exec("UPDATE head SET not_before = ? WHERE not_before IS NULL OR not_before < ?1", until)
 	t.Moved = true
 }
