@@ -35,6 +35,13 @@ func openStore(ctx context.Context, cfg *config.Keyd, log *zap.Logger) (keystore
 // most a lease and the longest stale time left.
 func unknown(cfg *config.Keyd) time.Duration { return cfg.Lease + cfg.LongestMaxStale }
 
+// reloaded lets the store know what sidecars may be given from now on.
+func reloaded(store keystore.Store, cfg *config.Keyd) {
+	if s, ok := store.(*postgres.Store); ok {
+		s.RaiseUnknown(unknown(cfg))
+	}
+}
+
 // newEpoch begins a new epoch. Sidecars may exist that the copy does not know.
 func newEpoch(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) error {
 	store, err := openStore(ctx, cfg, rt.Log)

@@ -206,8 +206,10 @@ type Feed interface {
 	// some thousand keys at a time: all keys have their turn if it is called again and again.
 	Prune(ctx context.Context, retention time.Duration) error
 	// NewEpoch gives the log another identity and sets Head.NotBefore to now + wait:
-	// for a store that was put back from an older copy. NotBefore never goes back: who
-	// may exist unknown since an earlier restore may still exist. The revision goes on from
-	// where it is, and the sidecars on record stay.
+	// for a store that was put back from an older copy. It waits for at least as long as the
+	// largest lease and stale time that a poll was given, which is on record until it is over and
+	// a smaller one is given. NotBefore never goes back: sidecars that are not on record since an
+	// earlier restore may still exist. The revision goes on from where it is, and the sidecars on
+	// record stay.
 	NewEpoch(ctx context.Context, wait time.Duration) (Head, error)
 }

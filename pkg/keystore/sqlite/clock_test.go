@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
 // clocks are a wall clock and a monotonic one that the test moves, each alone or together.
@@ -185,5 +186,39 @@ func TestStepDoesNotEndTheWaitOfANewEpoch(t *testing.T) {
 	c.pass(time.Second)
 	if p, _ := progress(t, s); !p.Effective {
 		t.Error("not effective after the wait")
+	}
+}
+
+// The largest grant is not written with every poll.
+func TestLargestGrantIsNotedOnceInAWhile(t *testing.T) {
+	c := newClocks()
+	s := withAccount(t, c.options())
+	head, err := s.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	noted := func() (at time.Time) {
+		t.Helper()
+		for i := range 5 {
+			p := keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Revision: 1, Lease: time.Minute, MaxStale: time.Duration(i/4) * time.Hour}
+			if err := recordPoll(t.Context(), s, p); err != nil {
+				t.Fatal(err)
+			}
+			c.pass(time.Second)
+		}
+		if err := s.readers.QueryRowContext(t.Context(), "SELECT largest_grant_at FROM head").Scan((*sqlstore.Stamp)(&at)); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	first := noted()
+	for range 10 {
+		if at := noted(); !at.Equal(first) {
+			t.Fatalf("noted at %v and again at %v", first, at)
+		}
+	}
+	c.pass(time.Minute)
+	if at := noted(); at.Sub(first) < time.Minute {
+		t.Errorf("noted at %v and not again until %v", first, at)
 	}
 }

@@ -53,9 +53,9 @@ type Store struct {
 	changed sqlstore.Broadcast
 
 	stepNoted time.Duration // on record as head.clock_step; of the writer goroutine
-	jobs   chan func()
-	stop   chan struct{}
-	writes sync.WaitGroup // the writer goroutine
+	jobs      chan func()
+	stop      chan struct{}
+	writes    sync.WaitGroup // the writer goroutine
 }
 
 var _ keystore.Store = (*Store)(nil)

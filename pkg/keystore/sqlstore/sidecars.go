@@ -38,6 +38,7 @@ type fleet struct {
 	// read only if the polls may add some.
 	live, gone           int64
 	liveAdded, goneAdded int64
+	granted              time.Duration // the largest lease + max_stale that was given
 }
 
 // makeRoomAgain is the least time between two prunes that a full record causes. Smaller
@@ -120,6 +121,7 @@ func (f *fleet) record(p *poll) recorded {
 		return recorded{head: f.head, err: keystore.ErrFull}
 	case given:
 		r.err = nil
+		f.granted = max(f.granted, r.lease+p.MaxStale)
 		f.Moved = f.Moved || known == nil || next.Revision != known.Revision
 	case known == nil:
 		return r

@@ -271,10 +271,23 @@ func (mc *machine) newEpoch(t *rapid.T) {
 		t.Fatal("the epoch is the old one")
 	}
 	mc.model.epoch = head.Epoch
-	if until.After(mc.model.notBefore) {
-		mc.model.notBefore = until
+	ever, live := mc.model.largest()
+	least := latest(mc.model.notBefore, until, mc.model.now.Add(live))
+	most := latest(least, mc.model.now.Add(ever))
+	if head.NotBefore.Before(least) || head.NotBefore.After(most.Add(time.Second)) {
+		t.Fatalf("no change is effective before %v, want %v to %v", head.NotBefore, least, most)
 	}
+	mc.model.notBefore = head.NotBefore
 	mc.told = nil // this alone makes changes effective later
+}
+
+func latest(times ...time.Time) (last time.Time) {
+	for _, t := range times {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
 }
 
 // time never stops exactly where something ends.

@@ -23,6 +23,24 @@ type model struct {
 	log       []modelChange            // the n-th has revision n+1
 	pruned    int64                    // the newest revision that is gone
 	events    []keystore.Event
+	grants    []modelGrant // every one that was given
+}
+
+// modelGrant is a lease and stale time together.
+type modelGrant struct {
+	at   time.Time
+	size time.Duration
+}
+
+// largest is the largest grant ever, and the largest that is not over.
+func (m *model) largest() (ever, now time.Duration) {
+	for _, g := range m.grants {
+		ever = max(ever, g.size)
+		if g.at.Add(g.size).After(m.now) {
+			now = max(now, g.size)
+		}
+	}
+	return ever, now
 }
 
 type modelSession struct {
@@ -315,6 +333,7 @@ func (m *model) poll(p keystore.Poll) (lease time.Duration, outcome string) {
 		s.StaleEndsAt = end
 	}
 	m.sidecars[p.Sidecar] = &s
+	m.grants = append(m.grants, modelGrant{m.now, p.Lease + p.MaxStale})
 	return p.Lease, done
 }
 

@@ -71,6 +71,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"sidecars", testSidecars},
 		{"prune", testPrune},
 		{"new epoch", testNewEpoch},
+		{"largest grant", testLargestGrant},
 		{"contexts", testContexts},
 		{"reopen", testReopen},
 		{"writers and followers", testWritersAndFollowers},
