@@ -194,11 +194,12 @@ type Feed interface {
 	// was; ErrNotFound if Sidecars does not list it.
 	Forget(ctx context.Context, actor, sidecar string) (Sidecar, error)
 	// Sidecars lists those that are not Gone and whose StaleEndsAt has not passed, by name, with the
-	// head of the same snapshot.
-	Sidecars(ctx context.Context) (Head, []Sidecar, error)
-	// Behind lists those of Sidecars that have not acknowledged the revision: all that
-	// ProgressOf needs to know of.
-	Behind(ctx context.Context, revision int64) (Head, []Sidecar, error)
+	// head of the same snapshot. next is "" on the last page.
+	Sidecars(ctx context.Context, page Page) (head Head, list []Sidecar, next string, err error)
+	// Progress is ProgressOf all that Sidecars lists, with the head of the same snapshot.
+	Progress(ctx context.Context, revision int64) (Head, Progress, error)
+	// Leases counts the sidecars that hold a lease now.
+	Leases(ctx context.Context) (int, error)
 
 	// Prune deletes log rows older than retention, from the oldest on without a gap, and
 	// sidecars and sessions whose time has been over for longer than that. The newest row

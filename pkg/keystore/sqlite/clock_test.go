@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -53,11 +54,14 @@ func mustClose(t *testing.T, s *Store) {
 // progress is how far the change 2 has come, and the one sidecar on record.
 func progress(t *testing.T, s *Store) (keystore.Progress, keystore.Sidecar) {
 	t.Helper()
-	head, list, err := s.Sidecars(t.Context())
+	head, list, _, err := s.Sidecars(t.Context(), keystore.Page{Limit: 10})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := keystore.ProgressOf(2, head, list)
+	if _, found, err := s.Progress(t.Context(), 2); err != nil || !reflect.DeepEqual(found, p) {
+		t.Fatalf("%+v, and of the list %+v: %v", found, p, err)
+	}
 	if len(list) == 0 {
 		return p, keystore.Sidecar{}
 	}

@@ -242,7 +242,7 @@ func TestGivingUp(t *testing.T) {
 			}
 		})
 		whole(t, s)
-		if _, sidecars, err := s.Sidecars(t.Context()); err != nil || len(sidecars) > 0 {
+		if _, sidecars, _, err := s.Sidecars(t.Context(), keystore.Page{Limit: 10}); err != nil || len(sidecars) > 0 {
 			t.Errorf("%v, %v", sidecars, err)
 		}
 	})
@@ -285,7 +285,7 @@ func TestLeasesOnRecordAreNotShorter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, list, err := s.Sidecars(t.Context())
+			_, list, _, err := s.Sidecars(t.Context(), keystore.Page{Limit: 10})
 			if err != nil || len(list) != 1 {
 				t.Fatal(list, err)
 			}

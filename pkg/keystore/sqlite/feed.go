@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"math"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -79,30 +78,4 @@ func scanChanges(rows *sql.Rows) ([]keystore.Change, error) {
 		changes = append(changes, c)
 	}
 	return changes, rows.Err()
-}
-
-// Sidecars implements keystore.Feed.
-func (s *Store) Sidecars(ctx context.Context) (keystore.Head, []keystore.Sidecar, error) {
-	return s.Behind(ctx, math.MaxInt64)
-}
-
-// Behind implements keystore.Feed.
-func (s *Store) Behind(ctx context.Context, revision int64) (head keystore.Head, sidecars []keystore.Sidecar, err error) {
-	err = sqlstore.Read(ctx, s, "sidecars", func(q sqlstore.Querier) error {
-		var at moment
-		if head, at, err = s.head(ctx, q); err != nil {
-			return err
-		}
-		rows, err := q.QueryContext(ctx, //nolint:rowserrcheck // ScanSidecars does
-			sqlstore.SelectSidecars+" WHERE stale_ends_at > ? AND revision < ? AND NOT gone ORDER BY name", sqlstore.Stamp(at.lease), revision)
-		if err != nil {
-			return err
-		}
-		sidecars, err = sqlstore.ScanSidecars(rows)
-		for i := range sidecars {
-			showSidecar(&sidecars[i], at.step)
-		}
-		return err
-	})
-	return head, sidecars, err
 }

@@ -28,6 +28,22 @@ func ScanSidecars(rows *sql.Rows) ([]keystore.Sidecar, error) {
 	return sidecars, rows.Err()
 }
 
+// SidecarsAfter returns the name after which a page of the sidecars' list begins, "" for the first.
+func (s *Core) SidecarsAfter(page keystore.Page) (string, error) {
+	name, err := s.listing("sidecars").beginAt(page)
+	return string(name), err
+}
+
+// SidecarsPage makes a page of the list, which has one entry more than that if there is another
+// page, and returns the cursor of that one.
+func (s *Core) SidecarsPage(page keystore.Page, list []keystore.Sidecar) ([]keystore.Sidecar, string) {
+	if len(list) <= page.Limit {
+		return list, ""
+	}
+	list = list[:page.Limit]
+	return list, s.listing("sidecars").cursorAt([]byte(list[page.Limit-1].Name))
+}
+
 // fleet is a transaction that records polls, with the sidecars that these name.
 type fleet struct {
 	*Tx

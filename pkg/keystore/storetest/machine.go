@@ -299,15 +299,17 @@ func (mc *machine) reopen(*rapid.T) { mc.h.Store = mc.h.Reopen() }
 func (mc *machine) check(t *rapid.T) {
 	s, m, all := mc.h.Store, &mc.model, keystore.Page{Limit: 1000}
 	mc.now(t)
-	head, sidecars, err := s.Sidecars(mc.ctx)
+	head, sidecars, err := allSidecars(mc.ctx, s)
 	outcome(t, err, done)
 	same(t, "head", head, m.end())
 	mc.checkProgress(t, head, sidecars)
-	revision := rapid.Int64Range(0, head.Revision+1).Draw(t, "behind")
-	_, behind, err := s.Behind(mc.ctx, revision)
+	revision := rapid.Int64Range(0, head.Revision+1).Draw(t, "change")
+	_, progress, err := s.Progress(mc.ctx, revision)
 	outcome(t, err, done)
-	knows := func(c keystore.Sidecar) bool { return c.Revision >= revision }
-	same(t, "behind", behind, slices.DeleteFunc(slices.Clone(sidecars), knows))
+	same(t, "progress", progress, mc.model.progress(revision))
+	leases, err := s.Leases(mc.ctx)
+	outcome(t, err, done)
+	same(t, "leases", leases, mc.model.leases())
 	for i := range sidecars {
 		sidecars[i].Grants = nil // how it comes to the progress is its own affair
 	}

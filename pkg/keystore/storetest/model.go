@@ -379,7 +379,7 @@ func (m *model) progress(revision int64) keystore.Progress {
 	by := m.notBefore
 	for _, name := range slices.Sorted(maps.Keys(m.sidecars)) {
 		if end := m.sidecars[name].without(revision); end.After(m.now) {
-			p.Effective, p.WaitingFor = false, append(p.WaitingFor, name)
+			p.Effective, p.Waiting, p.WaitingFor = false, p.Waiting+1, append(p.WaitingFor, name)
 			if end.After(by) {
 				by = end
 			}
@@ -399,6 +399,15 @@ func (m *model) living() []keystore.Sidecar {
 		}
 	}
 	return list
+}
+
+func (m *model) leases() (n int) {
+	for _, s := range m.sidecars {
+		if s.LeaseEndsAt.After(m.now) && !s.Gone {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *model) prune(retention time.Duration) {

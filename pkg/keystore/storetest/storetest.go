@@ -69,6 +69,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"forget", testForget},
 		{"told under polls", testToldUnderPolls},
 		{"sidecars", testSidecars},
+		{"many sidecars", testCrowd},
 		{"prune", testPrune},
 		{"new epoch", testNewEpoch},
 		{"largest grant", testLargestGrant},

@@ -11,7 +11,7 @@ func testSidecars(e *env) {
 	epoch := e.head().Epoch
 	names := func(want ...string) {
 		e.Helper()
-		head, list, err := e.Sidecars(e.ctx)
+		head, list, err := allSidecars(e.ctx, e.Store)
 		e.ok(err)
 		e.same("revision", head.Revision, int64(1))
 		got := []string{}
