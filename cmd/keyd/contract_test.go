@@ -23,7 +23,7 @@ type step struct {
 const (
 	anAccount   = `{"id":"acc-1_X","name":"Ann","state":"active","created_at":TIME,"terminated_at":null}`
 	aTerminated = `{"id":"acc-1_X","name":"Ann","state":"terminated","created_at":TIME,"terminated_at":TIME}`
-	isEffective = `{"revision":N,"effective":true,"effective_by":null,"waiting_for":[]}`
+	isEffective = `{"revision":N,"effective":true,"effective_by":null,"waiting":0,"waiting_for":[]}`
 	aDigest     = "abababababababababababababababababababababababababababababababab"
 )
 
@@ -77,12 +77,12 @@ var administration = []step{
 	{"GET /v1/keys/nothing", 404, "", "", ""},
 
 	{"PUT /v1/keys/$KEY/scopes/chat:companion", 200, `{"key":` + aKey(`"$KEY"`, "laptop", "HINT", `"chat:companion"`, "active", "null", "null") + `,"change":` + isEffective + `}`, "", "REV=change.revision"},
-	{"PUT /v1/keys/$KEY/scopes/chat%3Acompanion", 200, `{"key":` + aKey(`"$KEY"`, "laptop", "HINT", `"chat:companion"`, "active", "null", "null") + `,"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting_for":[]}}`, "", ""},
+	{"PUT /v1/keys/$KEY/scopes/chat%3Acompanion", 200, `{"key":` + aKey(`"$KEY"`, "laptop", "HINT", `"chat:companion"`, "active", "null", "null") + `,"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting":0,"waiting_for":[]}}`, "", ""},
 	{"PUT /v1/keys/$KEY/scopes/write", 400, "", "chat:companion, read", ""},
 	{"DELETE /v1/keys/$KEY/scopes/write", 400, "", "chat:companion, read", ""},
 	{"DELETE /v1/keys/$KEY/scopes/chat:companion", 200, `{"key":` + aKey(`"$KEY"`, "laptop", "HINT", "", "active", "null", "null") + `,"change":` + isEffective + `}`, "", "REV=change.revision"},
 	{"DELETE /v1/keys/$KEY/scopes/chat:companion", 200, `{"key":` + aKey(`"$KEY"`, "laptop", "HINT", "", "active", "null", "null") + `,"change":` + isEffective + `}`, "", ""},
-	{"GET /v1/revisions/$REV?wait_ms=1000", 200, `{"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting_for":[]}}`, "", ""},
+	{"GET /v1/revisions/$REV?wait_ms=1000", 200, `{"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting":0,"waiting_for":[]}}`, "", ""},
 	{"GET /v1/revisions/1000", 404, "", "", ""},
 	{"GET /v1/revisions/-1", 400, "", "revision", ""},
 
@@ -94,7 +94,7 @@ var administration = []step{
 		`,"plaintext":PLAIN,"replaced":` + replacedBy("ID", aKey(`"$KEY"`, "laptop", "HINT", "", "revoked", "null", "TIME")) + `,"change":` + isEffective + `}`, "", "NEXT=key.id"},
 	{"POST /v1/keys/$KEY/roll", 409, "", "revoked", ""},
 	{"POST /v1/keys/$NEW/revoke?wait_ms=0", 200, `{"key":` + aKey(`"$NEW"`, "bot", "HINT", `"chat:companion","read"`, "revoked", `"2999-01-01T00:00:00Z"`, "TIME") + `,"change":` + isEffective + `}`, "", "REV=change.revision"},
-	{"POST /v1/keys/$NEW/revoke " + `{}`, 200, `{"key":` + aKey(`"$NEW"`, "bot", "HINT", `"chat:companion","read"`, "revoked", `"2999-01-01T00:00:00Z"`, "TIME") + `,"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting_for":[]}}`, "", ""},
+	{"POST /v1/keys/$NEW/revoke " + `{}`, 200, `{"key":` + aKey(`"$NEW"`, "bot", "HINT", `"chat:companion","read"`, "revoked", `"2999-01-01T00:00:00Z"`, "TIME") + `,"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting":0,"waiting_for":[]}}`, "", ""},
 	{"POST /v1/keys/nothing/revoke", 404, "", "", ""},
 	{"POST /v1/keys/$KEY/revoke " + `{"chain":true}`, 200, `{"key":` + replacedBy(`"$NEXT"`, aKey(`"$KEY"`, "laptop", "HINT", "", "revoked", "null", "TIME")) +
 		`,"revoked":["$NEXT"],"change":` + isEffective + `}`, "", ""},
@@ -108,11 +108,11 @@ var administration = []step{
 	{"POST /v1/accounts/acc-1_X/sessions " + `{"ttl_seconds":2592001}`, 400, "", "ttl_seconds", ""},
 	{"POST /v1/accounts/acc-1_X/sessions " + `{"ttl_seconds":2592000}`, 201, `{"session":{"id":ID,"account":"acc-1_X","created_at":TIME,"expires_at":TIME},"token":TOKEN}`, "", ""},
 	{"DELETE /v1/sessions/$SES", 200, `{"session":{"id":"$SES","account":"acc-1_X","created_at":TIME,"expires_at":TIME},"change":` + isEffective + `}`, "", "REV=change.revision"},
-	{"DELETE /v1/sessions/$SES", 200, `{"session":{"id":"$SES","account":"acc-1_X","created_at":TIME,"expires_at":TIME},"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting_for":[]}}`, "", ""},
+	{"DELETE /v1/sessions/$SES", 200, `{"session":{"id":"$SES","account":"acc-1_X","created_at":TIME,"expires_at":TIME},"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting":0,"waiting_for":[]}}`, "", ""},
 	{"DELETE /v1/sessions/nothing", 404, "", "", ""},
 
 	{"POST /v1/accounts/acc-1_X/terminate", 200, `{"account":` + aTerminated + `,"change":` + isEffective + `}`, "", "REV=change.revision"},
-	{"POST /v1/accounts/acc-1_X/terminate", 200, `{"account":` + aTerminated + `,"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting_for":[]}}`, "", ""},
+	{"POST /v1/accounts/acc-1_X/terminate", 200, `{"account":` + aTerminated + `,"change":{"revision":$REV,"effective":true,"effective_by":null,"waiting":0,"waiting_for":[]}}`, "", ""},
 	{"POST /v1/accounts/acc-1_X/keys " + `{"label":"x"}`, 409, "", "terminated", ""},
 	{"POST /v1/accounts/acc-1_X/keys/import " + `{"label":"x","sha256":"` + strings.Repeat("0", 64) + `"}`, 409, "", "terminated", ""},
 	{"POST /v1/accounts/acc-1_X/sessions", 409, "", "terminated", ""},
@@ -129,7 +129,7 @@ var administration = []step{
 	{"GET /v1/audit?account=$BEN", 200, `{"events":[{"at":TIME,"actor":"operator:alice","action":"account.create","account":"$BEN","key":null,"detail":{"name":"Ben"}}],"next":null}`, "", ""},
 	{"GET /v1/audit?account=$BEN&key=$KEY", 200, `{"events":[],"next":null}`, "", ""},
 	{"GET /v1/audit?account=a%20b", 400, "", "account", ""},
-	{"GET /v1/sidecars", 200, `{"sidecars":[]}`, "", ""},
+	{"GET /v1/sidecars", 200, `{"sidecars":[],"next":null}`, "", ""},
 	{"GET /v1/accounts?limit=1001", 400, "", "limit", ""},
 	{"GET /v1/nothing", 404, "", "", ""},
 	{"PATCH /v1/accounts/acc-1_X " + `{"name":"x"}`, 405, "", "GET", ""},

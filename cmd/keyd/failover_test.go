@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -59,5 +60,45 @@ func TestFailover(t *testing.T) {
 	by, err := time.Parse(time.RFC3339, fmt.Sprint(change["effective_by"]))
 	if least := died.Add(fleetLease + time.Hour); err != nil || change["effective"] != false || by.Before(least) {
 		t.Errorf("%v, though nobody knows who else is there until %s: %v", change, least, err)
+	}
+}
+
+// longest_max_stale is raised by a reload, and then the server fails over: the wait of the new epoch
+// is by the new value.
+func TestFailoverAfterAReload(t *testing.T) {
+	server, err := pgtest.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Remove() })
+	database, err := server.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := onPostgres(t, server, database)
+	p := launch(t, config)
+	p.operator("POST", "/v1/accounts", `{"id":"a","name":"Ann"}`)
+	replaceIn(t, config, "longest_max_stale: 1h", "longest_max_stale: 6h")
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	reloaded := func() bool { // by the range that a refusal names
+		_, v := p.ask("sidecars", sidecarToken, "POST", "/v1/changes", `{"sidecar":"x","poll":1,"after":0,"max_stale_ms":86400000}`)
+		return strings.Contains(fmt.Sprint(v["message"]), fmt.Sprint((6 * time.Hour).Milliseconds()))
+	}
+	for deadline := time.Now().Add(10 * time.Second); !reloaded(); <-time.After(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the reload had no effect\n%s", p.logged())
+		}
+	}
+	// As after a failover, the server's timeline is not the one on record.
+	if err := server.Exec(t.Context(), database, "UPDATE head SET timeline = timeline + 1"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	change := p.operator("POST", "/v1/accounts/a/keys", `{"label":"x"}`)["change"].(map[string]any)
+	by, err := time.Parse(time.RFC3339, fmt.Sprint(change["effective_by"]))
+	if err != nil || by.Before(began.Add(6*time.Hour)) {
+		t.Errorf("%v after %v: %v", change, began, err)
 	}
 }

@@ -76,6 +76,13 @@ func openReachable(ctx context.Context, rt *daemon.Runtime, open opener) (keysto
 // most a lease and the longest stale time left.
 func unknown(cfg *config.Keyd) time.Duration { return cfg.Lease + cfg.LongestMaxStale }
 
+// reloaded lets the store know what sidecars may be given from now on.
+func reloaded(store keystore.Store, cfg *config.Keyd) {
+	if s, ok := store.(*postgres.Store); ok {
+		s.RaiseUnknown(unknown(cfg))
+	}
+}
+
 // newEpoch begins a new epoch. Sidecars may exist that the copy does not know. It does not
 // wait for the database: a person does.
 func newEpoch(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) error {

@@ -69,6 +69,7 @@ func serve(rt *daemon.Runtime, cfg *config.Keyd, store keystore.Store, settings 
 	return func(next *config.Keyd) error {
 		settings, err := settingsOf(next, rt.Log)
 		if err == nil {
+			reloaded(store, next)
 			server.Apply(settings)
 		}
 		return err

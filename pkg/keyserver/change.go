@@ -26,17 +26,19 @@ func (s *Server) reached(ctx context.Context, c *call, revision int64) (changeVi
 	var seen changeView
 	for first := true; ; first = false {
 		changed, began := s.store.Changed(), time.Now()
-		head, sidecars, err := s.behind(ctx, revision)
+		head, progress, err := s.progress(ctx, revision)
 		if err != nil {
 			if first {
 				return changeView{}, err
 			}
 			break // what was seen before is still true
 		}
-		progress := keystore.ProgressOf(revision, head, sidecars)
-		seen = viewChange(revision, progress)
-		left := time.Until(until)
-		lull := min(max(lullPerLook*time.Since(began), leastLull), mostLull)
+		seen = viewChange(c, revision, progress)
+		left, took := time.Until(until), time.Since(began)
+		lull := min(max(lullPerLook*took, leastLull), mostLull)
+		if took > mostLull { // of a crowd of sidecars: what looks take must stay a part of the time
+			lull = lullPerLook * took
+		}
 		if progress.Effective || left <= 0 || !s.rest(c, min(left, lull), nil) {
 			break
 		}
@@ -65,8 +67,8 @@ func (s *Server) rest(c *call, d time.Duration, wake <-chan struct{}) bool {
 	}
 }
 
-func (s *Server) behind(ctx context.Context, revision int64) (keystore.Head, []keystore.Sidecar, error) {
+func (s *Server) progress(ctx context.Context, revision int64) (keystore.Head, keystore.Progress, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return s.store.Behind(ctx, revision)
+	return s.store.Progress(ctx, revision)
 }

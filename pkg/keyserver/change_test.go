@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,7 +31,7 @@ func TestChangeWaitsForSidecars(t *testing.T) {
 		f.begun("one", "")
 		r := f.operator("POST", "/v1/keys/"+id+"/revoke", "").want(200)
 		by := began.Add(75 * time.Second).UTC().Format(time.RFC3339Nano)
-		want := fmt.Sprintf(`"change":{"revision":%d,"effective":false,"effective_by":%q,"waiting_for":["one","two"]}}`, head+1, by)
+		want := fmt.Sprintf(`"change":{"revision":%d,"effective":false,"effective_by":%q,"waiting":2,"waiting_for":["one","two"]}}`, head+1, by)
 		if !strings.HasSuffix(r.raw, want) {
 			t.Errorf("got %s, want …%s", r.raw, want)
 		}
@@ -40,7 +42,7 @@ func TestChangeWaitsForSidecars(t *testing.T) {
 		}
 		f.poll("one", head+1, epoch, "").want(200)
 		r = f.operator("GET", fmt.Sprintf("/v1/revisions/%d", head+1), "").want(200)
-		if got, want := r.raw, fmt.Sprintf(`{"change":{"revision":%d,"effective":true,"effective_by":null,"waiting_for":[]}}`, head+1); got != want {
+		if got, want := r.raw, fmt.Sprintf(`{"change":{"revision":%d,"effective":true,"effective_by":null,"waiting":0,"waiting_for":[]}}`, head+1); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	})
@@ -166,11 +168,11 @@ type blinded struct {
 	looks *int
 }
 
-func (b blinded) Behind(ctx context.Context, revision int64) (keystore.Head, []keystore.Sidecar, error) {
+func (b blinded) Progress(ctx context.Context, revision int64) (keystore.Head, keystore.Progress, error) {
 	if *b.looks++; *b.looks > 1 {
-		return keystore.Head{}, nil, context.DeadlineExceeded
+		return keystore.Head{}, keystore.Progress{}, context.DeadlineExceeded
 	}
-	return b.Store.Behind(ctx, revision)
+	return b.Store.Progress(ctx, revision)
 }
 
 // A change that was made is answered with what is known of it, not with an error.
@@ -226,4 +228,101 @@ func (f *fixture) toldAfterTheLast(apart time.Duration) time.Duration {
 		f.t.Fatalf("got %s", r.raw)
 	}
 	return told.Sub(last)
+}
+
+// Owners learn how far their change has come, and nothing of sidecars, whose names are what
+// protects their acknowledgements.
+func TestOwnersSeeNoSidecars(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.begun("canary-sidecar", "")
+		by := time.Now().Add(15 * time.Second).UTC().Format(time.RFC3339Nano)
+		r := f.owner("a", "POST", own, `{"label":"x"}`).want(201)
+		if want := fmt.Sprintf(`"change":{"revision":%d,"effective":false,"effective_by":%q}}`, head+1, by); !strings.HasSuffix(r.raw, want) {
+			t.Errorf("got %s, want …%s", r.raw, want)
+		}
+		id := r.text("key", "id")
+		rolled := f.owner("a", "POST", own+"/"+id+"/roll", "").want(201)
+		revoked := f.owner("a", "DELETE", own+"/"+rolled.text("key", "id"), "").want(200)
+		f.poll("canary-sidecar", revoked.number("change", "revision"), epoch, "").want(200)
+		again := f.owner("a", "DELETE", own+"/"+rolled.text("key", "id"), "").want(200)
+		if want := `"effective":true,"effective_by":null}}`; !strings.HasSuffix(again.raw, want) {
+			t.Errorf("got %s, want …%s", again.raw, want)
+		}
+		for _, got := range []reply{r, rolled, revoked, again} {
+			if strings.Contains(got.raw, "waiting") || strings.Contains(got.raw, "canary-sidecar") {
+				t.Errorf("an owner sees %s", got.raw)
+			}
+		}
+	})
+}
+
+// The holder of a leaked token invents sidecars: answers stay small, and tell how many there are.
+func TestChangeNamesAHundredSidecars(t *testing.T) {
+	synced(t, func(t *testing.T, f *fixture) {
+		const crowd = 250
+		for i := range crowd {
+			f.begun(fmt.Sprintf("%03d-%s", i, strings.Repeat("x", 124)), "")
+		}
+		r := f.operator("POST", "/v1/accounts/a/keys", `{"label":"x"}`).want(201)
+		names := r.at("change", "waiting_for").([]any)
+		if n := r.number("change", "waiting"); n != crowd || len(names) != 100 || !strings.HasPrefix(names[99].(string), "099-") || len(r.raw) > 20_000 {
+			t.Errorf("%d bytes, waiting %d, for %d: the last %v", len(r.raw), n, len(names), names[len(names)-1])
+		}
+		listed := 0
+		for cursor := ""; ; {
+			page := f.operator("GET", "/v1/sidecars?limit=70"+cursor, "").want(200)
+			listed += len(page.at("sidecars").([]any))
+			if page.at("next") == nil {
+				break
+			}
+			cursor = "&cursor=" + page.text("next")
+		}
+		if listed != crowd {
+			t.Errorf("%d sidecars in pages", listed)
+		}
+		if n := len(f.operator("GET", "/v1/sidecars", "").at("sidecars").([]any)); n != 100 {
+			t.Errorf("%d sidecars without a limit", n)
+		}
+	})
+}
+
+// hung does not answer a question about sidecars.
+type hung struct{ keystore.Store }
+
+func (hung) Leases(ctx context.Context) (int, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// A scrape of the metrics never waits for the store.
+func TestScrapeDoesNotAskTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := setUpOn(t, func(s keystore.Store) keystore.Store { return hung{s} })
+		began := time.Now()
+		got := f.scrape()
+		if took := time.Since(began); took > 0 || !slices.Contains(got, "keyd_sidecars NaN") || !slices.Contains(got, "keyd_sidecars_counted_timestamp_seconds 0") {
+			t.Errorf("after %s: %v", took, got)
+		}
+	})
+	synced(t, func(t *testing.T, f *fixture) {
+		f.begun("s", "")
+		<-time.After(2*countAgain + time.Second)
+		now := time.Now()
+		f.begun("t", "")
+		if got := f.scrape(); !slices.Contains(got, "keyd_sidecars 0") { // the lease of s is over
+			t.Errorf("got %v", got)
+		}
+		<-time.After(countAgain)
+		if got := f.scrape(); !slices.Contains(got, "keyd_sidecars 1") {
+			t.Errorf("got %v", got)
+		}
+		for _, line := range f.scrape() {
+			if at, ok := strings.CutPrefix(line, "keyd_sidecars_counted_timestamp_seconds "); ok {
+				seconds, err := strconv.ParseFloat(at, 64)
+				if err != nil || seconds < float64(now.Unix()) {
+					t.Errorf("counted at %s, not after %d", at, now.Unix())
+				}
+			}
+		}
+	})
 }

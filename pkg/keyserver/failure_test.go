@@ -97,13 +97,14 @@ func (broken) Forget(context.Context, string, string) (keystore.Sidecar, error) 
 	return keystore.Sidecar{}, errBroken
 }
 
-func (broken) Sidecars(context.Context) (keystore.Head, []keystore.Sidecar, error) {
-	return keystore.Head{}, nil, errBroken
+func (broken) Sidecars(context.Context, keystore.Page) (keystore.Head, []keystore.Sidecar, string, error) {
+	return keystore.Head{}, nil, "", errBroken
 }
 
-func (broken) Behind(context.Context, int64) (keystore.Head, []keystore.Sidecar, error) {
-	return keystore.Head{}, nil, errBroken
+func (broken) Progress(context.Context, int64) (keystore.Head, keystore.Progress, error) {
+	return keystore.Head{}, keystore.Progress{}, errBroken
 }
+func (broken) Leases(context.Context) (int, error)        { return 0, errBroken }
 func (broken) Prune(context.Context, time.Duration) error { return errBroken }
 
 // bodies that pass the checks, so that the store is asked.
@@ -203,6 +204,9 @@ func TestMetrics(t *testing.T) {
 	_, plaintext := f.key("a", "")
 	f.sidecar("/v1/resolve", fmt.Sprintf(`{"credentials":[%q,%q]}`, digestOf(plaintext), strings.Repeat("0", 64))).want(200)
 	f.begun("s", "")
+	if err := f.countSidecars(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	got := f.scrape()
 	for _, line := range []string{
 		`keyd_requests_total{route="/v1/accounts",side="operators",status="4xx"} 1`,
@@ -210,6 +214,7 @@ func TestMetrics(t *testing.T) {
 		`keyd_requests_total{route="POST /v1/accounts",side="operators",status="2xx"} 1`,
 		`keyd_requests_total{route="POST /v1/accounts/{id}/keys",side="operators",status="2xx"} 1`,
 		`keyd_requests_total{route="POST /v1/changes",side="sidecars",status="2xx"} 1`,
+		`keyd_requests_total{route="POST /v1/changes",side="sidecars",status="4xx"} 1`,
 		`keyd_requests_total{route="POST /v1/resolve",side="sidecars",status="2xx"} 1`,
 		`keyd_requests_total{route="other",side="operators",status="4xx"} 1`,
 		`keyd_request_duration_seconds_count{route="POST /v1/resolve",side="sidecars"} 1`,

@@ -18,6 +18,9 @@ const (
 	lull = 2 * time.Millisecond
 
 	housekeeping = time.Minute
+	// countAgain is the time between two counts of the sidecars. Smaller reads the record more
+	// often; larger makes the metric older.
+	countAgain = 10 * time.Second
 )
 
 // follow keeps the tail until ctx ends.
@@ -54,11 +57,21 @@ func (s *Server) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// keepHouse prunes the store and counts the sidecars until ctx ends.
+// keepHouse prunes the store until ctx ends.
 func (s *Server) keepHouse(ctx context.Context) {
 	for ctx.Err() == nil {
 		s.tidy(ctx)
 		pause(ctx, housekeeping, nil)
+	}
+}
+
+// keepCount counts the sidecars until ctx ends.
+func (s *Server) keepCount(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := s.countSidecars(ctx); err != nil && ctx.Err() == nil {
+			s.storeFailed("count", err)
+		}
+		pause(ctx, countAgain, nil)
 	}
 }
 

@@ -75,7 +75,7 @@ func TestImportKeys(t *testing.T) {
 		importing(1)) + `{"label":"no end of line","sha256":"` + digestOf("y") + `","account":"b","scopes":null,"expires_at":null}`
 	raw := f.imports(body)
 	want := `{"lines":6,"imported":3,"existing":1}` + "\n" +
-		`{"lines":6,"imported":3,"existing":1,"change":{"revision":5,"effective":true,"effective_by":null,"waiting_for":[]}}` + "\n"
+		`{"lines":6,"imported":3,"existing":1,"change":{"revision":5,"effective":true,"effective_by":null,"waiting":0,"waiting_for":[]}}` + "\n"
 	if raw.lines(); raw.raw != want {
 		t.Errorf("got %s\nwant %s", raw.raw, want)
 	}

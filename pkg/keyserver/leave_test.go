@@ -74,7 +74,7 @@ func TestLeave(t *testing.T) {
 		if time.Since(began) > time.Second {
 			t.Error("did not answer at once")
 		}
-		if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[]}` {
+		if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[],"next":null}` {
 			t.Errorf("still listed: %s", got)
 		}
 		r = f.operator("GET", fmt.Sprintf("/v1/revisions/%d", head+2), "")
@@ -121,7 +121,7 @@ func TestForgetSidecar(t *testing.T) {
 			list := f.operator("GET", "/v1/sidecars", "").raw
 			change := f.operator("POST", "/v1/accounts/a/keys", `{"label":"x"}`).number("change", "revision")
 			r := f.operator("DELETE", path, "").want(200)
-			if want := `{"sidecars":[` + strings.TrimPrefix(strings.TrimSuffix(r.raw, "}"), `{"sidecar":`) + `]}`; list != want {
+			if want := `{"sidecars":[` + strings.TrimPrefix(strings.TrimSuffix(r.raw, "}"), `{"sidecar":`) + `],"next":null}`; list != want {
 				t.Errorf("%s: got %s, it was listed as %s", name, r.raw, list)
 			}
 			if got := f.operator("GET", fmt.Sprintf("/v1/revisions/%d", change), ""); got.at("change", "effective") != true {

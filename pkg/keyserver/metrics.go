@@ -17,9 +17,11 @@ type metrics struct {
 	storeErrors *prometheus.CounterVec
 	beyondHead  prometheus.Counter
 	revision    prometheus.Gauge
+	sidecars    prometheus.Gauge
+	counted     prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer, sidecars func() float64) *metrics {
+func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyd_requests_total",
@@ -46,12 +48,17 @@ func newMetrics(reg prometheus.Registerer, sidecars func() float64) *metrics {
 			Name: "keyd_head_revision",
 			Help: "Revision of the newest change in the log.",
 		}),
+		sidecars: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "keyd_sidecars",
+			Help: "Sidecars that held a lease when they were last counted.",
+		}),
+		counted: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "keyd_sidecars_counted_timestamp_seconds",
+			Help: "Unix time at which the sidecars were last counted, 0 if never.",
+		}),
 	}
-	live := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "keyd_sidecars",
-		Help: "Sidecars that hold a lease now.",
-	}, sidecars)
-	reg.MustRegister(m.requests, m.latency, m.resolved, m.storeErrors, m.beyondHead, m.revision, live)
+	m.sidecars.Set(math.NaN())
+	reg.MustRegister(m.requests, m.latency, m.resolved, m.storeErrors, m.beyondHead, m.revision, m.sidecars, m.counted)
 	return m
 }
 
@@ -60,18 +67,15 @@ func (m *metrics) observe(side, route string, status int, took time.Duration) {
 	m.latency.WithLabelValues(side, route).Observe(took.Seconds())
 }
 
-// countLeases tells how many sidecars hold a lease; not a number if the store cannot
-// say.
-func (s *Server) countLeases() float64 {
-	head, list, err := s.behind(context.Background(), math.MaxInt64)
+// countSidecars counts those that hold a lease, for the metrics: a scrape never waits for the store.
+func (s *Server) countSidecars(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	n, err := s.store.Leases(ctx)
 	if err != nil {
-		return math.NaN()
+		return err
 	}
-	n := 0
-	for _, sidecar := range list {
-		if sidecar.LeaseEndsAt.After(head.Now) {
-			n++
-		}
-	}
-	return float64(n)
+	s.metrics.sidecars.Set(float64(n))
+	s.metrics.counted.SetToCurrentTime()
+	return nil
 }

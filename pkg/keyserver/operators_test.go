@@ -25,7 +25,7 @@ func like(t *testing.T, got, pattern string) {
 	}
 }
 
-const effective = `{"revision":REV,"effective":true,"effective_by":null,"waiting_for":[]}`
+const effective = `{"revision":REV,"effective":true,"effective_by":null,"waiting":0,"waiting_for":[]}`
 
 func TestOperatorsTable(t *testing.T) {
 	f := setUp(t)
@@ -71,7 +71,7 @@ func TestOperatorsTable(t *testing.T) {
 	f.operator("POST", "/v1/accounts/a/terminate", "").want(200)
 	like(t, f.operator("GET", "/v1/accounts/a", "").raw, `{"account":{"id":"a","name":"Ann","state":"terminated","created_at":TIME,"terminated_at":TIME}}`)
 	like(t, f.operator("POST", "/v1/accounts/a/reinstate", "{}").want(200).raw, `{"account":`+active+`,"change":`+effective+`}`)
-	like(t, f.operator("GET", "/v1/sidecars", "").want(200).raw, `{"sidecars":[]}`)
+	like(t, f.operator("GET", "/v1/sidecars", "").want(200).raw, `{"sidecars":[],"next":null}`)
 }
 
 func TestKeyLife(t *testing.T) {

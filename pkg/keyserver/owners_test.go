@@ -20,7 +20,7 @@ func TestOwnersTable(t *testing.T) {
 	minted := f.owner("a", "POST", own, `{"label":"mine","scopes":["write","read"],"expires_at":null}`).want(201)
 	key := `{"id":"ID","account":"a","label":"mine","hint":"HINT","scopes":["read","write"],"state":"active","created_at":TIME,` +
 		`"created_by":"owner:a","expires_at":null,"revoked_at":null,"last_used_at":null,"replaced_by":null}`
-	like(t, minted.raw, `{"key":`+key+`,"plaintext":"SECRET","change":`+effective+`}`)
+	like(t, minted.raw, `{"key":`+key+`,"plaintext":"SECRET","change":{"revision":REV,"effective":true,"effective_by":null}}`)
 	id := minted.text("key", "id")
 	like(t, f.owner("a", "GET", own, "").want(200).raw, `{"keys":[`+key+`],"next":null}`)
 	f.owner("a", "GET", own+"?limit=0", "").refused(400, "limit")

@@ -53,7 +53,7 @@ func TestPollBeginsAtTheHead(t *testing.T) {
 		if want := fmt.Sprintf(`{"epoch":%q,"revision":1}`, epoch); r.raw != want || time.Since(began) > time.Second {
 			t.Errorf("got %s after %s, want %s", r.raw, time.Since(began), want)
 		}
-		if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[]}` {
+		if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[],"next":null}` {
 			t.Errorf("a request for the head is on record: %s", got)
 		}
 		r = f.poll("s", 1, epoch, `,"wait_ms":0,"max_stale_ms":60000`).want(200)
@@ -61,7 +61,7 @@ func TestPollBeginsAtTheHead(t *testing.T) {
 			t.Errorf("got %s, want %s", r.raw, want)
 		}
 		sidecars := f.operator("GET", "/v1/sidecars", "").raw
-		if want := fmt.Sprintf(`{"sidecars":[{"name":"s","revision":1,"lease_ends_at":%q,"stale_ends_at":%q}]}`,
+		if want := fmt.Sprintf(`{"sidecars":[{"name":"s","revision":1,"lease_ends_at":%q,"stale_ends_at":%q}],"next":null}`,
 			began.Add(15*time.Second).UTC().Format(time.RFC3339Nano), began.Add(75*time.Second).UTC().Format(time.RFC3339Nano)); sidecars != want {
 			t.Errorf("got  %s\nwant %s", sidecars, want)
 		}

@@ -45,19 +45,15 @@ func (s *Server) getRevision(ctx context.Context, c *call) (answer, error) {
 	return ok(changeAnswer{change})
 }
 
-// listSidecars answers all of them in one page: their number is the fleet's, and
-// they are one snapshot. So no cursor is one of this list.
 func (s *Server) listSidecars(ctx context.Context, c *call) (answer, error) {
-	if c.page.After != "" {
-		return answer{}, keystore.ErrCursor
-	}
-	_, list, err := s.store.Sidecars(ctx)
+	_, list, next, err := s.store.Sidecars(ctx, c.page)
 	if err != nil {
 		return answer{}, err
 	}
 	return ok(struct {
 		Sidecars []sidecarView `json:"sidecars"`
-	}{views(list, viewSidecar)})
+		Next     *string       `json:"next"`
+	}{views(list, viewSidecar), cursor(next)})
 }
 
 // forgetSidecar is for a sidecar known to be gone: no change waits for it any longer.

@@ -97,7 +97,7 @@ func New(o Options, settings Settings) *Server {
 		beyondHead: rate.Sometimes{First: 1, Interval: logAgain},
 		full:       rate.Sometimes{First: 1, Interval: logAgain},
 	}
-	s.metrics = newMetrics(o.Metrics, s.countLeases)
+	s.metrics = newMetrics(o.Metrics)
 	s.Apply(settings)
 	return s
 }
@@ -115,6 +115,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var loops errgroup.Group
 	loops.Go(func() error { s.follow(ctx); return nil })
 	loops.Go(func() error { s.keepHouse(ctx); return nil })
+	loops.Go(func() error { s.keepCount(ctx); return nil })
 	return loops.Wait()
 }
 

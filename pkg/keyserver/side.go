@@ -22,6 +22,9 @@ type identity struct {
 	account string // the owner's; "" on the other sides
 }
 
+// operates reports whether an operator asks.
+func (i *identity) operates() bool { return strings.HasPrefix(i.actor, operatorActor) }
+
 // call is one request that has passed authentication and bounds.
 type call struct {
 	identity

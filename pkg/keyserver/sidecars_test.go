@@ -90,7 +90,7 @@ func TestSidecarMistakes(t *testing.T) {
 	} {
 		f.sidecar(m.path, m.body).refused(400, m.names)
 	}
-	if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[]}` {
+	if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[],"next":null}` {
 		t.Errorf("a refused poll was recorded: %s", got)
 	}
 }

@@ -80,16 +80,23 @@ type changeView struct {
 	Revision    int64      `json:"revision"`
 	Effective   bool       `json:"effective"`
 	EffectiveBy *time.Time `json:"effective_by"`
-	WaitingFor  []string   `json:"waiting_for"`
+	// What follows is for operators only: the names of sidecars are what protects their
+	// acknowledgements.
+	Waiting    *int     `json:"waiting,omitzero"`
+	WaitingFor []string `json:"waiting_for,omitzero"` // not nil for operators
 }
 
-func viewChange(revision int64, p keystore.Progress) changeView {
-	return changeView{
+// viewChange shows the progress of a change to the caller.
+func viewChange(c *call, revision int64, p keystore.Progress) changeView {
+	v := changeView{
 		Revision:    revision,
 		Effective:   p.Effective,
 		EffectiveBy: moment(p.EffectiveBy),
-		WaitingFor:  p.WaitingFor,
 	}
+	if c.operates() {
+		v.Waiting, v.WaitingFor = &p.Waiting, p.WaitingFor
+	}
+	return v
 }
 
 type sidecarView struct {

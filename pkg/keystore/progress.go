@@ -14,36 +14,45 @@ type Progress struct {
 	// EffectiveBy is the moment by which Effective is certain, whatever happens; zero
 	// once it is. Only NewEpoch moves it to a later one.
 	EffectiveBy time.Time
-	// WaitingFor names the sidecars that have not acknowledged it and whose time is not
-	// over, in order.
+	// Waiting is the number of sidecars that have not acknowledged it and whose time is not over.
+	Waiting int
+	// WaitingFor names them in order, the first MaxWaitingFor of them.
 	WaitingFor []string
 }
 
-// ProgressOf tells how far the change with that revision has come. Head and
-// sidecars are of one snapshot, as Feed.Behind or Sidecars gives them; head.Now is the
-// moment that is judged.
-//
-// It believes the store's clock. If that is put forward, leases on record are over
-// before those that the sidecars hold, and a change counts as effective too early by
-// so much; a clock that is put back only delays.
+// MaxWaitingFor bounds Progress.WaitingFor. Larger makes the answers to changes large if the holder
+// of a leaked service token has invented sidecars; smaller hides more of a fleet.
+const MaxWaitingFor = 100
+
+// ProgressOf returns how far the change with that revision has come. Head and sidecars, which
+// are all that are listed, in order, are of one snapshot; head.Now is the moment that is
+// judged. Feed.Progress returns the same without reading them all.
 func ProgressOf(revision int64, head Head, sidecars []Sidecar) Progress {
 	p := Progress{WaitingFor: []string{}}
-	by := head.NotBefore
+	var by time.Time
 	for _, s := range sidecars {
 		end := s.answersWithout(revision)
 		if !head.Now.Before(end) {
 			continue
 		}
-		p.WaitingFor = append(p.WaitingFor, s.Name)
+		if p.Waiting++; p.Waiting <= MaxWaitingFor {
+			p.WaitingFor = append(p.WaitingFor, s.Name)
+		}
 		if end.After(by) {
 			by = end
 		}
 	}
-	p.Effective = len(p.WaitingFor) == 0 && !head.Now.Before(head.NotBefore)
-	if !p.Effective {
-		p.EffectiveBy = by
-	}
+	p.SetEffective(head, by)
 	return p
+}
+
+// SetEffective sets Effective and EffectiveBy. Ends is the last moment at which one of those that Waiting
+// counts may answer without the change, zero if there is none.
+func (p *Progress) SetEffective(head Head, ends time.Time) {
+	p.Effective = p.Waiting == 0 && !head.Now.Before(head.NotBefore)
+	if !p.Effective {
+		p.EffectiveBy = later(head.NotBefore, ends)
+	}
 }
 
 // MaxGrants bounds what is kept of a sidecar that polls and polls and gets no answer.

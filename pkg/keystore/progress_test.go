@@ -1,6 +1,7 @@
 package keystore_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -101,10 +102,25 @@ func TestProgressOf(t *testing.T) {
 			if tt.want.WaitingFor == nil {
 				tt.want.WaitingFor = []string{}
 			}
+			tt.want.Waiting = len(tt.want.WaitingFor)
 			head := keystore.Head{Revision: 9, NotBefore: tt.notBefore, Now: now}
 			if diff := cmp.Diff(tt.want, keystore.ProgressOf(7, head, tt.sidecars)); diff != "" {
 				t.Fatalf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Of many sidecars the first are named, and all are counted.
+func TestProgressOfMany(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var list []keystore.Sidecar
+	for i := range 250 {
+		end := now.Add(time.Duration(i) * time.Second)
+		list = append(list, keystore.Sidecar{Name: fmt.Sprintf("%03d", i), Grants: []keystore.Grant{{StaleEndsAt: end}}})
+	}
+	p := keystore.ProgressOf(7, keystore.Head{Revision: 9, Now: now}, list)
+	if p.Waiting != 249 || len(p.WaitingFor) != keystore.MaxWaitingFor || p.WaitingFor[0] != "001" || p.WaitingFor[99] != "100" || !p.EffectiveBy.Equal(now.Add(249*time.Second)) {
+		t.Errorf("got %+v", p)
 	}
 }

@@ -209,11 +209,12 @@ type Feed interface {
 	// was; ErrNotFound if Sidecars does not list it.
 	Forget(ctx context.Context, actor, sidecar string) (Sidecar, error)
 	// Sidecars lists those that are not Gone and whose StaleEndsAt has not passed, by name, with the
-	// head of the same snapshot.
-	Sidecars(ctx context.Context) (Head, []Sidecar, error)
-	// Behind lists those of Sidecars that have not acknowledged the revision: all that
-	// ProgressOf needs to know of.
-	Behind(ctx context.Context, revision int64) (Head, []Sidecar, error)
+	// head of the same snapshot. next is "" on the last page.
+	Sidecars(ctx context.Context, page Page) (head Head, list []Sidecar, next string, err error)
+	// Progress is ProgressOf all that Sidecars lists, with the head of the same snapshot.
+	Progress(ctx context.Context, revision int64) (Head, Progress, error)
+	// Leases counts the sidecars that hold a lease now.
+	Leases(ctx context.Context) (int, error)
 
 	// Prune deletes log rows older than retention, from the oldest on without a gap, and
 	// sidecars and sessions whose time has been over for longer than that. The newest row
@@ -221,8 +222,10 @@ type Feed interface {
 	// some thousand keys at a time: all keys have their turn if it is called again and again.
 	Prune(ctx context.Context, retention time.Duration) error
 	// NewEpoch gives the log another identity and sets Head.NotBefore to now + wait:
-	// for a store that was put back from an older copy. NotBefore never goes back: who
-	// may exist unknown since an earlier restore may still exist. The revision goes on from
-	// where it is, and the sidecars on record stay.
+	// for a store that was put back from an older copy. It waits for at least as long as the
+	// largest lease and stale time that a poll was given, which is on record until it is over and
+	// a smaller one is given. NotBefore never goes back: sidecars that are not on record since an
+	// earlier restore may still exist. The revision goes on from where it is, and the sidecars on
+	// record stay.
 	NewEpoch(ctx context.Context, wait time.Duration) (Head, error)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -145,32 +144,4 @@ func (s *Store) Changes(ctx context.Context, epoch string, after int64, limit in
 		return head, nil, keystore.ErrGone
 	}
 	return head, changes, nil
-}
-
-// Sidecars implements keystore.Feed.
-func (s *Store) Sidecars(ctx context.Context) (keystore.Head, []keystore.Sidecar, error) {
-	return s.Behind(ctx, math.MaxInt64)
-}
-
-// Behind implements keystore.Feed.
-func (s *Store) Behind(ctx context.Context, revision int64) (keystore.Head, []keystore.Sidecar, error) {
-	const query = withHead + `coalesce(c.name, ''), coalesce(c.poll, 0), coalesce(c.revision, 0), c.lease_ends_at, c.stale_ends_at, coalesce(c.grants, '[]')
-		FROM h LEFT JOIN sidecars c ON c.revision < ? AND NOT c.gone ORDER BY c.name COLLATE "C"`
-	var h head
-	var c keystore.Sidecar
-	var sidecars []keystore.Sidecar
-	err := s.reading(ctx, "sidecars", func() error {
-		sidecars = []keystore.Sidecar{}
-		rest := []any{&c.Name, &c.Poll, &c.Revision, (*sqlstore.Stamp)(&c.LeaseEndsAt), (*sqlstore.Stamp)(&c.StaleEndsAt), (*sqlstore.Grants)(&c.Grants)}
-		return s.rows(ctx, &h, rest, func() error {
-			if c.Name != "" && c.StaleEndsAt.After(s.shifted(h.Now)) {
-				sidecars = append(sidecars, c)
-			}
-			return nil
-		}, query, revision)
-	})
-	if err != nil {
-		return keystore.Head{}, nil, err
-	}
-	return s.told(h), sidecars, nil
 }

@@ -212,7 +212,7 @@ func TestGivingUp(t *testing.T) {
 	if err := <-result; err != nil {
 		t.Error(err)
 	}
-	if _, sidecars, err := s.Sidecars(t.Context()); err != nil || len(sidecars) > 0 {
+	if _, sidecars, _, err := s.Sidecars(t.Context(), keystore.Page{Limit: 10}); err != nil || len(sidecars) > 0 {
 		t.Errorf("%v, %v", sidecars, err)
 	}
 	if _, err := s.Key(t.Context(), "key_1"); !errors.Is(err, keystore.ErrNotFound) {

@@ -54,7 +54,7 @@ type Store struct {
 	pool    *pgxpool.Pool
 	db      *sql.DB       // over pool
 	writers chan struct{} // has room for those who may be in Mutate
-	unknown time.Duration
+	unknown atomic.Int64  // Options.Unknown and RaiseUnknown, as a time.Duration
 	changed sqlstore.Broadcast
 	skew    atomic.Int64 // what tests add to the server's clock
 
@@ -77,11 +77,12 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		return nil, explain(conf, err)
 	}
 	s := &Store{
-		pool: pool, db: stdlib.OpenDBFromPool(pool), unknown: opts.Unknown,
+		pool: pool, db: stdlib.OpenDBFromPool(pool),
 		// One mutation follows the other anyhow. When the lock is long in coming, those who only
 		// read must still find a connection.
 		writers: make(chan struct{}, max(1, conf.MaxConns/2)),
 	}
+	s.RaiseUnknown(opts.Unknown)
 	var secret []byte
 	if err = migrate(ctx, s.db); err == nil {
 		err = s.db.QueryRowContext(ctx, "SELECT cursor_secret FROM head").Scan(&secret)
@@ -96,6 +97,13 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	s.cancel = cancel
 	s.listens.Go(func() { s.listen(background) })
 	return s, nil
+}
+
+// RaiseUnknown raises Options.Unknown: after a reload, sidecars may be given more. It is never
+// lowered, because some may hold what they were given before.
+func (s *Store) RaiseUnknown(d time.Duration) {
+	for known := s.unknown.Load(); int64(d) > known && !s.unknown.CompareAndSwap(known, int64(d)); known = s.unknown.Load() {
+	}
 }
 
 // Ping implements keystore.Store.
@@ -198,12 +206,13 @@ func (s *Store) lock(t *sqlstore.Tx) error {
 		return err
 	}
 	t.Now = s.shifted(h.now())
+	t.LeaseNow = t.Now
 	err := h.check()
 	if errors.Is(err, errTimeline) {
 		// Not the old epoch with another number: a backup that is restored twice may get
 		// the same timeline twice.
 		t.Exec("UPDATE head SET epoch = ?, timeline = ?", rand.Text(), h.current)
-		t.NotBefore(s.unknown)
+		t.NotBefore(time.Duration(s.unknown.Load()))
 		return t.Err
 	}
 	return err

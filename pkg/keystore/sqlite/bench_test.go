@@ -83,7 +83,7 @@ func BenchmarkUsage(b *testing.B) {
 	used := make([]keystore.Usage, 10_000)
 	for b.Loop() {
 		for i := range used {
-			used[i] = keystore.Usage{Digest: numbered(i), LastUsedAt: s.now(), Allowed: 1}
+			used[i] = keystore.Usage{Digest: numbered(i), LastUsedAt: s.clock.wall(), Allowed: 1}
 		}
 		if err := s.RecordUsage(b.Context(), "sidecar", used); err != nil {
 			b.Fatal(err)

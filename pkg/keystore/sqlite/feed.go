@@ -3,7 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"math"
+	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
@@ -14,25 +14,37 @@ func (s *Store) Changed() <-chan struct{} { return s.changed.Wait() }
 
 // Head implements keystore.Feed.
 func (s *Store) Head(ctx context.Context) (keystore.Head, error) {
-	head, err := s.head(ctx, s.readers)
+	head, _, err := s.head(ctx, s.readers)
 	return head, sqlstore.Failed(ctx, s, "head", err)
 }
 
 // HeadIn implements sqlstore.Engine.
-func (s *Store) HeadIn(t *sqlstore.Tx) (keystore.Head, error) { return s.head(t.Ctx, t) }
+func (s *Store) HeadIn(t *sqlstore.Tx) (keystore.Head, error) {
+	head, _, err := s.head(t.Ctx, t)
+	return head, err
+}
+
+// moment is when something was read, by the lease clock, and how far the wall clock is
+// ahead of it.
+type moment struct {
+	lease time.Time
+	step  time.Duration
+}
 
 // head reads the clock first: what is recorded after that moment and before the
 // head is then in the snapshot, and judged by an earlier time than its own.
-func (s *Store) head(ctx context.Context, q sqlstore.Querier) (keystore.Head, error) {
-	h := keystore.Head{Now: sqlstore.Cut(s.now())}
+func (s *Store) head(ctx context.Context, q sqlstore.Querier) (keystore.Head, moment, error) {
+	at := moment{sqlstore.Cut(s.clock.lease()), s.clock.stepped()}
+	h := keystore.Head{Now: shown(at.lease, at.step)}
 	err := q.QueryRowContext(ctx, "SELECT epoch, revision, not_before FROM head").Scan(&h.Epoch, &h.Revision, (*sqlstore.Stamp)(&h.NotBefore))
-	return h, err
+	h.NotBefore = shown(h.NotBefore, at.step)
+	return h, at, err
 }
 
 // Changes implements keystore.Feed.
 func (s *Store) Changes(ctx context.Context, epoch string, after int64, limit int) (head keystore.Head, changes []keystore.Change, err error) {
 	err = sqlstore.Read(ctx, s, "changes", func(q sqlstore.Querier) error {
-		if head, err = s.head(ctx, q); err != nil {
+		if head, _, err = s.head(ctx, q); err != nil {
 			return err
 		}
 		if epoch != head.Epoch || after > head.Revision {
@@ -66,26 +78,4 @@ func scanChanges(rows *sql.Rows) ([]keystore.Change, error) {
 		changes = append(changes, c)
 	}
 	return changes, rows.Err()
-}
-
-// Sidecars implements keystore.Feed.
-func (s *Store) Sidecars(ctx context.Context) (keystore.Head, []keystore.Sidecar, error) {
-	return s.Behind(ctx, math.MaxInt64)
-}
-
-// Behind implements keystore.Feed.
-func (s *Store) Behind(ctx context.Context, revision int64) (head keystore.Head, sidecars []keystore.Sidecar, err error) {
-	err = sqlstore.Read(ctx, s, "sidecars", func(q sqlstore.Querier) error {
-		if head, err = s.head(ctx, q); err != nil {
-			return err
-		}
-		rows, err := q.QueryContext(ctx, //nolint:rowserrcheck // ScanSidecars does
-			sqlstore.SelectSidecars+" WHERE stale_ends_at > ? AND revision < ? AND NOT gone ORDER BY name", sqlstore.Stamp(head.Now), revision)
-		if err != nil {
-			return err
-		}
-		sidecars, err = sqlstore.ScanSidecars(rows)
-		return err
-	})
-	return head, sidecars, err
 }

@@ -47,7 +47,8 @@ func (s *Store) lookUp(ctx context.Context, digests []credential.Digest) (head k
 	if err != nil {
 		return head, nil, err
 	}
-	head.Now = sqlstore.Cut(s.now())
+	step := s.clock.stepped()
+	head.Now = shown(sqlstore.Cut(s.clock.lease()), step)
 	rows, err := s.resolve.QueryContext(ctx, string(list))
 	if err != nil {
 		return head, nil, err
@@ -74,5 +75,6 @@ func (s *Store) lookUp(ctx context.Context, digests []credential.Digest) (head k
 		r.Kind = kinds[kind]
 		facts[place] = keystore.Fact{Found: true, Record: r}
 	}
+	head.NotBefore = shown(head.NotBefore, step)
 	return head, facts, rows.Err()
 }

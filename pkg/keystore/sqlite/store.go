@@ -11,6 +11,14 @@
 // Times are kept in microseconds. The moment of a change and the ends of leases are
 // rounded up, so that no lease on record ends before the one that was given; times
 // from outside and those that are judged by are cut off.
+//
+// Leases, stale times and the wait of a new epoch are counted by the monotonic clock: a wall clock
+// that is stepped, as after a pause of a virtual machine, neither ends nor prolongs them. What
+// the store returns of them is by the wall clock all the same. A step that this process has
+// seen is on record, and the next process corrects the times by it when it opens the
+// store. A step while no process runs is not seen: leases then end too early by as much as
+// the clock was put forward, or too late by as much as it was put back. The same is true of the
+// last seconds before a kill, if nothing was written in them.
 package sqlite
 
 import (
@@ -27,8 +35,10 @@ import (
 
 // Options are what Open may be told. The zero Options is right for production.
 type Options struct {
-	// Now is the store's clock; nil means time.Now.
+	// Now is the wall clock; nil means time.Now.
 	Now func() time.Time
+	// Elapsed is the monotonic time since some moment; nil means that of Now.
+	Elapsed func() time.Duration
 	// BusyTimeout is how long to wait for another process's lock on the file; 0 means 5s.
 	BusyTimeout time.Duration
 }
@@ -36,15 +46,16 @@ type Options struct {
 // Store is a keystore.Store in one SQLite file.
 type Store struct {
 	*sqlstore.Core
-	now     func() time.Time
+	clock   clock
 	writer  *sql.DB // one connection, used by the writer goroutine alone
 	readers *sql.DB
 	resolve *sql.Stmt // over readers: preparing it costs more than one digest's look-up
 	changed sqlstore.Broadcast
 
-	jobs   chan func()
-	stop   chan struct{}
-	writes sync.WaitGroup // the writer goroutine
+	stepNoted time.Duration // on record as head.clock_step; of the writer goroutine
+	jobs      chan func()
+	stop      chan struct{}
+	writes    sync.WaitGroup // the writer goroutine
 }
 
 var _ keystore.Store = (*Store)(nil)
@@ -53,9 +64,6 @@ var _ keystore.Store = (*Store)(nil)
 // or brings it up to this program's schema. Its folder must exist. The error
 // names the path and what is wrong with it.
 func Open(ctx context.Context, path string, opts Options) (*Store, error) {
-	if opts.Now == nil {
-		opts.Now = time.Now
-	}
 	if opts.BusyTimeout == 0 {
 		opts.BusyTimeout = 5 * time.Second
 	}
@@ -64,9 +72,9 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		now:  opts.Now,
-		jobs: make(chan func()),
-		stop: make(chan struct{}),
+		clock: newClock(opts),
+		jobs:  make(chan func()),
+		stop:  make(chan struct{}),
 	}
 	if err := s.connect(ctx, path, opts.BusyTimeout); err != nil {
 		return nil, explain(path, errors.Join(err, s.disconnect()))
@@ -84,6 +92,9 @@ func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (e
 		return err
 	}
 	if err := schema.Migrate(ctx, s.writer); err != nil {
+		return err
+	}
+	if err := correctStep(ctx, s.writer); err != nil {
 		return err
 	}
 	if s.readers, err = sql.Open("sqlite", readerDSN(path, busy)); err != nil {

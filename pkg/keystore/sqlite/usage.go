@@ -17,7 +17,7 @@ func (s *Store) RecordUsage(ctx context.Context, _ string, used []keystore.Usage
 		return sqlstore.Failed(ctx, s, "record usage", ctx.Err())
 	}
 	var rows [][4]any // digest, last used, allowed, denied
-	for _, r := range sqlstore.MergeUsage(used, s.now()) {
+	for _, r := range sqlstore.MergeUsage(used, s.clock.wall()) {
 		rows = append(rows, [4]any{r.Digest.Hex(), r.LastUsedAt, r.Allowed, r.Denied})
 	}
 	report, err := json.Marshal(rows)

@@ -52,14 +52,19 @@ func (s *Store) transact(ctx context.Context, actor string, do func(t *sqlstore.
 		return err
 	}
 	defer func() { _ = sqlTx.Rollback() }() // of no effect after the commit
-	// The clock is read under the lock, so that times follow the order of the commits.
-	t := &sqlstore.Tx{Conn: sqlTx, Ctx: ctx, Now: sqlstore.RoundUp(s.now()), Actor: actor}
+	// The clocks are read under the lock, so that times follow the order of the commits.
+	t := &sqlstore.Tx{
+		Conn: sqlTx, Ctx: ctx, Actor: actor,
+		Now: sqlstore.RoundUp(s.clock.wall()), LeaseNow: sqlstore.RoundUp(s.clock.lease()),
+	}
+	step := s.noteStep(t)
 	if err := errors.Join(do(t), t.Err); err != nil {
 		return err
 	}
 	if err := sqlTx.Commit(); err != nil {
 		return err
 	}
+	s.stepNoted = step
 	if t.Moved {
 		s.changed.Wake()
 	}

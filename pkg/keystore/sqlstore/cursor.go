@@ -12,7 +12,7 @@ import (
 )
 
 // listing is one list with its filters. The position in a cursor is the seq of
-// the last row told, which no later insert moves; it is signed together with the
+// the last row told, which no later insert moves, or of sidecars the name; it is signed together with the
 // listing, so that a cursor serves the list that it came from and no other.
 type listing struct {
 	secret []byte
@@ -39,25 +39,41 @@ func (l listing) sign(position []byte) []byte {
 }
 
 func (l listing) cursor(position int64) string {
-	b := binary.BigEndian.AppendUint64(nil, uint64(position)) //nolint:gosec // G115: read back by the same conversion
-	return cursorText.EncodeToString(append(b, l.sign(b)...))
+	return l.cursorAt(binary.BigEndian.AppendUint64(nil, uint64(position))) //nolint:gosec // G115: read back by the same conversion
+}
+
+func (l listing) cursorAt(position []byte) string {
+	return cursorText.EncodeToString(append(position, l.sign(position)...))
 }
 
 // begin returns the position after which the page begins, 0 for the first page.
 func (l listing) begin(page keystore.Page) (int64, error) {
-	if page.Limit < 1 || page.Limit > maxPage {
-		return 0, fmt.Errorf("a page has 1 to %d entries, not %d", maxPage, page.Limit)
-	}
-	if page.After == "" {
-		return 0, nil
-	}
-	b, err := cursorText.DecodeString(page.After)
-	if err != nil || len(b) != positionLen+signatureLen ||
-		len(page.After) != cursorText.EncodedLen(len(b)) || // the decoder skips line breaks
-		!hmac.Equal(b[positionLen:], l.sign(b[:positionLen])) {
+	position, err := l.beginAt(page)
+	switch {
+	case err != nil || len(position) == 0:
+		return 0, err
+	case len(position) != positionLen:
 		return 0, keystore.ErrCursor
 	}
-	return int64(binary.BigEndian.Uint64(b)), nil //nolint:gosec // G115: made by the same conversion
+	return int64(binary.BigEndian.Uint64(position)), nil //nolint:gosec // G115: made by the same conversion
+}
+
+// beginAt returns the position after which the page begins, none for the first page.
+func (l listing) beginAt(page keystore.Page) (position []byte, err error) {
+	if page.Limit < 1 || page.Limit > maxPage {
+		return nil, fmt.Errorf("a page has 1 to %d entries, not %d", maxPage, page.Limit)
+	}
+	if page.After == "" {
+		return nil, nil
+	}
+	b, err := cursorText.DecodeString(page.After)
+	n := len(b) - signatureLen
+	if err != nil || n < 1 ||
+		len(page.After) != cursorText.EncodedLen(len(b)) || // the decoder skips line breaks
+		!hmac.Equal(b[n:], l.sign(b[:n])) {
+		return nil, keystore.ErrCursor
+	}
+	return b[:n], nil
 }
 
 // Scanner is one row, of a query for one or for many.

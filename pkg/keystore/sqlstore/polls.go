@@ -59,6 +59,7 @@ func (s *Core) recordPolls() {
 
 func (s *Core) recordBatch(batch []*poll) {
 	var outcomes []recorded
+	var largest grant
 	err := s.engine.Mutate(context.Background(), "", func(t *Tx) error {
 		head, err := s.engine.HeadIn(t)
 		if err != nil {
@@ -73,8 +74,14 @@ func (s *Core) recordBatch(batch []*poll) {
 			outcomes = append(outcomes, f.record(p))
 		}
 		f.write()
+		if largest, err = f.noteGrant(s.largest); err != nil {
+			return err
+		}
 		return t.Err
 	})
+	if err == nil {
+		s.largest = largest
+	}
 	for i, p := range batch {
 		if err != nil {
 			p.done <- recorded{err: err}

@@ -28,6 +28,22 @@ func ScanSidecars(rows *sql.Rows) ([]keystore.Sidecar, error) {
 	return sidecars, rows.Err()
 }
 
+// SidecarsAfter returns the name after which a page of the sidecars' list begins, "" for the first.
+func (s *Core) SidecarsAfter(page keystore.Page) (string, error) {
+	name, err := s.listing("sidecars").beginAt(page)
+	return string(name), err
+}
+
+// SidecarsPage makes a page of the list, which has one entry more than that if there is another
+// page, and returns the cursor of that one.
+func (s *Core) SidecarsPage(page keystore.Page, list []keystore.Sidecar) ([]keystore.Sidecar, string) {
+	if len(list) <= page.Limit {
+		return list, ""
+	}
+	list = list[:page.Limit]
+	return list, s.listing("sidecars").cursorAt([]byte(list[page.Limit-1].Name))
+}
+
 // fleet is a transaction that records polls, with the sidecars that these name.
 type fleet struct {
 	*Tx
@@ -38,6 +54,7 @@ type fleet struct {
 	// read only if the polls may add some.
 	live, gone           int64
 	liveAdded, goneAdded int64
+	granted              time.Duration // the largest lease + max_stale that was given
 }
 
 // makeRoomAgain is the least time between two prunes that a full record causes. Smaller
@@ -58,7 +75,7 @@ func (s *Core) readFleet(f *fleet, polls []*poll) (err error) {
 		return nil
 	}
 	s.roomMade = time.Now()
-	f.pruneSidecars(f.Now)
+	f.pruneSidecars(f.LeaseNow)
 	if f.Err != nil {
 		return f.Err
 	}
@@ -75,7 +92,7 @@ func (f *fleet) mayAdd(polls []*poll) bool {
 // onRecord returns nil also for one that has left or was forgotten and whose time is over.
 func (f *fleet) onRecord(name string) *keystore.Sidecar {
 	c := f.known[name]
-	if c != nil && c.Gone && !f.Now.Before(c.StaleEndsAt) {
+	if c != nil && c.Gone && !f.LeaseNow.Before(c.StaleEndsAt) {
 		return nil
 	}
 	return c
@@ -106,20 +123,21 @@ func (f *fleet) record(p *poll) recorded {
 	next.Poll = p.Number
 	switch {
 	case p.Leave:
-		f.leave(next, f.Now.Add(p.Lease+p.MaxStale))
+		f.leave(next, f.LeaseNow.Add(p.Lease+p.MaxStale))
 		return recorded{head: f.head}
 	case p.Revision < 0:
 		return r
 	}
 	given := false
 	if p.Epoch == f.head.Epoch && p.Revision <= f.head.Revision {
-		r.lease, given = next.Record(p.Poll, f.head.Revision, f.Now)
+		r.lease, given = next.Record(p.Poll, f.head.Revision, f.LeaseNow)
 	}
 	switch {
 	case given && known == nil && f.live >= keystore.MaxSidecars:
 		return recorded{head: f.head, err: keystore.ErrFull}
 	case given:
 		r.err = nil
+		f.granted = max(f.granted, r.lease+p.MaxStale)
 		f.Moved = f.Moved || known == nil || next.Revision != known.Revision
 	case known == nil:
 		return r
@@ -141,10 +159,10 @@ func (f *fleet) leave(next keystore.Sidecar, until time.Time) {
 		f.drop(next.Name)
 		return
 	}
-	if !f.Now.Before(next.StaleEndsAt) {
+	if !f.LeaseNow.Before(next.StaleEndsAt) {
 		next.StaleEndsAt = RoundUp(until)
 	}
-	f.put(leftAt(next, f.Now))
+	f.put(leftAt(next, f.LeaseNow))
 }
 
 // leftAt is the record of a sidecar that left at that moment.
@@ -243,7 +261,7 @@ func (t *Tx) addSidecars(live, gone int64) {
 // pruneSidecars deletes those whose time was over at the cutoff, and of those that have left
 // or were forgotten all whose time is over. It counts the others.
 func (t *Tx) pruneSidecars(cutoff time.Time) {
-	t.Exec("DELETE FROM sidecars WHERE stale_ends_at < ? OR (gone AND stale_ends_at < ?)", Stamp(cutoff), Stamp(t.Now))
+	t.Exec("DELETE FROM sidecars WHERE stale_ends_at < ? OR (gone AND stale_ends_at < ?)", Stamp(cutoff), Stamp(t.LeaseNow))
 	t.Exec(`UPDATE head SET sidecars = (SELECT count(*) FROM sidecars WHERE NOT gone),
 		gone_sidecars = (SELECT count(*) FROM sidecars WHERE gone)`)
 }
@@ -256,10 +274,10 @@ func (s *Core) Forget(ctx context.Context, actor, sidecar string) (keystore.Side
 			return keystore.Sidecar{}, err
 		}
 		c := known[sidecar]
-		if c == nil || c.Gone || !t.Now.Before(c.StaleEndsAt) {
+		if c == nil || c.Gone || !t.LeaseNow.Before(c.StaleEndsAt) {
 			return keystore.Sidecar{}, keystore.ErrNotFound
 		}
-		left := leftAt(*c, t.Now)
+		left := leftAt(*c, t.LeaseNow)
 		t.keep([]*keystore.Sidecar{&left})
 		t.addSidecars(-1, 1)
 		t.event(keystore.SidecarForget, "", "", map[string]string{"name": sidecar})

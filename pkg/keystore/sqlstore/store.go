@@ -60,6 +60,7 @@ type Core struct {
 	work   sync.WaitGroup
 
 	usagePruned atomic.Int64 // the seq of the key up to which usage was pruned, 0 before the next round
+	largest     grant        // on record, as recordBatch has seen it last
 	roomMade    time.Time    // when recordBatch last pruned because the sidecars on record were too many
 }
 
@@ -127,11 +128,14 @@ func Found(err error) error {
 // mutation can be read one after the other.
 type Tx struct {
 	Conn
-	Ctx   context.Context //nolint:containedctx // of the transaction, as sql.Tx holds it
-	Now   time.Time
-	Actor string
-	Moved bool // the head, or what sidecars have acknowledged
-	Err   error
+	Ctx context.Context //nolint:containedctx // of the transaction, as sql.Tx holds it
+	Now time.Time       // for what people read
+	// LeaseNow is of the clock by which leases, stale times and the wait of a new epoch are
+	// counted. No step of the wall clock moves it where an engine can know of the step.
+	LeaseNow time.Time
+	Actor    string
+	Moved    bool // the head, or what sidecars have acknowledged
+	Err      error
 }
 
 // Exec writes, unless something failed before.

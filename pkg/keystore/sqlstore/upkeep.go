@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"strings"
 	"time"
 
@@ -73,7 +74,7 @@ func (t *Tx) pruneUsage(after int64) (last int64, err error) {
 // that the log stays a gapless run even if the clock was put back once.
 func (t *Tx) Prune(retention time.Duration) (more bool, err error) {
 	cutoff := Stamp(t.Now.Add(-retention))
-	t.pruneSidecars(t.Now.Add(-retention))
+	t.pruneSidecars(t.LeaseNow.Add(-retention))
 	t.Exec("DELETE FROM sessions WHERE expires_at < ?", cutoff)
 	var oldest, keep int64
 	err = t.QueryRowContext(t.Ctx, `SELECT coalesce(min(revision), 0), coalesce(
@@ -101,9 +102,15 @@ func (s *Core) NewEpoch(ctx context.Context, wait time.Duration) (keystore.Head,
 	})
 }
 
-// NotBefore has no change be effective before so much time has passed.
+// NotBefore has no change be effective before so much time has passed, nor before as much as the
+// largest grant on record. Whether that is over does not matter: in an older copy that was
+// restored its time is older, too.
 func (t *Tx) NotBefore(wait time.Duration) {
-	until := Stamp(RoundUp(t.Now.Add(wait)))
+	largest, err := t.largestGrant()
+	if t.Err = errors.Join(t.Err, err); t.Err != nil {
+		return
+	}
+	until := Stamp(RoundUp(t.LeaseNow.Add(max(wait, largest.size))))
 	t.Exec("UPDATE head SET not_before = ? WHERE not_before IS NULL OR not_before < ?1", until)
 	t.Moved = true
 }

@@ -202,11 +202,17 @@ func (a *acknowledged) check(e *env) {
 	for id, n := range imports {
 		e.same("keys of import "+id, n, crashImport)
 	}
-	head, sidecars, err := e.Sidecars(e.ctx)
-	e.ok(err)
+	head := e.head()
 	onRecord := map[string]int64{}
-	for _, s := range sidecars {
-		onRecord[s.Name] = s.Revision
+	for page := (keystore.Page{Limit: 1000}); ; {
+		_, sidecars, next, err := e.Sidecars(e.ctx, page)
+		e.ok(err)
+		for _, s := range sidecars {
+			onRecord[s.Name] = s.Revision
+		}
+		if page.After = next; next == "" {
+			break
+		}
 	}
 	for name, revision := range a.sidecars {
 		e.same("acknowledged by "+name, onRecord[name], revision)

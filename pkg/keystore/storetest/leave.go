@@ -52,7 +52,7 @@ func (e *env) refused(name, epoch string) {
 			e.nothing(func() { e.conflict(e.record(p)) })
 		}
 	}
-	_, list, err := e.Sidecars(e.ctx)
+	_, list, err := allSidecars(e.ctx, e.Store)
 	e.ok(err)
 	for _, s := range list {
 		if s.Name == name {
@@ -64,6 +64,15 @@ func (e *env) refused(name, epoch string) {
 	e.is(err, keystore.ErrNotFound)
 }
 
+// waitsFor checks which sidecars the change waits for.
+func (e *env) waitsFor(revision int64, names ...string) {
+	e.Helper()
+	_, p, err := e.Progress(e.ctx, revision)
+	e.ok(err)
+	e.same("sidecars that the change waits for", p.WaitingFor, append([]string{}, names...))
+	e.same("their number", p.Waiting, len(names))
+}
+
 // testLeave: no change waits for a sidecar that has left; its polls are refused as long as the
 // record would have counted, and not longer.
 func testLeave(e *env) {
@@ -72,9 +81,7 @@ func testLeave(e *env) {
 	p := keystore.Poll{Sidecar: "s", Epoch: epoch, Revision: 1, Lease: time.Minute, MaxStale: time.Hour}
 	e.poll(p)
 	e.key(a.ID)
-	_, behind, err := e.Behind(e.ctx, 2)
-	e.ok(err)
-	e.same("sidecars that a change waits for", len(behind), 1)
+	e.waitsFor(2, "s")
 
 	p.Leave, p.Epoch, p.Revision, p.MaxStale = true, "another", -9, 5*time.Hour
 	p.Number = polls.Add(1)
@@ -82,9 +89,7 @@ func testLeave(e *env) {
 	e.ok(err)
 	e.same("lease", lease, time.Duration(0))
 	e.same("head", head.Revision, int64(2))
-	_, behind, err = e.Behind(e.ctx, 2)
-	e.ok(err)
-	e.same("sidecars that a change waits for after the leave", len(behind), 0)
+	e.waitsFor(2)
 	e.refused("s", epoch)
 	e.Store = e.harness.Reopen()
 	e.refused("s", epoch)
@@ -132,11 +137,7 @@ func testForget(e *env) {
 	})
 	e.same("changes", len(got.changes), 0)
 	e.logged(got, now, keystore.Event{Action: keystore.SidecarForget, Detail: map[string]string{"name": "s"}})
-	_, behind, err := e.Behind(e.ctx, 2)
-	e.ok(err)
-	if len(behind) != 1 || behind[0].Name != "t" {
-		e.Fatalf("the change waits for %+v, want t", behind)
-	}
+	e.waitsFor(2, "t")
 	e.refused("s", epoch)
 	e.harness.Advance(time.Hour)
 	e.refused("s", epoch)

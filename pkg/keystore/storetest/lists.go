@@ -88,6 +88,13 @@ func (e *env) walkers(account, key string) map[string]walker {
 			}
 			return ids, next, err
 		},
+		"sidecars": func(p keystore.Page) (ids []string, next string, err error) {
+			_, list, next, err := e.Sidecars(e.ctx, p)
+			for _, s := range list {
+				ids = append(ids, s.Name)
+			}
+			return ids, next, err
+		},
 		"all events":            events("", ""),
 		"an account's events":   events(account, ""),
 		"a key's events":        events("", key),
@@ -116,13 +123,19 @@ func (w walker) all(e *env, size int, between func()) (ids []string) {
 	}
 }
 
-// twoAccounts fills two accounts with six keys each, in turn.
+// sidecarNames are in the order of the list, which is that of bytes.
+var sidecarNames = []string{"1", "A b", "Z", "a", "a/b", strings.Repeat("ü", 128)}
+
+// twoAccounts fills two accounts with six keys each, in turn, and puts sidecars on record.
 func (e *env) twoAccounts() (a, b keystore.Account, keysOfA []string) {
 	e.Helper()
 	a, b = e.account(), e.account()
 	for range 6 {
 		keysOfA = append(keysOfA, e.key(a.ID).ID)
 		e.key(b.ID)
+	}
+	for _, name := range slices.Backward(sidecarNames) {
+		e.poll(keystore.Poll{Sidecar: name, Epoch: e.head().Epoch, Lease: time.Hour})
 	}
 	return a, b, keysOfA
 }
@@ -144,6 +157,7 @@ func testPages(e *env) {
 		}
 	}
 	e.same("keys by creation", lists["keys"].all(e, 1000, func() {}), keysOfA)
+	e.same("sidecars by name", lists["sidecars"].all(e, 1000, func() {}), sidecarNames)
 	e.same("accounts by creation", lists["accounts"].all(e, 1000, func() {}), []string{a.ID, b.ID})
 	e.same("a key's events", lists["a key's events"].all(e, 1, func() {}),
 		[]string{"key.revoke " + a.ID + " " + keysOfA[0] + " ", "key.mint " + a.ID + " " + keysOfA[0] + " "})

@@ -282,10 +282,23 @@ func (mc *machine) newEpoch(t *rapid.T) {
 		t.Fatal("the epoch is the old one")
 	}
 	mc.model.epoch = head.Epoch
-	if until.After(mc.model.notBefore) {
-		mc.model.notBefore = until
+	ever, live := mc.model.largest()
+	least := latest(mc.model.notBefore, until, mc.model.now.Add(live))
+	most := latest(least, mc.model.now.Add(ever))
+	if head.NotBefore.Before(least) || head.NotBefore.After(most.Add(time.Second)) {
+		t.Fatalf("no change is effective before %v, want %v to %v", head.NotBefore, least, most)
 	}
+	mc.model.notBefore = head.NotBefore
 	mc.told = nil // this alone makes changes effective later
+}
+
+func latest(times ...time.Time) (last time.Time) {
+	for _, t := range times {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
 }
 
 // time never stops exactly where something ends.
@@ -297,15 +310,17 @@ func (mc *machine) reopen(*rapid.T) { mc.h.Store = mc.h.Reopen() }
 func (mc *machine) check(t *rapid.T) {
 	s, m, all := mc.h.Store, &mc.model, keystore.Page{Limit: 1000}
 	mc.now(t)
-	head, sidecars, err := s.Sidecars(mc.ctx)
+	head, sidecars, err := allSidecars(mc.ctx, s)
 	outcome(t, err, done)
 	same(t, "head", head, m.end())
 	mc.checkProgress(t, head, sidecars)
-	revision := rapid.Int64Range(0, head.Revision+1).Draw(t, "behind")
-	_, behind, err := s.Behind(mc.ctx, revision)
+	revision := rapid.Int64Range(0, head.Revision+1).Draw(t, "change")
+	_, progress, err := s.Progress(mc.ctx, revision)
 	outcome(t, err, done)
-	knows := func(c keystore.Sidecar) bool { return c.Revision >= revision }
-	same(t, "behind", behind, slices.DeleteFunc(slices.Clone(sidecars), knows))
+	same(t, "progress", progress, mc.model.progress(revision))
+	leases, err := s.Leases(mc.ctx)
+	outcome(t, err, done)
+	same(t, "leases", leases, mc.model.leases())
 	for i := range sidecars {
 		sidecars[i].Grants = nil // how it comes to the progress is its own affair
 	}

@@ -24,6 +24,24 @@ type model struct {
 	log       []modelChange            // the n-th has revision n+1
 	pruned    int64                    // the newest revision that is gone
 	events    []keystore.Event
+	grants    []modelGrant // every one that was given
+}
+
+// modelGrant is a lease and stale time together.
+type modelGrant struct {
+	at   time.Time
+	size time.Duration
+}
+
+// largest is the largest grant ever, and the largest that is not over.
+func (m *model) largest() (ever, now time.Duration) {
+	for _, g := range m.grants {
+		ever = max(ever, g.size)
+		if g.at.Add(g.size).After(m.now) {
+			now = max(now, g.size)
+		}
+	}
+	return ever, now
 }
 
 type modelSession struct {
@@ -354,6 +372,7 @@ func (m *model) poll(p keystore.Poll) (lease time.Duration, outcome string) {
 		s.StaleEndsAt = end
 	}
 	m.sidecars[p.Sidecar] = &s
+	m.grants = append(m.grants, modelGrant{m.now, p.Lease + p.MaxStale})
 	return p.Lease, done
 }
 
@@ -399,7 +418,7 @@ func (m *model) progress(revision int64) keystore.Progress {
 	by := m.notBefore
 	for _, name := range slices.Sorted(maps.Keys(m.sidecars)) {
 		if end := m.sidecars[name].without(revision); end.After(m.now) {
-			p.Effective, p.WaitingFor = false, append(p.WaitingFor, name)
+			p.Effective, p.Waiting, p.WaitingFor = false, p.Waiting+1, append(p.WaitingFor, name)
 			if end.After(by) {
 				by = end
 			}
@@ -419,6 +438,15 @@ func (m *model) living() []keystore.Sidecar {
 		}
 	}
 	return list
+}
+
+func (m *model) leases() (n int) {
+	for _, s := range m.sidecars {
+		if s.LeaseEndsAt.After(m.now) && !s.Gone {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *model) prune(retention time.Duration) {

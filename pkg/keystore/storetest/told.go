@@ -28,7 +28,7 @@ func testToldUnderPolls(e *env) {
 	told := map[int64]keystore.Progress{}
 	for range 40 {
 		e.key(a.ID)
-		head, sidecars, err := e.Sidecars(ctx)
+		head, sidecars, err := allSidecars(ctx, e.Store)
 		e.ok(err)
 		for revision := int64(1); revision <= head.Revision; revision++ {
 			now := keystore.ProgressOf(revision, head, sidecars)

@@ -11,7 +11,7 @@ func testSidecars(e *env) {
 	epoch := e.head().Epoch
 	names := func(want ...string) {
 		e.Helper()
-		head, list, err := e.Sidecars(e.ctx)
+		head, list, err := allSidecars(e.ctx, e.Store)
 		e.ok(err)
 		e.same("revision", head.Revision, int64(1))
 		got := []string{}
@@ -141,6 +141,49 @@ func testNewEpoch(e *env) {
 	e.same("not before, told by resolve", got.NotBefore, later.NotBefore)
 	e.same("epoch, told by resolve", got.Epoch, later.Epoch)
 	e.same("next revision", e.account().Revision, int64(3))
+}
+
+// testLargestGrant: a new epoch waits for the largest lease and stale time that was ever given, even if
+// the wait that is asked for is smaller, until it is over.
+func testLargestGrant(e *env) {
+	e.account()
+	waits := func(what string, want time.Duration) {
+		e.Helper()
+		now := e.head().Now
+		head, err := e.NewEpoch(e.ctx, time.Second)
+		e.ok(err)
+		if d := head.NotBefore.Sub(now.Add(want)); d.Abs() > 5*time.Second {
+			e.Fatalf("%s: not before %v, at %v; want a wait of %v", what, head.NotBefore, now, want)
+		}
+	}
+	given := func(name string, stale time.Duration) {
+		e.Helper()
+		e.ok(e.record(keystore.Poll{Sidecar: name, Epoch: e.head().Epoch, Revision: 1, Lease: time.Minute, MaxStale: stale}))
+	}
+	waits("before any poll", time.Second)
+	e.harness.Advance(time.Minute)
+	given("a", 5*time.Minute)
+	given("b", 3*time.Minute)
+	waits("after two polls", 6*time.Minute)
+
+	e.harness.Advance(4 * time.Minute)
+	given("a", 5*time.Minute) // again: its time counts from now
+	given("b", 3*time.Minute)
+	e.harness.Advance(5 * time.Minute)
+	given("b", 3*time.Minute)
+	e.Store = e.harness.Reopen()
+	waits("while the last of them is not over", 6*time.Minute)
+
+	e.harness.Advance(time.Minute)
+	given("d", 4*time.Minute+30*time.Second)
+	e.harness.Advance(90 * time.Second)
+	given("c", 0)
+	waits("when it is over, and d was given less and holds it still", 4*time.Minute)
+	given("c", 6*time.Hour)
+	waits("after a larger one", 6*time.Hour+time.Minute)
+	e.is(e.record(keystore.Poll{Sidecar: "c", Epoch: "other", Lease: time.Minute, MaxStale: 9 * time.Hour}), keystore.ErrGone)
+	e.harness.Advance(time.Hour)
+	waits("after one that was not given", 6*time.Hour+time.Minute)
 }
 
 // nothingIn is nothing for what changes the epoch.

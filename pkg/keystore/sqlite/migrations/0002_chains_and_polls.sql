@@ -32,3 +32,7 @@ UPDATE head SET sidecars = (SELECT count(*) FROM sidecars);
 -- The largest lease + max_stale ever given, in microseconds, and when it was last given: a new epoch waits for it.
 ALTER TABLE head ADD COLUMN largest_grant INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE head ADD COLUMN largest_grant_at INTEGER;
+
+-- How far the wall clock was put forward (negative: back) since the process that runs was started, in microseconds. Times of
+-- leases are not by the wall clock: the next process corrects them by this.
+ALTER TABLE head ADD COLUMN clock_step INTEGER NOT NULL DEFAULT 0;

@@ -1,0 +1,228 @@
+package sqlite
+
+import (
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+)
+
+// clocks are a wall clock and a monotonic one that the test moves, each alone or together.
+type clocks struct {
+	wall    time.Time
+	elapsed time.Duration
+}
+
+func newClocks() *clocks { return &clocks{wall: time.Unix(1_800_000_000, 0).UTC()} }
+
+func (c *clocks) options() Options {
+	return Options{Now: func() time.Time { return c.wall }, Elapsed: func() time.Duration { return c.elapsed }}
+}
+
+func (c *clocks) pass(d time.Duration) {
+	c.wall, c.elapsed = c.wall.Add(d), c.elapsed+d
+}
+
+// restart closes the store and opens it as the next process does, whose monotonic clock begins
+// elsewhere.
+func (c *clocks) restart(t *testing.T, s *Store, path string) *Store {
+	t.Helper()
+	mustClose(t, s)
+	c.elapsed += 1000 * time.Hour
+	return c.open(t, path)
+}
+
+func (c *clocks) open(t *testing.T, path string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), path, c.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func mustClose(t *testing.T, s *Store) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// progress is how far the change 2 has come, and the one sidecar on record.
+func progress(t *testing.T, s *Store) (keystore.Progress, keystore.Sidecar) {
+	t.Helper()
+	head, list, _, err := s.Sidecars(t.Context(), keystore.Page{Limit: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := keystore.ProgressOf(2, head, list)
+	if _, found, err := s.Progress(t.Context(), 2); err != nil || !reflect.DeepEqual(found, p) {
+		t.Fatalf("%+v, and of the list %+v: %v", found, p, err)
+	}
+	if len(list) == 0 {
+		return p, keystore.Sidecar{}
+	}
+	return p, list[0]
+}
+
+// polled is a store with a sidecar that may answer for 90 s without the change 2.
+func polled(t *testing.T, c *clocks, path string) *Store {
+	t.Helper()
+	s := c.open(t, path)
+	if _, err := s.CreateAccount(t.Context(), "operator:test", "acc", "name"); err != nil {
+		t.Fatal(err)
+	}
+	pollOnce(t, s)
+	if err := mint(t.Context(), s, "key_1"); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// pollOnce polls without the change 2, in an answer that does not have it either.
+func pollOnce(t *testing.T, s *Store) {
+	t.Helper()
+	head, err := s.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.writer.ExecContext(t.Context(), "UPDATE head SET revision = 1"); err != nil {
+		t.Fatal(err)
+	}
+	err = recordPoll(t.Context(), s, keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Revision: 1, Lease: 30 * time.Second, MaxStale: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.writer.ExecContext(t.Context(), "UPDATE head SET revision = ?", head.Revision); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// effectiveAfter checks that the change becomes effective when that much time has passed and not
+// before, and that the store tells so in advance by the wall clock.
+func effectiveAfter(t *testing.T, s *Store, c *clocks, d time.Duration) {
+	t.Helper()
+	p, sidecar := progress(t, s)
+	if want := c.wall.Add(d); p.Effective || !p.EffectiveBy.Equal(want) || !sidecar.StaleEndsAt.Equal(want) || !sidecar.LeaseEndsAt.Equal(want.Add(-time.Minute)) {
+		t.Fatalf("%+v and %+v, want it by %v", p, sidecar, want)
+	}
+	c.pass(d - time.Millisecond)
+	if p, _ := progress(t, s); p.Effective {
+		t.Fatal("effective before the sidecar's time was over")
+	}
+	c.pass(time.Millisecond)
+	if p, _ := progress(t, s); !p.Effective {
+		t.Fatalf("%+v after the sidecar's time", p)
+	}
+}
+
+// A wall clock that is stepped, as after a pause of a virtual machine, ends no lease early and
+// prolongs none, in the process that sees the step and in the one after it.
+func TestStepOfTheWallClockMovesNoLease(t *testing.T) {
+	for _, step := range []time.Duration{0, time.Hour, -time.Hour, 500 * time.Millisecond} {
+		for variant := range 4 {
+			renews, restarts := variant%2 == 1, variant/2 == 1
+			c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
+			s := polled(t, c, path)
+			c.pass(10 * time.Second)
+			c.wall = c.wall.Add(step)
+			k, err := s.SetKeyScope(t.Context(), "operator:test", "key_1", "x", true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			events, _, err := s.Events(t.Context(), "", k.ID, keystore.Page{Limit: 1})
+			if err != nil || !events[0].At.Equal(c.wall) {
+				t.Errorf("the audit has %v, not the wall clock's %v: %v", events[0].At, c.wall, err)
+			}
+			left := 80 * time.Second
+			if renews {
+				pollOnce(t, s)
+				left = 90 * time.Second
+			}
+			if restarts {
+				s = c.restart(t, s, path)
+			}
+			effectiveAfter(t, s, c, left)
+			mustClose(t, s)
+		}
+	}
+}
+
+// A second step, and one that is taken back, are corrected once.
+func TestStepsAreCorrectedOnce(t *testing.T) {
+	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
+	s := polled(t, c, path)
+	for i, step := range []time.Duration{time.Hour, time.Hour, -2 * time.Hour, -time.Minute, 0, 0} {
+		c.wall = c.wall.Add(step)
+		if _, err := s.SetKeyScope(t.Context(), "operator:test", "key_1", "x", i%2 == 0); err != nil {
+			t.Fatal(err)
+		}
+		if i >= 3 {
+			s = c.restart(t, s, path)
+		}
+	}
+	effectiveAfter(t, s, c, 90*time.Second)
+	mustClose(t, s)
+}
+
+// The wait of a new epoch is counted by the monotonic clock as well.
+func TestStepDoesNotEndTheWaitOfANewEpoch(t *testing.T) {
+	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
+	s := mustOpen(t, path, c.options())
+	if _, err := s.NewEpoch(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	c.wall = c.wall.Add(time.Hour)
+	head, err := s.Head(t.Context())
+	if err != nil || !head.NotBefore.Equal(c.wall.Add(time.Minute)) || !head.Now.Equal(c.wall) {
+		t.Fatalf("%+v at %v: %v", head, c.wall, err)
+	}
+	if resolved, _, err := s.Resolve(t.Context(), nil); err != nil || resolved != head {
+		t.Errorf("resolve tells %+v, want %+v: %v", resolved, head, err)
+	}
+	c.pass(59 * time.Second)
+	if p, _ := progress(t, s); p.Effective {
+		t.Error("effective before the wait was over")
+	}
+	c.pass(time.Second)
+	if p, _ := progress(t, s); !p.Effective {
+		t.Error("not effective after the wait")
+	}
+}
+
+// The largest grant is not written with every poll.
+func TestLargestGrantIsNotedOnceInAWhile(t *testing.T) {
+	c := newClocks()
+	s := withAccount(t, c.options())
+	head, err := s.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	noted := func() (at time.Time) {
+		t.Helper()
+		for i := range 5 {
+			p := keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Revision: 1, Lease: time.Minute, MaxStale: time.Duration(i/4) * time.Hour}
+			if err := recordPoll(t.Context(), s, p); err != nil {
+				t.Fatal(err)
+			}
+			c.pass(time.Second)
+		}
+		if err := s.readers.QueryRowContext(t.Context(), "SELECT largest_grant_at FROM head").Scan((*sqlstore.Stamp)(&at)); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	first := noted()
+	for range 10 {
+		if at := noted(); !at.Equal(first) {
+			t.Fatalf("noted at %v and again at %v", first, at)
+		}
+	}
+	c.pass(time.Minute)
+	if at := noted(); at.Sub(first) < time.Minute {
+		t.Errorf("noted at %v and not again until %v", first, at)
+	}
+}
