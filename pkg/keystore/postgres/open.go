@@ -57,6 +57,11 @@ func configure(url string, password func() credential.Secret) (*pgxpool.Config, 
 		}
 		return nil
 	}
+	// For speed alone: a pooler may give each transaction another session.
+	conf.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+		_, err := c.Exec(ctx, "SET jit = off")
+		return err
+	}
 	conf.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		if password != nil {
 			c.Password = password().Reveal()
