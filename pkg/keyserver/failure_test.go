@@ -100,7 +100,7 @@ func (broken) Sidecars(context.Context, keystore.Page) (keystore.Head, []keystor
 func (broken) Progress(context.Context, int64) (keystore.Head, keystore.Progress, error) {
 	return keystore.Head{}, keystore.Progress{}, errBroken
 }
-func (broken) Leases(context.Context) (int, error) { return 0, errBroken }
+func (broken) Leases(context.Context) (int, error)        { return 0, errBroken }
 func (broken) Prune(context.Context, time.Duration) error { return errBroken }
 
 // bodies that pass the checks, so that the store is asked.

@@ -15,11 +15,23 @@ func (s *Store) Skew() time.Duration { return time.Duration(s.skew.Load()) }
 
 // Hold stops in the middle of a change until it is released.
 func (s *Store) Hold(ctx context.Context, held chan<- struct{}, release <-chan struct{}) error {
-	return s.Mutate(ctx, "", func(t *sqlstore.Tx) error {
+	return s.Mutate(ctx, sqlstore.LaneOthers, "", func(t *sqlstore.Tx) error {
 		t.Exec("UPDATE head SET revision = revision + 1")
 		t.Exec("UPDATE head SET revision = revision - 1")
 		close(held)
 		<-release
 		return t.Err
 	})
+}
+
+// Waiting returns how many mutations wait for those before them, by their lanes.
+func (s *Store) Waiting() (polls, operators, others int) {
+	_, waiting := s.gate.State()
+	return waiting[sqlstore.LanePolls], waiting[sqlstore.LaneOperators], waiting[sqlstore.LaneOthers]
+}
+
+// Writing returns how many mutations are under way.
+func (s *Store) Writing() int {
+	n, _ := s.gate.State()
+	return n
 }

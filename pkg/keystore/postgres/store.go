@@ -52,9 +52,9 @@ type Options struct {
 type Store struct {
 	*sqlstore.Core
 	pool    *pgxpool.Pool
-	db      *sql.DB       // over pool
-	writers chan struct{} // has room for those who may be in Mutate
-	unknown atomic.Int64  // Options.Unknown and RaiseUnknown, as a time.Duration
+	db      *sql.DB        // over pool
+	gate    *sqlstore.Gate // before Mutate
+	unknown atomic.Int64   // Options.Unknown and RaiseUnknown, as a time.Duration
 	changed sqlstore.Broadcast
 	skew    atomic.Int64 // what tests add to the server's clock
 
@@ -78,9 +78,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	}
 	s := &Store{
 		pool: pool, db: stdlib.OpenDBFromPool(pool),
-		// One mutation follows the other anyhow. When the lock is long in coming, those who only
-		// read must still find a connection.
-		writers: make(chan struct{}, max(1, conf.MaxConns/2)),
+		gate: sqlstore.NewGate(writers),
 	}
 	s.RaiseUnknown(opts.Unknown)
 	var secret []byte
@@ -139,6 +137,10 @@ func (s *Store) Read(ctx context.Context, do func(q sqlstore.Querier) error) err
 }
 
 const (
+	// writers is how many mutations of this process may be under way at a time. One holds the head's lock; a
+	// second has begun its transaction meanwhile. More would only queue at the lock, where
+	// lanes do not matter, and take connections from those who only read.
+	writers = 2
 	// mutateTimeout bounds one mutation, the wait for those before it included.
 	mutateTimeout = 10 * time.Second
 	// limits are the server's, for this transaction: nobody waits for longer than that, and
@@ -152,15 +154,13 @@ const (
 )
 
 // Mutate implements sqlstore.Engine.
-func (s *Store) Mutate(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) error {
+func (s *Store) Mutate(ctx context.Context, lane sqlstore.Lane, actor string, do func(t *sqlstore.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, mutateTimeout)
 	defer cancel()
-	select {
-	case s.writers <- struct{}{}:
-		defer func() { <-s.writers }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := s.gate.Enter(ctx, lane); err != nil {
+		return err
 	}
+	defer s.gate.Leave()
 	pinned, err := s.db.Conn(ctx)
 	if err != nil {
 		return err

@@ -52,7 +52,8 @@ type Store struct {
 	resolve *sql.Stmt // over readers: preparing it costs more than one digest's look-up
 	changed sqlstore.Broadcast
 
-	stepNoted time.Duration // on record as head.clock_step; of the writer goroutine
+	stepNoted time.Duration  // on record as head.clock_step; of the writer goroutine
+	gate      *sqlstore.Gate // before jobs
 	jobs      chan func()
 	stop      chan struct{}
 	writes    sync.WaitGroup // the writer goroutine
@@ -73,6 +74,7 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	}
 	s := &Store{
 		clock: newClock(opts),
+		gate:  sqlstore.NewGate(1),
 		jobs:  make(chan func()),
 		stop:  make(chan struct{}),
 	}
