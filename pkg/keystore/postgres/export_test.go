@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/hex"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
@@ -35,3 +36,18 @@ func (s *Store) Writing() int {
 	n, _ := s.gate.State()
 	return n
 }
+
+// Busy uses one connection for so long.
+func (s *Store) Busy(ctx context.Context, d time.Duration) error {
+	_, err := s.db.ExecContext(ctx, "SELECT pg_sleep($1)", d.Seconds())
+	return err
+}
+
+// Dial makes a connection as the pool does.
+var Dial = dialer.DialContext
+
+// DecodeBytea reads a bytea as text.
+var DecodeBytea = decodeBytea
+
+// HexBytea is the hex format of bytea.
+func HexBytea(b []byte) []byte { return []byte(`\x` + hex.EncodeToString(b)) }
