@@ -18,7 +18,7 @@ import (
 
 func openStore(ctx context.Context, cfg *config.Keyd, log *zap.Logger) (keystore.Store, error) {
 	if !cfg.OnPostgres() {
-		return sqlite.Open(ctx, cfg.SQLitePath(), sqlite.Options{})
+		return sqlite.Open(ctx, cfg.SQLitePath(), sqlite.Options{Log: log})
 	}
 	opts := postgres.Options{Unknown: unknown(cfg)}
 	if path := string(cfg.StorePasswordFile); path != "" {

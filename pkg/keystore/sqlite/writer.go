@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
@@ -51,6 +52,9 @@ func (s *Store) Mutate(ctx context.Context, lane sqlstore.Lane, actor string, do
 
 // transact runs do in a transaction of the writer's connection.
 func (s *Store) transact(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) error {
+	if err := s.files.check(); err != nil {
+		return err
+	}
 	sqlTx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -67,6 +71,9 @@ func (s *Store) transact(ctx context.Context, actor string, do func(t *sqlstore.
 	}
 	if err := sqlTx.Commit(); err != nil {
 		return err
+	}
+	if err := s.files.check(); err != nil {
+		return fmt.Errorf("commit, whose outcome is unknown: %w", err)
 	}
 	s.stepNoted = step
 	if t.Moved {
