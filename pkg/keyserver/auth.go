@@ -37,9 +37,6 @@ func (s *Server) sidecar(r *http.Request) (identity, error) {
 	return identity{}, nil
 }
 
-// operatorActor begins the actor of every operator.
-const operatorActor = "operator:"
-
 // operator authenticates an operator. A good token always passes; those who guess
 // are answered at a limited rate.
 func (s *Server) operator(r *http.Request) (identity, error) {
@@ -51,7 +48,7 @@ func (s *Server) operator(r *http.Request) (identity, error) {
 	found := 0
 	for _, op := range s.settings.Load().Operators {
 		if same(presented, op.Token()) == 1 {
-			found, who.actor = 1, operatorActor+op.Name
+			found, who.actor = 1, "operator:"+op.Name
 		}
 	}
 	switch {

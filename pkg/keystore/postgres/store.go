@@ -80,7 +80,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	made.pool.Store(pool)
 	s := &Store{
 		pool: pool, db: stdlib.OpenDBFromPool(pool),
-		gate: sqlstore.NewGate(writers),
+		gate: sqlstore.NewGate(min(writers, int(conf.MaxConns)/2)),
 	}
 	s.RaiseUnknown(opts.Unknown)
 	var secret []byte
