@@ -144,6 +144,45 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// The database file is deleted under a keyd that runs: it takes no changes and no polls, is not
+// ready, and says so once in the log.
+func TestDatabaseFileDeleted(t *testing.T) {
+	config := configure(t, "")
+	p := launch(t, config)
+	p.operator("POST", "/v1/accounts", `{"id":"a","name":"Ann"}`)
+	ready := func() int {
+		t.Helper()
+		resp, err := http.Get("http://" + p.addr["listen.admin"] + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		return resp.StatusCode
+	}
+	if status := ready(); status != 200 {
+		t.Fatalf("readyz %d before", status)
+	}
+	if err := os.Remove(filepath.Join(filepath.Dir(config), "keys.db")); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []struct{ side, token, path, body string }{
+		{"operators", aliceToken, "/v1/accounts/a/keys", `{"label":"x"}`},
+		{"sidecars", sidecarToken, "/v1/changes", `{"sidecar":"s","poll":1,"after":0,"leave":true}`},
+	} {
+		if status, v := p.ask(r.side, r.token, "POST", r.path, r.body); status != 503 {
+			t.Errorf("%s: %d %v", r.path, status, v)
+		}
+	}
+	for deadline := time.Now().Add(5 * time.Second); ready() != 503; <-time.After(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("still ready")
+		}
+	}
+	if n := strings.Count(p.logged(), "store: database file deleted"); n != 1 {
+		t.Errorf("%d lines in the log, want one", n)
+	}
+}
+
 func TestNewEpoch(t *testing.T) {
 	config := configure(t, "")
 	p := launch(t, config)

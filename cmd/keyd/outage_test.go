@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -61,7 +60,7 @@ func (s *seeded) changes() [][4]string {
 		{"owners", "POST", own, `{` + long + `}`},
 		{"owners", "POST", own + "/" + s.key + "/roll", ``},
 		{"owners", "DELETE", own + "/" + s.key, ``},
-		{"sidecars", "POST", "/v1/changes", `{"sidecar":"other","poll":%d,"after":0,"leave":true}`},
+		{"sidecars", "POST", "/v1/changes", `{"sidecar":"other","poll":POLL,"after":0,"leave":true}`},
 	}
 }
 
@@ -70,7 +69,7 @@ func (s *seeded) send(r [4]string) (int, map[string]any) {
 	case "owners":
 		return s.owners.do(r[1], r[2], r[3])
 	case "sidecars":
-		return s.ask("sidecars", sidecarToken, r[1], r[2], strings.ReplaceAll(r[3], "%d", strconv.FormatInt(polls.Add(1), 10)))
+		return s.ask("sidecars", sidecarToken, r[1], r[2], strings.Replace(r[3], "POLL", fmt.Sprint(polls.Add(1)), 1))
 	}
 	return s.ask("operators", aliceToken, r[1], r[2], r[3])
 }

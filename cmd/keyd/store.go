@@ -24,7 +24,7 @@ type opener func(ctx context.Context) (keystore.Store, error)
 func storeOf(cfg *config.Keyd, log *zap.Logger) (opener, error) {
 	if !cfg.OnPostgres() {
 		return func(ctx context.Context) (keystore.Store, error) {
-			return sqlite.Open(ctx, cfg.SQLitePath(), sqlite.Options{})
+			return sqlite.Open(ctx, cfg.SQLitePath(), sqlite.Options{Log: log})
 		}, nil
 	}
 	opts := postgres.Options{Unknown: unknown(cfg)}

@@ -50,9 +50,6 @@ func (s *Server) guessed(r *http.Request, side, message string) error {
 	}
 }
 
-// operatorActor begins the actor of every operator.
-const operatorActor = "operator:"
-
 // operator authenticates an operator.
 func (s *Server) operator(r *http.Request) (identity, error) {
 	presented, err := bearer(r.Header)
@@ -63,7 +60,7 @@ func (s *Server) operator(r *http.Request) (identity, error) {
 	found := 0
 	for _, op := range s.settings.Load().Operators {
 		if same(presented, op.Token()) == 1 {
-			found, who.actor = 1, operatorActor+op.Name
+			found, who.actor = 1, "operator:"+op.Name
 		}
 	}
 	if found != 1 {

@@ -93,6 +93,7 @@ func (broken) Changes(context.Context, string, int64, int) (keystore.Head, []key
 func (broken) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
 	return keystore.Head{}, 0, errBroken
 }
+
 func (broken) Forget(context.Context, string, string) (keystore.Sidecar, error) {
 	return keystore.Sidecar{}, errBroken
 }

@@ -101,7 +101,7 @@ func TestLeave(t *testing.T) {
 // The leave may overtake the first poll: a name that is not on record stays refused for as
 // long as any lease and stale time.
 func TestLeaveOfAnUnknownName(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
+	synced(t, func(_ *testing.T, f *fixture) {
 		epoch, head := f.begun("other", "")
 		f.numbered("s", 2, 0, "", `,"leave":true`).want(200)
 		f.numbered("s", 1, head, epoch, "").refused(409)

@@ -23,7 +23,7 @@ type identity struct {
 }
 
 // operates reports whether an operator asks.
-func (i *identity) operates() bool { return strings.HasPrefix(i.actor, operatorActor) }
+func (i *identity) operates() bool { return strings.HasPrefix(i.actor, "operator:") }
 
 // call is one request that has passed authentication and bounds.
 type call struct {

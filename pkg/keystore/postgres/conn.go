@@ -4,8 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
+	"fmt"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
@@ -38,6 +43,41 @@ func (c conn) ExecContext(ctx context.Context, query string, args ...any) (sql.R
 	}
 	return c.Conn.ExecContext(ctx, numbered(query), args...)
 }
+
+// retrying runs reads once more if the connection that they got is dead.
+type retrying struct{ conn }
+
+// QueryContext implements sqlstore.Querier.
+func (r retrying) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	rows, err := r.conn.QueryContext(ctx, query, args...)
+	if mayRetry(ctx, err) {
+		return r.conn.QueryContext(ctx, query, args...)
+	}
+	return rows, err
+}
+
+// QueryRowContext implements sqlstore.Querier.
+func (r retrying) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	row := r.conn.QueryRowContext(ctx, query, args...)
+	if mayRetry(ctx, row.Err()) {
+		return r.conn.QueryRowContext(ctx, query, args...)
+	}
+	return row
+}
+
+// lockNotAvailable is the SQLSTATE of a wait that lock_timeout has ended.
+const lockNotAvailable = "55P03"
+
+// mayRetry reports whether what failed before it changed anything may be done on another connection:
+// the one that it got is dead, or the wait for the head's lock was so long that the connection
+// might have been.
+func mayRetry(ctx context.Context, err error) bool {
+	var engine *pgconn.PgError
+	return err != nil && ctx.Err() == nil && (errors.Is(err, errSilent) || errors.As(err, &engine) && engine.Code == lockNotAvailable)
+}
+
+// milliseconds is a setting of the server.
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
 
 // values has each argument make its value. Left to itself the driver would take a
 // digest for an array of numbers.

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/hex"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
@@ -15,7 +16,7 @@ func (s *Store) Skew() time.Duration { return time.Duration(s.skew.Load()) }
 
 // Hold stops in the middle of a change until it is released.
 func (s *Store) Hold(ctx context.Context, held chan<- struct{}, release <-chan struct{}) error {
-	return s.Mutate(ctx, "", func(t *sqlstore.Tx) error {
+	return s.Mutate(ctx, sqlstore.LaneOthers, "", func(t *sqlstore.Tx) error {
 		t.Exec("UPDATE head SET revision = revision + 1")
 		t.Exec("UPDATE head SET revision = revision - 1")
 		close(held)
@@ -23,3 +24,30 @@ func (s *Store) Hold(ctx context.Context, held chan<- struct{}, release <-chan s
 		return t.Err
 	})
 }
+
+// Waiting returns how many mutations wait for those before them, by their lanes.
+func (s *Store) Waiting() (polls, operators, others int) {
+	_, waiting := s.gate.State()
+	return waiting[sqlstore.LanePolls], waiting[sqlstore.LaneOperators], waiting[sqlstore.LaneOthers]
+}
+
+// Writing returns how many mutations are under way.
+func (s *Store) Writing() int {
+	n, _ := s.gate.State()
+	return n
+}
+
+// Busy uses one connection for so long.
+func (s *Store) Busy(ctx context.Context, d time.Duration) error {
+	_, err := s.db.ExecContext(ctx, "SELECT pg_sleep($1)", d.Seconds())
+	return err
+}
+
+// Dial makes a connection as the pool does.
+var Dial = dialer.DialContext
+
+// DecodeBytea reads a bytea as text.
+var DecodeBytea = decodeBytea
+
+// HexBytea is the hex format of bytea.
+func HexBytea(b []byte) []byte { return []byte(`\x` + hex.EncodeToString(b)) }

@@ -62,7 +62,7 @@ func (s *Store) told(h head) keystore.Head {
 func (s *Store) reading(ctx context.Context, what string, read func() error) error {
 	err := read()
 	if errors.Is(err, errTimeline) {
-		if err = s.Mutate(ctx, "", func(*sqlstore.Tx) error { return nil }); err == nil {
+		if err = s.Mutate(ctx, sqlstore.LanePolls, "", func(*sqlstore.Tx) error { return nil }); err == nil {
 			err = read()
 		}
 	}

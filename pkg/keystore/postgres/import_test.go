@@ -67,13 +67,15 @@ func TestImportThatIsCutOff(t *testing.T) {
 	}
 	s := withAccount(t, server.URL(name))
 	defer mustClose(t, s)
+	other := open(t, server.URL(name), postgres.Options{}) // another process
+	defer mustClose(t, other)
 	before, err := s.Head(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	held, release := make(chan struct{}), make(chan struct{})
 	var g errgroup.Group
-	g.Go(func() error { return s.Hold(context.WithoutCancel(t.Context()), held, release) })
+	g.Go(func() error { return other.Hold(context.WithoutCancel(t.Context()), held, release) })
 	<-held
 	g.Go(func() error {
 		_, err := s.ImportKeys(context.WithoutCancel(t.Context()), "operator:test", someKeys("x", 100))

@@ -34,6 +34,7 @@ func (s *Store) listen(ctx context.Context) {
 // transaction another session nothing would ever come: our own probe shows that.
 func (s *Store) hear(ctx context.Context) {
 	conf := s.pool.Config()
+	conf.ConnConfig.DialFunc = dialer.DialContext // silence is what is mostly heard here
 	if err := conf.BeforeConnect(ctx, conf.ConnConfig); err != nil {
 		return
 	}
@@ -57,6 +58,26 @@ func (s *Store) hear(ctx context.Context) {
 	cancel()
 	for err == nil {
 		s.changed.Wake()
-		_, err = c.WaitForNotification(ctx)
+		err = await(ctx, c)
+	}
+}
+
+// await waits for a notification. If there is none for a while it asks whether the server is
+// still there.
+func await(ctx context.Context, c *pgx.Conn) error {
+	for {
+		waits, cancel := context.WithTimeout(ctx, silence)
+		_, err := c.WaitForNotification(waits)
+		quiet := waits.Err() != nil && ctx.Err() == nil
+		cancel()
+		if !quiet {
+			return err
+		}
+		pings, cancel := context.WithTimeout(ctx, probeTime)
+		err = c.Ping(pings)
+		cancel()
+		if err != nil {
+			return err
+		}
 	}
 }

@@ -38,9 +38,17 @@ const (
 
 var errReadOnly = errors.New("it takes no writes: a standby, or read-only")
 
+// sessionParams are what our statements and the driver rely on, whatever the role's defaults are.
+// Poolers let these through.
+var sessionParams = map[string]string{
+	"client_encoding":             "UTF8",
+	"datestyle":                   "ISO, MDY",
+	"standard_conforming_strings": "on",
+}
+
 // configure reads the URL. Where it names several hosts, the one that takes writes is
 // used.
-func configure(url string, password func() credential.Secret) (*pgxpool.Config, error) {
+func configure(url string, password func() credential.Secret, made *connections) (*pgxpool.Config, error) {
 	conf, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err) // pgx leaves passwords out
@@ -60,6 +68,18 @@ func configure(url string, password func() credential.Secret) (*pgxpool.Config, 
 			return fmt.Errorf("%w (%w)", errReadOnly, err)
 		}
 		return nil
+	}
+	for name, value := range sessionParams {
+		c.RuntimeParams[name] = value
+	}
+	c.DialFunc = made.dial
+	conf.ShouldPing = made.shouldPing
+	conf.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+		c.TypeMap().RegisterType(bytea)
+		noteBirth(c)
+		// For speed alone: a pooler may give each transaction another session.
+		_, err := c.Exec(ctx, "SET jit = off")
+		return err
 	}
 	conf.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		if password != nil {
@@ -116,6 +136,10 @@ func migrate(ctx context.Context, db *sql.DB) error {
 }
 
 func schemaVersion(ctx context.Context, tx *sql.Tx) (version int, err error) {
+	// What another process has done while this one waited for the lock must be seen.
+	if _, err := tx.ExecContext(ctx, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"); err != nil {
+		return 0, err
+	}
 	if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
 		return 0, err
 	}

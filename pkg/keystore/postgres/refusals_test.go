@@ -19,7 +19,7 @@ func TestRefusalsWhileWriting(t *testing.T) {
 		var work sync.WaitGroup
 		work.Go(func() {
 			// The server ends a transaction that is idle for long: its error does not matter here.
-			_ = s.Mutate(ctx, "operator:test", func(t *sqlstore.Tx) error {
+			_ = s.Mutate(ctx, sqlstore.LaneOperators, "operator:test", func(t *sqlstore.Tx) error {
 				close(held)
 				for t.Err == nil {
 					select {

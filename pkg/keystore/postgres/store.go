@@ -52,9 +52,9 @@ type Options struct {
 type Store struct {
 	*sqlstore.Core
 	pool    *pgxpool.Pool
-	db      *sql.DB       // over pool
-	writers chan struct{} // has room for those who may be in Mutate
-	unknown atomic.Int64  // Options.Unknown and RaiseUnknown, as a time.Duration
+	db      *sql.DB        // over pool
+	gate    *sqlstore.Gate // before Mutate
+	unknown atomic.Int64   // Options.Unknown and RaiseUnknown, as a time.Duration
 	changed sqlstore.Broadcast
 	skew    atomic.Int64 // what tests add to the server's clock
 
@@ -68,7 +68,8 @@ var _ keystore.Store = (*Store)(nil)
 // program's schema; many processes may do so at once. The error names the database
 // and what is wrong with it, and no password.
 func Open(ctx context.Context, url string, opts Options) (*Store, error) {
-	conf, err := configure(url, opts.Password)
+	made := &connections{}
+	conf, err := configure(url, opts.Password, made)
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +77,10 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, explain(conf, err)
 	}
+	made.pool.Store(pool)
 	s := &Store{
 		pool: pool, db: stdlib.OpenDBFromPool(pool),
-		// One mutation follows the other anyhow. When the lock is long in coming, those who only
-		// read must still find a connection.
-		writers: make(chan struct{}, max(1, conf.MaxConns/2)),
+		gate: sqlstore.NewGate(min(writers, int(conf.MaxConns)/2)),
 	}
 	s.RaiseUnknown(opts.Unknown)
 	var secret []byte
@@ -92,6 +92,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		pool.Close()
 		return nil, explain(conf, err)
 	}
+	made.limited.Store(true)
 	s.Core = sqlstore.NewCore(s, secret)
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
@@ -126,11 +127,15 @@ func (s *Store) Close() error {
 func (s *Store) Name() string { return "postgres" }
 
 // Reader implements sqlstore.Engine.
-func (s *Store) Reader() sqlstore.Querier { return conn{s.db} }
+func (s *Store) Reader() sqlstore.Querier { return retrying{conn{s.db}} }
 
 // Read implements sqlstore.Engine.
 func (s *Store) Read(ctx context.Context, do func(q sqlstore.Querier) error) error {
-	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	opts := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+	tx, err := s.db.BeginTx(ctx, opts)
+	if mayRetry(ctx, err) {
+		tx, err = s.db.BeginTx(ctx, opts)
+	}
 	if err != nil {
 		return err
 	}
@@ -139,12 +144,18 @@ func (s *Store) Read(ctx context.Context, do func(q sqlstore.Querier) error) err
 }
 
 const (
+	// writers is how many mutations of this process may be under way at a time. One holds the head's lock; a
+	// second has begun its transaction meanwhile. More would only queue at the lock, where
+	// lanes do not matter, and take connections from those who only read.
+	writers = 2
 	// mutateTimeout bounds one mutation, the wait for those before it included.
 	mutateTimeout = 10 * time.Second
 	// limits are the server's, for this transaction: nobody waits for longer than that, and
-	// a process that was stopped holds the others up for no longer than the last.
-	limits = `SELECT set_config('statement_timeout', '8s', true), set_config('lock_timeout', '8s', true),
-		set_config('idle_in_transaction_session_timeout', '2s', true), ` + plans
+	// a process that was stopped holds the others up for no longer than the last of the
+	// timeouts. What is committed must be on disk, whatever the role's default is.
+	limits = `SELECT set_config('statement_timeout', ?, true), set_config('lock_timeout', ?, true),
+		set_config('idle_in_transaction_session_timeout', '2s', true),
+		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true), ` + plans
 	// plans: what a mutation looks for it finds by an index. Of a table that has just grown
 	// the planner knows little; it might read it whole, and compile the query first.
 	plans   = `set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`
@@ -152,29 +163,42 @@ const (
 )
 
 // Mutate implements sqlstore.Engine.
-func (s *Store) Mutate(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) error {
+func (s *Store) Mutate(ctx context.Context, lane sqlstore.Lane, actor string, do func(t *sqlstore.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, mutateTimeout)
 	defer cancel()
-	select {
-	case s.writers <- struct{}{}:
-		defer func() { <-s.writers }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := s.gate.Enter(ctx, lane); err != nil {
+		return err
 	}
+	defer s.gate.Leave()
+	for {
+		begun, err := s.attempt(ctx, actor, do)
+		if begun || !mayRetry(ctx, err) {
+			return err
+		}
+	}
+}
+
+// attempt reports whether do has begun: if not, nothing was done, and another attempt may follow.
+func (s *Store) attempt(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) (begun bool, err error) {
 	pinned, err := s.db.Conn(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { _ = pinned.Close() }() // back to the pool
 	sqlTx, err := pinned.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { _ = sqlTx.Rollback() }() // of no effect after the commit
 	t := &sqlstore.Tx{Conn: writing{conn{sqlTx}, pinned}, Ctx: ctx, Actor: actor}
 	if err := s.lock(t); err != nil {
-		return err
+		return false, err
 	}
+	return true, s.run(t, sqlTx, do)
+}
+
+// run runs do and commits.
+func (s *Store) run(t *sqlstore.Tx, sqlTx *sql.Tx, do func(t *sqlstore.Tx) error) error {
 	if err := errors.Join(do(t), t.Err); err != nil {
 		return err
 	}
@@ -196,7 +220,7 @@ func (s *Store) Mutate(ctx context.Context, actor string, do func(t *sqlstore.Tx
 // lock waits for the mutations before this one, and then reads the clock: so times
 // follow the order of the commits.
 func (s *Store) lock(t *sqlstore.Tx) error {
-	t.Exec(limits)
+	t.Exec(limits, milliseconds(statementTimeout), milliseconds(lockTimeout))
 	t.Exec("SELECT FROM head FOR NO KEY UPDATE")
 	if t.Err != nil {
 		return t.Err

@@ -14,6 +14,7 @@ func (s *Store) Changed() <-chan struct{} { return s.changed.Wait() }
 
 // Head implements keystore.Feed.
 func (s *Store) Head(ctx context.Context) (keystore.Head, error) {
+	_ = s.files.check() // who follows the log looks each second: a deleted file is in the log soon
 	head, _, err := s.head(ctx, s.readers)
 	return head, sqlstore.Failed(ctx, s, "head", err)
 }

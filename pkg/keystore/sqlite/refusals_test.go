@@ -25,7 +25,7 @@ func holdWriter(t *testing.T, s *sqlite.Store) (release func()) {
 	held, stop := make(chan struct{}), make(chan struct{})
 	var work sync.WaitGroup
 	work.Go(func() {
-		if err := s.Mutate(context.Background(), "operator:test", func(*sqlstore.Tx) error { close(held); <-stop; return nil }); err != nil {
+		if err := s.Mutate(context.Background(), sqlstore.LaneOperators, "operator:test", func(*sqlstore.Tx) error { close(held); <-stop; return nil }); err != nil {
 			t.Error(err)
 		}
 	})

@@ -59,7 +59,7 @@ func (s *Store) Progress(ctx context.Context, revision int64) (head keystore.Hea
 		if p.Waiting == 0 {
 			return nil
 		}
-		rows, err := q.QueryContext(ctx, "SELECT name"+waiting+" ORDER BY name LIMIT ?3", revision, now, keystore.MaxWaitingFor) //nolint:rowserrcheck // names does
+		rows, err := q.QueryContext(ctx, "SELECT name"+waiting+" ORDER BY name LIMIT ?3", revision, now, keystore.MaxWaitingFor)
 		if err != nil {
 			return err
 		}

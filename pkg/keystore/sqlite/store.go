@@ -12,6 +12,9 @@
 // rounded up, so that no lease on record ends before the one that was given; times
 // from outside and those that are judged by are cut off.
 //
+// If the database file is deleted or replaced under the store, nothing is written any more and Ping
+// fails; reads go on in the file that was opened.
+//
 // Leases, stale times and the wait of a new epoch are counted by the monotonic clock: a wall clock
 // that is stepped, as after a pause of a virtual machine, neither ends nor prolongs them. What
 // the store returns of them is by the wall clock all the same. A step that this process has
@@ -29,6 +32,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
@@ -39,6 +44,8 @@ type Options struct {
 	Now func() time.Time
 	// Elapsed is the monotonic time since some moment; nil means that of Now.
 	Elapsed func() time.Duration
+	// Log is told if the database file is deleted while it is in use; nil: nobody is.
+	Log *zap.Logger
 	// BusyTimeout is how long to wait for another process's lock on the file; 0 means 5s.
 	BusyTimeout time.Duration
 }
@@ -51,8 +58,10 @@ type Store struct {
 	readers *sql.DB
 	resolve *sql.Stmt // over readers: preparing it costs more than one digest's look-up
 	changed sqlstore.Broadcast
+	files   *files
 
-	stepNoted time.Duration // on record as head.clock_step; of the writer goroutine
+	stepNoted time.Duration  // on record as head.clock_step; of the writer goroutine
+	gate      *sqlstore.Gate // before jobs
 	jobs      chan func()
 	stop      chan struct{}
 	writes    sync.WaitGroup // the writer goroutine
@@ -73,10 +82,18 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	}
 	s := &Store{
 		clock: newClock(opts),
+		gate:  sqlstore.NewGate(1),
 		jobs:  make(chan func()),
 		stop:  make(chan struct{}),
 	}
-	if err := s.connect(ctx, path, opts.BusyTimeout); err != nil {
+	err = s.connect(ctx, path, opts.BusyTimeout)
+	if err == nil {
+		if opts.Log == nil {
+			opts.Log = zap.NewNop()
+		}
+		s.files, err = openedFiles(path, opts.Log)
+	}
+	if err != nil {
 		return nil, explain(path, errors.Join(err, s.disconnect()))
 	}
 	s.writes.Go(s.write)
@@ -127,8 +144,10 @@ func (s *Store) disconnect() error {
 
 // Ping implements keystore.Store.
 func (s *Store) Ping(ctx context.Context) error {
-	_, err := s.Head(ctx)
-	return err
+	if _, err := s.Head(ctx); err != nil {
+		return err
+	}
+	return sqlstore.Failed(ctx, s, "ping", s.files.check())
 }
 
 // Close implements keystore.Store.

@@ -3,16 +3,19 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 )
 
-// write is the writer goroutine.
+// write is the writer goroutine. Each job was admitted by the gate, and makes room when it is
+// done: so at most one waits here.
 func (s *Store) write() {
 	for {
 		select {
 		case job := <-s.jobs:
 			job()
+			s.gate.Leave()
 		case <-s.stop:
 			return
 		}
@@ -21,7 +24,7 @@ func (s *Store) write() {
 
 // Mutate implements sqlstore.Engine: the writer runs do in one transaction. When ctx
 // is done the outcome is unknown, for what has begun is finished.
-func (s *Store) Mutate(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) error {
+func (s *Store) Mutate(ctx context.Context, lane sqlstore.Lane, actor string, do func(t *sqlstore.Tx) error) error {
 	done := make(chan error, 1)
 	job := func() {
 		err := ctx.Err()
@@ -30,11 +33,13 @@ func (s *Store) Mutate(ctx context.Context, actor string, do func(t *sqlstore.Tx
 		}
 		done <- err
 	}
+	if err := s.gate.Enter(ctx, lane); err != nil {
+		return err
+	}
 	select {
 	case s.jobs <- job:
-	case <-ctx.Done():
-		return ctx.Err()
 	case <-s.stop:
+		s.gate.Leave()
 		return sqlstore.ErrClosed
 	}
 	select {
@@ -47,6 +52,9 @@ func (s *Store) Mutate(ctx context.Context, actor string, do func(t *sqlstore.Tx
 
 // transact runs do in a transaction of the writer's connection.
 func (s *Store) transact(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) error {
+	if err := s.files.check(); err != nil {
+		return err
+	}
 	sqlTx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -63,6 +71,9 @@ func (s *Store) transact(ctx context.Context, actor string, do func(t *sqlstore.
 	}
 	if err := sqlTx.Commit(); err != nil {
 		return err
+	}
+	if err := s.files.check(); err != nil {
+		return fmt.Errorf("commit, whose outcome is unknown: %w", err)
 	}
 	s.stepNoted = step
 	if t.Moved {

@@ -60,7 +60,7 @@ func (s *Core) recordPolls() {
 func (s *Core) recordBatch(batch []*poll) {
 	var outcomes []recorded
 	var largest grant
-	err := s.engine.Mutate(context.Background(), "", func(t *Tx) error {
+	err := s.engine.Mutate(context.Background(), LanePolls, "", func(t *Tx) error {
 		head, err := s.engine.HeadIn(t)
 		if err != nil {
 			return err

@@ -33,9 +33,9 @@ type Engine interface {
 	// HeadIn reads the head in a transaction of Mutate.
 	HeadIn(t *Tx) (keystore.Head, error)
 	// Mutate runs do in one transaction that sees all those before it and that none
-	// overlaps, and wakes who waits if it moved the head. When ctx ends it may return
-	// before do does.
-	Mutate(ctx context.Context, actor string, do func(t *Tx) error) error
+	// overlaps, and wakes who waits if it moved the head. Those of one process that wait are
+	// run in the order of their lanes. When ctx ends it may return before do does.
+	Mutate(ctx context.Context, lane Lane, actor string, do func(t *Tx) error) error
 	Bulk
 }
 
@@ -78,11 +78,11 @@ func (s *Core) Stop() {
 	s.work.Wait()
 }
 
-// Mutate has the engine run do in one transaction, and returns when it is committed
+// Mutate has the engine run do in one transaction, in the actor's lane, and returns when it is committed
 // or rolled back, or when ctx is done: then the outcome is unknown.
 func Mutate[T any](ctx context.Context, e Engine, what, actor string, do func(t *Tx) (T, error)) (T, error) {
 	done := make(chan T, 1)
-	err := e.Mutate(ctx, actor, func(t *Tx) error {
+	err := e.Mutate(ctx, laneOf(actor), actor, func(t *Tx) error {
 		v, err := do(t)
 		done <- v
 		return err

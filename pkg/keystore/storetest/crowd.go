@@ -41,5 +41,5 @@ func testCrowd(e *env) {
 	}
 	check()
 	e.harness.Advance(time.Minute)
-	e.waitsFor(2)
+	e.waitsFor()
 }

@@ -42,10 +42,11 @@ func testPollNumbers(e *env) {
 	e.ok(e.record(poll(1<<62+1, 2)))
 }
 
-// refused checks that every poll of the name is refused, whatever its number, and that one more
+// refused checks that every poll of the sidecar s is refused, whatever its number, and that one more
 // leave is not.
-func (e *env) refused(name, epoch string) {
+func (e *env) refused(epoch string) {
 	e.Helper()
+	const name = "s"
 	for _, number := range []int64{1, 0, 1 << 40} {
 		for _, revision := range []int64{-1, 1} {
 			p := keystore.Poll{Sidecar: name, Number: number, Epoch: epoch, Revision: revision, Lease: time.Hour}
@@ -64,10 +65,10 @@ func (e *env) refused(name, epoch string) {
 	e.is(err, keystore.ErrNotFound)
 }
 
-// waitsFor checks which sidecars the change waits for.
-func (e *env) waitsFor(revision int64, names ...string) {
+// waitsFor checks which sidecars the change 2 waits for.
+func (e *env) waitsFor(names ...string) {
 	e.Helper()
-	_, p, err := e.Progress(e.ctx, revision)
+	_, p, err := e.Progress(e.ctx, 2)
 	e.ok(err)
 	e.same("sidecars that the change waits for", p.WaitingFor, append([]string{}, names...))
 	e.same("their number", p.Waiting, len(names))
@@ -81,7 +82,7 @@ func testLeave(e *env) {
 	p := keystore.Poll{Sidecar: "s", Epoch: epoch, Revision: 1, Lease: time.Minute, MaxStale: time.Hour}
 	e.poll(p)
 	e.key(a.ID)
-	e.waitsFor(2, "s")
+	e.waitsFor("s")
 
 	p.Leave, p.Epoch, p.Revision, p.MaxStale = true, "another", -9, 5*time.Hour
 	p.Number = polls.Add(1)
@@ -89,13 +90,13 @@ func testLeave(e *env) {
 	e.ok(err)
 	e.same("lease", lease, time.Duration(0))
 	e.same("head", head.Revision, int64(2))
-	e.waitsFor(2)
-	e.refused("s", epoch)
+	e.waitsFor()
+	e.refused(epoch)
 	e.Store = e.harness.Reopen()
-	e.refused("s", epoch)
+	e.refused(epoch)
 	e.harness.Advance(30 * time.Minute)
 	e.ok(e.Prune(e.ctx, time.Second))
-	e.refused("s", epoch)
+	e.refused(epoch)
 	e.harness.Advance(31*time.Minute + time.Second)
 	e.poll(keystore.Poll{Sidecar: "s", Number: 1, Epoch: epoch, Revision: 2, Lease: time.Minute})
 }
@@ -106,9 +107,9 @@ func testLeaveWithoutRecord(e *env) {
 	epoch := e.head().Epoch
 	leave := keystore.Poll{Sidecar: "s", Lease: time.Minute, MaxStale: time.Hour, Leave: true}
 	e.nothing(func() { e.ok(e.record(leave)) })
-	e.refused("s", epoch)
+	e.refused(epoch)
 	e.harness.Advance(time.Hour)
-	e.refused("s", epoch)
+	e.refused(epoch)
 	e.harness.Advance(time.Minute + time.Second)
 	e.poll(keystore.Poll{Sidecar: "s", Number: 1, Epoch: epoch, Revision: 1, Lease: time.Minute})
 
@@ -116,7 +117,7 @@ func testLeaveWithoutRecord(e *env) {
 	e.harness.Advance(time.Minute + time.Second)
 	e.ok(e.record(leave))
 	e.harness.Advance(time.Hour)
-	e.refused("s", epoch)
+	e.refused(epoch)
 }
 
 // testForget: an operator has no change wait for a sidecar known to be gone.
@@ -137,10 +138,10 @@ func testForget(e *env) {
 	})
 	e.same("changes", len(got.changes), 0)
 	e.logged(got, now, keystore.Event{Action: keystore.SidecarForget, Detail: map[string]string{"name": "s"}})
-	e.waitsFor(2, "t")
-	e.refused("s", epoch)
+	e.waitsFor("t")
+	e.refused(epoch)
 	e.harness.Advance(time.Hour)
-	e.refused("s", epoch)
+	e.refused(epoch)
 	_, err = e.Forget(e.ctx, actor, "t") // its time is over
 	e.is(err, keystore.ErrNotFound)
 	e.harness.Advance(time.Minute + time.Second)

@@ -3,8 +3,6 @@ package storetest
 import (
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -25,23 +23,6 @@ type model struct {
 	pruned    int64                    // the newest revision that is gone
 	events    []keystore.Event
 	grants    []modelGrant // every one that was given
-}
-
-// modelGrant is a lease and stale time together.
-type modelGrant struct {
-	at   time.Time
-	size time.Duration
-}
-
-// largest is the largest grant ever, and the largest that is not over.
-func (m *model) largest() (ever, now time.Duration) {
-	for _, g := range m.grants {
-		ever = max(ever, g.size)
-		if g.at.Add(g.size).After(m.now) {
-			now = max(now, g.size)
-		}
-	}
-	return ever, now
 }
 
 type modelSession struct {
@@ -201,79 +182,6 @@ func (m *model) createKey(n keystore.NewKey) string {
 	return done
 }
 
-func (m *model) revokeKey(id, account string) string {
-	k := m.key(id)
-	if k == nil || (account != "" && k.Account != account) {
-		return notFound
-	}
-	m.revoke(k)
-	return done
-}
-
-// revoke tells whether the key was not revoked before.
-func (m *model) revoke(k *keystore.Key) bool {
-	if k.State == credential.Revoked {
-		return false
-	}
-	k.State, k.RevokedAt, k.Revision = credential.Revoked, m.now, m.change("", k.Digest)
-	m.event(keystore.KeyRevoke, k.Account, k.ID)
-	return true
-}
-
-func (m *model) revokeChain(id, account string) (chain keystore.RevokedChain, outcome string) {
-	named := m.key(id)
-	if named == nil || (account != "" && named.Account != account) {
-		return chain, notFound
-	}
-	chain.Revoked = []string{}
-	for _, k := range m.keys {
-		if k == named || (k.Chain != "" && k.Chain == named.Chain) {
-			if m.revoke(k) {
-				chain.Revoked = append(chain.Revoked, k.ID)
-			}
-			chain.Revision = max(chain.Revision, k.Revision)
-		}
-	}
-	chain.Key = *named
-	return chain, done
-}
-
-func (m *model) rollKey(r keystore.Roll) string {
-	old := m.key(r.ID)
-	if old == nil || (r.Account != "" && old.Account != r.Account) {
-		return notFound
-	}
-	if old.State != credential.Active || m.expired(old) || old.ReplacedBy != "" || m.account(old.Account).State != credential.Active || m.fact(r.Digest).Found {
-		return conflict
-	}
-	if old.Chain == "" {
-		old.Chain = old.ID
-	}
-	next := *old
-	next.ID, next.Digest, next.Hint, next.CreatedAt, next.LastUsedAt = r.NewID, r.Digest, r.Hint, m.now, time.Time{}
-	next.Revision = m.change("", r.Digest)
-	detail := []string{"successor", r.NewID, "grace_seconds", strconv.Itoa(int(r.Grace / time.Second))}
-	var ended []string
-	for _, k := range m.keys {
-		if k != old && k.Chain == old.Chain && k.State == credential.Active && !m.expired(k) {
-			k.State, k.RevokedAt, k.Revision = credential.Revoked, m.now, m.change("", k.Digest)
-			ended = append(ended, k.ID)
-		}
-	}
-	if len(ended) > 0 {
-		detail = append(detail, "revoked", strings.Join(ended, " "))
-	}
-	m.keys = append(m.keys, &next)
-	old.ReplacedBy, old.Revision = next.ID, m.change("", old.Digest)
-	if r.Grace == 0 {
-		old.State, old.RevokedAt = credential.Revoked, m.now
-	} else if end := m.now.Add(r.Grace); old.ExpiresAt.IsZero() || old.ExpiresAt.After(end) {
-		old.ExpiresAt = end
-	}
-	m.event(keystore.KeyRoll, old.Account, old.ID, detail...)
-	return done
-}
-
 func (m *model) setScope(id, scope string, granted bool) string {
 	k := m.key(id)
 	switch {
@@ -328,125 +236,6 @@ func (m *model) use(d credential.Digest, at time.Time) {
 			k.LastUsedAt = at
 		}
 	}
-}
-
-func (m *model) poll(p keystore.Poll) (lease time.Duration, outcome string) {
-	s := modelSidecar{Sidecar: keystore.Sidecar{Name: p.Sidecar}}
-	known := m.onRecord(p.Sidecar)
-	if known != nil {
-		s = *known
-	}
-	switch {
-	case p.Number <= s.Poll, s.Gone && !p.Leave:
-		return 0, conflict
-	case p.Leave:
-		m.leave(s, p.Number, m.now.Add(p.Lease+p.MaxStale))
-		return 0, done
-	case p.Revision < 0:
-		return 0, gone
-	}
-	if known != nil {
-		known.Poll = p.Number // of a poll that gets no lease, too
-	}
-	s.Poll = p.Number
-	if p.Epoch != m.epoch || p.Revision > m.head() {
-		return 0, gone
-	}
-	s.Revision = max(s.Revision, p.Revision)
-	end := m.now.Add(p.Lease + p.MaxStale)
-	if reach := p.Revision + int64(p.Limit); reach < m.head() {
-		left := s.without(max(reach, s.Revision) + 1)
-		if end.After(left) {
-			end = left
-		}
-		if p.Lease = end.Add(-p.MaxStale).Sub(m.now); p.Lease <= 0 {
-			return 0, gone
-		}
-	} else {
-		s.all = append(slices.Clone(s.all), keystore.Grant{Covers: m.head(), StaleEndsAt: end})
-	}
-	if end := m.now.Add(p.Lease); end.After(s.LeaseEndsAt) {
-		s.LeaseEndsAt = end
-	}
-	if end.After(s.StaleEndsAt) {
-		s.StaleEndsAt = end
-	}
-	m.sidecars[p.Sidecar] = &s
-	m.grants = append(m.grants, modelGrant{m.now, p.Lease + p.MaxStale})
-	return p.Lease, done
-}
-
-// onRecord returns nil also for one that has left or was forgotten and whose time is over.
-func (m *model) onRecord(name string) *modelSidecar {
-	s := m.sidecars[name]
-	if s != nil && s.Gone && !s.StaleEndsAt.After(m.now) {
-		return nil
-	}
-	return s
-}
-
-func (m *model) leave(s modelSidecar, number int64, unknown time.Time) {
-	if !s.StaleEndsAt.After(m.now) {
-		s.StaleEndsAt = unknown
-	}
-	s.Poll, s.Gone = number, true
-	m.sidecars[s.Name] = &s
-}
-
-func (m *model) forget(name string) string {
-	s := m.onRecord(name)
-	if s == nil || s.Gone || !s.StaleEndsAt.After(m.now) {
-		return notFound
-	}
-	s.Gone = true
-	m.event(keystore.SidecarForget, "", "", "name", name)
-	return done
-}
-
-// without is the last moment of all leases whose answers did not have the change.
-func (s *modelSidecar) without(revision int64) (end time.Time) {
-	for _, g := range s.all {
-		if g.Covers < revision && s.Revision < revision && !s.Gone && g.StaleEndsAt.After(end) {
-			end = g.StaleEndsAt
-		}
-	}
-	return end
-}
-
-func (m *model) progress(revision int64) keystore.Progress {
-	p := keystore.Progress{Effective: !m.now.Before(m.notBefore), WaitingFor: []string{}}
-	by := m.notBefore
-	for _, name := range slices.Sorted(maps.Keys(m.sidecars)) {
-		if end := m.sidecars[name].without(revision); end.After(m.now) {
-			p.Effective, p.Waiting, p.WaitingFor = false, p.Waiting+1, append(p.WaitingFor, name)
-			if end.After(by) {
-				by = end
-			}
-		}
-	}
-	if !p.Effective {
-		p.EffectiveBy = by
-	}
-	return p
-}
-
-func (m *model) living() []keystore.Sidecar {
-	list := []keystore.Sidecar{}
-	for _, name := range slices.Sorted(maps.Keys(m.sidecars)) {
-		if s := m.sidecars[name]; s.StaleEndsAt.After(m.now) && !s.Gone {
-			list = append(list, s.Sidecar)
-		}
-	}
-	return list
-}
-
-func (m *model) leases() (n int) {
-	for _, s := range m.sidecars {
-		if s.LeaseEndsAt.After(m.now) && !s.Gone {
-			n++
-		}
-	}
-	return n
 }
 
 func (m *model) prune(retention time.Duration) {

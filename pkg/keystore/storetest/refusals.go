@@ -32,18 +32,23 @@ func RefuseWhileWriting(t *testing.T, h Harness, hold func() (release func())) {
 	ctx, cancel := context.WithTimeout(e.ctx, 20*time.Second)
 	defer cancel()
 	e.ctx = ctx
-	create := func(n keystore.NewKey) error { _, err := e.CreateKey(ctx, actor, n); return err }
-	roll := func(id string) error { _, _, err := e.RollKey(ctx, actor, e.roll(id, 0)); return err }
+	create := func(n keystore.NewKey) func() error {
+		return func() error { _, err := e.CreateKey(ctx, actor, n); return err }
+	}
+	roll := func(id string) func() error {
+		r := e.roll(id, 0)
+		return func() error { _, _, err := e.RollKey(ctx, actor, r); return err }
+	}
 	again := e.newKey(a.ID)
 	again.Digest = k.Digest
 	for name, call := range map[string]func() error{
-		"mint at the limit":                  func() error { return create(full) },
-		"mint for no account":                func() error { return create(e.newKey("acc_none")) },
-		"mint for a terminated account":      func() error { return create(e.newKey(gone.ID)) },
-		"import of a digest that exists":     func() error { return create(again) },
-		"roll of a revoked key":              func() error { return roll(revoked.ID) },
-		"roll of a replaced key":             func() error { return roll(old.ID) },
-		"roll of a terminated account's key": func() error { return roll(left.ID) },
+		"mint at the limit":                  create(full),
+		"mint for no account":                create(e.newKey("acc_none")),
+		"mint for a terminated account":      create(e.newKey(gone.ID)),
+		"import of a digest that exists":     create(again),
+		"roll of a revoked key":              roll(revoked.ID),
+		"roll of a replaced key":             roll(old.ID),
+		"roll of a terminated account's key": roll(left.ID),
 		"revoke of no key":                   func() error { _, err := e.RevokeKey(ctx, actor, "key_none", ""); return err },
 		"revoke of another's key":            func() error { _, err := e.RevokeKey(ctx, actor, k.ID, gone.ID); return err },
 		"chain of no key":                    func() error { _, err := e.RevokeChain(ctx, actor, "key_none", ""); return err },
@@ -62,15 +67,22 @@ func RefuseWhileWriting(t *testing.T, h Harness, hold func() (release func())) {
 			t.Fatalf("%s: %v", name, err)
 		}
 	}
+	e.repeatWhileWriting(k.ID, revoked.ID, ended.ID, gone.ID)
+}
+
+// repeatWhileWriting makes changes that are made already: of a key with the scope s, a key that is revoked, a
+// session that has ended, and an account that is terminated.
+func (e *env) repeatWhileWriting(key, revoked, ended, gone string) {
+	e.Helper()
 	for name, call := range map[string]func() error{
-		"revoke again":    func() error { _, err := e.RevokeKey(ctx, actor, revoked.ID, ""); return err },
-		"chain again":     func() error { _, err := e.RevokeChain(ctx, actor, revoked.ID, ""); return err },
-		"grant again":     func() error { _, err := e.SetKeyScope(ctx, actor, k.ID, "s", true); return err },
-		"terminate again": func() error { _, err := e.SetAccountState(ctx, actor, gone.ID, credential.Terminated); return err },
-		"end again":       func() error { _, err := e.EndSession(ctx, actor, ended.ID); return err },
+		"revoke again":    func() error { _, err := e.RevokeKey(e.ctx, actor, revoked, ""); return err },
+		"chain again":     func() error { _, err := e.RevokeChain(e.ctx, actor, revoked, ""); return err },
+		"grant again":     func() error { _, err := e.SetKeyScope(e.ctx, actor, key, "s", true); return err },
+		"terminate again": func() error { _, err := e.SetAccountState(e.ctx, actor, gone, credential.Terminated); return err },
+		"end again":       func() error { _, err := e.EndSession(e.ctx, actor, ended); return err },
 	} {
 		if err := call(); err != nil {
-			t.Fatalf("%s: %v", name, err)
+			e.Fatalf("%s: %v", name, err)
 		}
 	}
 }

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package postgres
+
+import (
+	"syscall"
+	"time"
+)
+
+// setUserTimeout does nothing where the kernel has no such option.
+func setUserTimeout(syscall.RawConn, time.Duration) error { return nil }
