@@ -42,6 +42,42 @@ func TestRenderChangesOnlyAddresses(t *testing.T) {
 	}
 }
 
+// TestRenderOfTheListener renders each address with and without IPv6 in the kernel.
+func TestRenderOfTheListener(t *testing.T) {
+	type addresses = []map[string]any
+	v4 := func(host string) map[string]any { return map[string]any{"address": host, "port_value": 10000} }
+	both := map[string]any{"address": "::", "port_value": 10000, "ipv4_compat": true}
+	for _, r := range []struct {
+		listener string
+		ipv6     bool
+		want     addresses
+	}{
+		{"", true, addresses{both}},
+		{"", false, addresses{v4("0.0.0.0")}},
+		{"tcp://[::]:10000", true, addresses{both}},
+		{"tcp://[::]:10000", false, addresses{v4("0.0.0.0")}},
+		{"tcp://localhost:10000", true, addresses{v4("127.0.0.1"), v4("::1")}},
+		{"tcp://localhost:10000", false, addresses{v4("127.0.0.1")}},
+		{"tcp://127.0.0.1:10000", true, addresses{v4("127.0.0.1")}},
+		{"tcp://[::1]:10000", true, addresses{v4("::1")}},
+	} {
+		text, err := envoy.RenderOn(envoy.Addresses{Listener: r.listener}, r.ipv6)
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener := decode(t, text)["static_resources"].(map[string]any)["listeners"].([]any)[0].(map[string]any)
+		got := addresses{listener["address"].(map[string]any)["socket_address"].(map[string]any)}
+		if more, ok := listener["additional_addresses"].([]any); ok {
+			for _, a := range more {
+				got = append(got, a.(map[string]any)["address"].(map[string]any)["socket_address"].(map[string]any))
+			}
+		}
+		if diff := cmp.Diff(r.want, got); diff != "" {
+			t.Errorf("%q, IPv6 %v (-want +got):\n%s", r.listener, r.ipv6, diff)
+		}
+	}
+}
+
 func TestRenderRefusesBadAddresses(t *testing.T) {
 	_, err := envoy.Render(envoy.Addresses{
 		Listener: "unix:///run/public.sock", Admin: "127.0.0.1:1", Authz: "tcp://127.0.0.1",
@@ -77,6 +113,7 @@ func withoutAddresses(t *testing.T, text []byte) map[string]any {
 	remove(doc["admin"], "address")
 	static := doc["static_resources"].(map[string]any)
 	remove(static["listeners"].([]any)[0], "address")
+	delete(static["listeners"].([]any)[0].(map[string]any), "additional_addresses")
 	for _, c := range static["clusters"].([]any) {
 		cluster := c.(map[string]any)
 		remove(cluster, "type")

@@ -22,7 +22,7 @@ func TestPreflightOfTheWebApp(t *testing.T) {
 		"Access-Control-Allow-Origin": {"https://app.phantomrouter.ai"}, "Access-Control-Allow-Credentials": {"true"},
 		"Access-Control-Allow-Methods": {"GET, HEAD, POST, PUT, PATCH, DELETE"},
 		"Access-Control-Allow-Headers": {"Content-Type, Authorization"},
-		"Access-Control-Max-Age":       {"600"}, "Server": {"envoy"}, "Content-Length": {"0"},
+		"Access-Control-Max-Age":       {"600"}, "Server": {"envoy"}, "Content-Length": {"0"}, "Vary": {"Origin"},
 	}
 	onEachVersion(t, func(t *testing.T, f *front) {
 		for _, path := range []string{companion, "/api/v1/me/keys", "/", "/anything"} {

@@ -1,7 +1,6 @@
 package envoy_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -157,10 +155,7 @@ func TestTooManyUnknownKeys(t *testing.T) {
 func TestRestartIsBridged(t *testing.T) {
 	w := shared(t)
 	socket := w.file("bridged.sock")
-	allow := func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) {
-		return &auth.CheckResponse{}, nil
-	}
-	stop := serveChecks(t, socket, allow)
+	stop := serveChecks(t, socket, allowAll)
 	f := w.ownEnvoy(t, versions()[0], envoy.Addresses{Authz: "unix://" + socket})
 	// The moment is short, and this machine may be busy: so some tries.
 	for range 5 {
@@ -180,7 +175,7 @@ func TestRestartIsBridged(t *testing.T) {
 			}
 			return nil
 		})
-		stop = serveChecks(t, socket, allow)
+		stop = serveChecks(t, socket, allowAll)
 		if <-answers == 200 {
 			return
 		}

@@ -10,9 +10,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
 )
@@ -27,18 +30,23 @@ type front struct {
 }
 
 // startEnvoy runs envoy.yaml in an Envoy of that version. Addresses that are not
-// given are the world's.
-func (w *world) startEnvoy(name, version string, a envoy.Addresses) (*front, error) {
+// given are the world's. The edits are made in the rendered configuration.
+func (w *world) startEnvoy(name, version string, a envoy.Addresses, edits ...func(config map[string]any)) (*front, error) {
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
 	f := &front{version: version, addr: ports[0], admin: ports[1], w: w}
-	a.Listener, a.Admin, a.Owners = "tcp://"+f.addr, "tcp://"+f.admin, "unix://"+w.file("owners.sock")
+	a.Admin = "tcp://" + f.admin
+	a.Listener = cmp.Or(a.Listener, "tcp://"+f.addr)
+	a.Owners = cmp.Or(a.Owners, "unix://"+w.file("owners.sock"))
 	a.Authz = cmp.Or(a.Authz, "unix://"+w.file("authz.sock"))
 	a.Upstream = cmp.Or(a.Upstream, "tcp://"+w.echo)
 	config, err := envoy.Render(a)
 	if err != nil {
+		return nil, err
+	}
+	if config, err = edited(config, edits); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(w.file(name+".yaml"), config, 0o600); err != nil {
@@ -54,11 +62,39 @@ func (w *world) startEnvoy(name, version string, a envoy.Addresses) (*front, err
 	return f, f.until(func() error { return get200("http://" + f.admin + "/ready") })
 }
 
+func edited(config []byte, edits []func(map[string]any)) ([]byte, error) {
+	if len(edits) == 0 {
+		return config, nil
+	}
+	var doc map[string]any
+	if err := yaml.Unmarshal(config, &doc); err != nil {
+		return nil, err
+	}
+	for _, edit := range edits {
+		edit(doc)
+	}
+	return yaml.Marshal(doc)
+}
+
+// manager returns the HTTP connection manager of a configuration.
+func manager(config map[string]any) map[string]any {
+	listener := config["static_resources"].(map[string]any)["listeners"].([]any)[0].(map[string]any)
+	chain := listener["filter_chains"].([]any)[0].(map[string]any)
+	return chain["filters"].([]any)[0].(map[string]any)["typed_config"].(map[string]any)
+}
+
+// cluster returns a cluster of a configuration.
+func cluster(config map[string]any, name string) map[string]any {
+	clusters := config["static_resources"].(map[string]any)["clusters"].([]any)
+	i := slices.IndexFunc(clusters, func(c any) bool { return c.(map[string]any)["name"] == name })
+	return clusters[i].(map[string]any)
+}
+
 // ownEnvoy is startEnvoy for one test.
-func (w *world) ownEnvoy(t *testing.T, version string, a envoy.Addresses) *front {
+func (w *world) ownEnvoy(t *testing.T, version string, a envoy.Addresses, edits ...func(config map[string]any)) *front {
 	t.Helper()
 	name := "envoy-" + strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
-	f, err := w.startEnvoy(name, version, a)
+	f, err := w.startEnvoy(name, version, a, edits...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,14 +165,17 @@ func (f *front) ask(t *testing.T, r request) answer {
 	return a
 }
 
-// send makes the request. HTTP/1.1 is written by hand: an honest client would not
+// send makes the request, within 10 s if ctx has no deadline. HTTP/1.1 is written by hand: an honest client would not
 // send half of it.
 func (f *front) send(ctx context.Context, r request) (answer, error) {
 	if r.method == "" {
 		r.method = http.MethodGet
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+	}
 	if r.http2 {
 		return f.sendHTTP2(ctx, r)
 	}

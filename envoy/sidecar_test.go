@@ -25,6 +25,10 @@ func (s *sidecar) Check(ctx context.Context, r *auth.CheckRequest) (*auth.CheckR
 	return s.answer(ctx, r)
 }
 
+func allowAll(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) {
+	return &auth.CheckResponse{}, nil
+}
+
 // behind runs an Envoy whose sidecar answers as the function says.
 func behind(t *testing.T, version string, answer answerFunc) *front {
 	t.Helper()

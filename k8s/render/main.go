@@ -27,6 +27,13 @@ var (
 var inOwners = []struct{ from, to string }{
 	{"    type: STATIC\n", "    type: STRICT_DNS\n"},
 	{"    load_assignment:\n", string(owners) + "    load_assignment:\n"},
+	// TLS negotiates HTTP/2.
+	{
+		"        explicit_http_config: {http_protocol_options: {}}\n",
+		"        auto_config:   # HTTP/2: its pings find a connection dead while requests wait on it\n" +
+			"          http_protocol_options: {}\n" +
+			"          http2_protocol_options: {connection_keepalive: {interval: 5s, timeout: 5s, connection_idle_interval: 1s}}\n",
+	},
 	{"{pipe: {path: /run/phantom/owners.sock}}", "{socket_address: {address: keyd, port_value: 8083}}"},
 }
 

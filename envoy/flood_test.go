@@ -1,0 +1,158 @@
+package envoy_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/phantomrouter/phantom-authz/envoy"
+)
+
+// memoryLimit is that of Envoy's container in compose.yaml and k8s/base, in bytes.
+const memoryLimit = 1 << 30
+
+// flooder is a connection that makes Envoy hold much memory for few bytes. Each stream repeats one large cookie that
+// HPACK has indexed, and the windows are closed, so that no answer's body can be written.
+type flooder struct {
+	conn   net.Conn
+	framer *http2.Framer
+	block  bytes.Buffer
+	hpack  *hpack.Encoder
+	next   uint32 // stream
+	sent   int    // bytes
+}
+
+func newFlooder(addr string) (*flooder, error) {
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	f := &flooder{conn: conn, next: 1}
+	f.framer = http2.NewFramer(f, conn)
+	f.hpack = hpack.NewEncoder(&f.block)
+	_ = conn.SetWriteDeadline(time.Now().Add(30 * time.Second))
+	_, err = io.WriteString(f, http2.ClientPreface)
+	if err == nil {
+		err = f.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	}
+	go func() { _, _ = io.Copy(io.Discard, conn) }()
+	return f, err
+}
+
+func (f *flooder) Write(p []byte) (int, error) {
+	f.sent += len(p)
+	return f.conn.Write(p)
+}
+
+// open sends a request whose cookies have 3,900 bytes each.
+func (f *flooder) open(cookies int) error {
+	f.block.Reset()
+	for _, field := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":path", "/api/v1/chat"}, {":authority", "api.example"}} {
+		// Sensitive fields are not indexed: the table is for the cookie.
+		_ = f.hpack.WriteField(hpack.HeaderField{Name: field[0], Value: field[1], Sensitive: true})
+	}
+	for range cookies {
+		_ = f.hpack.WriteField(hpack.HeaderField{Name: "cookie", Value: strings.Repeat("x", 3900)})
+	}
+	id := f.next
+	f.next += 2
+	return f.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: f.block.Bytes(), EndHeaders: true, EndStream: true})
+}
+
+// flood opens the connections and streams, and returns the bytes sent. A connection that Envoy closes sends no more.
+func (f *front) flood(t *testing.T, connections, streams, cookies int) (sent int) {
+	t.Helper()
+	for range connections {
+		c, err := newFlooder(f.addr)
+		if err != nil {
+			continue // refused: that is a bound too
+		}
+		t.Cleanup(func() { _ = c.conn.Close() })
+		for range streams {
+			if c.open(cookies) != nil {
+				break
+			}
+		}
+		sent += c.sent
+	}
+	return sent
+}
+
+// allocated returns the bytes of Envoy's heap that are in use.
+func (f *front) allocated(t *testing.T) int {
+	t.Helper()
+	response, err := http.Get("http://" + f.admin + "/memory")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var memory struct{ Allocated string }
+	if err := json.NewDecoder(response.Body).Decode(&memory); err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(memory.Allocated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// goodClient makes requests until one is let in: during a flood some may be refused.
+func (f *front) goodClient(t *testing.T, when string) {
+	t.Helper()
+	eventually(t, "a good client's request "+when, func() error {
+		got, err := f.send(t.Context(), request{path: companion}.with(bearer(f.w.held.chat)))
+		if err == nil && got.status != 200 {
+			err = errors.New(got.body)
+		}
+		return err
+	})
+}
+
+// TestMemoryIsBounded floods Envoy with requests without a credential that cost it much more memory than the client
+// bytes.
+func TestMemoryIsBounded(t *testing.T) {
+	for _, flood := range []struct {
+		name                          string
+		connections, streams, cookies int
+		most                          int // bytes
+	}{
+		// Each limit of the headers and streams counts here: 14 cookies are more than a request may have.
+		{"few connections, too large headers", 60, 100, 14, memoryLimit / 2},
+		{"few connections", 60, 100, 7, memoryLimit * 2 / 3},
+		// Here only the overload manager helps.
+		{"many connections", 400, 64, 7, memoryLimit},
+	} {
+		for _, version := range versions() {
+			t.Run(flood.name+" "+version, func(t *testing.T) {
+				f := shared(t).ownEnvoy(t, version, envoy.Addresses{})
+				f.goodClient(t, "before the flood")
+				sent := f.flood(t, flood.connections, flood.streams, flood.cookies)
+				f.goodClient(t, "during the flood")
+				eventually(t, "memory is free again", func() error {
+					if n := f.allocated(t); n > memoryLimit/3 {
+						return fmt.Errorf("%d MiB are allocated", n>>20)
+					}
+					return nil
+				})
+				f.goodClient(t, "after the flood")
+				peak := f.peakMemory(t)
+				t.Logf("%.2f MB sent, at most %d MiB held", float64(sent)/1e6, peak>>20)
+				if peak > flood.most {
+					t.Errorf("Envoy took %d MiB for %.2f MB, want at most %d MiB", peak>>20, float64(sent)/1e6, flood.most>>20)
+				}
+			})
+		}
+	}
+}

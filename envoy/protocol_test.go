@@ -1,0 +1,155 @@
+package envoy_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/phantomrouter/phantom-authz/envoy"
+)
+
+// TestUpgrades: an offer of TLS in plain HTTP is ignored (Apache HttpClient sends it), any other unknown upgrade is
+// refused.
+func TestUpgrades(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		chat := request{path: companion}.with(bearer(f.w.held.chat))
+		for _, upgrade := range []string{"TLS/1.2", "TLS/1.3", "tls/1.0", "TLS/1.2, TLS/1.3", "TLS/1.3,TLS/1.2,TLS/1.0"} {
+			for _, connection := range []string{"Connection: Upgrade", "Connection: keep-alive, upgrade"} {
+				got := f.ask(t, chat.with("Upgrade: "+upgrade, connection))
+				echo, ok := got.upstream()
+				if !ok || len(echo.Headers["upgrade"]) > 0 || len(echo.Headers["connection"]) > 0 {
+					t.Errorf("%s, %s: %d %s", upgrade, connection, got.status, got.body)
+				}
+				// The check is not skipped.
+				noCredential.check(t, f.ask(t, request{path: companion}.with("Upgrade: "+upgrade, connection)))
+			}
+		}
+		for _, upgrade := range []string{"foo", "TLS", "IRC/6.9", "TLS/1.2, foo", "connect-udp"} {
+			if got := f.ask(t, chat.with("Upgrade: "+upgrade, "Connection: Upgrade")); got.status < 403 || got.status > 404 || got.reached() {
+				t.Errorf("%s: %d %s", upgrade, got.status, got.body)
+			}
+		}
+	})
+}
+
+// TestHTTP10: load balancers' checks use it, often without a Host.
+func TestHTTP10(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, f *front) {
+		for _, r := range []struct {
+			target, headers string
+			status          int
+			body            string
+		}{
+			{"/", "", 401, noCredential.body()},
+			{"/", "Host: api.example\r\n", 401, noCredential.body()},
+			{"/", bearer(f.w.held.chat) + "\r\n", 403, noPolicy.body()},
+			{"/api/v1/me", bearer(f.w.held.plain) + "\r\n", 200, `"path":"/api/v1/me"`},
+			{"/api/v1/me", "Host: api.example\r\nConnection: keep-alive, x-phantom-scopes\r\n" + bearer(f.w.held.plain) + "\r\n", 200, `"x-phantom-scopes":[""]`},
+			{"/api/v1/me/%2e%2e/chat", bearer(f.w.held.plain) + "\r\n", 403, scopeMissing.body()},
+			{"/api/v1/me", "X-Phantom-Account-Id: acc_evil\r\n" + bearer(f.w.held.plain) + "\r\n", 200, f.w.held.account},
+			{"/", "X_Phantom_Account_Id: acc_evil\r\n", 400, ""},
+		} {
+			conn, err := net.Dial("tcp", f.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_, _ = fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n%s\r\n", r.target, r.headers)
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(response.Body)
+			_ = conn.Close()
+			if err != nil || response.StatusCode != r.status || !strings.Contains(string(body), r.body) || strings.Contains(string(body), "acc_evil") {
+				t.Errorf("%s %q: %d %q %v, want %d %s", r.target, r.headers, response.StatusCode, body, err, r.status, r.body)
+			}
+		}
+	})
+}
+
+// TestManyHeaders: 200 fields are allowed, and over HTTP/2 each cookie counts as one.
+func TestManyHeaders(t *testing.T) {
+	const fields = 200
+	onEachVersion(t, func(t *testing.T, f *front) {
+		me := request{path: "/api/v1/me"}.with(bearer(f.w.held.plain))
+		many := me
+		for i := range fields - 1 {
+			many = many.with(fmt.Sprintf("X-Field-%d: some value of a header field %d", i, i))
+		}
+		for _, many.http2 = range []bool{false, true} {
+			echo, ok := f.ask(t, many).upstream()
+			if !ok || len(echo.Headers[fmt.Sprintf("x-field-%d", fields-2)]) != 1 {
+				t.Errorf("HTTP/2 %v: not all fields arrived: %v", many.http2, echo.Headers)
+			}
+		}
+		var crumbs []string
+		for i := range fields {
+			crumbs = append(crumbs, fmt.Sprintf("crumb%d=%d", i, i))
+		}
+		// Go's client makes a field of each cookie, as browsers do.
+		got := f.ask(t, request{path: "/api/v1/me", http2: true}.with(bearer(f.w.held.plain), "Cookie: "+strings.Join(crumbs, "; ")))
+		if echo, ok := got.upstream(); !ok || !slices.Equal(echo.Headers["cookie"], []string{strings.Join(crumbs, "; ")}) {
+			t.Errorf("cookies: %d %v", got.status, echo.Headers["cookie"])
+		}
+		for _, headers := range [][]string{{"X-Large: " + strings.Repeat("x", 40_000)}, slices.Repeat([]string{"X: y"}, 300)} {
+			if got := f.ask(t, me.with(headers...)); got.status != 431 || got.reached() {
+				t.Errorf("%d headers that are too large: %d", len(headers), got.status)
+			}
+		}
+	})
+}
+
+// TestMaxStreamDuration sets the bound, which is off in envoy.yaml: it ends a WebSocket that is in use.
+func TestMaxStreamDuration(t *testing.T) {
+	const bound = time.Second
+	for _, version := range versions() {
+		t.Run(version, func(t *testing.T) {
+			w := shared(t)
+			f := w.ownEnvoy(t, version, envoy.Addresses{}, func(config map[string]any) {
+				options := manager(config)["common_http_protocol_options"].(map[string]any)
+				if options["max_stream_duration"] != "0s" {
+					t.Errorf("max_stream_duration is %v in envoy.yaml, must be there and off", options["max_stream_duration"])
+				}
+				options["max_stream_duration"] = bound.String()
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			use := func(f *front, until time.Duration) (used time.Duration, err error) {
+				begin := time.Now()
+				conn, _, err := websocket.Dial(ctx, "ws://"+f.addr+"/api/v1/chat/live", &websocket.DialOptions{
+					HTTPHeader: http.Header{"Authorization": {"Bearer " + w.held.chat}},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = conn.CloseNow() }()
+				for time.Since(begin) < until && err == nil {
+					if err = conn.Write(ctx, websocket.MessageText, []byte("hello")); err == nil {
+						_, _, err = conn.Read(ctx)
+					}
+				}
+				return time.Since(begin), err
+			}
+			if used, err := use(f, 5*bound); err == nil || used < bound {
+				t.Errorf("a WebSocket lived for %v: %v", used, err)
+			}
+			for _, f := range w.fronts {
+				if f.version == version {
+					if used, err := use(f, 2*bound); err != nil {
+						t.Errorf("with envoy.yaml as it is, a WebSocket ended after %v: %v", used, err)
+					}
+				}
+			}
+		})
+	}
+}
