@@ -113,13 +113,6 @@ func (p *tcpProxy) loseNone() {
 	p.losing = false
 }
 
-// connections returns how many connections were opened so far.
-func (p *tcpProxy) connections() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.opened
-}
-
 // pass copies one direction. Of a dead pair it reads on and drops what it reads; it closes
 // the other side of a live pair only, since the end of a connection is a packet too. What
 // arrives during the delay is passed on after it, even if the client has given up.

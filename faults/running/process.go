@@ -79,13 +79,13 @@ func (p *Process) started() error {
 		if json.Unmarshal(lines.Bytes(), &line) != nil {
 			continue // being written
 		}
-		switch {
-		case line.Msg == "listening":
+		switch line.Msg {
+		case "listening":
 			p.Addresses[line.Field] = line.Address
 			if line.Field == "listen.admin" {
 				p.Admin = "http://" + line.Address
 			}
-		case line.Msg == "started":
+		case "started":
 			return nil
 		}
 	}
