@@ -142,6 +142,7 @@ func TestDeadConnectionToTheSidecar(t *testing.T) {
 // TestDeadConnectionToTheUpstream: over HTTP/2 many requests share a connection, and it would be used until TCP
 // notices.
 func TestDeadConnectionToTheUpstream(t *testing.T) {
+	t.Parallel()
 	w := shared(t)
 	var tested sync.WaitGroup
 	for _, version := range versions() {
@@ -160,6 +161,7 @@ func TestDeadConnectionToTheUpstream(t *testing.T) {
 // TestDeadConnectionToKeydOverTLS takes the protocol options of the cluster owners in k8s/base: a request that waits
 // ends long before its own timeout, 75 s.
 func TestDeadConnectionToKeydOverTLS(t *testing.T) {
+	t.Parallel()
 	deployed, err := os.ReadFile("../k8s/base/config/envoy.yaml")
 	if err != nil {
 		t.Fatal(err)

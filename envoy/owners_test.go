@@ -76,6 +76,7 @@ func TestOwnersWithoutKeyd(t *testing.T) {
 // TestOwnersFrozen: keyd takes connections and answers nothing. Only a request that waits for its change gets a long
 // time.
 func TestOwnersFrozen(t *testing.T) {
+	t.Parallel()
 	const limit = 20 * time.Second
 	w := shared(t)
 	released := make(chan struct{})

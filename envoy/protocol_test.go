@@ -111,6 +111,7 @@ func TestManyHeaders(t *testing.T) {
 
 // TestMaxStreamDuration sets the bound, which is off in envoy.yaml: it ends a WebSocket that is in use.
 func TestMaxStreamDuration(t *testing.T) {
+	t.Parallel()
 	const bound = time.Second
 	for _, version := range versions() {
 		t.Run(version, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 // TestEveryCheckedAnswerVariesByOrigin: a cache must not give the answer for one origin to another.
 func TestEveryCheckedAnswerVariesByOrigin(t *testing.T) {
+	t.Parallel()
 	for _, version := range versions() {
 		t.Run(version, func(t *testing.T) {
 			w := shared(t)
