@@ -74,6 +74,9 @@ func TestBlockedLogWriter(t *testing.T) {
 			for i, name := range all[:3] {
 				f.wantFromMemory(name, facts[i])
 			}
+			if t.Failed() {
+				return // a cache that is blocked stays so
+			}
 		}
 		if n := value(t, registry, "phantom_authz_cache_log_lines_dropped_total"); n == 0 {
 			t.Error("no dropped line is counted")
