@@ -81,9 +81,10 @@ func (k KeyAPI) Base() *url.URL {
 
 // Cache is what authzd may answer from memory.
 type Cache struct {
-	// Known credentials kept.
+	// Credentials in force that are kept.
 	Credentials int `yaml:"credentials" range:"1..100000000" restart:"yes"`
-	// Unknown digests kept, in a pool of their own.
+	// Unknown digests kept, in a separate pool. Revoked and expired credentials and those of terminated
+	// accounts are kept there, too.
 	Unknown int `yaml:"unknown" range:"1..100000000" restart:"yes"`
 	// With a lease, each credential is confirmed at least so often.
 	MaxAge time.Duration `yaml:"max_age" range:"1ms..168h"`
