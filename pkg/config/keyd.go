@@ -23,7 +23,8 @@ type Keyd struct {
 	Operators []Operator `yaml:"operators"`
 	// How long a sidecar may trust its cache after a poll.
 	Lease time.Duration `yaml:"lease" range:"1s..1h"`
-	// The catalogue of scopes that keys may carry. What is given replaces the default.
+	// The catalogue of scopes that keys may carry, at most 256, each name at most 64 characters. Replaces
+	// the default. A key carries at most 64 scopes.
 	Scopes map[string]Scope `yaml:"scopes"`
 	// How far back the change log reaches.
 	LogRetention time.Duration `yaml:"log_retention" range:"1s..8760h"`

@@ -46,7 +46,7 @@ func (f *files) check() error {
 			continue
 		}
 		if f.lost.CompareAndSwap(false, true) {
-			f.log.Error("store: database file deleted, or another put in its place: writes are refused until it is back or the program is restarted",
+			f.log.Error("store: database file deleted or replaced: writes are refused until the original file is back",
 				zap.String("file", path), zap.Error(err))
 		}
 		return fmt.Errorf("%w: %s", errDeleted, path)
