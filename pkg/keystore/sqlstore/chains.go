@@ -78,13 +78,14 @@ func mayRoll(ctx context.Context, q Querier, roll keystore.Roll, now time.Time) 
 // endGraces revokes the earlier keys of the chain that are in force, which are in the grace of an
 // earlier roll. The event of this roll is their event, too: its detail names them.
 func (t *Tx) endGraces(old keystore.Key, detail Detail) error {
-	list, err := unrevoked(t.Ctx, t, old.Chain)
+	// Keys whose grace is over stay unrevoked, any number of them: the query leaves them out.
+	list, err := unrevoked(t.Ctx, t, old.Chain, " AND (k.expires_at IS NULL OR k.expires_at > ?)", Stamp(t.Now))
 	if err != nil {
 		return err
 	}
 	var ended []string
 	for _, k := range list {
-		if k.ID != old.ID && k.ID != detail["successor"] && !expired(k, t.Now) {
+		if k.ID != old.ID && k.ID != detail["successor"] {
 			t.updateKey(t.revoked(k))
 			ended = append(ended, k.ID)
 		}
@@ -135,15 +136,15 @@ func chainOf(ctx context.Context, q Querier, id, account string) (chain keystore
 	}
 	err = q.QueryRowContext(ctx, "SELECT max(revision) FROM keys WHERE chain = ?", chain.Key.Chain).Scan(&chain.Revision)
 	if err == nil {
-		rest, err = unrevoked(ctx, q, chain.Key.Chain)
+		rest, err = unrevoked(ctx, q, chain.Key.Chain, "")
 	}
 	return chain, rest, err
 }
 
-// unrevoked reads the keys of a chain that are not revoked, in the order of creation. All of
-// them are of one account.
-func unrevoked(ctx context.Context, q Querier, chain string) (keys []keystore.Key, err error) {
-	rows, err := q.QueryContext(ctx, selectKeys+" WHERE k.chain = ? AND k.revoked_at IS NULL ORDER BY k.seq", chain)
+// unrevoked reads the keys of a chain that are not revoked and meet the condition, which may be
+// empty, in the order of creation. All of them are of one account.
+func unrevoked(ctx context.Context, q Querier, chain, condition string, args ...any) (keys []keystore.Key, err error) {
+	rows, err := q.QueryContext(ctx, selectKeys+" WHERE k.chain = ? AND k.revoked_at IS NULL"+condition+" ORDER BY k.seq", append([]any{chain}, args...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,7 @@
 -- or rolled to. replaced_by is the successor's id.
 ALTER TABLE keys ADD COLUMN replaced_by text COLLATE "C", ADD COLUMN chain text COLLATE "C";
 
-CREATE INDEX keys_by_chain ON keys (chain, revoked_at) WHERE chain IS NOT NULL;
+CREATE INDEX keys_by_chain ON keys (chain, revoked_at, expires_at) WHERE chain IS NOT NULL;
 
 -- Rolls of the time before are in the audit. A key could be rolled more than once then: all its successors are of its chain.
 UPDATE keys SET replaced_by = (SELECT e.detail::json ->> 'successor' FROM events e

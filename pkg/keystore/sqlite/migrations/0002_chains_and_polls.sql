@@ -3,7 +3,7 @@
 ALTER TABLE keys ADD COLUMN replaced_by TEXT;
 ALTER TABLE keys ADD COLUMN chain TEXT;
 
-CREATE INDEX keys_by_chain ON keys (chain, revoked_at) WHERE chain IS NOT NULL;
+CREATE INDEX keys_by_chain ON keys (chain, revoked_at, expires_at) WHERE chain IS NOT NULL;
 
 -- Rolls of the time before are in the audit. A key could be rolled more than once then: all its successors are of its chain.
 UPDATE keys SET replaced_by = (SELECT json_extract(e.detail, '$.successor') FROM events e
