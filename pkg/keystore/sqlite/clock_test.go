@@ -168,6 +168,16 @@ func TestStepsAreCorrectedOnce(t *testing.T) {
 	mustClose(t, s)
 }
 
+// A step after the last write is put on record by the stop.
+func TestStopNotesTheStep(t *testing.T) {
+	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
+	s := polled(t, c, path)
+	c.wall = c.wall.Add(time.Hour)
+	s = c.restart(t, s, path)
+	effectiveAfter(t, s, c, 90*time.Second)
+	mustClose(t, s)
+}
+
 // The wait of a new epoch is counted by the monotonic clock as well.
 func TestStepDoesNotEndTheWaitOfANewEpoch(t *testing.T) {
 	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")

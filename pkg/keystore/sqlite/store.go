@@ -153,6 +153,7 @@ func (s *Store) Ping(ctx context.Context) error {
 // Close implements keystore.Store.
 func (s *Store) Close() error {
 	s.Stop()
+	s.noteLastStep()
 	close(s.stop)
 	s.writes.Wait()
 	return s.disconnect()
