@@ -50,8 +50,9 @@ func startAuthzd(t *testing.T, more string, stderr io.Writer) *sidecar {
 		t.Fatal(err)
 	}
 	s := &sidecar{t: t, dir: dir, exited: make(chan struct{})}
-	text := fmt.Sprintf("listen: {check: ['unix://%s/check.sock'], admin: 'unix://%s/admin.sock'}\n"+
-		"key_api: {url: 'unix://%s/nowhere.sock'}\nstart_wait: 0\ndrain: 5s\n%s", dir, dir, dir, more)
+	// Two listeners: stopping one must not count as the exit of the other.
+	text := fmt.Sprintf("listen: {check: ['unix://%s/check.sock', 'unix://%s/second.sock'], admin: 'unix://%s/admin.sock'}\n"+
+		"key_api: {url: 'unix://%s/nowhere.sock'}\nstart_wait: 0\ndrain: 5s\n%s", dir, dir, dir, dir, more)
 	file := filepath.Join(dir, "authzd.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -88,24 +88,25 @@ func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Check
 		}
 		secure = append(secure, grpc.Creds(credentials.NewTLS(conf)))
 	}
-	plain := grpcfront.New(checker, rt.Log)
-	tcp := grpcfront.New(checker, rt.Log, secure...)
+	// Each listener has a server of its own: stopping one must not end another's Serve before its turn.
+	var fronts []*grpcfront.Server
 	for i, addr := range cfg.Listen.Check {
 		ln, err := rt.Listen(fmt.Sprintf("listen.check[%d]", i), addr)
 		if err != nil {
 			return err
 		}
-		front := plain
+		front := grpcfront.New(checker, rt.Log)
 		if addr.Network() == "tcp" {
-			front = tcp
+			front = grpcfront.New(checker, rt.Log, secure...)
 		}
+		fronts = append(fronts, front)
 		rt.Add(daemon.Component{
 			Name: "checks at " + addr.URL(),
 			Run:  func(context.Context) error { return front.Serve(ln) },
 			Stop: func(ctx context.Context) error { front.Stop(ctx); return nil },
 		})
 	}
-	rt.Add(whenReady(rt, cache, cfg.StartWait, plain, tcp))
+	rt.Add(whenReady(rt, cache, cfg.StartWait, fronts...))
 	return nil
 }
 

@@ -85,7 +85,7 @@ func (f *follower) poll(ctx context.Context) time.Duration {
 	if ask.After != headOnly && err != nil && !isAnswer(err) {
 		f.unanswered, f.unansweredStale = sent, time.Duration(ask.MaxStaleMS)*time.Millisecond
 	}
-	if err != nil && (woken || ctx.Err() != nil) {
+	if !isAnswer(err) && err != nil && (woken || ctx.Err() != nil) {
 		return 0
 	}
 	var head *keyapi.Gone
