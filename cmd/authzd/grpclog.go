@@ -7,7 +7,7 @@ import (
 )
 
 // logGRPC has package grpc write its errors to the log. Its own logger writes to
-// stderr, and blocks when nobody reads there. It must be called before the first use of
+// stderr, and blocks when stderr is not read. It must be called before the first use of
 // package grpc.
 func logGRPC(log *zap.Logger) {
 	grpclog.SetLoggerV2(zapgrpc.NewLogger(log.Named("grpc").WithOptions(zap.IncreaseLevel(zap.ErrorLevel))))

@@ -241,7 +241,7 @@ func TestLogReader(t *testing.T) {
 	}
 }
 
-// What the configuration sets as max_stale is no longer than what the key API is told.
+// The max_stale in use is not longer than the one that the key API receives.
 func TestMaxStaleIsWholeMilliseconds(t *testing.T) {
 	for set, want := range map[time.Duration]time.Duration{
 		2500 * time.Millisecond:                      2500 * time.Millisecond,

@@ -189,8 +189,8 @@ func cacheOptions(rt *daemon.Runtime, cfg *config.Authzd) keycache.Options {
 	}
 }
 
-// times takes the cache's times from the configuration. The key API is told max_stale in
-// milliseconds, so none that is longer than that may be used.
+// times takes the cache's times from the configuration. The key API receives max_stale in
+// milliseconds, so a longer one must not be used.
 func times(c config.Cache) keycache.Times {
 	return keycache.Times{MaxAge: c.MaxAge, ConfirmAfter: c.ConfirmAfter, MaxStale: c.MaxStale.Truncate(time.Millisecond)}
 }
