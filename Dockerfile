@@ -18,9 +18,10 @@ ARG GOPROXY
 RUN --mount=type=cache,target=/cache go mod download
 COPY cmd cmd
 COPY pkg pkg
+COPY envoy/echo envoy/echo
 RUN --mount=type=cache,target=/cache \
     go build -buildvcs=false -trimpath -ldflags="-s -w -buildid=" -o /out/bin/ \
-    ./cmd/authzd ./cmd/keyd ./cmd/keyctl ./cmd/echo
+    ./cmd/authzd ./cmd/keyd ./cmd/keyctl ./envoy/echo
 # A fresh volume takes its owner from the folder in the image: sockets, the database, tokens.
 RUN mkdir -p /out/run/phantom /out/var/lib/phantom /out/etc/phantom/sidecar /out/etc/phantom/operator \
     && chown 65532:65532 /out/run/phantom /out/var/lib/phantom /out/etc/phantom/sidecar /out/etc/phantom/operator

@@ -19,13 +19,13 @@ export GOWORK GO111MODULE GOFLAGS
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
 	@mkdir -p bin
-	$(BUILD) -o bin/ ./cmd/...
+	$(BUILD) -o bin/ ./cmd/... ./envoy/echo
 
 ## up: the whole stack on this machine with a real Envoy on localhost:10000 (PORT= for another)
 up:
 	@mkdir -p bin
 	@echo "building"
-	@$(BUILD) -o bin/ ./cmd/...
+	@$(BUILD) -o bin/ ./cmd/... ./envoy/echo
 	@exec bin/demo
 
 ## test: everything that needs no Docker

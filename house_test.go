@@ -20,13 +20,14 @@ const module = "github.com/phantomrouter/phantom-authz/"
 var floors = map[string]int{
 	"pkg/credential": 0,
 	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
-	"pkg/keyapi": 2, "pkg/keyclient": 2, "pkg/daemon": 2, "pkg/config": 2, "pkg/keystore/storetest": 2, "pkg/keystore/sqlstore": 2, "pkg/keystore/pgtest": 2,
+	"pkg/sidecarapi": 2, "pkg/operatorapi": 2, "pkg/daemon": 2, "pkg/config": 2,
+	"pkg/keystore/storetest": 2, "pkg/keystore/internal/sqlstore": 2,
 	"pkg/keystore/sqlite": 3, "pkg/keystore/postgres": 3, "pkg/keycache": 3, "pkg/usage": 3, "pkg/extauthz": 3, "pkg/keyserver": 3,
-	"pkg/extauthz/grpcfront": 4,
-	"envoy":                  4,
-	"faults/running":         4, "faults/crowd": 5, "faults": 5,
+	"pkg/extauthz/grpcserver": 4,
+	"envoy":                   4, "envoy/echo": 5,
+	"internal/pgtest": 2, "internal/testbed": 4, "internal/loadgen": 5, "faults": 5,
 	"bench/revoke": 5, "bench/check": 5, "bench/flood": 5, "bench/scale": 5, "bench/sample": 0,
-	"cmd/authzd": 5, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5, "cmd/echo": 5,
+	"cmd/authzd": 5, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5,
 }
 
 // forbidden says what a package must not link, however far away, and why.

@@ -44,8 +44,8 @@ func smallClone(t *testing.T, dir string) {
 	}
 	files := map[string]string{"Makefile": string(makefile), "go.mod": "module example.com/clone\n\ngo 1.26\n", ".gitignore": "/bin/\n"}
 	files["cmd/demo/main.go"] = demoInSmall
-	for _, name := range []string{"authzd", "keyd", "keyctl"} {
-		files["cmd/"+name+"/main.go"] = "package main\n\nfunc main() {}\n"
+	for _, name := range []string{"cmd/authzd", "cmd/keyd", "cmd/keyctl", "envoy/echo"} {
+		files[name+"/main.go"] = "package main\n\nfunc main() {}\n"
 	}
 	for name, text := range files {
 		path := filepath.Join(dir, name)

@@ -113,7 +113,7 @@ func TestReadmeConfigurations(t *testing.T) {
 // one shell, and compares what they print.
 func TestReadmeTranscripts(t *testing.T) {
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", "./cmd/...")
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", "./cmd/...", "./envoy/echo")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/envoy"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // world is what all tests share: keyd, authzd and the echo upstream, each a real
@@ -24,7 +24,7 @@ type world struct {
 	dir       string // sockets, files, logs
 	sidecars  string // keyd's address for sidecars
 	echo      string
-	operators *keyclient.Client
+	operators *operatorapi.Client
 	held      credentials
 	fronts    []*front // newest first
 
@@ -189,7 +189,7 @@ func (w *world) startKeyd() error {
 	if err != nil {
 		return err
 	}
-	w.operators, err = keyclient.New("http://"+ports[1], func() (credential.Secret, error) {
+	w.operators, err = operatorapi.New("http://"+ports[1], func() (credential.Secret, error) {
 		return credential.NewSecret("token-for-tests-operator.token"), nil
 	})
 	return errors.Join(err, keyd.until(func() error { return get200("http://" + ports[2] + "/readyz") }))
@@ -240,35 +240,35 @@ const keyOnly = "/key-only"
 
 func (w *world) seed(ctx context.Context) error {
 	var failed error
-	do := func(r keyclient.Request) keyclient.Answer {
+	do := func(r operatorapi.Request) operatorapi.Answer {
 		answer, err := w.operators.Do(ctx, r)
 		if err != nil {
 			failed = errors.Join(failed, err)
-			answer.Account, answer.Key, answer.Session = &keyclient.Account{}, &keyclient.Key{}, &keyclient.Session{}
+			answer.Account, answer.Key, answer.Session = &operatorapi.Account{}, &operatorapi.Key{}, &operatorapi.Session{}
 		}
 		return answer
 	}
-	mint := func(account string, k keyclient.NewKey) (id, plaintext string) {
+	mint := func(account string, k operatorapi.NewKey) (id, plaintext string) {
 		k.Label = "test"
-		answer := do(keyclient.MintKey(account, k))
+		answer := do(operatorapi.MintKey(account, k))
 		return answer.Key.ID, answer.Plaintext.Reveal()
 	}
 	c := &w.held
-	c.account = do(keyclient.CreateAccount("acc_tests", "Tests")).Account.ID
-	_, c.expired = mint(c.account, keyclient.NewKey{ExpiresAt: time.Now().Add(time.Second)})
-	c.plainID, c.plain = mint(c.account, keyclient.NewKey{})
-	c.chatID, c.chat = mint(c.account, keyclient.NewKey{Scopes: []string{"chat:companion"}})
-	revoked, plaintext := mint(c.account, keyclient.NewKey{Scopes: []string{"chat:companion"}})
+	c.account = do(operatorapi.CreateAccount("acc_tests", "Tests")).Account.ID
+	_, c.expired = mint(c.account, operatorapi.NewKey{ExpiresAt: time.Now().Add(time.Second)})
+	c.plainID, c.plain = mint(c.account, operatorapi.NewKey{})
+	c.chatID, c.chat = mint(c.account, operatorapi.NewKey{Scopes: []string{"chat:companion"}})
+	revoked, plaintext := mint(c.account, operatorapi.NewKey{Scopes: []string{"chat:companion"}})
 	c.revoked = plaintext
-	do(keyclient.RevokeKey(revoked))
-	gone := do(keyclient.CreateAccount("", "Gone")).Account.ID
-	_, c.terminated = mint(gone, keyclient.NewKey{Scopes: []string{"chat:companion"}})
-	do(keyclient.TerminateAccount(gone))
-	session := do(keyclient.MintSession(c.account, 0))
+	do(operatorapi.RevokeKey(revoked))
+	gone := do(operatorapi.CreateAccount("", "Gone")).Account.ID
+	_, c.terminated = mint(gone, operatorapi.NewKey{Scopes: []string{"chat:companion"}})
+	do(operatorapi.TerminateAccount(gone))
+	session := do(operatorapi.MintSession(c.account, 0))
 	c.sessionID, c.session = session.Session.ID, session.Token.Reveal()
-	ended := do(keyclient.MintSession(c.account, 0))
+	ended := do(operatorapi.MintSession(c.account, 0))
 	c.endedSession = ended.Token.Reveal()
-	do(keyclient.EndSession(ended.Session.ID))
+	do(operatorapi.EndSession(ended.Session.ID))
 	c.unknown = credential.Mint(credential.Key).Reveal()
 	if failed != nil {
 		return fmt.Errorf("seed: %w", failed)

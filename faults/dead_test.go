@@ -18,10 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // deadAfter bounds how long a dead connection to the key API may be used.
@@ -43,25 +43,25 @@ func TestDeadConnection(t *testing.T) {
 
 func losePackets(t *testing.T, scheme string, loaded bool) {
 	t.Helper()
-	keyd := running.Config{}
-	s := newSiteWith(t, func(dir string) running.Config {
-		listen := running.Config{
+	keyd := testbed.Config{}
+	s := newSiteWith(t, func(dir string) testbed.Config {
+		listen := testbed.Config{
 			"sidecars": "tcp://127.0.0.1:0", "operators": "unix://" + filepath.Join(dir, "operators.sock"),
 			"owners": "unix://" + filepath.Join(dir, "owners.sock"), "admin": "tcp://127.0.0.1:0",
 		}
 		if scheme == "https" {
 			writeCertificate(t, dir)
-			listen["tls"] = running.Config{"cert_file": "cert.pem", "key_file": "key.pem"}
+			listen["tls"] = testbed.Config{"cert_file": "cert.pem", "key_file": "key.pem"}
 		}
 		keyd["listen"], keyd["lease"] = listen, "3s"
 		return keyd
 	})
 	proxy := newTCPProxy(t, s.keyd.Addresses["listen.sidecars"], 0)
-	api := running.Config{"url": scheme + "://" + proxy.address(), "token_file": "key-api.token"}
+	api := testbed.Config{"url": scheme + "://" + proxy.address(), "token_file": "key-api.token"}
 	if scheme == "https" {
-		api["tls"] = running.Config{"ca_file": "cert.pem"}
+		api["tls"] = testbed.Config{"ca_file": "cert.pem"}
 	}
-	authzd := s.authzd("authzd", running.Config{"key_api": api, "cache": running.Config{"max_stale": 0, "confirm_after": "1s"}})
+	authzd := s.authzd("authzd", testbed.Config{"key_api": api, "cache": testbed.Config{"max_stale": 0, "confirm_after": "1s"}})
 	checks := s.checks("authzd")
 	eventually(t, "a lease", func() error { return metricIs(t, authzd, synced, 1) })
 	askHot(t, checks, []credential.Secret{s.mint().Secret})
@@ -86,7 +86,7 @@ func losePackets(t *testing.T, scheme string, loaded bool) {
 }
 
 // resolveAllTheTime asks for unknown keys until it is stopped.
-func (s *site) resolveAllTheTime(checks *running.Checks) (stop func()) {
+func (s *site) resolveAllTheTime(checks *testbed.Checks) (stop func()) {
 	over, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -108,17 +108,17 @@ func (s *site) resolveAllTheTime(checks *running.Checks) (stop func()) {
 // was revoked. The poll must not acknowledge the revocation: no check that begins when it is
 // effective is allowed.
 func TestDelayedFirstPoll(t *testing.T) {
-	s := newSiteWith(t, func(dir string) running.Config {
-		return running.Config{"listen": running.Config{
+	s := newSiteWith(t, func(dir string) testbed.Config {
+		return testbed.Config{"listen": testbed.Config{
 			"sidecars": "tcp://127.0.0.1:0", "operators": "unix://" + filepath.Join(dir, "operators.sock"),
 			"owners": "unix://" + filepath.Join(dir, "owners.sock"), "admin": "tcp://127.0.0.1:0",
 		}, "lease": "6s"}
 	})
 	key := s.mint()
 	proxy := newTCPProxy(t, s.keyd.Addresses["listen.sidecars"], 4600*time.Millisecond)
-	authzd := s.authzd("authzd", running.Config{
-		"key_api":    running.Config{"url": "http://" + proxy.address(), "token_file": "key-api.token"},
-		"cache":      running.Config{"max_stale": "2s"},
+	authzd := s.authzd("authzd", testbed.Config{
+		"key_api":    testbed.Config{"url": "http://" + proxy.address(), "token_file": "key-api.token"},
+		"cache":      testbed.Config{"max_stale": "2s"},
 		"start_wait": "0",
 	})
 	checks := s.checks("authzd")
@@ -136,7 +136,7 @@ func TestChangesNotFound(t *testing.T) {
 	way := newRoad(t, s)
 	var polls atomic.Int64
 	changesNotFound := answered("404 to polls", func(w http.ResponseWriter, r *http.Request, keyd http.Handler) {
-		if r.URL.Path != keyapi.ChangesPath {
+		if r.URL.Path != sidecarapi.ChangesPath {
 			keyd.ServeHTTP(w, r)
 			return
 		}
@@ -144,7 +144,7 @@ func TestChangesNotFound(t *testing.T) {
 		polls.Add(1)
 	})
 	changesNotFound.begin(t, way)
-	authzd := s.authzd("authzd", running.Config{"key_api": running.Config{"url": way.url, "token_file": "key-api.token"}, "start_wait": "0"})
+	authzd := s.authzd("authzd", testbed.Config{"key_api": testbed.Config{"url": way.url, "token_file": "key-api.token"}, "start_wait": "0"})
 	checks := s.checks("authzd")
 	key := s.mint()
 	eventually(t, "polls", func() error {
@@ -163,11 +163,11 @@ func TestChangesNotFound(t *testing.T) {
 
 // revokeAndCheck uses the key, lets something happen, revokes the key, waits until that is
 // effective, and then checks the key many times: it is never allowed any more.
-func (s *site) revokeAndCheck(checks *running.Checks, key running.Key, between func()) {
+func (s *site) revokeAndCheck(checks *testbed.Checks, key testbed.Key, between func()) {
 	s.t.Helper()
 	askHot(s.t, checks, []credential.Secret{key.Secret})
 	between()
-	revision := must(s.Operators.Do(s.t.Context(), keyclient.RevokeKey(key.ID)))(s.t).Change.Revision
+	revision := must(s.Operators.Do(s.t.Context(), operatorapi.RevokeKey(key.ID)))(s.t).Change.Revision
 	s.isEffective(revision)
 	const attempts = 300
 	for range attempts {

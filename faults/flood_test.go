@@ -14,9 +14,9 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // ledger notes what a sidecar asks the key API about.
@@ -30,7 +30,7 @@ type ledger struct {
 func (l *ledger) keep(r *road) {
 	l.asked = map[string]int{}
 	var answer answerer = func(w http.ResponseWriter, req *http.Request, keyd http.Handler) {
-		if req.URL.Path == keyapi.ResolvePath {
+		if req.URL.Path == sidecarapi.ResolvePath {
 			body, err := io.ReadAll(req.Body)
 			if err != nil {
 				return
@@ -47,7 +47,7 @@ func (l *ledger) keep(r *road) {
 }
 
 func (l *ledger) note(body []byte) {
-	var ask keyapi.ResolveRequest
+	var ask sidecarapi.ResolveRequest
 	_ = json.Unmarshal(body, &ask) // a body that is none counts for nothing, and fails the test
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -76,25 +76,25 @@ func TestOneLookUp(t *testing.T) {
 	const misses = 10_000
 	s := newSite(t, nil)
 	way := newRoad(t, s)
-	sidecar := s.authzd("one", running.Config{
-		"key_api": running.Config{"url": way.url, "token_file": "key-api.token", "timeout": "30s"},
+	sidecar := s.authzd("one", testbed.Config{
+		"key_api": testbed.Config{"url": way.url, "token_file": "key-api.token", "timeout": "30s"},
 	})
 	// The answer is held until all are there, so that none is a hit.
 	waiting := func() error { return metricIs(t, sidecar, "phantom_authz_shared_loads_total", misses-1) }
 	held := &ledger{hold: func() {
-		if err := running.Until(t.Context(), waiting); err != nil {
+		if err := testbed.Until(t.Context(), waiting); err != nil {
 			t.Error(err)
 		}
 	}}
 	held.keep(way)
 	secret := s.mint().Secret
-	connections := []*running.Checks{s.checks("one"), s.checks("one")} // one takes 8,192 checks in flight
+	connections := []*testbed.Checks{s.checks("one"), s.checks("one")} // one takes 8,192 checks in flight
 	eventually(t, "synced", func() error { return metricIs(t, sidecar, synced, 1) })
 	var asking sync.WaitGroup
 	var wrong atomic.Int64
 	for i := range misses {
 		asking.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), running.Patience)
+			ctx, cancel := context.WithTimeout(t.Context(), testbed.Patience)
 			defer cancel()
 			if got, err := connections[i%2].Check(ctx, secret, grpc.WaitForReady(true)); err != nil || got != allowed {
 				wrong.Add(1)
@@ -126,10 +126,10 @@ const (
 func TestFlood(t *testing.T) {
 	s := newSite(t, nil)
 	way := newRoad(t, s)
-	sidecar := s.authzd("flooded", running.Config{
+	sidecar := s.authzd("flooded", testbed.Config{
 		// A look-up that fails costs no token: on a slow machine none may.
-		"key_api":   running.Config{"url": way.url, "token_file": "key-api.token", "timeout": "20s"},
-		"admission": running.Config{"unknown_per_second": floodPerSecond, "burst": floodBurst},
+		"key_api":   testbed.Config{"url": way.url, "token_file": "key-api.token", "timeout": "20s"},
+		"admission": testbed.Config{"unknown_per_second": floodPerSecond, "burst": floodBurst},
 	})
 	hot := make([]credential.Secret, 20)
 	for i := range hot {
@@ -167,7 +167,7 @@ func TestFlood(t *testing.T) {
 	if times > most {
 		t.Errorf("the key API was asked %d times in %v, at most %d are let through", times, took, most)
 	}
-	memory := must(running.Resident(sidecar.Pid()))(t)
+	memory := must(testbed.Resident(sidecar.Pid()))(t)
 	if memory > floodMemory {
 		t.Errorf("the sidecar holds %d MiB", memory>>20)
 	}
@@ -178,8 +178,8 @@ func TestFlood(t *testing.T) {
 // flood is a sidecar with what it is asked.
 type flood struct {
 	*site
-	sidecar *running.Process
-	prober  *running.Checks
+	sidecar *testbed.Process
+	prober  *testbed.Checks
 	hot     []credential.Secret
 }
 
@@ -193,11 +193,11 @@ func (f *flood) send(keys int) (answers map[string]int) {
 	var failed error
 	go func() {
 		defer close(over)
-		answers, failed = f.Crowd(f.t.Context(), running.Order{Sidecar: "flooded", Checks: keys})
+		answers, failed = f.Crowd(f.t.Context(), testbed.Order{Sidecar: "flooded", Checks: keys})
 	}()
 	asked := 0
 	for ; asked < len(f.hot) || !closed(over); asked++ {
-		ctx, cancel := context.WithTimeout(f.t.Context(), running.Patience)
+		ctx, cancel := context.WithTimeout(f.t.Context(), testbed.Patience)
 		got, err := f.prober.Check(ctx, f.hot[asked%len(f.hot)])
 		cancel()
 		if err != nil || got != allowed {
@@ -219,7 +219,7 @@ func (f *flood) send(keys int) (answers map[string]int) {
 }
 
 // askHot asks for every key until it is answered.
-func askHot(t testing.TB, checks *running.Checks, keys []credential.Secret) {
+func askHot(t testing.TB, checks *testbed.Checks, keys []credential.Secret) {
 	t.Helper()
 	for _, secret := range keys {
 		eventually(t, "a good key", func() error {

@@ -12,32 +12,32 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // TestFrozenSidecar: a sidecar stands still while a key is revoked. The change is
 // called effective when that one's time is over and not before, a restart of keyd
 // forgets nothing of it, and the sidecar lets nobody in when it goes on.
 func TestFrozenSidecar(t *testing.T) {
-	s := newSite(t, running.Config{"lease": "1s"})
+	s := newSite(t, testbed.Config{"lease": "1s"})
 	way := newRoad(t, s)
-	cache := running.Config{"confirm_after": "500ms", "max_stale": "6s"}
-	frozen := s.authzd("frozen", running.Config{
+	cache := testbed.Config{"confirm_after": "500ms", "max_stale": "6s"}
+	frozen := s.authzd("frozen", testbed.Config{
 		"cache":   cache,
-		"key_api": running.Config{"url": way.url, "token_file": "key-api.token"},
+		"key_api": testbed.Config{"url": way.url, "token_file": "key-api.token"},
 	})
 	name := s.sidecars()[0].Name
-	s.authzd("awake", running.Config{"cache": cache})
+	s.authzd("awake", testbed.Config{"cache": cache})
 	key, other := s.mint(), s.mint()
 	toFrozen, toAwake := s.checks("frozen"), s.checks("awake")
-	for _, checks := range []*running.Checks{toFrozen, toAwake} {
+	for _, checks := range []*testbed.Checks{toFrozen, toAwake} {
 		askHot(t, checks, []credential.Secret{key.Secret, other.Secret})
 	}
 
 	signal(t, frozen, syscall.SIGSTOP)
-	change := *must(s.Operators.Do(t.Context(), keyclient.RevokeKey(key.ID)))(t).Change
+	change := *must(s.Operators.Do(t.Context(), operatorapi.RevokeKey(key.ID)))(t).Change
 	if change.Effective || !slices.Contains(change.WaitingFor, name) {
 		t.Fatalf("with a frozen sidecar: %+v", change)
 	}
@@ -48,7 +48,7 @@ func TestFrozenSidecar(t *testing.T) {
 
 	// Whoever waits for it is told where it stands when keyd stops.
 	s.drainWhileWaiting(change.Revision)
-	s.keyd = must(s.StartKeyd(t.Context(), running.Config{"lease": "1s"}))(t)
+	s.keyd = must(s.StartKeyd(t.Context(), testbed.Config{"lease": "1s"}))(t)
 	asked := time.Now()
 	after := s.progress(change.Revision)
 	switch {
@@ -68,7 +68,7 @@ func TestFrozenSidecar(t *testing.T) {
 	outage.end(t, way)
 	eventually(t, "the sidecar works again", func() error { return metricIs(t, frozen, synced, 1) })
 	askHot(t, toFrozen, []credential.Secret{other.Secret})
-	for _, checks := range []*running.Checks{toFrozen, toAwake} {
+	for _, checks := range []*testbed.Checks{toFrozen, toAwake} {
 		if got, err := checks.Check(t.Context(), key.Secret); err != nil || got != revoked {
 			t.Errorf("the revoked key: %v, %v", got, err)
 		}
@@ -76,7 +76,7 @@ func TestFrozenSidecar(t *testing.T) {
 }
 
 // wakes sends checks of a dead key to a frozen sidecar and then lets it go on.
-func (s *site) wakes(frozen *running.Process, checks *running.Checks, dead running.Key) {
+func (s *site) wakes(frozen *testbed.Process, checks *testbed.Checks, dead testbed.Key) {
 	s.t.Helper()
 	var asking sync.WaitGroup
 	for i := range 200 {
@@ -98,14 +98,14 @@ func (s *site) drainWhileWaiting(revision int64) {
 	s.t.Helper()
 	answered := make(chan error, 1)
 	go func() {
-		answer, err := s.Operators.Do(s.t.Context(), keyclient.Revision(revision).Waiting(keyclient.MaxWait))
+		answer, err := s.Operators.Do(s.t.Context(), operatorapi.Revision(revision).Waiting(operatorapi.MaxWait))
 		if err == nil && answer.Change.Effective {
 			err = fmt.Errorf("%+v", answer.Change)
 		}
 		answered <- err
 	}()
 	eventually(s.t, "the request has arrived", func() error {
-		stacks, err := running.Get(s.t.Context(), s.keyd.Admin+"/debug/pprof/goroutine?debug=1")
+		stacks, err := testbed.Get(s.t.Context(), s.keyd.Admin+"/debug/pprof/goroutine?debug=1")
 		if err == nil && !strings.Contains(string(stacks), "keyserver.(*Server).reached") {
 			err = errors.New("nobody waits")
 		}
@@ -119,16 +119,16 @@ func (s *site) drainWhileWaiting(revision int64) {
 	}
 }
 
-func signal(t testing.TB, p *running.Process, s syscall.Signal) {
+func signal(t testing.TB, p *testbed.Process, s syscall.Signal) {
 	t.Helper()
 	if err := p.Signal(s); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (s *site) sidecars() []keyclient.Sidecar {
+func (s *site) sidecars() []operatorapi.Sidecar {
 	s.t.Helper()
-	var list []keyclient.Sidecar
+	var list []operatorapi.Sidecar
 	eventually(s.t, "a sidecar is on record", func() error {
 		all, err := s.Operators.Sidecars(s.t.Context())
 		if list = all.Items; err == nil && len(list) == 0 {
@@ -143,7 +143,7 @@ func (s *site) sidecars() []keyclient.Sidecar {
 func (s *site) isEffective(revision int64) {
 	s.t.Helper()
 	eventually(s.t, "effective", func() error {
-		answer, err := s.Operators.Do(s.t.Context(), keyclient.Revision(revision).Waiting(keyclient.MaxWait))
+		answer, err := s.Operators.Do(s.t.Context(), operatorapi.Revision(revision).Waiting(operatorapi.MaxWait))
 		if err == nil && !answer.Change.Effective {
 			err = fmt.Errorf("%+v", answer.Change)
 		}
@@ -152,13 +152,13 @@ func (s *site) isEffective(revision int64) {
 }
 
 // progress tells how far a change has come.
-func (s *site) progress(revision int64) keyclient.Change {
+func (s *site) progress(revision int64) operatorapi.Change {
 	s.t.Helper()
-	return *must(s.Operators.Do(s.t.Context(), keyclient.Revision(revision)))(s.t).Change
+	return *must(s.Operators.Do(s.t.Context(), operatorapi.Revision(revision)))(s.t).Change
 }
 
 // waitsFor tells whether a change waits for one sidecar alone.
-func waitsFor(c keyclient.Change, name string) error {
+func waitsFor(c operatorapi.Change, name string) error {
 	if c.Effective || !slices.Equal(c.WaitingFor, []string{name}) {
 		return fmt.Errorf("%+v, want it to wait for %s", c, name)
 	}

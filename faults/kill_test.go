@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 // storm is one way of ending a program again and again under load.
@@ -27,7 +27,7 @@ type stormy struct {
 	t      *testing.T
 	storm  storm
 	load   *load
-	authzd *running.Process
+	authzd *testbed.Process
 }
 
 // TestKills ends both programs by both signals under load, again and again: no wrong
@@ -46,7 +46,7 @@ func TestKills(t *testing.T) {
 	for _, one := range storms {
 		all.Go(func() {
 			t.Run(one.name, func(t *testing.T) {
-				s := &stormy{t: t, storm: one, site: newSite(t, running.Config{"lease": "1s"})}
+				s := &stormy{t: t, storm: one, site: newSite(t, testbed.Config{"lease": "1s"})}
 				s.run()
 			})
 		})
@@ -56,18 +56,18 @@ func TestKills(t *testing.T) {
 
 const stormSidecar = "sidecar"
 
-func (s *stormy) start() *running.Process {
+func (s *stormy) start() *testbed.Process {
 	s.t.Helper()
-	p := s.site.authzd(stormSidecar, running.Config{
-		"key_api": running.Config{"url": "unix://" + s.SidecarSide(), "token_file": "key-api.token", "timeout": milliseconds(s.storm.limit)},
-		"cache":   running.Config{"confirm_after": "500ms", "max_stale": milliseconds(s.storm.stale)},
+	p := s.site.authzd(stormSidecar, testbed.Config{
+		"key_api": testbed.Config{"url": "unix://" + s.SidecarSide(), "token_file": "key-api.token", "timeout": milliseconds(s.storm.limit)},
+		"cache":   testbed.Config{"confirm_after": "500ms", "max_stale": milliseconds(s.storm.stale)},
 	})
 	eventually(s.t, p.Name, func() error { return ready(s.t, p) })
 	return p
 }
 
 // ready tells whether the key API has answered a sidecar, or a keyd's store keyd.
-func ready(t *testing.T, p *running.Process) error {
+func ready(t *testing.T, p *testbed.Process) error {
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.Admin+"/readyz", nil)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (s *stormy) run() {
 	s.t.Logf("%d times: %s", killsOfEach, s.load)
 }
 
-func (s *stormy) end(p *running.Process, by syscall.Signal, want int) {
+func (s *stormy) end(p *testbed.Process, by syscall.Signal, want int) {
 	s.t.Helper()
 	if code, err := p.End(by); err != nil || code != want {
 		s.t.Errorf("%s ended with %d, %v", p.Name, code, err)
@@ -116,7 +116,7 @@ func (s *stormy) terminateKeyd() {
 }
 
 func (s *stormy) restartKeyd() {
-	s.keyd = must(s.StartKeyd(s.t.Context(), running.Config{"lease": "1s"}))(s.t)
+	s.keyd = must(s.StartKeyd(s.t.Context(), testbed.Config{"lease": "1s"}))(s.t)
 	eventually(s.t, s.keyd.Name, func() error { return ready(s.t, s.keyd) })
 }
 

@@ -12,9 +12,9 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // promise is what a load holds beyond that no answer is wrong.
@@ -35,7 +35,7 @@ const (
 
 // held is a key with its fate.
 type held struct {
-	running.Key
+	testbed.Key
 	mu       sync.Mutex
 	state    keyState
 	revision int64
@@ -61,7 +61,7 @@ type load struct {
 	*site
 	t       *testing.T
 	promise promise
-	checks  *running.Checks
+	checks  *testbed.Checks
 	known   []*held // minted at first, known to the sidecar, never changed
 
 	following sync.WaitGroup // of revocations, until they are effective
@@ -145,7 +145,7 @@ func (l *load) mutate(ctx context.Context) {
 		return
 	}
 	h.change(func() { h.state = leaving })
-	answer, err := l.Operators.Do(context.Background(), keyclient.RevokeKey(h.ID))
+	answer, err := l.Operators.Do(context.Background(), operatorapi.RevokeKey(h.ID))
 	if !l.counted(err) {
 		return
 	}
@@ -161,7 +161,7 @@ func (l *load) mutate(ctx context.Context) {
 // follow asks until the key's revocation is effective.
 func (l *load) follow(ctx context.Context, h *held) {
 	for ctx.Err() == nil {
-		answer, err := l.Operators.Do(ctx, keyclient.Revision(h.revision).Waiting(time.Second))
+		answer, err := l.Operators.Do(ctx, operatorapi.Revision(h.revision).Waiting(time.Second))
 		if err == nil && answer.Change.Effective {
 			h.change(func() { h.dead = true })
 			return
@@ -174,7 +174,7 @@ func (l *load) follow(ctx context.Context, h *held) {
 
 // counted notes how a change went; true if it was acknowledged.
 func (l *load) counted(err error) bool {
-	var failed *keyclient.Error
+	var failed *operatorapi.Error
 	switch {
 	case err == nil:
 		l.acknowledged.Add(1)
@@ -201,10 +201,10 @@ func (l *load) pick() *held {
 
 // ask makes one check and counts it. Where every check must be answered it is given
 // the time that a loaded machine may need.
-func (l *load) ask(s credential.Secret) (running.Answer, bool) {
-	limit := running.EnvoyTimeout
+func (l *load) ask(s credential.Secret) (testbed.Answer, bool) {
+	limit := testbed.EnvoyTimeout
 	if l.promise.all {
-		limit = running.Patience
+		limit = testbed.Patience
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -266,7 +266,7 @@ func (l *load) checkKnown() {
 func (l *load) audit() {
 	l.t.Helper()
 	for _, h := range l.keys {
-		answer, err := l.Operators.Do(l.t.Context(), keyclient.GetKey(h.ID))
+		answer, err := l.Operators.Do(l.t.Context(), operatorapi.GetKey(h.ID))
 		if err != nil {
 			l.t.Errorf("a minted key is lost: %v", err)
 			continue

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 // programs are built once for all tests.
@@ -31,7 +31,7 @@ func built(t *testing.T) string {
 	t.Helper()
 	programs.once.Do(func() {
 		if programs.dir, programs.err = os.MkdirTemp("", "programs"); programs.err == nil {
-			programs.err = running.Build(context.Background(), programs.dir, "cmd/keyd", "cmd/authzd", "faults/crowd")
+			programs.err = testbed.Build(context.Background(), programs.dir, "cmd/keyd", "cmd/authzd", "internal/loadgen")
 		}
 	})
 	if programs.err != nil {
@@ -40,25 +40,25 @@ func built(t *testing.T) string {
 	return programs.dir
 }
 
-// site is a running.Site of one test, with an account.
+// site is a testbed.Site of one test, with an account.
 type site struct {
-	*running.Site
+	*testbed.Site
 	t       testing.TB
 	account string
-	keyd    *running.Process
+	keyd    *testbed.Process
 }
 
 // newSite makes a site with a keyd. When the test is over, everything that the site's
 // programs have shown and written is searched for the secrets that they were given.
-func newSite(t *testing.T, keyd running.Config) *site {
+func newSite(t *testing.T, keyd testbed.Config) *site {
 	t.Helper()
-	return newSiteWith(t, func(string) running.Config { return keyd })
+	return newSiteWith(t, func(string) testbed.Config { return keyd })
 }
 
 // newSiteWith is newSite with a configuration of keyd that depends on the site's folder.
-func newSiteWith(t *testing.T, keyd func(dir string) running.Config) *site {
+func newSiteWith(t *testing.T, keyd func(dir string) testbed.Config) *site {
 	t.Helper()
-	made, err := running.NewSite(built(t))
+	made, err := testbed.NewSite(built(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,19 +73,19 @@ func newSiteWith(t *testing.T, keyd func(dir string) running.Config) *site {
 	return s
 }
 
-func (s *site) authzd(name string, differs running.Config) *running.Process {
+func (s *site) authzd(name string, differs testbed.Config) *testbed.Process {
 	s.t.Helper()
 	return must(s.StartAuthzd(s.t.Context(), name, differs))(s.t)
 }
 
-func (s *site) checks(name string) *running.Checks {
+func (s *site) checks(name string) *testbed.Checks {
 	s.t.Helper()
 	c := must(s.Checks(name))(s.t)
 	s.t.Cleanup(c.Close)
 	return c
 }
 
-func (s *site) mint() running.Key {
+func (s *site) mint() testbed.Key {
 	s.t.Helper()
 	return must(s.Mint(s.t.Context(), s.account))(s.t)
 }
@@ -107,13 +107,13 @@ func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseco
 // eventually waits until try succeeds.
 func eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
-	if err := running.Until(t.Context(), try); err != nil {
+	if err := testbed.Until(t.Context(), try); err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
 }
 
 // metricIs tells whether a process's metric has a value.
-func metricIs(t testing.TB, p *running.Process, series string, want float64) error {
+func metricIs(t testing.TB, p *testbed.Process, series string, want float64) error {
 	got, err := p.Metric(t.Context(), series)
 	if err == nil && got != want {
 		err = fmt.Errorf("%s is %v, want %v", series, got, want)

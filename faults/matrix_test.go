@@ -11,18 +11,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // The rows of the deny table that the cells expect, and the allow.
 var (
-	allowed     = running.Answer{Reason: "ok", Status: 200}
-	revoked     = running.Answer{Reason: "key_revoked", Status: 401}
-	unknown     = running.Answer{Reason: "key_unknown", Status: 401}
-	unavailable = running.Answer{Reason: "unavailable", Status: 503}
-	rateLimited = running.Answer{Reason: "rate_limited", Status: 429}
+	allowed     = testbed.Answer{Reason: "ok", Status: 200}
+	revoked     = testbed.Answer{Reason: "key_revoked", Status: 401}
+	unknown     = testbed.Answer{Reason: "key_unknown", Status: 401}
+	unavailable = testbed.Answer{Reason: "unavailable", Status: 503}
+	rateLimited = testbed.Answer{Reason: "rate_limited", Status: 429}
 )
 
 // cell is a column of the matrix: a credential, and what is to be answered.
@@ -30,7 +30,7 @@ type cell struct {
 	name   string
 	secret credential.Secret
 	// without a fault, with one that nothing passes, and when the stale time is over
-	healthy, island, over running.Answer
+	healthy, island, over testbed.Answer
 }
 
 // Times of the matrix: short, but the stale time leaves a slow machine the time to
@@ -54,7 +54,7 @@ type line struct {
 
 // TestMatrix: every fault on the way to the key API, for every kind of credential.
 func TestMatrix(t *testing.T) {
-	s := newSite(t, running.Config{"lease": milliseconds(matrixLease)})
+	s := newSite(t, testbed.Config{"lease": milliseconds(matrixLease)})
 	var mu sync.Mutex
 	lines := map[string]line{}
 	all := faults()
@@ -81,8 +81,8 @@ type row struct {
 	t      *testing.T
 	fault  fault
 	road   *road
-	authzd *running.Process
-	checks *running.Checks
+	authzd *testbed.Process
+	checks *testbed.Checks
 	cells  []cell
 	count  atomic.Int64
 }
@@ -90,15 +90,15 @@ type row struct {
 func newRow(t *testing.T, s *site, name string, f fault) *row {
 	t.Helper()
 	r := &row{site: s, t: t, fault: f, road: newRoad(t, s)}
-	r.authzd = must(s.StartAuthzd(t.Context(), name, running.Config{
-		"key_api": running.Config{"url": r.road.url, "token_file": "key-api.token"},
-		"cache":   running.Config{"confirm_after": milliseconds(matrixConfirm), "max_stale": milliseconds(matrixMaxStale)},
+	r.authzd = must(s.StartAuthzd(t.Context(), name, testbed.Config{
+		"key_api": testbed.Config{"url": r.road.url, "token_file": "key-api.token"},
+		"cache":   testbed.Config{"confirm_after": milliseconds(matrixConfirm), "max_stale": milliseconds(matrixMaxStale)},
 	}))(t)
 	r.checks = must(s.Checks(name))(t)
 	t.Cleanup(r.checks.Close)
 
 	bad := must(s.Mint(t.Context(), s.account))(t)
-	must(s.Operators.Do(t.Context(), keyclient.RevokeKey(bad.ID)))(t)
+	must(s.Operators.Do(t.Context(), operatorapi.RevokeKey(bad.ID)))(t)
 	r.cells = []cell{
 		{"cold key", must(s.Mint(t.Context(), s.account))(t).Secret, allowed, unavailable, unavailable},
 		{"cached good", must(s.Mint(t.Context(), s.account))(t).Secret, allowed, allowed, unavailable},
@@ -135,7 +135,7 @@ func (r *row) cycle(l *line, longer int) (seen bool) {
 	began := time.Now()
 	r.fault.begin(r.t, r.road)
 	if r.fault.passes {
-		seen = r.during(l, synced, func(c cell) running.Answer { return c.healthy })
+		seen = r.during(l, synced, func(c cell) testbed.Answer { return c.healthy })
 		r.recover(l, longer)
 		return seen
 	}
@@ -147,11 +147,11 @@ func (r *row) cycle(l *line, longer int) (seen bool) {
 		}
 		return nil
 	})
-	seen = r.during(l, degraded, func(c cell) running.Answer { return c.island })
+	seen = r.during(l, degraded, func(c cell) testbed.Answer { return c.island })
 	r.failsFast(l)
 	if longer > 0 {
 		r.waitFor(cold)
-		seen = r.during(l, cold, func(c cell) running.Answer { return c.over }) && seen
+		seen = r.during(l, cold, func(c cell) testbed.Answer { return c.over }) && seen
 	}
 	r.recover(l, longer)
 	return seen
@@ -173,7 +173,7 @@ func (r *row) waitFor(mode string) {
 }
 
 // becomes waits until a cell's answer is the one that is wanted.
-func (r *row) becomes(c cell, want running.Answer) {
+func (r *row) becomes(c cell, want testbed.Answer) {
 	r.t.Helper()
 	eventually(r.t, c.name, func() error {
 		got, err := r.ask(c)
@@ -185,7 +185,7 @@ func (r *row) becomes(c cell, want running.Answer) {
 }
 
 // ask makes one check. Whatever happens, its answer must not be a wrong one.
-func (r *row) ask(c cell) (running.Answer, error) {
+func (r *row) ask(c cell) (testbed.Answer, error) {
 	r.count.Add(1)
 	got, err := r.checks.AsEnvoy(context.Background(), c.secret)
 	if err == nil && got != c.healthy && got != unavailable && (c.healthy != unknown || got != rateLimited) {
@@ -198,11 +198,11 @@ func (r *row) isIn(mode string) bool { return metricIs(r.t, r.authzd, mode, 1) =
 
 // during holds every cell to its answer while the sidecar is in one mode. It tells
 // whether the mode lasted until all had been asked about.
-func (r *row) during(l *line, mode string, want func(cell) running.Answer) bool {
+func (r *row) during(l *line, mode string, want func(cell) testbed.Answer) bool {
 	r.t.Helper()
 	seen := make([]string, len(r.cells))
 	for i, c := range r.cells {
-		var got running.Answer
+		var got testbed.Answer
 		lasted := true
 		eventually(r.t, c.name, func() (err error) {
 			if lasted = r.isIn(mode); !lasted {

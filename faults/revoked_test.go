@@ -7,9 +7,9 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // TestRevokedKeysEvictNothing: three times as many revoked keys as the pool of known
@@ -17,9 +17,9 @@ import (
 func TestRevokedKeysEvictNothing(t *testing.T) {
 	const pool = revokedKeys / 3
 	s := newSite(t, nil)
-	authzd := s.authzd("authzd", running.Config{
-		"cache":     running.Config{"credentials": pool, "unknown": 2 * revokedKeys},
-		"admission": running.Config{"unknown_per_second": 1_000_000, "burst": 1_000_000},
+	authzd := s.authzd("authzd", testbed.Config{
+		"cache":     testbed.Config{"credentials": pool, "unknown": 2 * revokedKeys},
+		"admission": testbed.Config{"unknown_per_second": 1_000_000, "burst": 1_000_000},
 	})
 	eventually(t, "a lease", func() error { return metricIs(t, authzd, synced, 1) })
 	checks := s.checks("authzd")
@@ -30,7 +30,7 @@ func TestRevokedKeysEvictNothing(t *testing.T) {
 	askHot(t, checks, good)
 	for range revokedKeys {
 		key := s.mint()
-		must(s.Operators.Do(t.Context(), keyclient.RevokeKey(key.ID)))(t)
+		must(s.Operators.Do(t.Context(), operatorapi.RevokeKey(key.ID)))(t)
 		eventually(t, "a revoked key", func() error { return is(checks, key.Secret, revoked) })
 	}
 	const misses = `phantom_authz_lookups_total{result="miss"}`
@@ -44,8 +44,8 @@ func TestRevokedKeysEvictNothing(t *testing.T) {
 }
 
 // is reports whether one check has the wanted answer.
-func is(checks *running.Checks, secret credential.Secret, want running.Answer) error {
-	ctx, cancel := context.WithTimeout(context.Background(), running.Patience)
+func is(checks *testbed.Checks, secret credential.Secret, want testbed.Answer) error {
+	ctx, cancel := context.WithTimeout(context.Background(), testbed.Patience)
 	defer cancel()
 	got, err := checks.Check(ctx, secret, grpc.WaitForReady(true))
 	if err == nil && got != want {

@@ -7,14 +7,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 // TestSearch: the search that stands at the end of every test does find.
 func TestSearch(t *testing.T) {
 	const secret = "phk_0123456789abcdefghijklmnopqrstuv00AbCd"
 	digest := sha256.Sum256([]byte(secret))
-	c := running.NewCanaries()
+	c := testbed.NewCanaries()
 	c.Add("phk_another")
 	c.Add(secret)
 	for name, text := range map[string]string{

@@ -13,7 +13,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
@@ -35,10 +35,10 @@ func main() {
 }
 
 func run(ctx context.Context, rounds int, lasts time.Duration) error {
-	return running.In(ctx, func(site *running.Site) error { return measure(ctx, site, rounds, lasts) }, "cmd/keyd", "cmd/authzd")
+	return testbed.In(ctx, func(site *testbed.Site) error { return measure(ctx, site, rounds, lasts) }, "cmd/keyd", "cmd/authzd")
 }
 
-func measure(ctx context.Context, site *running.Site, rounds int, lasts time.Duration) error {
+func measure(ctx context.Context, site *testbed.Site, rounds int, lasts time.Duration) error {
 	authzd, keys, err := startAuthzd(ctx, site)
 	if err != nil {
 		return err
@@ -68,8 +68,8 @@ func measure(ctx context.Context, site *running.Site, rounds int, lasts time.Dur
 }
 
 // startAuthzd starts a sidecar that knows a thousand keys.
-func startAuthzd(ctx context.Context, site *running.Site) (*running.Process, []credential.Secret, error) {
-	quiet := running.Config{"log": running.Config{"level": "info"}}
+func startAuthzd(ctx context.Context, site *testbed.Site) (*testbed.Process, []credential.Secret, error) {
+	quiet := testbed.Config{"log": testbed.Config{"level": "info"}}
 	if _, err := site.StartKeyd(ctx, quiet); err != nil {
 		return nil, nil, err
 	}
@@ -93,14 +93,14 @@ func startAuthzd(ctx context.Context, site *running.Site) (*running.Process, []c
 			return nil, nil, err
 		}
 		keys[i] = key.Secret
-		if err := running.Until(ctx, func() error { return allowed(ctx, checks, key.Secret) }); err != nil {
+		if err := testbed.Until(ctx, func() error { return allowed(ctx, checks, key.Secret) }); err != nil {
 			return nil, nil, err
 		}
 	}
 	return authzd, keys, nil
 }
 
-func allowed(ctx context.Context, checks *running.Checks, key credential.Secret) error {
+func allowed(ctx context.Context, checks *testbed.Checks, key credential.Secret) error {
 	answer, err := checks.Check(ctx, key)
 	if err == nil && answer.Status != 200 {
 		err = fmt.Errorf("a good key: %v", answer)

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/phantomrouter/phantom-authz/bench/sample"
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
@@ -37,12 +37,12 @@ type round struct {
 }
 
 // round asks the server for so long.
-func (s *server) round(ctx context.Context, site *running.Site, keys []credential.Secret, lasts time.Duration) (round, error) {
+func (s *server) round(ctx context.Context, site *testbed.Site, keys []credential.Secret, lasts time.Duration) (round, error) {
 	messages := make([]*authv3.CheckRequest, len(keys))
 	for i, key := range keys {
-		messages[i] = running.Request(key)
+		messages[i] = testbed.Request(key)
 	}
-	before, err := running.CPU(s.pid)
+	before, err := testbed.CPU(s.pid)
 	if err != nil {
 		return round{}, err
 	}
@@ -70,7 +70,7 @@ func (s *server) round(ctx context.Context, site *running.Site, keys []credentia
 		}
 	}
 	asking.Wait()
-	after, err := running.CPU(s.pid)
+	after, err := testbed.CPU(s.pid)
 	if err := errors.Join(append(failed, err)...); err != nil {
 		return round{}, err
 	}

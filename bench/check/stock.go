@@ -10,7 +10,7 @@ import (
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 // constant answers every check with the same OK.
@@ -41,7 +41,7 @@ func serveStock(socket string) error {
 // stockProcess is this program, serving.
 type stockProcess struct{ cmd *exec.Cmd }
 
-func startStock(site *running.Site, name string) (stockProcess, error) {
+func startStock(site *testbed.Site, name string) (stockProcess, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return stockProcess{}, err

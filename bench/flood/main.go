@@ -45,7 +45,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
@@ -82,10 +82,10 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
-	return running.In(ctx, func(site *running.Site) error { return measure(ctx, site, o) }, "cmd/keyd", "cmd/authzd", "faults/crowd")
+	return testbed.In(ctx, func(site *testbed.Site) error { return measure(ctx, site, o) }, "cmd/keyd", "cmd/authzd", "internal/loadgen")
 }
 
-func measure(ctx context.Context, site *running.Site, o options) error {
+func measure(ctx context.Context, site *testbed.Site, o options) error {
 	b := &bench{Site: site, probe: probe{Site: site.Dir, Sidecar: "authzd", PerSecond: o.rate, Lasts: o.lasts}}
 	if err := b.start(ctx); err != nil {
 		return err
@@ -108,14 +108,14 @@ func measure(ctx context.Context, site *running.Site, o options) error {
 
 // bench is a site with a sidecar that knows some hot keys.
 type bench struct {
-	*running.Site
+	*testbed.Site
 	probe  probe
-	authzd *running.Process
+	authzd *testbed.Process
 }
 
 func (b *bench) start(ctx context.Context) (err error) {
 	const hotKeys = 20
-	quiet := running.Config{"log": running.Config{"level": "info"}}
+	quiet := testbed.Config{"log": testbed.Config{"level": "info"}}
 	// Beside the prober all others are idle ones to the scheduler: none makes it wait.
 	others := []string{"taskset", "-c", clients, "chrt", "--idle", "0"}
 	b.Through = others
@@ -142,14 +142,14 @@ func (b *bench) start(ctx context.Context) (err error) {
 			return err
 		}
 		b.probe.Keys = append(b.probe.Keys, key.Secret.Reveal())
-		if err := running.Until(ctx, func() error { return allowed(ctx, checks, key.Secret) }); err != nil {
+		if err := testbed.Until(ctx, func() error { return allowed(ctx, checks, key.Secret) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func allowed(ctx context.Context, checks *running.Checks, key credential.Secret, options ...grpc.CallOption) error {
+func allowed(ctx context.Context, checks *testbed.Checks, key credential.Secret, options ...grpc.CallOption) error {
 	answer, err := checks.Check(ctx, key, options...)
 	if err == nil && answer.Status != 200 {
 		err = fmt.Errorf("a good key: %v", answer)

@@ -15,7 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
@@ -66,7 +66,7 @@ func beProbe(in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&p); err != nil {
 		return err
 	}
-	site := &running.Site{Dir: p.Site}
+	site := &testbed.Site{Dir: p.Site}
 	checks, err := site.Checks(p.Sidecar)
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func beProbe(in io.Reader, out io.Writer) error {
 
 // ask sends the checks, each at its moment: evenly spread, and each shifted by chance,
 // so that they meet no other rhythm.
-func (p probe) ask(checks *running.Checks) (latencies, error) {
+func (p probe) ask(checks *testbed.Checks) (latencies, error) {
 	// One for the pauses, which are system calls, and some for the answers.
 	runtime.GOMAXPROCS(4)
 	debug.SetGCPercent(-1) // in what this takes it leaves some tens of MiB; a collection would be its p99
@@ -111,6 +111,6 @@ func (p probe) ask(checks *running.Checks) (latencies, error) {
 	return took, errors.Join(failed...)
 }
 
-func good(checks *running.Checks, key credential.Secret) error {
+func good(checks *testbed.Checks, key credential.Secret) error {
 	return allowed(context.Background(), checks, key, grpc.WaitForReady(true))
 }

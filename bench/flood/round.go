@@ -7,13 +7,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 // load is what the sidecar is asked beside the hot keys.
 type load struct {
 	name   string
-	order  running.Order
+	order  testbed.Order
 	known  *load // as many keys that are known; nil if these are
 	rounds []round
 }
@@ -33,7 +33,7 @@ func loads() []*load {
 		if rate == 0 {
 			speed = "at full speed"
 		}
-		order := running.Order{PerSecond: rate, Checks: math.MaxInt}
+		order := testbed.Order{PerSecond: rate, Checks: math.MaxInt}
 		known := &load{name: "beside known ones, " + speed, order: order}
 		known.order.Key = "hot" // which one is not known yet
 		all = append(all, known, &load{name: "beside unknown ones, " + speed, order: order, known: known})
@@ -46,7 +46,7 @@ func loads() []*load {
 const lead = 300 * time.Millisecond
 
 // round measures hot keys beside a load.
-func (b *bench) round(ctx context.Context, order running.Order) (r round, err error) {
+func (b *bench) round(ctx context.Context, order testbed.Order) (r round, err error) {
 	over := make(chan error, 1)
 	var answers map[string]int
 	if order.Checks > 0 {
@@ -63,7 +63,7 @@ func (b *bench) round(ctx context.Context, order running.Order) (r round, err er
 		over <- nil
 	}
 	<-time.After(lead)
-	before, err := running.CPU(b.authzd.Pid())
+	before, err := testbed.CPU(b.authzd.Pid())
 	if err != nil {
 		return r, err
 	}
@@ -76,7 +76,7 @@ func (b *bench) round(ctx context.Context, order running.Order) (r round, err er
 		return r, err
 	}
 	took := time.Since(began)
-	after, err := running.CPU(b.authzd.Pid())
+	after, err := testbed.CPU(b.authzd.Pid())
 	if err != nil {
 		return r, err
 	}

@@ -20,11 +20,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/bench/sample"
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // required is what the median must be below, with all sidecars connected.
@@ -41,8 +41,8 @@ func main() {
 }
 
 func run(ctx context.Context, rounds, most int) error {
-	return running.In(ctx, func(site *running.Site) (err error) {
-		if _, err := site.StartKeyd(ctx, running.Config{"log": running.Config{"level": "info"}}); err != nil {
+	return testbed.In(ctx, func(site *testbed.Site) (err error) {
+		if _, err := site.StartKeyd(ctx, testbed.Config{"log": testbed.Config{"level": "info"}}); err != nil {
 			return err
 		}
 		b := &bench{Site: site, rounds: rounds, most: most}
@@ -55,7 +55,7 @@ func run(ctx context.Context, rounds, most int) error {
 }
 
 type bench struct {
-	*running.Site
+	*testbed.Site
 	rounds  int
 	most    int
 	account string
@@ -65,7 +65,7 @@ type bench struct {
 }
 
 func (b *bench) all(ctx context.Context) error {
-	baseline, err := b.measure(ctx, func(running.Key) error {
+	baseline, err := b.measure(ctx, func(testbed.Key) error {
 		_, err := b.Mint(ctx, b.account)
 		return err
 	})
@@ -82,8 +82,8 @@ func (b *bench) all(ctx context.Context) error {
 		if err := b.connect(ctx, n); err != nil {
 			return err
 		}
-		took, err := b.measure(ctx, func(key running.Key) error {
-			answer, err := b.Operators.Do(ctx, keyclient.RevokeKey(key.ID).Waiting(keyclient.MaxWait))
+		took, err := b.measure(ctx, func(key testbed.Key) error {
+			answer, err := b.Operators.Do(ctx, operatorapi.RevokeKey(key.ID).Waiting(operatorapi.MaxWait))
 			if err == nil && !answer.Change.Effective {
 				err = fmt.Errorf("not effective: %+v", answer.Change)
 			}
@@ -98,7 +98,7 @@ func (b *bench) all(ctx context.Context) error {
 }
 
 // measure times rounds of something that is done to a fresh key.
-func (b *bench) measure(ctx context.Context, do func(running.Key) error) (sample.Times, error) {
+func (b *bench) measure(ctx context.Context, do func(testbed.Key) error) (sample.Times, error) {
 	var all []time.Duration
 	for range b.rounds {
 		key, err := b.Mint(ctx, b.account)
@@ -119,7 +119,7 @@ func (b *bench) measure(ctx context.Context, do func(running.Key) error) (sample
 
 // quiet waits until the mint has reached all sidecars: they wait in their polls.
 func (b *bench) quiet(ctx context.Context) error {
-	return running.Until(ctx, func() error {
+	return testbed.Until(ctx, func() error {
 		head, err := b.Operators.Sidecars(ctx)
 		if err != nil || len(head.Items) == 0 {
 			return err
@@ -129,7 +129,7 @@ func (b *bench) quiet(ctx context.Context) error {
 				return fmt.Errorf("%s is at %d", s.Name, s.Revision)
 			}
 		}
-		answer, err := b.Operators.Do(ctx, keyclient.Revision(head.Items[0].Revision).Waiting(keyclient.MaxWait))
+		answer, err := b.Operators.Do(ctx, operatorapi.Revision(head.Items[0].Revision).Waiting(operatorapi.MaxWait))
 		if err == nil && !answer.Change.Effective {
 			err = fmt.Errorf("%+v", answer.Change)
 		}
@@ -144,7 +144,7 @@ func (b *bench) connect(ctx context.Context, n int) error {
 		return err
 	}
 	for len(b.caches) < n {
-		client := keyapi.New(keyapi.Options{
+		client := sidecarapi.New(sidecarapi.Options{
 			URL:     &url.URL{Scheme: "unix", Path: b.SidecarSide()},
 			Token:   func() credential.Secret { return token },
 			Timeout: 400 * time.Millisecond,
@@ -161,7 +161,7 @@ func (b *bench) connect(ctx context.Context, n int) error {
 		b.running.Go(func() { _ = cache.Run(runs) }) // it returns no error
 		b.caches, b.end = append(b.caches, cache), append(b.end, cancel)
 	}
-	return running.Until(ctx, func() error {
+	return testbed.Until(ctx, func() error {
 		list, err := b.Operators.Sidecars(ctx)
 		if err == nil && len(list.Items) != n {
 			err = fmt.Errorf("%d of %d sidecars are connected", len(list.Items), n)

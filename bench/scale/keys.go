@@ -18,10 +18,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/phantomrouter/phantom-authz/bench/sample"
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 const (
@@ -34,11 +34,11 @@ const (
 
 // filled is one keyd with what its store holds.
 type filled struct {
-	*running.Site
+	*testbed.Site
 	engine   string
 	accounts []string
 	digests  []credential.Digest
-	client   *keyapi.Client
+	client   *sidecarapi.Client
 }
 
 // allKeys measures each engine with few keys and with all.
@@ -47,7 +47,7 @@ func (b *bench) allKeys(ctx context.Context, engines []string) error {
 	fmt.Println("| engine | keys | resolve 1: median | p99 | longest | resolve 1,000: median | p99 | longest | mints/s | revocations/s | bytes on disk for a key |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, engine := range engines {
-		err := b.in(ctx, engine, func(site *running.Site, _ *running.Process) error {
+		err := b.in(ctx, engine, func(site *testbed.Site, _ *testbed.Process) error {
 			return b.inStore(ctx, &filled{Site: site, engine: engine})
 		})
 		if err != nil {
@@ -96,7 +96,7 @@ func (f *filled) connect(ctx context.Context) error {
 		f.accounts = append(f.accounts, account)
 	}
 	token, err := f.SidecarToken()
-	f.client = keyapi.New(keyapi.Options{
+	f.client = sidecarapi.New(sidecarapi.Options{
 		URL:     &url.URL{Scheme: "unix", Path: f.SidecarSide()},
 		Token:   func() credential.Secret { return token },
 		Timeout: time.Minute,
@@ -121,7 +121,7 @@ func (f *filled) fill(ctx context.Context, n int) (float64, error) {
 		_ = in.CloseWithError(out.Flush())
 	}()
 	began := time.Now()
-	_, _, err := f.Operators.ImportKeys(ctx, lines, 0, func(keyclient.ImportProgress) {})
+	_, _, err := f.Operators.ImportKeys(ctx, lines, 0, func(operatorapi.ImportProgress) {})
 	return float64(n) / time.Since(began).Seconds(), errors.Join(err, lines.Close())
 }
 
@@ -151,7 +151,7 @@ func (f *filled) measure(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	thousand, err := f.resolve(ctx, keyapi.MaxResolve, 200)
+	thousand, err := f.resolve(ctx, sidecarapi.MaxResolve, 200)
 	if err != nil {
 		return "", err
 	}
@@ -159,7 +159,7 @@ func (f *filled) measure(ctx context.Context) (string, error) {
 	for range batches {
 		ids := make([]string, perBatch)
 		rate, err := atOnce(ctx, perBatch, func(ctx context.Context, i int) error {
-			answer, err := f.Operators.Do(ctx, keyclient.MintKey(f.accounts[i%accounts], keyclient.NewKey{Label: "minted"}))
+			answer, err := f.Operators.Do(ctx, operatorapi.MintKey(f.accounts[i%accounts], operatorapi.NewKey{Label: "minted"}))
 			if err == nil {
 				ids[i] = answer.Key.ID
 			}
@@ -170,7 +170,7 @@ func (f *filled) measure(ctx context.Context) (string, error) {
 		}
 		mints = append(mints, rate)
 		rate, err = atOnce(ctx, perBatch, func(ctx context.Context, i int) error {
-			_, err := f.Operators.Do(ctx, keyclient.RevokeKey(ids[i]))
+			_, err := f.Operators.Do(ctx, operatorapi.RevokeKey(ids[i]))
 			return err
 		})
 		if err != nil {
@@ -200,7 +200,7 @@ func (f *filled) resolve(ctx context.Context, n, rounds int) (sample.Times, erro
 			took = append(took, time.Since(began))
 		}
 		for _, r := range answer.Results {
-			if r.Outcome != keyapi.Found {
+			if r.Outcome != sidecarapi.Found {
 				return nil, fmt.Errorf("a key that was imported: outcome %d", r.Outcome)
 			}
 		}

@@ -22,8 +22,8 @@ import (
 	"os"
 	"strings"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
+	"github.com/phantomrouter/phantom-authz/internal/pgtest"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 func main() {
@@ -63,8 +63,8 @@ func (b *bench) run(ctx context.Context, engines []string) (err error) {
 }
 
 // in runs do with a keyd over an empty store of that engine.
-func (b *bench) in(ctx context.Context, engine string, do func(*running.Site, *running.Process) error) error {
-	config := running.Config{"log": running.Config{"level": "info"}}
+func (b *bench) in(ctx context.Context, engine string, do func(*testbed.Site, *testbed.Process) error) error {
+	config := testbed.Config{"log": testbed.Config{"level": "info"}}
 	switch engine {
 	case "sqlite":
 	case "postgres":
@@ -76,7 +76,7 @@ func (b *bench) in(ctx context.Context, engine string, do func(*running.Site, *r
 	default:
 		return fmt.Errorf("-engines: %q is none, there are sqlite and postgres", engine)
 	}
-	return running.In(ctx, func(site *running.Site) error {
+	return testbed.In(ctx, func(site *testbed.Site) error {
 		keyd, err := site.StartKeyd(ctx, config)
 		if err != nil {
 			return err

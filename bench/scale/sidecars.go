@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/bench/sample"
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // wait is how long a sidecar has keyd hold its poll: a third of the default lease.
@@ -27,14 +27,14 @@ type crowd struct {
 	failed  []error
 }
 
-func (c *crowd) start(ctx context.Context, site *running.Site, n int) error {
+func (c *crowd) start(ctx context.Context, site *testbed.Site, n int) error {
 	token, err := site.SidecarToken()
 	if err != nil {
 		return err
 	}
 	ctx, c.end = context.WithCancel(ctx)
 	for i := range n {
-		client := keyapi.New(keyapi.Options{
+		client := sidecarapi.New(sidecarapi.Options{
 			URL:     &url.URL{Scheme: "unix", Path: site.SidecarSide()},
 			Token:   func() credential.Secret { return token },
 			Timeout: time.Minute,
@@ -51,11 +51,11 @@ func (c *crowd) start(ctx context.Context, site *running.Site, n int) error {
 	return nil
 }
 
-func poll(ctx context.Context, client *keyapi.Client, name string) error {
+func poll(ctx context.Context, client *sidecarapi.Client, name string) error {
 	// MaxStale is that of the default configuration.
-	ask := keyapi.ChangesRequest{Sidecar: name, Poll: 1, After: -1, MaxStaleMS: (15 * time.Minute).Milliseconds()}
+	ask := sidecarapi.ChangesRequest{Sidecar: name, Poll: 1, After: -1, MaxStaleMS: (15 * time.Minute).Milliseconds()}
 	_, err := client.Changes(ctx, ask)
-	var head *keyapi.Gone
+	var head *sidecarapi.Gone
 	switch {
 	case err == nil:
 		return errors.New("a poll of the head was answered with a lease, not with 410")
@@ -85,7 +85,7 @@ func (b *bench) fleets(ctx context.Context, engines []string) error {
 	fmt.Println("| engine | sidecars | keyd's memory | of it for one sidecar | CPU for one poll that renews | revoke to last acknowledgement: median | p99 | longest | CPU for one sidecar and change |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 	for _, engine := range engines {
-		err := b.in(ctx, engine, func(site *running.Site, keyd *running.Process) error {
+		err := b.in(ctx, engine, func(site *testbed.Site, keyd *testbed.Process) error {
 			return b.fleet(ctx, engine, site, keyd)
 		})
 		if err != nil {
@@ -95,7 +95,7 @@ func (b *bench) fleets(ctx context.Context, engines []string) error {
 	return nil
 }
 
-func (b *bench) fleet(ctx context.Context, engine string, site *running.Site, keyd *running.Process) error {
+func (b *bench) fleet(ctx context.Context, engine string, site *testbed.Site, keyd *testbed.Process) error {
 	account, err := site.Account(ctx)
 	if err != nil {
 		return err
@@ -129,13 +129,13 @@ func (r fleetRow) cells(n int, alone int64) string {
 	return fmt.Sprintf(" | %d | %.0f MiB | %s | %s | %s | %s |", n, float64(r.memory)/(1<<20), of, renewal, r.took, each)
 }
 
-func (b *bench) withSidecars(ctx context.Context, site *running.Site, keyd *running.Process, account string, n int) (row fleetRow, err error) {
+func (b *bench) withSidecars(ctx context.Context, site *testbed.Site, keyd *testbed.Process, account string, n int) (row fleetRow, err error) {
 	var sidecars crowd
 	if err := sidecars.start(ctx, site, n); err != nil {
 		return row, err
 	}
 	defer func() { err = errors.Join(err, sidecars.stop()) }()
-	err = running.Until(ctx, func() error {
+	err = testbed.Until(ctx, func() error {
 		list, err := site.Operators.Sidecars(ctx)
 		if err == nil && len(list.Items) < n {
 			err = fmt.Errorf("%d of %d sidecars are connected", len(list.Items), n)
@@ -151,7 +151,7 @@ func (b *bench) withSidecars(ctx context.Context, site *running.Site, keyd *runn
 		return row, err
 	}
 	row.renewal /= time.Duration(max(1, n*int(rest/wait)))
-	if row.memory, err = running.Resident(keyd.Pid()); err != nil {
+	if row.memory, err = testbed.Resident(keyd.Pid()); err != nil {
 		return row, err
 	}
 	var took []time.Duration
@@ -172,13 +172,13 @@ func (b *bench) withSidecars(ctx context.Context, site *running.Site, keyd *runn
 }
 
 // revoke mints a key, waits until all sidecars know of it, and times its revocation.
-func revoke(ctx context.Context, site *running.Site, account string) (time.Duration, error) {
-	key, err := site.Operators.Do(ctx, keyclient.MintKey(account, keyclient.NewKey{Label: "revoked"}).Waiting(keyclient.MaxWait))
+func revoke(ctx context.Context, site *testbed.Site, account string) (time.Duration, error) {
+	key, err := site.Operators.Do(ctx, operatorapi.MintKey(account, operatorapi.NewKey{Label: "revoked"}).Waiting(operatorapi.MaxWait))
 	if err != nil {
 		return 0, err
 	}
 	began := time.Now()
-	answer, err := site.Operators.Do(ctx, keyclient.RevokeKey(key.Key.ID).Waiting(keyclient.MaxWait))
+	answer, err := site.Operators.Do(ctx, operatorapi.RevokeKey(key.Key.ID).Waiting(operatorapi.MaxWait))
 	if err == nil && !answer.Change.Effective {
 		err = fmt.Errorf("not effective: %+v", answer.Change)
 	}
@@ -186,15 +186,15 @@ func revoke(ctx context.Context, site *running.Site, account string) (time.Durat
 }
 
 // spent is the processor time of keyd's while do runs.
-func spent(keyd *running.Process, do func() error) (time.Duration, error) {
-	before, err := running.CPU(keyd.Pid())
+func spent(keyd *testbed.Process, do func() error) (time.Duration, error) {
+	before, err := testbed.CPU(keyd.Pid())
 	if err != nil {
 		return 0, err
 	}
 	if err := do(); err != nil {
 		return 0, err
 	}
-	after, err := running.CPU(keyd.Pid())
+	after, err := testbed.CPU(keyd.Pid())
 	return after - before, err
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/daemon"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
-	"github.com/phantomrouter/phantom-authz/pkg/extauthz/grpcfront"
+	"github.com/phantomrouter/phantom-authz/pkg/extauthz/grpcserver"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
@@ -89,15 +89,15 @@ func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Check
 		secure = append(secure, grpc.Creds(credentials.NewTLS(conf)))
 	}
 	// Each listener has a server of its own: stopping one must not end another's Serve before its turn.
-	var fronts []*grpcfront.Server
+	var fronts []*grpcserver.Server
 	for i, addr := range cfg.Listen.Check {
 		ln, err := rt.Listen(fmt.Sprintf("listen.check[%d]", i), addr)
 		if err != nil {
 			return err
 		}
-		front := grpcfront.New(checker, rt.Log)
+		front := grpcserver.New(checker, rt.Log)
 		if addr.Network() == "tcp" {
-			front = grpcfront.New(checker, rt.Log, secure...)
+			front = grpcserver.New(checker, rt.Log, secure...)
 		}
 		fronts = append(fronts, front)
 		rt.Add(daemon.Component{
@@ -112,7 +112,7 @@ func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Check
 
 // whenReady waits for the key API's first answer, at most so long: an outage of the key
 // API must not keep this sidecar, and with it every Pod, out of service.
-func whenReady(rt *daemon.Runtime, cache *keycache.Cache, atMost time.Duration, fronts ...*grpcfront.Server) daemon.Component {
+func whenReady(rt *daemon.Runtime, cache *keycache.Cache, atMost time.Duration, fronts ...*grpcserver.Server) daemon.Component {
 	waited := make(chan struct{})
 	rt.ReadyWhen("key API", func() error {
 		select {
@@ -148,7 +148,7 @@ func whenReady(rt *daemon.Runtime, cache *keycache.Cache, atMost time.Duration, 
 }
 
 // setServing sets what grpc.health.v1 answers.
-func setServing(fronts []*grpcfront.Server, serving bool) {
+func setServing(fronts []*grpcserver.Server, serving bool) {
 	for _, front := range fronts {
 		front.SetServing(serving)
 	}

@@ -5,7 +5,7 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 	"github.com/phantomrouter/phantom-authz/pkg/daemon"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // Only the configuration makes the change log optional: by default a 404 is an error.
@@ -23,7 +23,7 @@ func TestSidecarNamesDiffer(t *testing.T) {
 	names := make(map[string]bool)
 	for range 1000 {
 		name := sidecarName()
-		if names[name] || name == "" || len(name) > keyapi.MaxSidecar {
+		if names[name] || name == "" || len(name) > sidecarapi.MaxSidecar {
 			t.Fatalf("the name %q", name)
 		}
 		names[name] = true

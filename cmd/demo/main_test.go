@@ -28,7 +28,7 @@ var build = sync.OnceValues(func() (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "demotest"); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-o", dir+"/", "../demo", "../keyd", "../authzd", "../echo")
+	cmd := exec.Command("go", "build", "-o", dir+"/", "../demo", "../keyd", "../authzd", "../../envoy/echo")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // credentials are what the demo's callers present.
@@ -24,7 +24,7 @@ func (s *stack) seed(ctx context.Context) (credentials, error) {
 	if err != nil {
 		return credentials{}, err
 	}
-	client, err := keyclient.New("http://"+s.operators, func() (credential.Secret, error) {
+	client, err := operatorapi.New("http://"+s.operators, func() (credential.Secret, error) {
 		return credential.NewSecret(string(token)), nil
 	})
 	if err != nil {
@@ -37,30 +37,30 @@ func (s *stack) seed(ctx context.Context) (credentials, error) {
 	alice := o.account("Alice")
 	bob := o.account("Bob")
 	c.expiry = time.Now().Add(time.Second) // the API takes no moment of the past
-	_, c.expired = o.mint(alice, keyclient.NewKey{Label: "expired", ExpiresAt: c.expiry})
-	_, c.plain = o.mint(alice, keyclient.NewKey{Label: "without a scope"})
-	chat, plaintext := o.mint(alice, keyclient.NewKey{Label: "chat"})
+	_, c.expired = o.mint(alice, operatorapi.NewKey{Label: "expired", ExpiresAt: c.expiry})
+	_, c.plain = o.mint(alice, operatorapi.NewKey{Label: "without a scope"})
+	chat, plaintext := o.mint(alice, operatorapi.NewKey{Label: "chat"})
 	c.chat = plaintext
-	o.do("grant a scope", keyclient.GrantScope(chat, "chat:companion"))
-	revoked, plaintext := o.mint(alice, keyclient.NewKey{Label: "revoked"})
+	o.do("grant a scope", operatorapi.GrantScope(chat, "chat:companion"))
+	revoked, plaintext := o.mint(alice, operatorapi.NewKey{Label: "revoked"})
 	c.revoked = plaintext
-	o.do("revoke a key", keyclient.RevokeKey(revoked))
-	_, c.terminated = o.mint(bob, keyclient.NewKey{Label: "of a terminated account"})
-	o.do("terminate an account", keyclient.TerminateAccount(bob))
-	c.session = o.do("mint a session", keyclient.MintSession(alice, 0)).Token
+	o.do("revoke a key", operatorapi.RevokeKey(revoked))
+	_, c.terminated = o.mint(bob, operatorapi.NewKey{Label: "of a terminated account"})
+	o.do("terminate an account", operatorapi.TerminateAccount(bob))
+	c.session = o.do("mint a session", operatorapi.MintSession(alice, 0)).Token
 	return c, o.err
 }
 
 // operator makes requests until one fails; later ones do nothing.
 type operator struct {
 	ctx    context.Context // of seed: an operator lives no longer
-	client *keyclient.Client
+	client *operatorapi.Client
 	err    error
 }
 
-func (o *operator) do(what string, r keyclient.Request) keyclient.Answer {
+func (o *operator) do(what string, r operatorapi.Request) operatorapi.Answer {
 	if o.err != nil {
-		return keyclient.Answer{}
+		return operatorapi.Answer{}
 	}
 	answer, err := o.client.Do(o.ctx, r)
 	if err != nil {
@@ -70,14 +70,14 @@ func (o *operator) do(what string, r keyclient.Request) keyclient.Answer {
 }
 
 func (o *operator) account(name string) (id string) {
-	if answer := o.do("create an account", keyclient.CreateAccount("", name)); answer.Account != nil {
+	if answer := o.do("create an account", operatorapi.CreateAccount("", name)); answer.Account != nil {
 		return answer.Account.ID
 	}
 	return ""
 }
 
-func (o *operator) mint(account string, k keyclient.NewKey) (id string, plaintext credential.Secret) {
-	answer := o.do("mint a key", keyclient.MintKey(account, k))
+func (o *operator) mint(account string, k operatorapi.NewKey) (id string, plaintext credential.Secret) {
+	answer := o.do("mint a key", operatorapi.MintKey(account, k))
 	if answer.Key != nil {
 		id = answer.Key.ID
 	}

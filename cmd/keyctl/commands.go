@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // command is one row of the table. One of requests, list and own is set.
@@ -17,8 +17,8 @@ type command struct {
 	needs []string // flags without which it cannot be done
 	takes []string // flags that may be given
 	// requests makes what is to be sent, one after the other; the last answer is shown.
-	requests func(options) []keyclient.Request
-	list     func(context.Context, *keyclient.Client, options) (listing, error)
+	requests func(options) []operatorapi.Request
+	list     func(context.Context, *operatorapi.Client, options) (listing, error)
 	own      func(*session, context.Context) int // carries it out by itself, and returns the exit code
 	// doubt is what to do when nobody knows whether the change was made.
 	doubt string
@@ -37,36 +37,36 @@ var commands = []command{
 	{
 		name: "account create", does: "make an account",
 		needs: []string{"name"}, takes: []string{"id"},
-		requests: one(func(o options) keyclient.Request { return keyclient.CreateAccount(o.id, o.name) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.CreateAccount(o.id, o.name) }),
 		doubt:    "look with `keyctl account list` before you repeat it",
 	},
 	{
 		name: "account get", does: "show an account", needs: []string{"id"},
-		requests: one(func(o options) keyclient.Request { return keyclient.GetAccount(o.id) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.GetAccount(o.id) }),
 	},
 	{name: "account list", does: "list all accounts", list: listAccounts},
 	{
 		name: "account terminate", does: "put all keys and sessions of an account out of force",
 		needs: []string{"id"}, takes: []string{"wait"},
-		requests: one(func(o options) keyclient.Request { return keyclient.TerminateAccount(o.id) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.TerminateAccount(o.id) }),
 		doubt:    repeatable,
 	},
 	{
 		name: "account reinstate", does: "take a termination back",
 		needs: []string{"id"}, takes: []string{"wait"},
-		requests: one(func(o options) keyclient.Request { return keyclient.ReinstateAccount(o.id) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.ReinstateAccount(o.id) }),
 		doubt:    repeatable,
 	},
 	{
 		name: "key mint", does: "make a key; it is printed once, alone on standard output",
 		needs: []string{"account", "label"}, takes: []string{"scope", "expires", "wait"},
-		requests: one(func(o options) keyclient.Request { return keyclient.MintKey(o.account, o.newKey()) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.MintKey(o.account, o.newKey()) }),
 		doubt:    lostKey,
 	},
 	{
 		name: "key import", does: "take up a key that exists elsewhere, by its SHA-256",
 		needs: []string{"account", "sha256", "label"}, takes: []string{"scope", "expires", "wait"},
-		requests: one(func(o options) keyclient.Request { return keyclient.ImportKey(o.account, o.sha256, o.newKey()) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.ImportKey(o.account, o.sha256, o.newKey()) }),
 		doubt:    "repeat it: if it was made, the answer is 409",
 	},
 	{
@@ -77,65 +77,65 @@ var commands = []command{
 	{name: "key list", does: "list an account's keys", needs: []string{"account"}, list: listKeys},
 	{
 		name: "key get", does: "show a key", needs: []string{"id"},
-		requests: one(func(o options) keyclient.Request { return keyclient.GetKey(o.id) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.GetKey(o.id) }),
 	},
 	{
 		name: "key revoke", does: "put a key out of force for good",
 		needs: []string{"id"}, takes: []string{"chain", "wait"},
-		requests: one(func(o options) keyclient.Request {
+		requests: one(func(o options) operatorapi.Request {
 			if o.chain {
-				return keyclient.RevokeChain(o.id)
+				return operatorapi.RevokeChain(o.id)
 			}
-			return keyclient.RevokeKey(o.id)
+			return operatorapi.RevokeKey(o.id)
 		}),
 		doubt: repeatable,
 	},
 	{
 		name: "key roll", does: "replace a key by a new one, which is printed as by key mint",
 		needs: []string{"id"}, takes: []string{"grace", "wait"},
-		requests: one(func(o options) keyclient.Request { return keyclient.RollKey(o.id, o.grace) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.RollKey(o.id, o.grace) }),
 		doubt:    lostSuccessor,
 	},
 	{
 		name: "key grant", does: "give a key scopes",
 		needs: []string{"id", "scope"}, takes: []string{"wait"},
-		requests: eachScope(keyclient.GrantScope), doubt: repeatable,
+		requests: eachScope(operatorapi.GrantScope), doubt: repeatable,
 	},
 	{
 		name: "key ungrant", does: "take scopes from a key",
 		needs: []string{"id", "scope"}, takes: []string{"wait"},
-		requests: eachScope(keyclient.UngrantScope), doubt: repeatable,
+		requests: eachScope(operatorapi.UngrantScope), doubt: repeatable,
 	},
 	{name: "key usage", does: "list how often a key was used, by the hour", needs: []string{"id"}, list: listUsage},
 	{
 		name: "session mint", does: "begin a session; its token is printed once, alone on standard output",
 		needs: []string{"account"}, takes: []string{"ttl"},
-		requests: one(func(o options) keyclient.Request { return keyclient.MintSession(o.account, o.ttl) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.MintSession(o.account, o.ttl) }),
 		doubt:    lostSession,
 	},
 	{
 		name: "session end", does: "end a session for good",
 		needs: []string{"id"}, takes: []string{"wait"},
-		requests: one(func(o options) keyclient.Request { return keyclient.EndSession(o.id) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.EndSession(o.id) }),
 		doubt:    repeatable,
 	},
 	{name: "sidecar list", does: "list the sidecars that may still act on what they have cached", list: listSidecars},
 	{
 		name: "sidecar forget", does: "have no change wait any longer for a sidecar that is known to be gone",
 		needs:    []string{"name"},
-		requests: one(func(o options) keyclient.Request { return keyclient.ForgetSidecar(o.name) }),
+		requests: one(func(o options) operatorapi.Request { return operatorapi.ForgetSidecar(o.name) }),
 		doubt:    "repeat it: if it was made, the answer is 404",
 	},
 	{name: "audit", does: "list what was done, newest first", takes: []string{"account", "key"}, list: listEvents},
 }
 
-func one(request func(options) keyclient.Request) func(options) []keyclient.Request {
-	return func(o options) []keyclient.Request { return []keyclient.Request{request(o)} }
+func one(request func(options) operatorapi.Request) func(options) []operatorapi.Request {
+	return func(o options) []operatorapi.Request { return []operatorapi.Request{request(o)} }
 }
 
-func eachScope(request func(id, scope string) keyclient.Request) func(options) []keyclient.Request {
-	return func(o options) []keyclient.Request {
-		var all []keyclient.Request
+func eachScope(request func(id, scope string) operatorapi.Request) func(options) []operatorapi.Request {
+	return func(o options) []operatorapi.Request {
+		var all []operatorapi.Request
 		for _, scope := range o.scopes {
 			all = append(all, request(o.id, scope))
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/agnivade/levenshtein"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // options is what the flags say.
@@ -30,8 +30,8 @@ type options struct {
 	chain             bool
 }
 
-func (o options) newKey() keyclient.NewKey {
-	return keyclient.NewKey{Label: o.label, Scopes: o.scopes, ExpiresAt: o.expires}
+func (o options) newKey() operatorapi.NewKey {
+	return operatorapi.NewKey{Label: o.label, Scopes: o.scopes, ExpiresAt: o.expires}
 }
 
 // flagSpec is one flag. It takes a value unless that has no name here: then it may be given

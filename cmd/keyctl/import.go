@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // How often an import says how far it is, on a terminal and elsewhere.
@@ -62,8 +62,8 @@ func (s *session) importFile(ctx context.Context) int {
 }
 
 // unfinished tells what was done before the error. An envelope's message says it by itself.
-func (s *session) unfinished(err error, sum keyclient.ImportProgress) {
-	var failure *keyclient.Error
+func (s *session) unfinished(err error, sum operatorapi.ImportProgress) {
+	var failure *operatorapi.Error
 	if !errors.As(err, &failure) || failure.Code == "" && failure.OutcomeUnknown {
 		s.con.say("of what was sent the key API has told of %d lines: %d imported, %d already there; it may have imported more",
 			sum.Lines, sum.Imported, sum.Existing)
@@ -77,7 +77,7 @@ type importNews struct {
 	began, last time.Time
 }
 
-func (n *importNews) tell(sum keyclient.ImportProgress) {
+func (n *importNews) tell(sum operatorapi.ImportProgress) {
 	pause := newsInLog
 	if n.con.terminal {
 		pause = newsOnTerminal

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // What is passed on is the file, however it is read and written.
@@ -85,8 +85,8 @@ func TestImportNews(t *testing.T) {
 			began := time.Now()
 			news := importNews{progress: progress{con: console{err: &out, terminal: terminal}}, began: began, last: began}
 			for lines := range 5 {
-				news.tell(keyclient.ImportProgress{Lines: lines * 4000})
-				news.tell(keyclient.ImportProgress{Lines: lines*4000 + 1})
+				news.tell(operatorapi.ImportProgress{Lines: lines * 4000})
+				news.tell(operatorapi.ImportProgress{Lines: lines*4000 + 1})
 				<-time.After(2 * time.Second)
 			}
 			news.clear()

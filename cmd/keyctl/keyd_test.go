@@ -15,9 +15,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keyserver"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // The scripts in testdata/keyd speak with the real key API over a fresh database.
@@ -81,22 +81,22 @@ func runSidecar(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value(sidecarKey{}).(*sidecar)
 	switch args[0] {
 	case "poll":
-		ts.Check(s.changes(keyapi.ChangesRequest{After: -1})) // tells the head only
-		ts.Check(s.changes(keyapi.ChangesRequest{After: s.revision}))
+		ts.Check(s.changes(sidecarapi.ChangesRequest{After: -1})) // tells the head only
+		ts.Check(s.changes(sidecarapi.ChangesRequest{After: s.revision}))
 	case "acknowledge":
-		ts.Check(s.changes(keyapi.ChangesRequest{After: s.revision, WaitMS: 10_000}))
-		ts.Check(s.changes(keyapi.ChangesRequest{After: s.revision}))
+		ts.Check(s.changes(sidecarapi.ChangesRequest{After: s.revision, WaitMS: 10_000}))
+		ts.Check(s.changes(sidecarapi.ChangesRequest{After: s.revision}))
 	}
 }
 
-func (s *sidecar) changes(ask keyapi.ChangesRequest) error {
+func (s *sidecar) changes(ask sidecarapi.ChangesRequest) error {
 	s.poll++
 	ask.Sidecar, ask.Poll, ask.Epoch, ask.MaxStaleMS = "pod-a", s.poll, s.epoch, (15 * time.Minute).Milliseconds()
 	body, err := json.Marshal(ask)
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequest(http.MethodPost, s.url+keyapi.ChangesPath, bytes.NewReader(body))
+	request, err := http.NewRequest(http.MethodPost, s.url+sidecarapi.ChangesPath, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *sidecar) changes(ask keyapi.ChangesRequest) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	var answer keyapi.ChangesResponse // of which a 410 has the head
+	var answer sidecarapi.ChangesResponse // of which a 410 has the head
 	if err := json.UnmarshalRead(response.Body, &answer); err != nil {
 		return err
 	}

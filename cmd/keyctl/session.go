@@ -14,13 +14,13 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 )
 
 // session is one command on its way.
 type session struct {
-	client *keyclient.Client
+	client *operatorapi.Client
 	opts   options
 	con    console
 }
@@ -36,7 +36,7 @@ func connect(opts options, con console) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := keyclient.NewTLS(opts.url, conf, func() (credential.Secret, error) { return token(), nil })
+	client, err := operatorapi.NewTLS(opts.url, conf, func() (credential.Secret, error) { return token(), nil })
 	if err != nil {
 		found := shown(opts.url)
 		if strings.Contains(opts.url, "@") {
@@ -95,7 +95,7 @@ func (s *session) do(ctx context.Context, cmd *command) int {
 }
 
 func (s *session) carryOut(ctx context.Context, cmd *command) int {
-	var answer keyclient.Answer
+	var answer operatorapi.Answer
 	requests, began := cmd.requests(s.opts), time.Now()
 	for i, request := range requests {
 		// Revisions rise: when the last one's is effective the others' are.
@@ -117,7 +117,7 @@ func (s *session) carryOut(ctx context.Context, cmd *command) int {
 	return s.finishTable(ctx, answer, began)
 }
 
-func (s *session) finishJSON(ctx context.Context, answer keyclient.Answer, began time.Time) int {
+func (s *session) finishJSON(ctx context.Context, answer operatorapi.Answer, began time.Time) int {
 	code := exitDone
 	if s.opts.wait {
 		answer, code = s.await(ctx, answer, began)
@@ -129,7 +129,7 @@ func (s *session) finishJSON(ctx context.Context, answer keyclient.Answer, began
 	return code
 }
 
-func (s *session) finishTable(ctx context.Context, answer keyclient.Answer, began time.Time) int {
+func (s *session) finishTable(ctx context.Context, answer operatorapi.Answer, began time.Time) int {
 	secret, table := answer.Plaintext, answerTable(answer).String()
 	if !answer.Token.Empty() {
 		secret = answer.Token
@@ -159,7 +159,7 @@ func (s *session) finishTable(ctx context.Context, answer keyclient.Answer, bega
 }
 
 // noteChain says what a change of a replaced key did not do, because it is easily overlooked.
-func (s *session) noteChain(a keyclient.Answer) {
+func (s *session) noteChain(a operatorapi.Answer) {
 	if a.Key == nil || a.Key.ReplacedBy == nil || a.Change == nil || a.Revoked != nil {
 		return
 	}
@@ -183,7 +183,7 @@ func (s *session) print(text string) int {
 }
 
 // unprinted tells of a secret that was made and that nobody has seen.
-func (s *session) unprinted(a keyclient.Answer) {
+func (s *session) unprinted(a operatorapi.Answer) {
 	switch {
 	case !a.Plaintext.Empty():
 		s.con.say("the key %s was made but could not be printed: revoke it with `keyctl key revoke -id %s`", a.Key.ID, a.Key.ID)
@@ -195,14 +195,14 @@ func (s *session) unprinted(a keyclient.Answer) {
 // explain tells why a request failed, and what that leaves open.
 func (s *session) explain(err error, cmd *command) {
 	s.con.say("%s", s.reason(err))
-	var failure *keyclient.Error
+	var failure *operatorapi.Error
 	if errors.As(err, &failure) && failure.OutcomeUnknown {
 		s.con.say("the outcome is unknown: the change may have been made; %s", cmd.doubt)
 	}
 }
 
 func (s *session) reason(err error) string {
-	var failure *keyclient.Error
+	var failure *operatorapi.Error
 	if !errors.As(err, &failure) {
 		return visible(err.Error())
 	}

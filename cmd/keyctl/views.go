@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // listing is a list in both of its forms.
@@ -19,7 +19,7 @@ type listing struct {
 	json  credential.Secret
 }
 
-func newListing[T any](list keyclient.List[T], err error, header []string, row func(T) []string) (listing, error) {
+func newListing[T any](list operatorapi.List[T], err error, header []string, row func(T) []string) (listing, error) {
 	l := listing{table: table{header: header}, json: list.JSON}
 	for _, item := range list.Items {
 		l.table.rows = append(l.table.rows, row(item))
@@ -27,17 +27,17 @@ func newListing[T any](list keyclient.List[T], err error, header []string, row f
 	return l, err
 }
 
-func listAccounts(ctx context.Context, c *keyclient.Client, _ options) (listing, error) {
+func listAccounts(ctx context.Context, c *operatorapi.Client, _ options) (listing, error) {
 	list, err := c.Accounts(ctx)
-	return newListing(list, err, []string{"ID", "NAME", "STATE", "CREATED", "TERMINATED"}, func(a keyclient.Account) []string {
+	return newListing(list, err, []string{"ID", "NAME", "STATE", "CREATED", "TERMINATED"}, func(a operatorapi.Account) []string {
 		return []string{cell(a.ID), cell(a.Name), cell(a.State), moment(&a.CreatedAt), moment(a.TerminatedAt)}
 	})
 }
 
-func listKeys(ctx context.Context, c *keyclient.Client, o options) (listing, error) {
+func listKeys(ctx context.Context, c *operatorapi.Client, o options) (listing, error) {
 	list, err := c.Keys(ctx, o.account)
 	header := []string{"ID", "LABEL", "HINT", "STATE", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REPLACED BY"}
-	return newListing(list, err, header, func(k keyclient.Key) []string {
+	return newListing(list, err, header, func(k operatorapi.Key) []string {
 		return []string{
 			cell(k.ID), cell(k.Label), hint(k), keyState(k), cell(strings.Join(k.Scopes, " ")),
 			moment(&k.CreatedAt), moment(k.ExpiresAt), moment(k.LastUsedAt), successor(k),
@@ -45,22 +45,22 @@ func listKeys(ctx context.Context, c *keyclient.Client, o options) (listing, err
 	})
 }
 
-func listSidecars(ctx context.Context, c *keyclient.Client, _ options) (listing, error) {
+func listSidecars(ctx context.Context, c *operatorapi.Client, _ options) (listing, error) {
 	list, err := c.Sidecars(ctx)
-	return newListing(list, err, []string{"NAME", "REVISION", "LEASE ENDS", "STALE ENDS"}, func(s keyclient.Sidecar) []string {
+	return newListing(list, err, []string{"NAME", "REVISION", "LEASE ENDS", "STALE ENDS"}, func(s operatorapi.Sidecar) []string {
 		return []string{cell(s.Name), strconv.FormatInt(s.Revision, 10), moment(&s.LeaseEndsAt), moment(&s.StaleEndsAt)}
 	})
 }
 
-func listEvents(ctx context.Context, c *keyclient.Client, o options) (listing, error) {
+func listEvents(ctx context.Context, c *operatorapi.Client, o options) (listing, error) {
 	list, err := c.Events(ctx, o.account, o.key)
-	return newListing(list, err, []string{"AT", "ACTOR", "ACTION", "ACCOUNT", "KEY", "DETAIL"}, func(e keyclient.Event) []string {
+	return newListing(list, err, []string{"AT", "ACTOR", "ACTION", "ACCOUNT", "KEY", "DETAIL"}, func(e operatorapi.Event) []string {
 		return []string{moment(&e.At), cell(e.Actor), cell(e.Action), cell(e.Account), cell(e.Key), detail(e.Detail)}
 	})
 }
 
 // answerTable shows the things in an answer, one field a line.
-func answerTable(a keyclient.Answer) table {
+func answerTable(a operatorapi.Answer) table {
 	var t table
 	add := func(name, value string) { t.rows = append(t.rows, []string{name, value}) }
 	switch {
@@ -121,7 +121,7 @@ func moment(t *time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-func hint(k keyclient.Key) string {
+func hint(k operatorapi.Key) string {
 	if k.Hint == nil {
 		return "-"
 	}
@@ -129,7 +129,7 @@ func hint(k keyclient.Key) string {
 }
 
 // successor is the key that has replaced this one.
-func successor(k keyclient.Key) string {
+func successor(k operatorapi.Key) string {
 	if k.ReplacedBy == nil {
 		return "-"
 	}
@@ -137,7 +137,7 @@ func successor(k keyclient.Key) string {
 }
 
 // keyState also tells of an expiry that has passed, which for the API is no state.
-func keyState(k keyclient.Key) string {
+func keyState(k operatorapi.Key) string {
 	if k.State == "active" && k.ExpiresAt != nil && !time.Now().Before(*k.ExpiresAt) {
 		return "expired"
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 const (
@@ -24,13 +24,13 @@ const (
 
 // await waits until the change in the answer is effective or -wait is over, and tells how
 // it goes. It returns the answer with the last that is known of the change.
-func (s *session) await(ctx context.Context, answer keyclient.Answer, began time.Time) (keyclient.Answer, int) {
+func (s *session) await(ctx context.Context, answer operatorapi.Answer, began time.Time) (operatorapi.Answer, int) {
 	news := progress{con: s.con}
 	revision := answer.Change.Revision
-	ask := func(ctx context.Context, wait time.Duration) (keyclient.Answer, error) {
-		return s.client.Do(ctx, keyclient.Revision(revision).Waiting(wait))
+	ask := func(ctx context.Context, wait time.Duration) (operatorapi.Answer, error) {
+		return s.client.Do(ctx, operatorapi.Revision(revision).Waiting(wait))
 	}
-	answer, err := follow(ctx, answer, began.Add(s.opts.waits), ask, func(c keyclient.Change, trouble error) {
+	answer, err := follow(ctx, answer, began.Add(s.opts.waits), ask, func(c operatorapi.Change, trouble error) {
 		if trouble != nil {
 			news.show("trying again: " + s.reason(trouble))
 			return
@@ -51,9 +51,9 @@ func (s *session) await(ctx context.Context, answer keyclient.Answer, began time
 // context has ended. The change has been made, so an outage of the key API does not end
 // it; a refusal does, and is the error.
 func follow(
-	ctx context.Context, answer keyclient.Answer, deadline time.Time,
-	ask func(context.Context, time.Duration) (keyclient.Answer, error), tell func(keyclient.Change, error),
-) (keyclient.Answer, error) {
+	ctx context.Context, answer operatorapi.Answer, deadline time.Time,
+	ask func(context.Context, time.Duration) (operatorapi.Answer, error), tell func(operatorapi.Change, error),
+) (operatorapi.Answer, error) {
 	var trouble error
 	for !answer.Change.Effective && ctx.Err() == nil {
 		wait := min(step, time.Until(deadline))
@@ -87,19 +87,19 @@ func follow(
 
 // refused tells whether asking again is of no use.
 func refused(err error) bool {
-	var failure *keyclient.Error
+	var failure *operatorapi.Error
 	return errors.As(err, &failure) && failure.Status >= http.StatusBadRequest && failure.Status < http.StatusInternalServerError
 }
 
 // outcome is how far a change has come, in a line.
-func outcome(c keyclient.Change) string {
+func outcome(c operatorapi.Change) string {
 	if c.Effective {
 		return fmt.Sprintf("effective: no sidecar can act on the old fact any more (revision %d)", c.Revision)
 	}
 	return "not yet effective: " + remaining(c) + by(c)
 }
 
-func remaining(c keyclient.Change) string {
+func remaining(c operatorapi.Change) string {
 	const most = 5
 	names := c.WaitingFor
 	if len(names) == 0 {
@@ -114,7 +114,7 @@ func remaining(c keyclient.Change) string {
 	return fmt.Sprintf("revision %d waits for %s%s", c.Revision, visible(strings.Join(names, ", ")), more)
 }
 
-func by(c keyclient.Change) string {
+func by(c operatorapi.Change) string {
 	if c.EffectiveBy == nil {
 		return ""
 	}
@@ -129,7 +129,7 @@ type progress struct {
 }
 
 // waiting is the state of a change that is waited for.
-func (p *progress) waiting(c keyclient.Change) string {
+func (p *progress) waiting(c operatorapi.Change) string {
 	if p.con.terminal && c.EffectiveBy != nil {
 		left := max(0, time.Until(*c.EffectiveBy)).Round(time.Second)
 		return fmt.Sprintf("%s; certain in %v", remaining(c), left)

@@ -9,22 +9,22 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-func notYet(by time.Duration, names ...string) keyclient.Answer {
+func notYet(by time.Duration, names ...string) operatorapi.Answer {
 	at := time.Now().Add(by)
-	return keyclient.Answer{Change: &keyclient.Change{Revision: 7, EffectiveBy: &at, WaitingFor: names}}
+	return operatorapi.Answer{Change: &operatorapi.Change{Revision: 7, EffectiveBy: &at, WaitingFor: names}}
 }
 
-var effective = keyclient.Answer{Change: &keyclient.Change{Revision: 7, Effective: true}}
+var effective = operatorapi.Answer{Change: &operatorapi.Change{Revision: 7, Effective: true}}
 
 func TestFollow(t *testing.T) {
-	down := &keyclient.Error{Message: "down"}
-	gone := &keyclient.Error{Status: 404, Code: "NOT_FOUND", Message: "no"}
-	type ask func(asked int, wait time.Duration) (keyclient.Answer, error)
-	patient := func(answer keyclient.Answer, after int) ask { // an API that waits as it should
-		return func(asked int, wait time.Duration) (keyclient.Answer, error) {
+	down := &operatorapi.Error{Message: "down"}
+	gone := &operatorapi.Error{Status: 404, Code: "NOT_FOUND", Message: "no"}
+	type ask func(asked int, wait time.Duration) (operatorapi.Answer, error)
+	patient := func(answer operatorapi.Answer, after int) ask { // an API that waits as it should
+		return func(asked int, wait time.Duration) (operatorapi.Answer, error) {
 			if asked == after {
 				return answer, nil
 			}
@@ -42,23 +42,23 @@ func TestFollow(t *testing.T) {
 		"effective at the third look": {patient(effective, 3), true, nil, 2 * time.Second, 3},
 		"never":                       {patient(effective, 0), false, nil, 10500 * time.Millisecond, 11},
 		"an API that does not wait is not asked in a hurry": {
-			func(int, time.Duration) (keyclient.Answer, error) { return notYet(0, "a"), nil },
+			func(int, time.Duration) (operatorapi.Answer, error) { return notYet(0, "a"), nil },
 			false, nil, 10500 * time.Millisecond, 11,
 		},
 		"an outage that ends": {
-			func(asked int, _ time.Duration) (keyclient.Answer, error) {
+			func(asked int, _ time.Duration) (operatorapi.Answer, error) {
 				if asked < 4 {
-					return keyclient.Answer{}, down
+					return operatorapi.Answer{}, down
 				}
 				return effective, nil
 			}, true, nil, 3 * time.Second, 4,
 		},
 		"an outage that lasts": {
-			func(int, time.Duration) (keyclient.Answer, error) { return keyclient.Answer{}, down },
+			func(int, time.Duration) (operatorapi.Answer, error) { return operatorapi.Answer{}, down },
 			false, down, 10500 * time.Millisecond, 11,
 		},
 		"a refusal": {
-			func(int, time.Duration) (keyclient.Answer, error) { return keyclient.Answer{}, gone },
+			func(int, time.Duration) (operatorapi.Answer, error) { return operatorapi.Answer{}, gone },
 			false, gone, 0, 1,
 		},
 	} {
@@ -66,11 +66,11 @@ func TestFollow(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began, asked := time.Now(), 0
 				answer, err := follow(t.Context(), notYet(time.Minute, "a"), began.Add(10500*time.Millisecond),
-					func(_ context.Context, wait time.Duration) (keyclient.Answer, error) {
+					func(_ context.Context, wait time.Duration) (operatorapi.Answer, error) {
 						asked++
 						return c.ask(asked, wait)
 					},
-					func(keyclient.Change, error) {})
+					func(operatorapi.Change, error) {})
 				if answer.Change.Effective != c.effective || !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
 					t.Errorf("effective %v, error %v", answer.Change.Effective, err)
 				}
@@ -89,14 +89,14 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 		time.AfterFunc(2500*time.Millisecond, stop)
 		began := time.Now()
 		answer, err := follow(ctx, notYet(time.Minute, "a"), began.Add(time.Hour),
-			func(ctx context.Context, wait time.Duration) (keyclient.Answer, error) {
+			func(ctx context.Context, wait time.Duration) (operatorapi.Answer, error) {
 				select {
 				case <-time.After(wait):
 					return notYet(time.Minute, "b"), nil
 				case <-ctx.Done():
-					return keyclient.Answer{}, ctx.Err()
+					return operatorapi.Answer{}, ctx.Err()
 				}
-			}, func(keyclient.Change, error) {})
+			}, func(operatorapi.Change, error) {})
 		if err != nil || answer.Change.Effective || answer.Change.WaitingFor[0] != "b" || time.Since(began) != 2500*time.Millisecond {
 			t.Errorf("after %v: %+v, %v", time.Since(began), answer.Change, err)
 		}

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
+	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 )
 
 var (

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
+	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 )
 
 // The primary dies and its standby is promoted: keyd goes on with it by itself, nothing that it was

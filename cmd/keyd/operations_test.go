@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 // manual is docs/operations.md, chapter by chapter.
@@ -87,9 +87,9 @@ func (m *manual) done() {
 // world is a site with one sidecar, whose key API is restored.
 type world struct {
 	t    *testing.T
-	site *running.Site
-	keyd *running.Process
-	ask  *running.Checks
+	site *testbed.Site
+	keyd *testbed.Process
+	ask  *testbed.Checks
 }
 
 const (
@@ -99,7 +99,7 @@ const (
 
 func newWorld(t *testing.T, bin string) *world {
 	t.Helper()
-	site, err := running.NewSite(bin)
+	site, err := testbed.NewSite(bin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func newWorld(t *testing.T, bin string) *world {
 	})
 	w := &world{t: t, site: site}
 	w.startKeyd()
-	if _, err := site.StartAuthzd(t.Context(), "sidecar", running.Config{"cache": running.Config{"max_stale": "1s"}}); err != nil {
+	if _, err := site.StartAuthzd(t.Context(), "sidecar", testbed.Config{"cache": testbed.Config{"max_stale": "1s"}}); err != nil {
 		t.Fatal(err)
 	}
 	if w.ask, err = site.Checks("sidecar"); err != nil {
@@ -123,7 +123,7 @@ func newWorld(t *testing.T, bin string) *world {
 func (w *world) startKeyd() {
 	w.t.Helper()
 	var err error
-	w.keyd, err = w.site.StartKeyd(w.t.Context(), running.Config{"lease": shortLease.String(), "longest_max_stale": shortMaxStale.String()})
+	w.keyd, err = w.site.StartKeyd(w.t.Context(), testbed.Config{"lease": shortLease.String(), "longest_max_stale": shortMaxStale.String()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func (w *world) stopKeyd() {
 	}
 }
 
-func (w *world) mint(account string) running.Key {
+func (w *world) mint(account string) testbed.Key {
 	w.t.Helper()
 	key, err := w.site.Mint(w.t.Context(), account)
 	if err != nil {
@@ -146,9 +146,9 @@ func (w *world) mint(account string) running.Key {
 }
 
 // says waits until the sidecar answers for the key with that reason.
-func (w *world) says(key running.Key, reason string) {
+func (w *world) says(key testbed.Key, reason string) {
 	w.t.Helper()
-	err := running.Until(w.t.Context(), func() error {
+	err := testbed.Until(w.t.Context(), func() error {
 		a, err := w.ask.AsEnvoy(w.t.Context(), key.Secret)
 		if err == nil && a.Reason != reason {
 			err = fmt.Errorf("%s, wanted %s", a.Reason, reason)
@@ -161,7 +161,7 @@ func (w *world) says(key running.Key, reason string) {
 }
 
 // saysNow is says of the next answer.
-func (w *world) saysNow(key running.Key, reason string) {
+func (w *world) saysNow(key testbed.Key, reason string) {
 	w.t.Helper()
 	if a, err := w.ask.AsEnvoy(w.t.Context(), key.Secret); err != nil || a.Reason != reason {
 		w.t.Fatalf("%s, wanted %s (%v)", a.Reason, reason, err)
@@ -172,7 +172,7 @@ func (w *world) saysNow(key running.Key, reason string) {
 // between the copy and the restore.
 func TestOperationsManual(t *testing.T) {
 	bin := t.TempDir()
-	if err := running.Build(t.Context(), bin, "cmd/keyd", "cmd/authzd", "cmd/keyctl"); err != nil {
+	if err := testbed.Build(t.Context(), bin, "cmd/keyd", "cmd/authzd", "cmd/keyctl"); err != nil {
 		t.Fatal(err)
 	}
 	w := newWorld(t, bin)
@@ -194,7 +194,7 @@ func TestOperationsManual(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaked, rolled, since, good := w.mint(account), w.mint(account), w.mint(account), w.mint(account)
-	for _, key := range []running.Key{leaked, rolled, since, good} {
+	for _, key := range []testbed.Key{leaked, rolled, since, good} {
 		w.says(key, "ok")
 	}
 	m.set("id", leaked.ID)

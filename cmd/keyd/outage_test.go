@@ -13,8 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
 )
 
 // seeded is a running keyd with an account a that has a key.

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
 )
 
 // TestOperationsManualOnPostgres does what the manual says of PostgreSQL: a key is revoked

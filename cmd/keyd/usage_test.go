@@ -5,15 +5,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/faults/running"
-	"github.com/phantomrouter/phantom-authz/pkg/keyclient"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // What running sidecars have let in and denied comes to be counted, with no trace in the change log.
 // A sidecar that is killed loses what it had not told, and nothing else.
 func TestUsageOfRunningSidecars(t *testing.T) {
 	bin := t.TempDir()
-	if err := running.Build(t.Context(), bin, "cmd/keyd", "cmd/authzd"); err != nil {
+	if err := testbed.Build(t.Context(), bin, "cmd/keyd", "cmd/authzd"); err != nil {
 		t.Fatal(err)
 	}
 	w := newWorld(t, bin)
@@ -36,7 +36,7 @@ func TestUsageOfRunningSidecars(t *testing.T) {
 			}
 		}
 	}
-	sidecars := map[string]*running.Process{}
+	sidecars := map[string]*testbed.Process{}
 	for _, name := range []string{"one", "two", "killed"} {
 		p, err := w.site.StartAuthzd(t.Context(), name, nil)
 		if err != nil {
@@ -45,7 +45,7 @@ func TestUsageOfRunningSidecars(t *testing.T) {
 		sidecars[name] = p
 		check(name, 5, "ok")
 	}
-	answer, err := w.site.Operators.Do(t.Context(), keyclient.RevokeKey(key.ID).Waiting(time.Minute))
+	answer, err := w.site.Operators.Do(t.Context(), operatorapi.RevokeKey(key.ID).Waiting(time.Minute))
 	if err != nil || !answer.Change.Effective {
 		t.Fatal(answer.Change, err)
 	}
@@ -67,11 +67,11 @@ func TestUsageOfRunningSidecars(t *testing.T) {
 	if allowed != 10 || denied != 2 {
 		t.Errorf("%d allowed and %d denied in %v, of 10 and 2 that were told", allowed, denied, hours.Items)
 	}
-	got, err := w.site.Operators.Do(t.Context(), keyclient.GetKey(key.ID))
+	got, err := w.site.Operators.Do(t.Context(), operatorapi.GetKey(key.ID))
 	if used := got.Key.LastUsedAt; err != nil || used == nil || used.Before(began) || used.After(time.Now()) {
 		t.Errorf("last used %v, %v", used, err)
 	}
-	if head, err := w.site.Operators.Do(t.Context(), keyclient.Revision(answer.Change.Revision+1)); err == nil {
+	if head, err := w.site.Operators.Do(t.Context(), operatorapi.Revision(answer.Change.Revision+1)); err == nil {
 		t.Errorf("usage is in the change log: %+v", head.Change)
 	}
 }

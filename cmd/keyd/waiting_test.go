@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
+	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
 )
 

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // Admission limits the look-ups of digests that are not cached.
@@ -84,7 +84,7 @@ func (l *limiter) admit(asked *load) {
 }
 
 func (l *limiter) refuse(asked *load) {
-	l.cache.finish(asked, keyapi.Result{}, credential.ErrRateLimited)
+	l.cache.finish(asked, sidecarapi.Result{}, credential.ErrRateLimited)
 }
 
 // next takes the first of the queue.

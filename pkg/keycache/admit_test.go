@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // stream asks for all names, so many in each millisecond, and counts what became of
@@ -39,7 +39,7 @@ func TestAColdStartIsNoFlood(t *testing.T) {
 	}{
 		"from the first moment": {func(f *fixture) { f.api.set(func() { f.api.poll = 300 * time.Millisecond }); f.follow() }, 20_000},
 		"under a lease":         {func(f *fixture) { f.follow() }, 5000},
-		"without a change log":  {func(f *fixture) { f.api.deaf = keyapi.ErrNotOffered; f.follow() }, 5000},
+		"without a change log":  {func(f *fixture) { f.api.deaf = sidecarapi.ErrNotOffered; f.follow() }, 5000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(o *Options) { o.Known, o.ChangesOptional = 100_000, true }, func(f *fixture) {
@@ -99,7 +99,7 @@ func one(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 1} }
 // that finds nothing, or a credential that is not in force, consumes it.
 func TestTokensAreReturned(t *testing.T) {
 	for name, tt := range map[string]struct {
-		tamper func(*keyapi.Resolved)
+		tamper func(*sidecarapi.Resolved)
 		names  []string
 		want   string
 	}{
@@ -257,7 +257,7 @@ func TestRevalidationTakesNoToken(t *testing.T) {
 				} else {
 					f.api.set(func() {
 						f.api.revision++
-						f.api.log = append(f.api.log, keyapi.AppliedChange{Revision: f.api.revision, Digest: digest(name)})
+						f.api.log = append(f.api.log, sidecarapi.AppliedChange{Revision: f.api.revision, Digest: digest(name)})
 					})
 					synctest.Wait()
 					revalidates("named by a change")

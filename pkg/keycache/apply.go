@@ -6,7 +6,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // hotFor is how long after its last use a credential counts as hot. A change that names it
@@ -14,7 +14,7 @@ import (
 const hotFor = time.Minute
 
 // take applies an answer, and only then relies on the lease that it gives.
-func (f *follower) take(ask keyapi.ChangesRequest, sent time.Time, ch keyapi.Changes) error {
+func (f *follower) take(ask sidecarapi.ChangesRequest, sent time.Time, ch sidecarapi.Changes) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.settle(ask.Epoch, ch.Epoch)
@@ -52,14 +52,14 @@ func (f *follower) take(ask keyapi.ChangesRequest, sent time.Time, ch keyapi.Cha
 
 // apply invalidates what the changes name, and marks the loads in flight. It returns the hot
 // credentials among them. c.mu is held, so that no fill comes between.
-func (c *Cache) apply(ch keyapi.Changes) (hot []credential.Digest) {
+func (c *Cache) apply(ch sidecarapi.Changes) (hot []credential.Digest) {
 	now := time.Now()
 	for _, change := range ch.List {
 		if change.Account != "" {
 			if a := c.accounts[change.Account]; a != nil {
 				a.changed.Store(max(a.changed.Load(), change.Revision))
 			}
-		} else if e := c.invalidate(change); e != nil && e.found && elapsed(e.used, now) < hotFor && len(hot) < keyapi.MaxResolve {
+		} else if e := c.invalidate(change); e != nil && e.found && elapsed(e.used, now) < hotFor && len(hot) < sidecarapi.MaxResolve {
 			hot = append(hot, change.Digest)
 		}
 		for b := range c.flying {
@@ -71,7 +71,7 @@ func (c *Cache) apply(ch keyapi.Changes) (hot []credential.Digest) {
 	return hot
 }
 
-func (c *Cache) invalidate(change keyapi.AppliedChange) *entry {
+func (c *Cache) invalidate(change sidecarapi.AppliedChange) *entry {
 	s := c.pools.of(change.Digest)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +79,7 @@ func (c *Cache) invalidate(change keyapi.AppliedChange) *entry {
 }
 
 // overtakenBy notes a change that came while the batch was in flight.
-func (b *batch) overtakenBy(change keyapi.AppliedChange) {
+func (b *batch) overtakenBy(change sidecarapi.AppliedChange) {
 	if change.Account == "" {
 		if l := b.byKey[change.Digest]; l != nil {
 			l.changed = max(l.changed, change.Revision)
@@ -95,7 +95,7 @@ func (b *batch) overtakenBy(change keyapi.AppliedChange) {
 // lost handles a 410: the head that a start requests, another log, or one that no longer
 // reaches back. The next poll acknowledges its head, so everything cached is invalidated
 // first. Time-to-live mode ends: from that poll on the key API may wait for this sidecar.
-func (f *follower) lost(ask keyapi.ChangesRequest, head *keyapi.Gone) {
+func (f *follower) lost(ask sidecarapi.ChangesRequest, head *sidecarapi.Gone) {
 	f.mu.Lock()
 	f.settle(ask.Epoch, head.Epoch)
 	if s := f.state.Load(); s.noLog {

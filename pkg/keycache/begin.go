@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // invalidateAll has no cached entry answer before it is revalidated, and follows the named log
@@ -42,7 +42,7 @@ func (c *Cache) epochMismatch(epoch string, revision int64) {
 	if c.stray != nil && c.stray.Epoch == epoch {
 		return
 	}
-	c.stray = &keyapi.Gone{Epoch: epoch, Revision: revision}
+	c.stray = &sidecarapi.Gone{Epoch: epoch, Revision: revision}
 	c.invalidateAll(c.state.Load().epoch, c.seen)
 	c.wakeFollower()
 }
@@ -69,7 +69,7 @@ func (c *Cache) confirm(generation uint64) {
 	if !c.sleep(rand.N(confirmSpread)) { //nolint:gosec // G404: jitter
 		return
 	}
-	for batch := range slices.Chunk(c.suspects(generation), keyapi.MaxResolve) {
+	for batch := range slices.Chunk(c.suspects(generation), sidecarapi.MaxResolve) {
 		for !c.confirmBatch(generation, batch) {
 			if !c.sleep(probeEvery/2 + rand.N(probeEvery)) { //nolint:gosec // G404: jitter
 				return

@@ -6,7 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // What became suspect is confirmed in batches, hottest first, and each answers as soon
@@ -31,7 +31,7 @@ func TestSuspectsAreConfirmedHottestFirst(t *testing.T) {
 		f.api.mu.Lock()
 		resolves := slices.Clone(f.api.resolves)
 		f.api.mu.Unlock()
-		if len(resolves) < 1 || len(resolves[0].digests) != keyapi.MaxResolve {
+		if len(resolves) < 1 || len(resolves[0].digests) != sidecarapi.MaxResolve {
 			t.Fatalf("%d requests so far", len(resolves))
 		}
 		first := resolves[0].digests

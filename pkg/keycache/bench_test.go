@@ -12,7 +12,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // warmed is a cache under a lease that holds n good keys, and their digests.
@@ -31,7 +31,7 @@ func warmed(b testing.TB, n int, account func(i int) string) (*Cache, []credenti
 	for i := range digests {
 		name := fmt.Sprint("key-", i)
 		digests[i] = digest(name)
-		c.store(digests[i], batch, 1, keyapi.Result{Outcome: keyapi.Found, Record: keyOf(account(i), name)})
+		c.store(digests[i], batch, 1, sidecarapi.Result{Outcome: sidecarapi.Found, Record: keyOf(account(i), name)})
 	}
 	return c, digests
 }
@@ -105,7 +105,7 @@ func BenchmarkAccountChange(b *testing.B) {
 	for _, n := range []int{1, 1000, 100_000} {
 		b.Run(fmt.Sprint(n, " keys"), func(b *testing.B) {
 			c, _ := warmed(b, n, oneAccount)
-			change := keyapi.Changes{Epoch: "one", List: []keyapi.AppliedChange{{Account: "shared"}}}
+			change := sidecarapi.Changes{Epoch: "one", List: []sidecarapi.AppliedChange{{Account: "shared"}}}
 			b.ReportAllocs()
 			for i := int64(2); b.Loop(); i++ {
 				change.Revision, change.List[0].Revision = i, i

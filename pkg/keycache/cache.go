@@ -11,22 +11,22 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// KeyAPI is what the cache stands in front of; keyapi.Client is one.
+// KeyAPI is what the cache stands in front of; sidecarapi.Client is one.
 type KeyAPI interface {
 	// Resolve asks for the facts about digests. It has a time limit of its own. An error
 	// says that nothing was learned.
-	Resolve(ctx context.Context, digests []credential.Digest) (keyapi.Resolved, error)
-	// Changes polls the change log. keyapi.ErrNotOffered, keyapi.ErrConflict and *keyapi.Gone
+	Resolve(ctx context.Context, digests []credential.Digest) (sidecarapi.Resolved, error)
+	// Changes polls the change log. sidecarapi.ErrNotOffered, sidecarapi.ErrConflict and *sidecarapi.Gone
 	// have a meaning. It must not send a poll twice.
-	Changes(ctx context.Context, poll keyapi.ChangesRequest) (keyapi.Changes, error)
+	Changes(ctx context.Context, poll sidecarapi.ChangesRequest) (sidecarapi.Changes, error)
 }
 
 // Options of a Cache.
 type Options struct {
-	// Name returns a name of this process for the key API, 1 to keyapi.MaxSidecar characters.
+	// Name returns a name of this process for the key API, 1 to sidecarapi.MaxSidecar characters.
 	// Each call returns another one, which no other process has had. One is used until the
 	// key API refuses it (409).
 	Name func() string
@@ -76,8 +76,8 @@ type Cache struct {
 	flying   map[*batch]struct{}
 	accounts map[string]*account // of the entries of both pools
 	at       cursor
-	seen     int64        // newest revision seen of the log
-	stray    *keyapi.Gone // another log that an answer came from, not yet asked about
+	seen     int64            // newest revision seen of the log
+	stray    *sidecarapi.Gone // another log that an answer came from, not yet asked about
 	closed   bool
 }
 
@@ -156,7 +156,7 @@ func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (credential.Rec
 	if err != nil {
 		return c.serveStale(d, err)
 	}
-	return r.Record, r.Outcome == keyapi.Found, nil
+	return r.Record, r.Outcome == sidecarapi.Found, nil
 }
 
 // get returns the digest's entry, nil if there is none, and what it is good for. Expired

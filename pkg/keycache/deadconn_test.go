@@ -20,8 +20,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // blackhole is a proxy whose connections can die without a sign, as those of a node that is
@@ -118,31 +118,31 @@ func (a *smallAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		_ = json.NewEncoder(w).Encode(body)
 	}
-	if r.URL.Path == keyapi.ResolvePath {
+	if r.URL.Path == sidecarapi.ResolvePath {
 		if a.slow.Load() {
 			<-time.After(150 * time.Millisecond)
 		}
-		var ask keyapi.ResolveRequest
+		var ask sidecarapi.ResolveRequest
 		_ = json.NewDecoder(r.Body).Decode(&ask)
-		out := keyapi.ResolveResponse{Epoch: "one"}
+		out := sidecarapi.ResolveResponse{Epoch: "one"}
 		for _, d := range ask.Credentials {
-			out.Credentials = append(out.Credentials, keyapi.Credential{SHA256: d})
+			out.Credentials = append(out.Credentials, sidecarapi.Credential{SHA256: d})
 		}
 		answer(200, out)
 		return
 	}
-	var ask keyapi.ChangesRequest
+	var ask sidecarapi.ChangesRequest
 	_ = json.NewDecoder(r.Body).Decode(&ask)
 	a.polls.Add(1)
 	if ask.After < 0 {
-		answer(410, keyapi.GoneResponse{Epoch: "one"})
+		answer(410, sidecarapi.GoneResponse{Epoch: "one"})
 		return
 	}
 	timer := time.NewTimer(time.Duration(ask.WaitMS) * time.Millisecond)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		answer(200, keyapi.ChangesResponse{Epoch: "one", Changes: []keyapi.Change{}, LeaseMS: a.lease.Milliseconds()})
+		answer(200, sidecarapi.ChangesResponse{Epoch: "one", Changes: []sidecarapi.Change{}, LeaseMS: a.lease.Milliseconds()})
 	case <-r.Context().Done():
 	}
 }
@@ -160,7 +160,7 @@ type deadConns struct {
 func connect(t *testing.T, scheme string, lease, deadAfter time.Duration) *deadConns {
 	d := &deadConns{t: t, api: &smallAPI{lease: lease}}
 	server := httptest.NewUnstartedServer(d.api)
-	o := keyapi.Options{Timeout: 400 * time.Millisecond, DeadAfter: deadAfter}
+	o := sidecarapi.Options{Timeout: 400 * time.Millisecond, DeadAfter: deadAfter}
 	if server.EnableHTTP2 = scheme == "https"; server.EnableHTTP2 {
 		server.StartTLS()
 	} else {
@@ -185,7 +185,7 @@ func connect(t *testing.T, scheme string, lease, deadAfter time.Duration) *deadC
 	default:
 		o.URL = &url.URL{Scheme: scheme, Host: at}
 	}
-	client := keyapi.New(o)
+	client := sidecarapi.New(o)
 	d.cache = keycache.New(client, keycache.Options{
 		Name: func() string { return "s" }, Known: 100, Unknown: 1_000_000,
 		Times:     keycache.Times{MaxAge: time.Hour, ConfirmAfter: time.Second},

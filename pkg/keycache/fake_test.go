@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // fakeAPI is a key API in memory: facts, a change log, and faults on demand. Its
@@ -22,7 +22,7 @@ type fakeAPI struct {
 	revision int64
 	oldest   int64            // the log reaches back to here
 	numbers  map[string]int64 // the largest poll number of each name; of one that has left, all are refused
-	log      []keyapi.AppliedChange
+	log      []sidecarapi.AppliedChange
 	facts    map[credential.Digest]credential.Record
 
 	lease       time.Duration
@@ -31,12 +31,12 @@ type fakeAPI struct {
 	poll        time.Duration // how long a poll travels, each way
 	down        error         // what resolve answers
 	deaf        error         // what changes answers
-	tamper      func(*keyapi.Resolved)
-	twist       func(*keyapi.Changes)
-	oldStart    bool                        // polls of the head are answered with a lease
-	answered    int64                       // the newest revision that an answer to a poll had
-	hasty       bool                        // polls are answered at once
-	watch       func(keyapi.ChangesRequest) // is told of every poll that arrives
+	tamper      func(*sidecarapi.Resolved)
+	twist       func(*sidecarapi.Changes)
+	oldStart    bool                            // polls of the head are answered with a lease
+	answered    int64                           // the newest revision that an answer to a poll had
+	hasty       bool                            // polls are answered at once
+	watch       func(sidecarapi.ChangesRequest) // is told of every poll that arrives
 
 	resolves []resolveSeen
 	polls    []pollSeen
@@ -50,7 +50,7 @@ type resolveSeen struct {
 
 type pollSeen struct {
 	at time.Time
-	keyapi.ChangesRequest
+	sidecarapi.ChangesRequest
 }
 
 var errUnreachable = errors.New("unreachable")
@@ -83,7 +83,7 @@ func (a *fakeAPI) change(d credential.Digest, rec credential.Record) {
 	a.set(func() {
 		a.revision++
 		a.facts[d] = rec
-		a.log = append(a.log, keyapi.AppliedChange{Revision: a.revision, Digest: d})
+		a.log = append(a.log, sidecarapi.AppliedChange{Revision: a.revision, Digest: d})
 	})
 }
 
@@ -97,7 +97,7 @@ func (a *fakeAPI) changeAccount(id string, state credential.State) {
 				a.facts[d] = rec
 			}
 		}
-		a.log = append(a.log, keyapi.AppliedChange{Revision: a.revision, Account: id})
+		a.log = append(a.log, sidecarapi.AppliedChange{Revision: a.revision, Account: id})
 	})
 }
 
@@ -106,7 +106,7 @@ func (a *fakeAPI) replace(epoch string, revision int64) {
 	a.set(func() { a.epoch, a.revision, a.oldest, a.log = epoch, revision, revision, nil })
 }
 
-func (a *fakeAPI) Resolve(ctx context.Context, digests []credential.Digest) (keyapi.Resolved, error) {
+func (a *fakeAPI) Resolve(ctx context.Context, digests []credential.Digest) (sidecarapi.Resolved, error) {
 	a.mu.Lock()
 	a.resolves = append(a.resolves, resolveSeen{time.Now(), slices.Clone(digests)})
 	for _, d := range digests {
@@ -117,23 +117,23 @@ func (a *fakeAPI) Resolve(ctx context.Context, digests []credential.Digest) (key
 	a.mu.Unlock()
 	defer cancel()
 	if err := travel(ctx, there); err != nil {
-		return keyapi.Resolved{}, err
+		return sidecarapi.Resolved{}, err
 	}
 	a.mu.Lock()
 	out, err := a.look(digests), a.down
 	a.mu.Unlock()
 	if err := errors.Join(err, travel(ctx, back)); err != nil {
-		return keyapi.Resolved{}, err
+		return sidecarapi.Resolved{}, err
 	}
 	return out, nil
 }
 
-func (a *fakeAPI) look(digests []credential.Digest) keyapi.Resolved {
-	out := keyapi.Resolved{Epoch: a.epoch, Revision: a.revision}
+func (a *fakeAPI) look(digests []credential.Digest) sidecarapi.Resolved {
+	out := sidecarapi.Resolved{Epoch: a.epoch, Revision: a.revision}
 	for _, d := range digests {
-		result := keyapi.Result{Outcome: keyapi.NotFound}
+		result := sidecarapi.Result{Outcome: sidecarapi.NotFound}
 		if rec, ok := a.facts[d]; ok {
-			result = keyapi.Result{Outcome: keyapi.Found, Record: rec}
+			result = sidecarapi.Result{Outcome: sidecarapi.Found, Record: rec}
 		}
 		out.Results = append(out.Results, result)
 	}
@@ -143,29 +143,29 @@ func (a *fakeAPI) look(digests []credential.Digest) keyapi.Resolved {
 	return out
 }
 
-func (a *fakeAPI) Changes(ctx context.Context, ask keyapi.ChangesRequest) (keyapi.Changes, error) {
+func (a *fakeAPI) Changes(ctx context.Context, ask sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
 	a.mu.Lock()
 	a.polls = append(a.polls, pollSeen{time.Now(), ask})
 	way, watch := a.poll, a.watch
 	a.mu.Unlock()
 	if err := travel(ctx, way); err != nil {
-		return keyapi.Changes{}, err
+		return sidecarapi.Changes{}, err
 	}
 	if watch != nil {
 		watch(ask)
 	}
 	if err := a.number(ask); err != nil {
-		return keyapi.Changes{}, errors.Join(err, travel(ctx, way))
+		return sidecarapi.Changes{}, errors.Join(err, travel(ctx, way))
 	}
 	answer, err := a.await(ctx, ask)
-	if gone := new(keyapi.Gone); err == nil || errors.As(err, &gone) {
+	if gone := new(sidecarapi.Gone); err == nil || errors.As(err, &gone) {
 		err = errors.Join(err, travel(ctx, way))
 	}
 	return answer, err
 }
 
 // await is the server's side of the long poll.
-func (a *fakeAPI) await(ctx context.Context, ask keyapi.ChangesRequest) (keyapi.Changes, error) {
+func (a *fakeAPI) await(ctx context.Context, ask sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
 	timer := time.NewTimer(time.Duration(ask.WaitMS) * time.Millisecond)
 	defer timer.Stop()
 	for last := ask.WaitMS == 0; ; {
@@ -189,20 +189,20 @@ func (a *fakeAPI) await(ctx context.Context, ask keyapi.ChangesRequest) (keyapi.
 		case <-timer.C:
 			last = true
 		case <-ctx.Done():
-			return keyapi.Changes{}, ctx.Err()
+			return sidecarapi.Changes{}, ctx.Err()
 		}
 	}
 }
 
 // number checks the poll's number and puts it on record.
-func (a *fakeAPI) number(ask keyapi.ChangesRequest) error {
+func (a *fakeAPI) number(ask sidecarapi.ChangesRequest) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case a.deaf != nil:
 		return nil // and nothing arrives
 	case ask.Poll <= a.numbers[ask.Sidecar]:
-		return keyapi.ErrConflict
+		return sidecarapi.ErrConflict
 	case ask.Leave:
 		a.numbers[ask.Sidecar] = math.MaxInt64
 	case ask.After != headOnly:
@@ -211,21 +211,21 @@ func (a *fakeAPI) number(ask keyapi.ChangesRequest) error {
 	return nil
 }
 
-func (a *fakeAPI) since(ask keyapi.ChangesRequest) (keyapi.Changes, error) {
-	out := keyapi.Changes{Epoch: a.epoch, Revision: a.revision, Lease: a.lease}
+func (a *fakeAPI) since(ask sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
+	out := sidecarapi.Changes{Epoch: a.epoch, Revision: a.revision, Lease: a.lease}
 	switch {
 	case a.deaf != nil:
-		return keyapi.Changes{}, a.deaf
+		return sidecarapi.Changes{}, a.deaf
 	case ask.After == headOnly && a.oldStart:
 		return out, nil
 	case ask.After == headOnly && !ask.Leave:
 		a.answered = max(a.answered, a.revision)
-		return keyapi.Changes{}, &keyapi.Gone{Epoch: a.epoch, Revision: a.revision}
+		return sidecarapi.Changes{}, &sidecarapi.Gone{Epoch: a.epoch, Revision: a.revision}
 	case ask.Leave:
 		out.Lease = 0
 		return out, nil
 	case ask.Epoch != a.epoch, ask.After > a.revision, ask.After < a.oldest:
-		return keyapi.Changes{}, &keyapi.Gone{Epoch: a.epoch, Revision: a.revision}
+		return sidecarapi.Changes{}, &sidecarapi.Gone{Epoch: a.epoch, Revision: a.revision}
 	default:
 		for _, change := range a.log {
 			if change.Revision > ask.After {

@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 const (
@@ -46,12 +46,12 @@ type cursor struct {
 // follower is the state of the poll loop.
 type follower struct {
 	*Cache
-	resumeAt *keyapi.Gone // the head of a 410: the next poll acknowledges it
-	resumed  bool         // the poll in flight does
-	gone     bool         // the last poll was answered with 410
-	polled   bool         // under the current name, so that the key API may have it on record
-	failures int          // in a row
-	since    time.Time    // of the first of them
+	resumeAt *sidecarapi.Gone // the head of a 410: the next poll acknowledges it
+	resumed  bool             // the poll in flight does
+	gone     bool             // the last poll was answered with 410
+	polled   bool             // under the current name, so that the key API may have it on record
+	failures int              // in a row
+	since    time.Time        // of the first of them
 
 	// The last poll that acknowledged and had no answer: it may be on record.
 	unanswered      time.Time // when it was sent
@@ -88,15 +88,15 @@ func (f *follower) poll(ctx context.Context) time.Duration {
 	if !isAnswer(err) && err != nil && (woken || ctx.Err() != nil) {
 		return 0
 	}
-	var head *keyapi.Gone
+	var head *sidecarapi.Gone
 	switch {
 	case err == nil:
 		err = f.take(ask, sent, changes)
 	case errors.As(err, &head):
 		f.lost(ask, head)
-	case errors.Is(err, keyapi.ErrConflict):
+	case errors.Is(err, sidecarapi.ErrConflict):
 		f.conflict()
-	case errors.Is(err, keyapi.ErrNotOffered) && f.optional && f.enterTTLMode(time.Now()):
+	case errors.Is(err, sidecarapi.ErrNotOffered) && f.optional && f.enterTTLMode(time.Now()):
 		f.metrics.polled("not_offered")
 		f.succeeded()
 		return askForLog/2 + rand.N(askForLog) //nolint:gosec // G404: jitter
@@ -121,7 +121,7 @@ func (f *follower) poll(ctx context.Context) time.Duration {
 }
 
 // send sends one poll, and gives it up when the follower is woken.
-func (f *follower) send(ctx context.Context, ask keyapi.ChangesRequest) (changes keyapi.Changes, woken bool, err error) {
+func (f *follower) send(ctx context.Context, ask sidecarapi.ChangesRequest) (changes sidecarapi.Changes, woken bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(ask.WaitMS)*time.Millisecond+pollGrace)
 	watched := make(chan struct{})
 	go func() {
@@ -144,12 +144,12 @@ func (f *follower) send(ctx context.Context, ask keyapi.ChangesRequest) (changes
 func (f *follower) failed(err error) time.Duration {
 	if f.failures++; f.failures == 1 {
 		f.since = time.Now()
-		if errors.Is(err, keyapi.ErrNotOffered) && !f.optional {
+		if errors.Is(err, sidecarapi.ErrNotOffered) && !f.optional {
 			err = fmt.Errorf("%w; time-to-live mode needs key_api.changes: optional", err)
 		}
 		f.log.warn("change log cannot be followed", zap.Error(err))
 	}
-	refused := isAnswer(err) && !errors.Is(err, keyapi.ErrNotOffered)
+	refused := isAnswer(err) && !errors.Is(err, sidecarapi.ErrNotOffered)
 	f.pollsFail.Store(!refused && f.failures >= pollsFailAfter)
 	bound := min(slowestRetry, firstRetry<<min(f.failures-1, 10))
 	return rand.N(bound) //nolint:gosec // G404: jitter
@@ -170,25 +170,25 @@ func (c *Cache) markAnswered() { c.answeredOnce.Do(func() { close(c.answered) })
 
 // isAnswer reports whether the error is an answer that says that the poll is not on record.
 func isAnswer(err error) bool {
-	var gone *keyapi.Gone
-	return errors.As(err, &gone) || errors.Is(err, keyapi.ErrConflict) || errors.Is(err, keyapi.ErrNotOffered)
+	var gone *sidecarapi.Gone
+	return errors.As(err, &gone) || errors.Is(err, sidecarapi.ErrConflict) || errors.Is(err, sidecarapi.ErrNotOffered)
 }
 
 func pollOutcome(err error) string {
-	var gone *keyapi.Gone
+	var gone *sidecarapi.Gone
 	switch {
 	case err == nil:
 		return "ok"
 	case errors.As(err, &gone):
 		return "gone"
-	case errors.Is(err, keyapi.ErrConflict):
+	case errors.Is(err, sidecarapi.ErrConflict):
 		return "conflict"
 	}
 	return "error"
 }
 
 // next makes the next poll. Where nothing cached may answer it starts over.
-func (f *follower) next(now time.Time) keyapi.ChangesRequest {
+func (f *follower) next(now time.Time) sidecarapi.ChangesRequest {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	resumeAt := f.resumeAt
@@ -198,7 +198,7 @@ func (f *follower) next(now time.Time) keyapi.ChangesRequest {
 	f.resumeAt, f.resumed = nil, resumeAt != nil
 	f.at.poll++
 	s := f.state.Load()
-	ask := keyapi.ChangesRequest{
+	ask := sidecarapi.ChangesRequest{
 		Sidecar:    f.at.name,
 		Poll:       f.at.poll,
 		Epoch:      f.at.epoch,
@@ -220,7 +220,7 @@ func (f *follower) next(now time.Time) keyapi.ChangesRequest {
 
 // pollWait is how long the key API is to hold a poll under such a lease. A poll on a lost
 // HTTP/1.1 connection is given up after it and pollGrace: with the default lease within 6 s.
-func pollWait(lease time.Duration) time.Duration { return min(keyapi.MaxWait, lease*3/10) }
+func pollWait(lease time.Duration) time.Duration { return min(sidecarapi.MaxWait, lease*3/10) }
 
 // deregister has no change wait for this sidecar any longer.
 func (f *follower) deregister(ctx context.Context) {
@@ -231,7 +231,7 @@ func (f *follower) deregister(ctx context.Context) {
 	defer cancel()
 	f.mu.Lock()
 	f.at.poll++
-	ask := keyapi.ChangesRequest{Sidecar: f.at.name, Poll: f.at.poll, Epoch: f.at.epoch, After: f.at.after, Leave: true}
+	ask := sidecarapi.ChangesRequest{Sidecar: f.at.name, Poll: f.at.poll, Epoch: f.at.epoch, After: f.at.after, Leave: true}
 	f.mu.Unlock()
 	if _, err := f.api.Changes(ctx, ask); err != nil {
 		f.log.warn("deregistration failed: changes wait for this sidecar's lease and stale time to end", zap.Error(err))

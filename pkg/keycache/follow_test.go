@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 func (f *fixture) lastPoll() pollSeen {
@@ -26,7 +26,7 @@ func TestStartAcknowledgesTheHead(t *testing.T) {
 		}
 		f.follow()
 		polls := f.api.seen()
-		for i, want := range []keyapi.ChangesRequest{
+		for i, want := range []sidecarapi.ChangesRequest{
 			{Sidecar: "sidecar", Poll: 1, After: headOnly, MaxStaleMS: 900_000},
 			{Sidecar: "sidecar", Poll: 2, Epoch: "one", After: 7, MaxStaleMS: 900_000},
 			{Sidecar: "sidecar", Poll: 3, Epoch: "one", After: 7, WaitMS: 4500, MaxStaleMS: 900_000},
@@ -69,7 +69,7 @@ func TestAppliedBeforeAcknowledged(t *testing.T) {
 		f.warm()
 		var acknowledged []string
 		f.api.set(func() {
-			f.api.watch = func(ask keyapi.ChangesRequest) {
+			f.api.watch = func(ask sidecarapi.ChangesRequest) {
 				if ask.After == 2 {
 					f.api.set(func() { f.api.down = errUnreachable })
 					acknowledged = append(acknowledged, f.ask("good"), f.ask("terminated"))
@@ -80,8 +80,8 @@ func TestAppliedBeforeAcknowledged(t *testing.T) {
 			f.api.revision = 2
 			f.api.facts[digest("good")] = revoked(goodKey("good"))
 			f.api.log = append(f.api.log,
-				keyapi.AppliedChange{Revision: 1, Digest: digest("good")},
-				keyapi.AppliedChange{Revision: 2, Account: "account-of-terminated"})
+				sidecarapi.AppliedChange{Revision: 1, Digest: digest("good")},
+				sidecarapi.AppliedChange{Revision: 2, Account: "account-of-terminated"})
 		})
 		pass(2 * time.Second)
 		if len(acknowledged) < 2 {
@@ -168,13 +168,13 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 		f.at(staleEnd)
 		// The answer to a poll that was sent in time and arrived after the stale time.
 		late := &follower{Cache: f.Cache}
-		ask := keyapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
-		if err := late.take(ask, sent, keyapi.Changes{Epoch: "one", Revision: 4}); err != nil {
+		ask := sidecarapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
+		if err := late.take(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 4}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantMode(cold)
 		f.wantResolved("good", "good")
-		if err := late.take(ask, sent, keyapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
+		if err := late.take(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantMode(synced)
@@ -184,8 +184,8 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 		f.follow()
 		f.stop()
 		pass(time.Second)
-		part := keyapi.Changes{Epoch: "one", Revision: 4}
-		if err := (&follower{Cache: f.Cache}).take(keyapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
+		part := sidecarapi.Changes{Epoch: "one", Revision: 4}
+		if err := (&follower{Cache: f.Cache}).take(sidecarapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
 			t.Fatal(err)
 		}
 		f.at(leaseEnd - tick)
@@ -200,7 +200,7 @@ func TestLeave(t *testing.T) {
 	}{
 		"under a lease":                    {func(*fakeAPI) {}, true},
 		"before the first poll's answer":   {func(a *fakeAPI) { a.poll = time.Hour }, true},
-		"without a change log":             {func(a *fakeAPI) { a.deaf = keyapi.ErrNotOffered }, false},
+		"without a change log":             {func(a *fakeAPI) { a.deaf = sidecarapi.ErrNotOffered }, false},
 		"with a key API that hears it not": {func(a *fakeAPI) { a.deaf = errUnreachable }, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -218,8 +218,8 @@ func names(prefix string, n int) []string {
 }
 
 // nothing makes every result of an answer teach nothing.
-func nothing(r *keyapi.Resolved) {
+func nothing(r *sidecarapi.Resolved) {
 	for i := range r.Results {
-		r.Results[i] = keyapi.Result{}
+		r.Results[i] = sidecarapi.Result{}
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // observed has the cache log into memory.
@@ -133,7 +133,7 @@ func TestCleanStopLogsNoWarning(t *testing.T) {
 // An outage of the change log has two lines: when it begins, and when it ends, with how long it
 // took.
 func TestOutageOfTheChangeLogIsLoggedTwice(t *testing.T) {
-	for name, err := range map[string]error{"unreachable": errUnreachable, "404": keyapi.ErrNotOffered} {
+	for name, err := range map[string]error{"unreachable": errUnreachable, "404": sidecarapi.ErrNotOffered} {
 		t.Run(name, func(t *testing.T) {
 			var logs *observer.ObservedLogs
 			bubble(t, observed(zap.InfoLevel, &logs), func(f *fixture) {
@@ -173,9 +173,9 @@ func TestKeyAPIDown(t *testing.T) {
 		"nothing fails": {func(*fakeAPI) {}, 0},
 		"resolves fail": {func(a *fakeAPI) { a.down = errUnreachable }, 1},
 		"polls fail":    {func(a *fakeAPI) { a.deaf = errUnreachable }, 1},
-		"polls are 404": {func(a *fakeAPI) { a.deaf = keyapi.ErrNotOffered }, 1},
+		"polls are 404": {func(a *fakeAPI) { a.deaf = sidecarapi.ErrNotOffered }, 1},
 		"both fail":     {func(a *fakeAPI) { a.down, a.deaf = errUnreachable, errUnreachable }, 1},
-		"polls are 409": {func(a *fakeAPI) { a.deaf = keyapi.ErrConflict }, 0},
+		"polls are 409": {func(a *fakeAPI) { a.deaf = sidecarapi.ErrConflict }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			registry := prometheus.NewRegistry()
@@ -202,7 +202,7 @@ func TestKeyAPIDown(t *testing.T) {
 	}
 	// In time-to-live mode a key API without a change log is not down.
 	bubble(t, optional, func(f *fixture) {
-		f.api.deaf = keyapi.ErrNotOffered
+		f.api.deaf = sidecarapi.ErrNotOffered
 		f.follow()
 		pass(time.Hour)
 		synctest.Wait()

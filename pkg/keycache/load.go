@@ -8,7 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 const (
@@ -40,7 +40,7 @@ type load struct {
 	changed int64    // newest change that named the digest while that batch was under way
 
 	done   chan struct{}
-	result keyapi.Result
+	result sidecarapi.Result
 	err    error
 }
 
@@ -106,7 +106,7 @@ func (c *Cache) enqueue(l *load) {
 	l.batch, l.changed = b, 0
 	b.loads = append(b.loads, l)
 	b.byKey[l.digest] = l
-	if len(b.loads) == keyapi.MaxResolve {
+	if len(b.loads) == sidecarapi.MaxResolve {
 		c.send(b)
 	}
 }
@@ -123,7 +123,7 @@ func (c *Cache) send(b *batch) {
 	b.generation, b.least = c.state.Load().generation, c.seen
 	if err := c.mayAsk(); err != nil {
 		for _, l := range b.loads {
-			c.finish(l, keyapi.Result{}, err)
+			c.finish(l, sidecarapi.Result{}, err)
 		}
 		return
 	}
@@ -155,14 +155,14 @@ func (c *Cache) ask(b *batch) {
 
 // complete ends a batch: each of its loads is done, or is asked again. It and apply
 // exclude each other, so that a fill either sees a change or comes before it.
-func (c *Cache) complete(b *batch, resolved keyapi.Resolved, err error) {
+func (c *Cache) complete(b *batch, resolved sidecarapi.Resolved, err error) {
 	if unusable := c.fill(b, resolved, err); len(unusable) > 0 {
 		c.recordUnusable(unusable)
 	}
 }
 
 // fill does what complete says, and returns the digests whose results are unusable.
-func (c *Cache) fill(b *batch, resolved keyapi.Resolved, err error) (unusable []credential.Digest) {
+func (c *Cache) fill(b *batch, resolved sidecarapi.Resolved, err error) (unusable []credential.Digest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.flying, b)
@@ -175,12 +175,12 @@ func (c *Cache) fill(b *batch, resolved keyapi.Resolved, err error) (unusable []
 		case errors.Is(err, errEpoch):
 			c.askAgain(l, settle)
 		case err != nil:
-			c.finish(l, keyapi.Result{}, err)
+			c.finish(l, sidecarapi.Result{}, err)
 		case !current || b.superseded(l, resolved.Results[i], resolved.Revision):
 			c.askAgain(l, 0)
-		case resolved.Results[i].Outcome == keyapi.Nothing:
+		case resolved.Results[i].Outcome == sidecarapi.Nothing:
 			unusable = append(unusable, l.digest)
-			c.finish(l, keyapi.Result{}, errUnusableResult)
+			c.finish(l, sidecarapi.Result{}, errUnusableResult)
 		default:
 			c.store(l.digest, b, resolved.Revision, resolved.Results[i])
 			c.finish(l, resolved.Results[i], nil)
@@ -201,7 +201,7 @@ func (c *Cache) recordUnusable(digests []credential.Digest) {
 // accept holds an answer as a whole against the log that is followed. Without a log
 // there is nobody to ask which of two answers counts: the newer does, and what was
 // cached by the other is suspect. c.mu is held.
-func (c *Cache) accept(b *batch, r keyapi.Resolved) error {
+func (c *Cache) accept(b *batch, r sidecarapi.Resolved) error {
 	s := c.state.Load()
 	switch {
 	case s.noLog && s.epoch == "":
@@ -224,17 +224,17 @@ func (c *Cache) accept(b *batch, r keyapi.Resolved) error {
 
 // superseded tells whether a change that came while the batch was under way is newer
 // than its answer about the load's digest.
-func (b *batch) superseded(l *load, r keyapi.Result, revision int64) bool {
+func (b *batch) superseded(l *load, r sidecarapi.Result, revision int64) bool {
 	if l.changed > revision {
 		return true
 	}
-	return r.Outcome == keyapi.Found && b.accounts[r.Record.Account.ID] > revision
+	return r.Outcome == sidecarapi.Found && b.accounts[r.Record.Account.ID] > revision
 }
 
 // askAgain puts a load into a new batch. c.mu is held.
 func (c *Cache) askAgain(l *load, pause time.Duration) {
 	if l.asks >= maxAsks {
-		c.finish(l, keyapi.Result{}, errUnquiet)
+		c.finish(l, sidecarapi.Result{}, errUnquiet)
 		return
 	}
 	if pause == 0 {
@@ -250,12 +250,12 @@ func (c *Cache) askAgain(l *load, pause time.Duration) {
 
 // finish ends a load for all that wait on it. Its token is returned if it found a credential
 // in force or had no usable result. c.mu is held.
-func (c *Cache) finish(l *load, r keyapi.Result, err error) {
+func (c *Cache) finish(l *load, r sidecarapi.Result, err error) {
 	if c.loads[l.digest] == l {
 		delete(c.loads, l.digest)
 	}
 	if l.token != nil {
-		if found := r.Outcome == keyapi.Found && inForce(&r.Record, time.Now()); found || err != nil {
+		if found := r.Outcome == sidecarapi.Found && inForce(&r.Record, time.Now()); found || err != nil {
 			l.token.refund()
 		} else {
 			l.token.consume()
@@ -266,10 +266,10 @@ func (c *Cache) finish(l *load, r keyapi.Result, err error) {
 }
 
 // store keeps what was told. c.mu is held.
-func (c *Cache) store(d credential.Digest, b *batch, revision int64, r keyapi.Result) {
+func (c *Cache) store(d credential.Digest, b *batch, revision int64, r sidecarapi.Result) {
 	e := &entry{
 		rec:        r.Record,
-		found:      r.Outcome == keyapi.Found,
+		found:      r.Outcome == sidecarapi.Found,
 		revision:   revision,
 		generation: b.generation,
 		confirmed:  b.at,
@@ -319,11 +319,11 @@ func (c *Cache) evicted(e *entry) {
 }
 
 // wait waits for a load, at most as long as ctx.
-func wait(ctx context.Context, l *load) (keyapi.Result, error) {
+func wait(ctx context.Context, l *load) (sidecarapi.Result, error) {
 	select {
 	case <-l.done:
 		return l.result, l.err
 	case <-ctx.Done():
-		return keyapi.Result{}, ctx.Err()
+		return sidecarapi.Result{}, ctx.Err()
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // plenty lets every look-up through.
@@ -61,7 +61,7 @@ func TestMissesOfAMillisecondShareOneRequest(t *testing.T) {
 			t.Errorf("%d digests in %d requests, want 2500 in 3", digests, requests)
 		}
 		for _, r := range f.api.resolves {
-			if len(r.digests) > keyapi.MaxResolve {
+			if len(r.digests) > sidecarapi.MaxResolve {
 				t.Errorf("%d digests in one request", len(r.digests))
 			}
 		}
@@ -88,7 +88,7 @@ func TestFailuresAreNotRemembered(t *testing.T) {
 		"teaches nothing": func(a *fakeAPI) {
 			a.tamper = nothing
 		},
-		"backwards": func(a *fakeAPI) { a.tamper = func(r *keyapi.Resolved) { r.Revision-- } },
+		"backwards": func(a *fakeAPI) { a.tamper = func(r *sidecarapi.Resolved) { r.Revision-- } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
@@ -114,10 +114,10 @@ func TestOneResultTeachesNothing(t *testing.T) {
 		f.follow()
 		bad := digest("bad")
 		f.api.put(bad, goodKey("bad"))
-		f.api.tamper = func(r *keyapi.Resolved) {
+		f.api.tamper = func(r *sidecarapi.Resolved) {
 			for i := range r.Results {
 				if r.Results[i].Record.ID == "key-bad" {
-					r.Results[i] = keyapi.Result{}
+					r.Results[i] = sidecarapi.Result{}
 				}
 			}
 		}

@@ -5,7 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // lose makes the log one that does not reach back to where the sidecar stands.
@@ -146,7 +146,7 @@ func TestAStrayAnswer(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.follow()
 		f.warm()
-		f.api.set(func() { f.api.tamper = func(r *keyapi.Resolved) { r.Epoch, r.Revision = "zero", 99 } })
+		f.api.set(func() { f.api.tamper = func(r *sidecarapi.Resolved) { r.Epoch, r.Revision = "zero", 99 } })
 		go f.ask("another")
 		pass(5 * time.Millisecond)
 		f.api.set(func() { f.api.tamper = nil })
@@ -167,12 +167,12 @@ func TestRevisionsThatGoBack(t *testing.T) {
 		f.api.revision = 7
 		f.follow()
 		f.warm()
-		f.api.set(func() { f.api.twist = func(ch *keyapi.Changes) { ch.Revision, ch.List = 6, nil } })
+		f.api.set(func() { f.api.twist = func(ch *sidecarapi.Changes) { ch.Revision, ch.List = 6, nil } })
 		f.at(leaseEnd + 6*time.Second)
 		f.wantMode(degraded)
 		f.api.set(func() {
 			f.api.twist = nil
-			f.api.tamper = func(r *keyapi.Resolved) { r.Revision = 6 }
+			f.api.tamper = func(r *sidecarapi.Resolved) { r.Revision = 6 }
 		})
 		pass(2 * time.Second)
 		f.wantMode(synced)
@@ -191,8 +191,8 @@ func TestAnAnswerOfAnotherEpoch(t *testing.T) {
 		f.warm()
 		var begun []mode
 		f.api.set(func() {
-			f.api.twist = func(ch *keyapi.Changes) { ch.Epoch, f.api.twist = "other", nil }
-			f.api.watch = func(ask keyapi.ChangesRequest) {
+			f.api.twist = func(ch *sidecarapi.Changes) { ch.Epoch, f.api.twist = "other", nil }
+			f.api.watch = func(ask sidecarapi.ChangesRequest) {
 				if ask.After == headOnly {
 					begun = append(begun, f.state.Load().mode(time.Now()))
 				}

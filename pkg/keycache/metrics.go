@@ -7,7 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 type metrics struct {
@@ -105,7 +105,7 @@ func (m *metrics) resolved(digests int, took time.Duration, err error) {
 
 func resolveOutcome(err error) string {
 	var (
-		status *keyapi.StatusError
+		status *sidecarapi.StatusError
 		netErr net.Error
 	)
 	switch {

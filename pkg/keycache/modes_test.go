@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // The ends of what the first poll at moment 0 gives.
@@ -134,12 +134,12 @@ func TestHotOnesAreRefreshed(t *testing.T) {
 	}{
 		"synced":   {func(*fakeAPI) {}, time.Minute, 10 * time.Hour, 10, 13},
 		"degraded": {func(a *fakeAPI) { a.deaf = errUnreachable }, time.Second, 5 * time.Minute, 29, 61},
-		"ttl":      {func(a *fakeAPI) { a.deaf = keyapi.ErrNotOffered }, time.Second, 5 * time.Minute, 29, 61},
+		"ttl":      {func(a *fakeAPI) { a.deaf = sidecarapi.ErrNotOffered }, time.Second, 5 * time.Minute, 29, 61},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, optional, func(f *fixture) {
 				if name == "ttl" {
-					f.api.deaf = keyapi.ErrNotOffered
+					f.api.deaf = sidecarapi.ErrNotOffered
 				}
 				f.follow()
 				f.warm()
@@ -172,7 +172,7 @@ func TestHotOnesAreRefreshed(t *testing.T) {
 // A key API without a change log: plain times to live.
 func TestWithoutAChangeLog(t *testing.T) {
 	bubble(t, optional, func(f *fixture) {
-		f.api.deaf = keyapi.ErrNotOffered
+		f.api.deaf = sidecarapi.ErrNotOffered
 		f.follow()
 		f.wantMode(ttl)
 		f.warm()
@@ -226,7 +226,7 @@ func TestWithoutAChangeLogAnotherEpoch(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, optional, func(f *fixture) {
-				f.api.deaf, f.api.revision = keyapi.ErrNotOffered, 7
+				f.api.deaf, f.api.revision = sidecarapi.ErrNotOffered, 7
 				f.follow()
 				f.warm()
 				f.api.set(func() {
@@ -250,7 +250,7 @@ func TestTheLogGoesAndComesBack(t *testing.T) {
 		f.api.changeAccount("account-of-good", credential.Active) // revision 1
 		synctest.Wait()
 		f.warm()
-		f.api.set(func() { f.api.deaf = keyapi.ErrNotOffered })
+		f.api.set(func() { f.api.deaf = sidecarapi.ErrNotOffered })
 		f.at(leaseEnd)
 		f.wantMode(degraded)
 		f.at(staleEnd - time.Second)

@@ -95,12 +95,12 @@ var mutants = []mutant{
 	},
 	{
 		"a failure is remembered as an unknown credential", "load.go",
-		[]edit{{"case err != nil:\n\t\t\tc.finish", "case err != nil:\n\t\t\tc.store(l.digest, b, 0, keyapi.Result{Outcome: keyapi.NotFound})\n\t\t\tc.finish"}},
+		[]edit{{"case err != nil:\n\t\t\tc.finish", "case err != nil:\n\t\t\tc.store(l.digest, b, 0, sidecarapi.Result{Outcome: sidecarapi.NotFound})\n\t\t\tc.finish"}},
 		"TestFailuresAreNotRemembered", true,
 	},
 	{
 		"a result that teaches nothing counts as unknown", "load.go",
-		[]edit{{"case resolved.Results[i].Outcome == keyapi.Nothing:", "case false:"}},
+		[]edit{{"case resolved.Results[i].Outcome == sidecarapi.Nothing:", "case false:"}},
 		"TestFailuresAreNotRemembered|TestOneResult", false,
 	},
 	{
@@ -155,12 +155,12 @@ var mutants = []mutant{
 	},
 	{
 		"a 404 puts a required change log into time-to-live mode", "follow.go",
-		[]edit{{"errors.Is(err, keyapi.ErrNotOffered) && f.optional && f.enter", "errors.Is(err, keyapi.ErrNotOffered) && f.enter"}},
+		[]edit{{"errors.Is(err, sidecarapi.ErrNotOffered) && f.optional && f.enter", "errors.Is(err, sidecarapi.ErrNotOffered) && f.enter"}},
 		"TestRequiredChangeLog", true,
 	},
 	{
 		"a 409 is an error like any other", "follow.go",
-		[]edit{{"case errors.Is(err, keyapi.ErrConflict):\n\t\tf.conflict()", "case false:\n\t\tf.conflict()"}},
+		[]edit{{"case errors.Is(err, sidecarapi.ErrConflict):\n\t\tf.conflict()", "case false:\n\t\tf.conflict()"}},
 		"TestConflict", true,
 	},
 	{
@@ -220,7 +220,7 @@ var mutants = []mutant{
 	},
 	{
 		"a revoked credential costs no token", "load.go",
-		[]edit{{"r.Outcome == keyapi.Found && inForce(&r.Record, time.Now()); found", "r.Outcome == keyapi.Found; found"}},
+		[]edit{{"r.Outcome == sidecarapi.Found && inForce(&r.Record, time.Now()); found", "r.Outcome == sidecarapi.Found; found"}},
 		"TestTokens", false,
 	},
 	{

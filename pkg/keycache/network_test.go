@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // network carries the messages between the model's sidecars and its key API, over
@@ -194,7 +194,7 @@ type fate struct {
 }
 
 func (l *link) fate(path string) fate {
-	poll := path == keyapi.ChangesPath
+	poll := path == sidecarapi.ChangesPath
 	l.mu.Lock()
 	w, firstPoll := l.weather, l.firstPoll
 	if poll {
@@ -268,7 +268,7 @@ func (n *network) carry(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		take := n.keyd.sidecar
-		if r.URL.Path == keyapi.ChangesPath {
+		if r.URL.Path == sidecarapi.ChangesPath {
 			take = n.keyd.poll
 		}
 		if f.answer == nil || f.forwarded {

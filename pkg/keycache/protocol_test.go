@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // wantRising holds that each request to the change log has a larger number than the one before,
@@ -94,7 +94,7 @@ func TestConflict(t *testing.T) {
 		if first := polls[0]; first.Sidecar != "sidecar" {
 			t.Errorf("polled as %+v", first.ChangesRequest)
 		}
-		for i, want := range []keyapi.ChangesRequest{
+		for i, want := range []sidecarapi.ChangesRequest{
 			{Sidecar: "sidecar-2", After: headOnly, MaxStaleMS: 900_000},
 			{Sidecar: "sidecar-2", Epoch: "one", After: 7, MaxStaleMS: 900_000},
 		} {
@@ -135,7 +135,7 @@ func TestConflict(t *testing.T) {
 		f.warm()
 		f.api.takeName("sidecar")
 		f.api.set(func() {
-			f.api.watch = func(ask keyapi.ChangesRequest) {
+			f.api.watch = func(ask sidecarapi.ChangesRequest) {
 				if ask.Sidecar != "sidecar" {
 					f.api.cut()
 				}
@@ -155,8 +155,8 @@ func TestConflict(t *testing.T) {
 // Key APIs and intermediaries that refuse every poll are not polled in a circle.
 func TestRefusalsBackOff(t *testing.T) {
 	for name, refusal := range map[string]error{
-		"409": keyapi.ErrConflict,
-		"410": &keyapi.Gone{Epoch: "one", Revision: 3},
+		"409": sidecarapi.ErrConflict,
+		"410": &sidecarapi.Gone{Epoch: "one", Revision: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
@@ -194,7 +194,7 @@ func TestHeadIsAcknowledgedAtOnceAfterAnOutage(t *testing.T) {
 func TestRequiredChangeLogIsNotOffered(t *testing.T) {
 	t.Run("from the start", func(t *testing.T) {
 		bubble(t, nil, func(f *fixture) {
-			f.api.deaf = keyapi.ErrNotOffered
+			f.api.deaf = sidecarapi.ErrNotOffered
 			f.follow()
 			for range 20 {
 				for i, name := range all {
@@ -216,7 +216,7 @@ func TestRequiredChangeLogIsNotOffered(t *testing.T) {
 		bubble(t, nil, func(f *fixture) {
 			f.follow()
 			f.warm()
-			f.api.set(func() { f.api.deaf = keyapi.ErrNotOffered })
+			f.api.set(func() { f.api.deaf = sidecarapi.ErrNotOffered })
 			f.at(leaseEnd + time.Second)
 			f.wantMode(degraded)
 			f.warm()
@@ -241,7 +241,7 @@ func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
 		"404": {func(*fixture) {}, end},
 		"409": {func(f *fixture) { f.api.takeName("sidecar"); pass(6 * time.Second); f.api.cut() }, end + 6*time.Second},
 		"another epoch": {func(f *fixture) {
-			f.api.set(func() { f.api.twist = func(ch *keyapi.Changes) { ch.Epoch = "other" } })
+			f.api.set(func() { f.api.twist = func(ch *sidecarapi.Changes) { ch.Epoch = "other" } })
 			pass(6 * time.Second)
 			f.wantMode(cold)
 		}, end},
@@ -255,7 +255,7 @@ func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
 			bubble(t, optional, func(f *fixture) {
 				f.follow()
 				tt.fault(f)
-				f.api.set(func() { f.api.deaf = keyapi.ErrNotOffered })
+				f.api.set(func() { f.api.deaf = sidecarapi.ErrNotOffered })
 				f.at(tt.end - 10*time.Second)
 				if f.state.Load().noLog {
 					t.Error("in time-to-live mode before the end of the last lease and its stale time")
@@ -271,13 +271,13 @@ func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
 // may wait for this sidecar, so time-to-live mode has ended before.
 func TestTTLModeEndsBeforeTheAcknowledgement(t *testing.T) {
 	bubble(t, optional, func(f *fixture) {
-		f.api.deaf = keyapi.ErrNotOffered
+		f.api.deaf = sidecarapi.ErrNotOffered
 		f.follow()
 		f.warm()
 		var acknowledged []mode
 		f.api.set(func() {
 			f.api.deaf = nil
-			f.api.watch = func(ask keyapi.ChangesRequest) {
+			f.api.watch = func(ask sidecarapi.ChangesRequest) {
 				if ask.After != headOnly {
 					acknowledged = append(acknowledged, f.state.Load().mode(time.Now()))
 					f.api.cut()
@@ -299,7 +299,7 @@ func TestResolveOfAnotherEpochIsNotUsed(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.follow()
 		f.warm()
-		f.api.set(func() { f.api.deaf, f.api.tamper = errUnreachable, func(r *keyapi.Resolved) { r.Epoch = "other" } })
+		f.api.set(func() { f.api.deaf, f.api.tamper = errUnreachable, func(r *sidecarapi.Resolved) { r.Epoch = "other" } })
 		for _, moment := range []time.Duration{time.Second, leaseEnd, staleEnd} {
 			f.at(moment)
 			f.want("another", "503")
@@ -335,7 +335,7 @@ func TestPollsAcknowledgeWhatIsApplied(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		applied := make(map[string]int64) // by name: the newest revision that an answer had
 		f.api.set(func() {
-			f.api.watch = func(ask keyapi.ChangesRequest) {
+			f.api.watch = func(ask sidecarapi.ChangesRequest) {
 				f.api.mu.Lock()
 				defer f.api.mu.Unlock()
 				if ask.After > f.api.answered {
@@ -361,7 +361,7 @@ func TestPollsAcknowledgeWhatIsApplied(t *testing.T) {
 // Errors that are not answers of the protocol change nothing but the lease that runs out.
 func TestWrongAnswersOfIntermediaries(t *testing.T) {
 	for name, err := range map[string]error{
-		"404": keyapi.ErrNotOffered, "502": &keyapi.StatusError{Status: 502}, "another's JSON": errors.New("malformed"),
+		"404": sidecarapi.ErrNotOffered, "502": &sidecarapi.StatusError{Status: 502}, "another's JSON": errors.New("malformed"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // backup is a copy of the store's file, and the truth of that moment.
@@ -22,8 +22,8 @@ type backup struct {
 // lookAtEpoch reads the epoch that the key API has now.
 func (w *world) lookAtEpoch() {
 	any := credential.NewSecret("any").Digest().Hex()
-	r := w.keyd.sidecar(context.Background(), keyapi.ResolvePath, []byte(`{"credentials":["`+any+`"]}`))
-	var head keyapi.ResolveResponse
+	r := w.keyd.sidecar(context.Background(), sidecarapi.ResolvePath, []byte(`{"credentials":["`+any+`"]}`))
+	var head sidecarapi.ResolveResponse
 	w.must(json.Unmarshal(r.body, &head))
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -9,14 +9,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // sidecar is one real cache with its real client.
 type sidecar struct {
 	cache  *keycache.Cache
-	client *keyapi.Client
+	client *sidecarapi.Client
 	link   *link
 	// doubtful: another process has the same name and number. Nothing is promised of either
 	// until one of them has another name.
@@ -41,7 +41,7 @@ func (w *world) addSidecarOver(l *link) *sidecar {
 func (w *world) newSidecar(l *link) *sidecar {
 	s := &sidecar{link: l}
 	address, _ := url.Parse("https://key-api")
-	s.client = keyapi.New(keyapi.Options{
+	s.client = sidecarapi.New(sidecarapi.Options{
 		URL: address, Token: secret(serviceToken), DialTLS: s.link.dial, Timeout: 400 * time.Millisecond,
 	})
 	return s

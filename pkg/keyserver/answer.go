@@ -12,8 +12,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 // answer is what one request gets.
@@ -106,8 +106,8 @@ const (
 	unknownOutcome = "; whether the change was made is not known"
 )
 
-func envelope(status int, message string) keyapi.ErrorResponse {
-	return keyapi.ErrorResponse{Error: errorNames[status], Message: message, StatusCode: status}
+func envelope(status int, message string) sidecarapi.ErrorResponse {
+	return sidecarapi.ErrorResponse{Error: errorNames[status], Message: message, StatusCode: status}
 }
 
 // failure maps an operation's error to its answer. What is none of the errors that

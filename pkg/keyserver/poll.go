@@ -8,11 +8,11 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// pollBody is keyapi.ChangesRequest with `after` and `poll` distinguished from their absence.
+// pollBody is sidecarapi.ChangesRequest with `after` and `poll` distinguished from their absence.
 type pollBody struct {
 	Sidecar    *string `json:"sidecar"`
 	Poll       *int64  `json:"poll"`
@@ -28,7 +28,7 @@ type pollBody struct {
 const headOnly = -1
 
 func (b *pollBody) check(longestMaxStale time.Duration) error {
-	if err := checkText("sidecar", b.Sidecar, keyapi.MaxSidecar); err != nil {
+	if err := checkText("sidecar", b.Sidecar, sidecarapi.MaxSidecar); err != nil {
 		return err
 	}
 	switch {
@@ -42,8 +42,8 @@ func (b *pollBody) check(longestMaxStale time.Duration) error {
 		return nil // for any epoch and after
 	case *b.After < headOnly:
 		return badRequest("after", "must be a revision, or -1")
-	case b.WaitMS < 0 || b.WaitMS > keyapi.MaxWait.Milliseconds():
-		return badRequest("wait_ms", "must be a whole number from 0 to %d", keyapi.MaxWait.Milliseconds())
+	case b.WaitMS < 0 || b.WaitMS > sidecarapi.MaxWait.Milliseconds():
+		return badRequest("wait_ms", "must be a whole number from 0 to %d", sidecarapi.MaxWait.Milliseconds())
 	case b.MaxStaleMS < 0 || b.MaxStaleMS > longestMaxStale.Milliseconds():
 		return badRequest("max_stale_ms", "must be a whole number from 0 to %d (longest_max_stale)", longestMaxStale.Milliseconds())
 	}
@@ -57,7 +57,7 @@ func (b *pollBody) poll(settings *Settings) keystore.Poll {
 		Number:   *b.Poll,
 		Epoch:    b.Epoch,
 		Revision: *b.After,
-		Limit:    keyapi.MaxChanges,
+		Limit:    sidecarapi.MaxChanges,
 		Lease:    settings.Lease,
 		MaxStale: time.Duration(b.MaxStaleMS) * time.Millisecond,
 		Leave:    b.Leave,
@@ -145,15 +145,15 @@ func left(head keystore.Head, list []keystore.Change) int64 {
 	return head.Revision - list[len(list)-1].Revision
 }
 
-func pollAnswer(head keystore.Head, list []keystore.Change, lease time.Duration) keyapi.ChangesResponse {
-	out := keyapi.ChangesResponse{
+func pollAnswer(head keystore.Head, list []keystore.Change, lease time.Duration) sidecarapi.ChangesResponse {
+	out := sidecarapi.ChangesResponse{
 		Epoch:    head.Epoch,
 		Revision: head.Revision - left(head, list),
-		Changes:  make([]keyapi.Change, len(list)),
+		Changes:  make([]sidecarapi.Change, len(list)),
 		LeaseMS:  lease.Milliseconds(),
 	}
 	for i, change := range list {
-		out.Changes[i] = keyapi.Change{Revision: change.Revision, Account: change.Account}
+		out.Changes[i] = sidecarapi.Change{Revision: change.Revision, Account: change.Account}
 		if change.Account == "" {
 			out.Changes[i].Credential = change.Digest.Hex()
 		}
@@ -176,6 +176,6 @@ func (s *Server) goneOr(poll keystore.Poll, head keystore.Head, err error) (answ
 	}
 	return answer{
 		status: http.StatusGone,
-		body:   keyapi.GoneResponse{Epoch: head.Epoch, Revision: head.Revision},
+		body:   sidecarapi.GoneResponse{Epoch: head.Epoch, Revision: head.Revision},
 	}, nil
 }

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"unicode/utf8"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 const (
@@ -63,7 +63,7 @@ func (s *Server) forgetSidecar(ctx context.Context, c *call) (answer, error) {
 	}
 	unknown := &problem{status: http.StatusNotFound, message: "No such sidecar is on record"}
 	name := c.path("name")
-	if !utf8.ValidString(name) || checkText("name", &name, keyapi.MaxSidecar) != nil {
+	if !utf8.ValidString(name) || checkText("name", &name, sidecarapi.MaxSidecar) != nil {
 		return answer{}, unknown // no poll can have had that name
 	}
 	sidecar, err := s.store.Forget(ctx, c.actor, name)

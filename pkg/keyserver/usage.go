@@ -6,11 +6,11 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// maxUsage holds a report of keyapi.MaxUsed credentials.
+// maxUsage holds a report of sidecarapi.MaxUsed credentials.
 const maxUsage = 4 << 20
 
 const (
@@ -35,11 +35,11 @@ func (s *Server) reportUsage(ctx context.Context, c *call) (answer, error) {
 	if err := decode(c.body, &report); err != nil {
 		return answer{}, err
 	}
-	if err := checkText("sidecar", report.Sidecar, keyapi.MaxSidecar); err != nil {
+	if err := checkText("sidecar", report.Sidecar, sidecarapi.MaxSidecar); err != nil {
 		return answer{}, err
 	}
-	if report.Used == nil || len(report.Used) > keyapi.MaxUsed {
-		return answer{}, badRequest("used", "must be a list of at most %d", keyapi.MaxUsed)
+	if report.Used == nil || len(report.Used) > sidecarapi.MaxUsed {
+		return answer{}, badRequest("used", "must be a list of at most %d", sidecarapi.MaxUsed)
 	}
 	used := make([]keystore.Usage, len(report.Used))
 	for i, u := range report.Used {

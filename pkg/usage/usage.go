@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
 const (
@@ -29,11 +29,11 @@ const (
 	maxPerShard = 1600
 )
 
-// KeyAPI takes reports; keyapi.Client is one.
+// KeyAPI takes reports; sidecarapi.Client is one.
 type KeyAPI interface {
-	// Usage sends one report of at most keyapi.MaxUsed keys. keyapi.ErrNotOffered says
+	// Usage sends one report of at most sidecarapi.MaxUsed keys. sidecarapi.ErrNotOffered says
 	// that there is nobody to tell.
-	Usage(ctx context.Context, report keyapi.UsageRequest) error
+	Usage(ctx context.Context, report sidecarapi.UsageRequest) error
 }
 
 // Recorder gathers uses. It is safe for concurrent use; Run sends them.
@@ -122,13 +122,13 @@ func (r *Recorder) report(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
 	for used := r.take(); len(used) > 0; {
-		n := min(len(used), keyapi.MaxUsed)
-		err := r.api.Usage(ctx, keyapi.UsageRequest{Sidecar: r.sidecar(), Used: used[:n]})
+		n := min(len(used), sidecarapi.MaxUsed)
+		err := r.api.Usage(ctx, sidecarapi.UsageRequest{Sidecar: r.sidecar(), Used: used[:n]})
 		used = used[n:]
 		switch {
 		case err == nil:
 			r.reports.WithLabelValues("ok").Inc()
-		case errors.Is(err, keyapi.ErrNotOffered):
+		case errors.Is(err, sidecarapi.ErrNotOffered):
 			r.log.Info("the key API takes no reports of usage")
 			r.off.Store(true)
 			return
@@ -139,8 +139,8 @@ func (r *Recorder) report(ctx context.Context) {
 }
 
 // take empties the shards.
-func (r *Recorder) take() []keyapi.Used {
-	var all []keyapi.Used
+func (r *Recorder) take() []sidecarapi.Used {
+	var all []sidecarapi.Used
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
@@ -148,7 +148,7 @@ func (r *Recorder) take() []keyapi.Used {
 		s.used = make(map[credential.Digest]*use, len(used))
 		s.mu.Unlock()
 		for d, u := range used {
-			all = append(all, keyapi.Used{SHA256: d.Hex(), LastUsedAt: u.last.UTC(), Allowed: u.allowed, Denied: u.denied})
+			all = append(all, sidecarapi.Used{SHA256: d.Hex(), LastUsedAt: u.last.UTC(), Allowed: u.allowed, Denied: u.denied})
 		}
 	}
 	return all

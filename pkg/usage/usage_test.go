@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keyapi"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 	"github.com/phantomrouter/phantom-authz/pkg/usage"
 )
 
@@ -24,11 +24,11 @@ func name() string { return "s" }
 type taker struct {
 	mu      sync.Mutex
 	err     error
-	reports []keyapi.UsageRequest
+	reports []sidecarapi.UsageRequest
 	at      []time.Time
 }
 
-func (k *taker) Usage(_ context.Context, r keyapi.UsageRequest) error {
+func (k *taker) Usage(_ context.Context, r sidecarapi.UsageRequest) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.reports, k.at = append(k.reports, r), append(k.at, time.Now())
@@ -36,7 +36,7 @@ func (k *taker) Usage(_ context.Context, r keyapi.UsageRequest) error {
 }
 
 // sent returns the reports so far and when they came.
-func (k *taker) sent() ([]keyapi.UsageRequest, []time.Time) {
+func (k *taker) sent() ([]sidecarapi.UsageRequest, []time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Clone(k.reports), slices.Clone(k.at)
@@ -132,7 +132,7 @@ func TestManyKeysAreBounded(t *testing.T) {
 	})
 	sum := 0
 	for _, report := range k.reports {
-		if len(report.Used) > keyapi.MaxUsed {
+		if len(report.Used) > sidecarapi.MaxUsed {
 			t.Errorf("a report of %d", len(report.Used))
 		}
 		sum += len(report.Used)
@@ -148,7 +148,7 @@ func TestFailures(t *testing.T) {
 		want int
 	}{
 		{errors.New("down"), 2},
-		{keyapi.ErrNotOffered, 1},
+		{sidecarapi.ErrNotOffered, 1},
 	} {
 		k := &taker{err: tt.err}
 		run(t, k, func(r *usage.Recorder) {

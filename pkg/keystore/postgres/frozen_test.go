@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
 )
 

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
 // uniqueViolation is the SQLSTATE of a row that a unique index refuses.

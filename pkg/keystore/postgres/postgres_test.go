@@ -10,8 +10,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/pgtest"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )

@@ -5,8 +5,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 

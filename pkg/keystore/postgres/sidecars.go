@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
 // Names are ordered as bytes, whatever the database's collation. The last argument of

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
 // leastStep is the smallest difference between the two clocks that counts as a step of the

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
 // clocks are a wall clock and a monotonic one that the test moves, each alone or together.

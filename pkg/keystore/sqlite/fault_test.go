@@ -14,7 +14,7 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
 // polls is the number of the last poll of all tests.

@@ -17,7 +17,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
 //go:embed migrations/*.sql

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
 // RecordUsage implements keystore.Admin. Whose report it was is not kept. The

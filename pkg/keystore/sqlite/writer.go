@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlstore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
 // write is the writer goroutine. Each job was admitted by the gate, and makes room when it is

@@ -1,0 +1,370 @@
+package sidecarapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const canary = "canary-service-token"
+
+// served is a client of a server that answers as it is told.
+func served(t *testing.T, timeout time.Duration, handle http.HandlerFunc) *Client {
+	t.Helper()
+	server := httptest.NewServer(handle)
+	t.Cleanup(server.Close)
+	return clientOf(t, server.URL, timeout)
+}
+
+func clientOf(t *testing.T, address string, timeout time.Duration) *Client {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := New(Options{URL: u, Timeout: timeout, Token: func() credential.Secret { return credential.NewSecret(canary) }})
+	t.Cleanup(c.Close)
+	return c
+}
+
+func answer(w http.ResponseWriter, status int, contentType, body string) {
+	w.Header()["Content-Type"] = []string{contentType}
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, body)
+}
+
+func good(w http.ResponseWriter) { answer(w, 200, "application/json", resolveBody(goodFacts)) }
+
+// clean checks that an error tells no secret.
+func clean(t *testing.T, err error) {
+	t.Helper()
+	if err == nil {
+		t.Error("no error")
+		return
+	}
+	for _, secret := range []string{canary, digest("a").Hex()} {
+		if strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), secret) {
+			t.Errorf("the error holds a secret: %v", err)
+		}
+	}
+}
+
+func TestResolve(t *testing.T) {
+	var seen *http.Request
+	var body []byte
+	c := served(t, time.Second, func(w http.ResponseWriter, r *http.Request) {
+		seen = r
+		body, _ = io.ReadAll(r.Body)
+		answer(w, 200, "application/json; charset=utf-8", resolveBody(goodFacts, `"found":false`))
+	})
+	got, err := c.Resolve(context.Background(), []credential.Digest{digest("a"), digest("b")})
+	if err != nil || got.Epoch != "one" || got.Revision != 7 || got.Results[0].Outcome != Found || got.Results[1].Outcome != NotFound {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if want := fmt.Sprintf(`{"credentials":[%q,%q]}`, digest("a").Hex(), digest("b").Hex()); string(body) != want {
+		t.Errorf("sent %s, want %s", body, want)
+	}
+	if seen.Method != "POST" || seen.URL.Path != "/v1/resolve" || seen.Header.Get("Authorization") != "Bearer "+canary ||
+		seen.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("sent %s %s %v", seen.Method, seen.URL, seen.Header)
+	}
+}
+
+// Whatever is wrong with an answer, it is an error, and it is not asked again.
+func TestResolveRefuses(t *testing.T) {
+	for name, handle := range map[string]http.HandlerFunc{
+		"400": func(w http.ResponseWriter, _ *http.Request) { answer(w, 400, "application/json", `{}`) },
+		"401": func(w http.ResponseWriter, _ *http.Request) { answer(w, 401, "application/json", `{}`) },
+		"404": func(w http.ResponseWriter, _ *http.Request) { answer(w, 404, "application/json", `{}`) },
+		"413": func(w http.ResponseWriter, _ *http.Request) { answer(w, 413, "application/json", `{}`) },
+		"429": func(w http.ResponseWriter, _ *http.Request) { answer(w, 429, "application/json", `{}`) },
+		"500": func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, 500, "application/json", resolveBody(goodFacts))
+		},
+		"201 with an answer": func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, 201, "application/json", resolveBody(goodFacts))
+		},
+		"204":             func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) },
+		"no content type": func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "", resolveBody(goodFacts)) },
+		"text":            func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "text/plain", resolveBody(goodFacts)) },
+		"html": func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, 200, "text/html", `<html>captive portal</html>`)
+		},
+		"another's JSON": func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "application/json", `{"status":"ok"}`) },
+		"too few":        func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "application/json", resolveBody()) },
+		"gzip": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			answer(w, 200, "application/json", "\x1f\x8b\x08\x00")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked atomic.Int32
+			c := served(t, 300*time.Millisecond, func(w http.ResponseWriter, r *http.Request) { asked.Add(1); handle(w, r) })
+			_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
+			clean(t, err)
+			if n := asked.Load(); n != 1 {
+				t.Errorf("asked %d times", n)
+			}
+		})
+	}
+}
+
+// A redirect is not followed: the token would go to a place that nobody configured.
+func TestRedirect(t *testing.T) {
+	var strayed atomic.Bool
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { strayed.Store(true) }))
+	defer elsewhere.Close()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		c := served(t, time.Second, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, status) })
+		_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
+		var refused *StatusError
+		if !errors.As(err, &refused) || refused.Status != status {
+			t.Errorf("%d: %v", status, err)
+		}
+		_, err = c.Changes(context.Background(), ChangesRequest{})
+		clean(t, err)
+	}
+	if strayed.Load() {
+		t.Error("a redirect was followed")
+	}
+}
+
+// A body without end is not read to its end.
+func TestBodiesAreBounded(t *testing.T) {
+	var wrote atomic.Int64
+	c := served(t, 5*time.Second, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		chunk := []byte(strings.Repeat(" ", 1<<20))
+		for range 100 {
+			n, err := w.Write(chunk)
+			wrote.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	})
+	_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
+	clean(t, err)
+	if n := wrote.Load(); n > 32<<20 {
+		t.Errorf("%d MiB were taken", n>>20)
+	}
+	// What may be: a thousand results at every bound, each character of them escaped.
+	escaped := func(s string) string {
+		var out strings.Builder
+		for _, c := range []byte(s) {
+			fmt.Fprintf(&out, `\u%04x`, c)
+		}
+		return `"` + out.String() + `"`
+	}
+	scopes := make([]string, credential.MaxScopes)
+	for i := range scopes {
+		scopes[i] = escaped(fmt.Sprintf("%0*d", credential.MaxScopeName, i))
+	}
+	facts := edit(`["b","a"]`, `[`+strings.Join(scopes, ",")+`]`)
+	facts = strings.Replace(facts, `"key_1"`, escaped(strings.Repeat("k", maxID)), 1)
+	facts = strings.Replace(facts, `"acc_1"`, escaped(strings.Repeat("a", maxID)), 1)
+	var results []string
+	var asked []credential.Digest
+	for i := range MaxResolve {
+		d := digest(fmt.Sprint(i))
+		asked = append(asked, d)
+		results = append(results, fmt.Sprintf(`{"sha256":%q,%s}`, d.Hex(), facts))
+	}
+	c = served(t, 10*time.Second, func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, 200, "application/json", `{"epoch":"one","revision":7,"credentials":[`+strings.Join(results, ",")+`]}`)
+	})
+	if got, err := c.Resolve(context.Background(), asked); err != nil || got.Results[999].Record.Scopes.Len() != credential.MaxScopes {
+		t.Errorf("%v", err)
+	}
+}
+
+// What may pass is tried again, as long as there is time.
+func TestRetries(t *testing.T) {
+	abort := func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
+	status := func(code int) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { answer(w, code, "application/json", `{}`) }
+	}
+	truncated := func(w http.ResponseWriter) {
+		w.Header().Set("Content-Length", "1000")
+		answer(w, 200, "application/json", `{"epoch":`)
+	}
+	for name, fail := range map[string]func(http.ResponseWriter){
+		"reset": abort, "503": status(503), "502": status(502), "truncated": truncated,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked atomic.Int32
+			c := served(t, 5*time.Second, func(w http.ResponseWriter, _ *http.Request) {
+				if asked.Add(1) < 3 {
+					fail(w)
+					return
+				}
+				good(w)
+			})
+			if got, err := c.Resolve(context.Background(), []credential.Digest{digest("a")}); err != nil || got.Results[0].Outcome != Found {
+				t.Errorf("%+v, %v", got, err)
+			}
+			if n := asked.Load(); n != 3 {
+				t.Errorf("asked %d times", n)
+			}
+			// Without end it ends with the timeout.
+			asked.Store(-1_000_000)
+			c.timeout = 200 * time.Millisecond
+			began := time.Now()
+			_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
+			clean(t, err)
+			if took := time.Since(began); took > 2*time.Second {
+				t.Errorf("took %s", took)
+			}
+			if n := asked.Load() + 1_000_000; n < 2 || n > 5 {
+				t.Errorf("asked %d times in 200 ms", n)
+			}
+		})
+	}
+}
+
+// One that hangs, or drips, costs the timeout and no more.
+func TestTimeout(t *testing.T) {
+	for name, handle := range map[string]http.HandlerFunc{
+		"hangs": func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // else the server does not see the client go
+			<-r.Context().Done()
+		},
+		"drips": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			for r.Context().Err() == nil {
+				_, _ = io.WriteString(w, " ")
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-time.After(10 * time.Millisecond):
+				case <-r.Context().Done():
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := served(t, 150*time.Millisecond, handle)
+			began := time.Now()
+			_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
+			clean(t, err)
+			if took := time.Since(began); took < 150*time.Millisecond || took > 2*time.Second {
+				t.Errorf("took %s", took)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+			defer cancel()
+			began = time.Now()
+			_, err = c.Changes(ctx, ChangesRequest{})
+			clean(t, err)
+			if took := time.Since(began); took > 2*time.Second {
+				t.Errorf("the poll took %s", took)
+			}
+		})
+	}
+}
+
+func TestChanges(t *testing.T) {
+	status, reply := 200, `{"epoch":"one","revision":7,"changes":[{"revision":7,"account":"a"}],"lease_ms":15000}`
+	var body []byte
+	asked := 0
+	c := served(t, time.Second, func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		body, _ = io.ReadAll(r.Body)
+		if r.URL.Path != "/v1/changes" {
+			t.Errorf("asked %s", r.URL)
+		}
+		answer(w, status, "application/json", reply)
+	})
+	poll := func(p ChangesRequest) (Changes, error) { return c.Changes(context.Background(), p) }
+	for _, p := range []struct {
+		ask  ChangesRequest
+		want string
+	}{
+		{ChangesRequest{Sidecar: "s", Poll: 1, After: -1, MaxStaleMS: 5}, `{"sidecar":"s","poll":1,"after":-1,"max_stale_ms":5}`},
+		{ChangesRequest{Sidecar: "s", Poll: 2, Epoch: "one", After: 0, WaitMS: 5000}, `{"sidecar":"s","poll":2,"epoch":"one","after":0,"wait_ms":5000}`},
+		{ChangesRequest{Sidecar: "s", Poll: 3, Leave: true}, `{"sidecar":"s","poll":3,"after":0,"leave":true}`},
+	} {
+		if got, err := poll(p.ask); err != nil || len(got.List) != 1 || got.Lease != 15*time.Second {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if string(body) != p.want {
+			t.Errorf("sent %s, want %s", body, p.want)
+		}
+	}
+	status, reply = 404, `{}`
+	if _, err := poll(ChangesRequest{}); !errors.Is(err, ErrNotOffered) {
+		t.Errorf("404: %v", err)
+	}
+	var gone *Gone
+	status, reply = 410, `{"epoch":"two","revision":3}`
+	if _, err := poll(ChangesRequest{}); !errors.As(err, &gone) || *gone != (Gone{"two", 3}) {
+		t.Errorf("410: %v", err)
+	}
+	reply = `{}`
+	if _, err := poll(ChangesRequest{}); err == nil || errors.As(err, &gone) {
+		t.Errorf("an empty 410: %v", err)
+	}
+	status, reply = 409, `{"error":"CONFLICT","message":"m","statusCode":409}`
+	if _, err := poll(ChangesRequest{}); !errors.Is(err, ErrConflict) {
+		t.Errorf("409: %v", err)
+	}
+	// The longest answer: as many changes as there may be, of the longest IDs, escaped.
+	change := `{"revision":7,"account":"` + strings.Repeat(`\u0061`, maxID) + `"}`
+	status, reply = 200, `{"epoch":"one","revision":7,"changes":[`+strings.Repeat(change+",", MaxChanges-1)+change+`],"lease_ms":1}`
+	if got, err := poll(ChangesRequest{}); err != nil || len(got.List) != MaxChanges {
+		t.Errorf("%d changes, %v", len(got.List), err)
+	}
+	for _, status = range []int{201, 204, 400, 401, 429, 500, 502, 503} {
+		asked = 0
+		var refused *StatusError
+		if _, err := poll(ChangesRequest{}); !errors.As(err, &refused) || refused.Status != status || asked != 1 {
+			t.Errorf("%d: %v, asked %d times", status, err, asked)
+		}
+	}
+}
+
+// A token that cannot be a header, and an address where nobody is, tell nothing either.
+func TestErrorsTellNoSecret(t *testing.T) {
+	u, _ := url.Parse("http://127.0.0.1:1")
+	c := New(Options{URL: u, Timeout: 50 * time.Millisecond, Token: func() credential.Secret { return credential.NewSecret(canary + "\n") }})
+	defer c.Close()
+	_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
+	clean(t, err)
+	c = clientOf(t, "http://127.0.0.1:1", 50*time.Millisecond)
+	_, err = c.Resolve(context.Background(), []credential.Digest{digest("a")})
+	clean(t, err)
+	_, err = c.Changes(context.Background(), ChangesRequest{})
+	clean(t, err)
+}
+
+func TestUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { good(w) }))
+	_ = server.Listener.Close()
+	server.Listener = ln
+	server.Start()
+	defer server.Close()
+	c := clientOf(t, "unix://"+path, time.Second)
+	defer c.Close()
+	if _, err := c.Resolve(context.Background(), []credential.Digest{digest("a")}); err != nil {
+		t.Error(err)
+	}
+}

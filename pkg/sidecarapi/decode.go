@@ -1,0 +1,273 @@
+package sidecarapi
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+// Outcome is what asking about one digest came to. The zero Outcome is Nothing.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Nothing  Outcome = iota // nothing learned: neither remembered nor answered from
+	NotFound                // the key API does not know the digest
+	Found
+)
+
+// Result is the outcome about one digest, with its record if it was found.
+type Result struct {
+	Outcome Outcome
+	Record  credential.Record
+}
+
+// Resolved is a checked answer of resolve: one result for each digest asked.
+type Resolved struct {
+	Epoch    string
+	Revision int64
+	Results  []Result
+}
+
+// Changes is a checked answer of changes.
+type Changes struct {
+	Epoch    string
+	Revision int64         // to acknowledge once List is applied
+	Lease    time.Duration // counted from the sending of the poll
+	List     []AppliedChange
+}
+
+// AppliedChange names one digest or one account whose facts have changed.
+type AppliedChange struct {
+	Revision int64
+	Account  string // "" for a change of one credential
+	Digest   credential.Digest
+}
+
+// Bounds of the values in an answer, in bytes. IDs go into headers: visible ASCII alone. The
+// bounds of scopes are those of package credential, which the key API mints by.
+const (
+	maxEpoch = 256
+	maxID    = 256
+)
+
+// Bounds of the answers, in bytes. They follow from those of the values, each character of
+// which may be written as an escape of six bytes, and leave room for fields that a newer
+// key API adds.
+const (
+	maxHead   = 64 << 10
+	maxResult = 1024 + maxEscape*(2*maxID+credential.MaxScopes*(credential.MaxScopeName+len(`"",`)))
+	maxChange = 128 + maxEscape*maxID
+	maxEscape = len(`\u0000`)
+)
+
+var (
+	errCount   = errors.New("the answer has another number of results than were asked for")
+	errOrder   = errors.New("the answer's results are not those asked for, in their order")
+	errMissing = errors.New("the answer lacks a required field or has it out of its bounds")
+)
+
+func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
+	var wire struct {
+		Epoch       *string          `json:"epoch"`
+		Revision    *int64           `json:"revision"`
+		Credentials []jsontext.Value `json:"credentials"`
+	}
+	if err := unmarshal(body, &wire); err != nil {
+		return Resolved{}, err
+	}
+	if !validHead(wire.Epoch, wire.Revision) {
+		return Resolved{}, errMissing
+	}
+	if len(wire.Credentials) != len(asked) {
+		return Resolved{}, errCount
+	}
+	out := Resolved{Epoch: *wire.Epoch, Revision: *wire.Revision, Results: make([]Result, len(asked))}
+	for i, raw := range wire.Credentials {
+		var named struct {
+			SHA256 string `json:"sha256"`
+		}
+		if err := unmarshal(raw, &named); err != nil {
+			return Resolved{}, err
+		}
+		if d, err := credential.ParseDigest(named.SHA256); err != nil || d != asked[i] {
+			return Resolved{}, errOrder
+		}
+		out.Results[i] = decodeResult(raw)
+	}
+	return out, nil
+}
+
+// decodeResult reads one result. One that breaks a rule or a bound is unusable alone: the
+// zero Result.
+func decodeResult(raw jsontext.Value) Result {
+	var wire struct {
+		Found     *bool     `json:"found"`
+		Kind      string    `json:"kind"`
+		ID        string    `json:"id"`
+		State     string    `json:"state"`
+		ExpiresAt *string   `json:"expires_at"`
+		Scopes    *[]string `json:"scopes"`
+		Account   struct {
+			ID    string `json:"id"`
+			State string `json:"state"`
+		} `json:"account"`
+	}
+	if err := unmarshal(raw, &wire); err != nil || wire.Found == nil {
+		return Result{}
+	}
+	if !*wire.Found {
+		return Result{Outcome: NotFound}
+	}
+	rec := credential.Record{
+		Kind:    kinds[wire.Kind],
+		ID:      wire.ID,
+		State:   states[wire.State],
+		Account: credential.Account{ID: wire.Account.ID, State: accountStates[wire.Account.State]},
+	}
+	if rec.Kind == 0 || rec.State == 0 || rec.Account.State == 0 || !validID(rec.ID) || !validID(rec.Account.ID) ||
+		wire.Scopes == nil || len(*wire.Scopes) > credential.MaxScopes {
+		return Result{}
+	}
+	for _, name := range *wire.Scopes {
+		if !credential.ValidScope(name) {
+			return Result{}
+		}
+	}
+	rec.Scopes = credential.NewScopes(*wire.Scopes...)
+	if wire.ExpiresAt != nil {
+		at, err := time.Parse(time.RFC3339, *wire.ExpiresAt)
+		if err != nil || at.IsZero() {
+			return Result{}
+		}
+		rec.ExpiresAt = at
+	}
+	return Result{Outcome: Found, Record: rec}
+}
+
+var (
+	kinds         = map[string]credential.Kind{"key": credential.Key, "session": credential.Session}
+	states        = map[string]credential.State{"active": credential.Active, "revoked": credential.Revoked}
+	accountStates = map[string]credential.State{"active": credential.Active, "terminated": credential.Terminated}
+)
+
+func decodeChanges(body []byte, asked ChangesRequest) (Changes, error) {
+	var wire struct {
+		Epoch    *string           `json:"epoch"`
+		Revision *int64            `json:"revision"`
+		Changes  *[]jsontext.Value `json:"changes"`
+		LeaseMS  *int64            `json:"lease_ms"`
+	}
+	if err := unmarshal(body, &wire); err != nil {
+		return Changes{}, err
+	}
+	if !validHead(wire.Epoch, wire.Revision) || wire.Changes == nil || wire.LeaseMS == nil ||
+		*wire.LeaseMS < 0 || *wire.LeaseMS > maxLeaseMS || len(*wire.Changes) > MaxChanges {
+		return Changes{}, errMissing
+	}
+	out := Changes{
+		Epoch:    *wire.Epoch,
+		Revision: *wire.Revision,
+		Lease:    time.Duration(*wire.LeaseMS) * time.Millisecond,
+		List:     make([]AppliedChange, 0, len(*wire.Changes)),
+	}
+	last := asked.After
+	for _, raw := range *wire.Changes {
+		c, err := decodeChange(raw)
+		if err != nil {
+			return Changes{}, err
+		}
+		// Several changes of one revision are taken: a key API may commit them together.
+		if c.Revision <= asked.After || c.Revision < last || c.Revision > out.Revision {
+			return Changes{}, fmt.Errorf("the answer's changes are out of order: %d after %d, up to %d", c.Revision, last, out.Revision)
+		}
+		last = c.Revision
+		out.List = append(out.List, c)
+	}
+	return out, nil
+}
+
+// maxLeaseMS bounds a lease to a day: a longer one is a mistake of the key API's.
+const maxLeaseMS = 24 * 60 * 60 * 1000
+
+func decodeChange(raw jsontext.Value) (AppliedChange, error) {
+	var wire struct {
+		Revision   *int64  `json:"revision"`
+		Credential *string `json:"credential"`
+		Account    *string `json:"account"`
+	}
+	// A property that is not known may name something that has changed.
+	if err := json.Unmarshal(raw, &wire, json.RejectUnknownMembers(true)); err != nil {
+		return AppliedChange{}, malformed(err)
+	}
+	if wire.Revision == nil || (wire.Credential == nil) == (wire.Account == nil) {
+		return AppliedChange{}, errMissing
+	}
+	c := AppliedChange{Revision: *wire.Revision}
+	if wire.Account != nil {
+		// An ID that is not valid is no error: a result with it is unusable, so nothing is
+		// cached of that account. An error would cost the lease, and with it all others.
+		if c.Account = *wire.Account; c.Account == "" {
+			return AppliedChange{}, errMissing
+		}
+		return c, nil
+	}
+	d, err := credential.ParseDigest(*wire.Credential)
+	c.Digest = d
+	return c, err
+}
+
+func decodeGone(body []byte) (*Gone, error) {
+	var wire struct {
+		Epoch    *string `json:"epoch"`
+		Revision *int64  `json:"revision"`
+	}
+	if err := unmarshal(body, &wire); err != nil {
+		return nil, err
+	}
+	if !validHead(wire.Epoch, wire.Revision) {
+		return nil, errMissing
+	}
+	return &Gone{Epoch: *wire.Epoch, Revision: *wire.Revision}, nil
+}
+
+func validHead(epoch *string, revision *int64) bool {
+	return epoch != nil && *epoch != "" && len(*epoch) <= maxEpoch && revision != nil && *revision >= 0
+}
+
+func validID(id string) bool {
+	if id == "" || len(id) > maxID {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func unmarshal(body []byte, into any) error {
+	if err := json.Unmarshal(body, into); err != nil {
+		return malformed(err)
+	}
+	return nil
+}
+
+// malformed tells where an answer's JSON is wrong without repeating any of it.
+func malformed(err error) error {
+	var semantic *json.SemanticError
+	if errors.As(err, &semantic) {
+		return fmt.Errorf("malformed JSON: a value of the wrong type at %q", semantic.JSONPointer)
+	}
+	var syntactic *jsontext.SyntacticError
+	if errors.As(err, &syntactic) {
+		return fmt.Errorf("malformed JSON at byte %d", syntactic.ByteOffset)
+	}
+	return errors.New("malformed JSON")
+}
