@@ -85,7 +85,7 @@ func (n node) list(name string) []node {
 // hasIPv6 reports whether the kernel has IPv6: a socket of that family can be bound to
 // [::]. With the sysctl disable_ipv6 it still can, with ipv6.disable=1 it cannot.
 func hasIPv6() bool {
-	listener, err := net.Listen("tcp6", "[::]:0") //nolint:noctx // no lookup, nothing to wait for
+	listener, err := net.Listen("tcp6", "[::]:0")
 	if err != nil {
 		return false
 	}

@@ -43,7 +43,7 @@ func Find(ctx context.Context, version string, progress io.Writer) (string, erro
 	if path, err := installed(home); err == nil {
 		return path, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil { //nolint:gosec // programs, not secrets
+	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil {
 		return "", err
 	}
 	unlock, err := lock(ctx, home+".lock")
@@ -62,7 +62,7 @@ func Find(ctx context.Context, version string, progress io.Writer) (string, erro
 
 // own checks the binary that the user named.
 func own(path string) (string, error) {
-	info, err := os.Stat(path) //nolint:gosec // it is for the user to name any file
+	info, err := os.Stat(path)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("ENVOY=%s: no such file", path)

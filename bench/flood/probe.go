@@ -39,7 +39,7 @@ func (p probe) start(ctx context.Context) (wait func() (latencies, error), err e
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "taskset", "-c", clients, self, "-probe") //nolint:gosec // G204: this program
+	cmd := exec.CommandContext(ctx, "taskset", "-c", clients, self, "-probe")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -100,7 +100,7 @@ func (p probe) ask(checks *testbed.Checks) (latencies, error) {
 	var asking sync.WaitGroup
 	began := time.Now()
 	for i := range n {
-		due := began.Add(time.Duration(i)*apart + rand.N(apart)) //nolint:gosec // G404: no secret
+		due := began.Add(time.Duration(i)*apart + rand.N(apart))
 		pause(time.Until(due))
 		asking.Go(func() {
 			failed[i] = good(checks, keys[i%len(keys)])

@@ -82,7 +82,7 @@ func lockFolder(dir string) (*os.File, error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
-		f, err := os.Open(dir) //nolint:gosec // the demo's own folder
+		f, err := os.Open(dir)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // removed by one that stops at this moment
 		}
@@ -111,7 +111,7 @@ func sameFolder(f *os.File, dir string) bool {
 }
 
 func holder(dir string) string {
-	pid, err := os.ReadFile(filepath.Join(dir, "pid")) //nolint:gosec // the demo's own folder
+	pid, err := os.ReadFile(filepath.Join(dir, "pid"))
 	if err != nil {
 		return ""
 	}

@@ -22,11 +22,11 @@ type part struct {
 // start runs a program. It must be called on the main thread. The program's log
 // goes to logFile; stdout, if it is not nil, gets its standard output besides.
 func start(name, path string, args []string, logFile string, stdout io.Writer) (*part, error) {
-	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600) //nolint:gosec // below .demo
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(path, args...) //nolint:gosec,noctx // a program of this repository; it is stopped in its order
+	cmd := exec.Command(path, args...)
 	cmd.SysProcAttr = attributes()
 	cmd.WaitDelay = time.Second
 	cmd.Stdout, cmd.Stderr = log, log
@@ -56,7 +56,7 @@ func (p *part) how() string {
 
 // failure is the error of a part that ended before the demo was ready.
 func (p *part) failure() error {
-	log, err := os.ReadFile(p.logFile) //nolint:gosec // below .demo
+	log, err := os.ReadFile(p.logFile)
 	if err != nil {
 		return fmt.Errorf("%s ended: %s", p.name, p.how())
 	}

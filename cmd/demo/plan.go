@@ -112,7 +112,7 @@ func freeAddresses(ctx context.Context, addresses ...*string) error {
 
 // listenTCP is net.Listen.
 func listenTCP(address string) (net.Listener, error) {
-	return net.Listen("tcp", address) //nolint:noctx // no name to look up, nothing to wait for
+	return net.Listen("tcp", address)
 }
 
 // localhost returns Envoy's listener for the addresses where the demo's callers will go, if

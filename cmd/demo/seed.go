@@ -20,7 +20,7 @@ type credentials struct {
 
 // seed makes two accounts, five keys and a session, as an operator would.
 func (s *stack) seed(ctx context.Context) (credentials, error) {
-	token, err := os.ReadFile(s.home.file("operator.token")) //nolint:gosec // below .demo
+	token, err := os.ReadFile(s.home.file("operator.token"))
 	if err != nil {
 		return credentials{}, err
 	}

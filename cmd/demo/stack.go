@@ -50,7 +50,7 @@ func (s *stack) show(ctx context.Context, c credentials, out *console) error {
 		return ctx.Err()
 	}
 	variables := s.variables(c)
-	if err := os.WriteFile(s.home.file("demo.env"), variables.shell(), 0o600); err != nil { //nolint:gosec // below .demo
+	if err := os.WriteFile(s.home.file("demo.env"), variables.shell(), 0o600); err != nil {
 		return err
 	}
 	examples, err := s.tour(ctx, variables)
@@ -102,11 +102,11 @@ func (s *stack) await(ctx context.Context, what string, try func(context.Context
 func answers(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil) //nolint:gosec // a part of the demo
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	response, err := http.DefaultClient.Do(request) //nolint:gosec // a part of the demo
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return err
 	}

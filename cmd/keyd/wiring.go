@@ -48,7 +48,7 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) (func(*con
 	if err != nil {
 		return nil, err
 	}
-	return serve(rt, cfg, store, settings) //nolint:contextcheck // what runs has its own contexts, not the start's
+	return serve(rt, cfg, store, settings)
 }
 
 // serve puts the parts on the stack: the sides stand on the change log, and that on

@@ -49,7 +49,7 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 		return nil, err
 	}
 	secret := filepath.Join(s.Dir, "password")
-	if err := os.WriteFile(secret, []byte(Password), 0o644); err != nil { //nolint:gosec // G306: of a server for tests
+	if err := os.WriteFile(secret, []byte(Password), 0o644); err != nil {
 		return nil, err
 	}
 	err = s.run(ctx, "initdb", "-D", s.data(), "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync",
@@ -84,7 +84,7 @@ func install(ctx context.Context, name string) error {
 		return errors.New(need)
 	}
 	for _, args := range [][]string{{"update"}, {"install", "-y", "--no-install-recommends", name}} {
-		cmd := exec.CommandContext(ctx, "apt-get", args...) //nolint:gosec // G204: a name written in this package
+		cmd := exec.CommandContext(ctx, "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", need, err, out)
@@ -160,7 +160,7 @@ func unprivileged() (*syscall.Credential, error) {
 func (s *Server) data() string { return filepath.Join(s.Dir, "data") }
 
 func (s *Server) command(ctx context.Context, program string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // G204: PostgreSQL's own
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = s.Dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.who}
 	return cmd

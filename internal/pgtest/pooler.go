@@ -30,7 +30,7 @@ pool_mode = transaction
 default_pool_size = 5
 `, s.Dir, s.Port, p.Port, p.Dir)
 	file := filepath.Join(p.Dir, "pgbouncer.ini")
-	err = os.WriteFile(file, []byte(conf), 0o644) //nolint:gosec // G306: another user reads it
+	err = os.WriteFile(file, []byte(conf), 0o644)
 	if err == nil {
 		err = p.bounce(ctx, bouncer, file)
 	}

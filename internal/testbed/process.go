@@ -62,7 +62,7 @@ func (s *Site) launch(ctx context.Context, program, name string, config map[stri
 // command is a program's, to be started through what the site says.
 func (s *Site) command(ctx context.Context, args ...string) *exec.Cmd {
 	args = slices.Concat(s.Through, args)
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // G204: a program that was just built
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.SysProcAttr = attributes()
 	return cmd
 }

@@ -42,7 +42,7 @@ func Build(ctx context.Context, into string, programs ...string) error {
 	for _, name := range programs {
 		args = append(args, "github.com/phantomrouter/phantom-authz/"+name)
 	}
-	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil { //nolint:gosec // G204: names of this module's own
+	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return nil

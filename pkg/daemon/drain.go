@@ -90,7 +90,7 @@ func readable(from any) bool {
 	n := 0
 	closed := raw.Control(func(fd uintptr) {
 		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) //nolint:gosec // G115: a descriptor is an int32
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		}
 	})
 	return closed == nil && err == nil && n > 0

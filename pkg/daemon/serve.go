@@ -87,7 +87,7 @@ func serve[C any](p Program[C], config string, proc process) int {
 }
 
 func (l *life[C]) start(ctx context.Context, settings Settings, cfg C) (reload func(C) error, err error) {
-	if err := l.rt.startAdmin(settings.Admin); err != nil { //nolint:contextcheck // to bind takes no time
+	if err := l.rt.startAdmin(settings.Admin); err != nil {
 		return nil, err
 	}
 	if reload, err = l.program.Start(ctx, l.rt, cfg); err != nil {

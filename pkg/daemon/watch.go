@@ -27,7 +27,7 @@ func contentOf(path string) content {
 	if err != nil || !info.Mode().IsRegular() {
 		return content{}
 	}
-	f, err := os.Open(path) //nolint:gosec // G304: the operator names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return content{}
 	}

@@ -13,7 +13,7 @@ import (
 const (
 	AccountHeader    = "x-phantom-account-id"
 	PrincipalHeader  = "x-phantom-principal"
-	CredentialHeader = "x-phantom-credential-id" //nolint:gosec // G101: a header's name
+	CredentialHeader = "x-phantom-credential-id"
 	ScopesHeader     = "x-phantom-scopes"
 
 	// ForeignPrefix begins every header that only the sidecar may set (see IsForeign).

@@ -66,16 +66,16 @@ const (
 // gets no burst. Unknown digests are revalidated by the checks that need them. It ends when
 // another generation begins.
 func (c *Cache) confirm(generation uint64) {
-	if !c.sleep(rand.N(confirmSpread)) { //nolint:gosec // G404: jitter
+	if !c.sleep(rand.N(confirmSpread)) {
 		return
 	}
 	for batch := range slices.Chunk(c.suspects(generation), sidecarapi.MaxResolve) {
 		for !c.confirmBatch(generation, batch) {
-			if !c.sleep(probeEvery/2 + rand.N(probeEvery)) { //nolint:gosec // G404: jitter
+			if !c.sleep(probeEvery/2 + rand.N(probeEvery)) {
 				return
 			}
 		}
-		if c.state.Load().generation != generation || !c.sleep(rand.N(confirmPause)) { //nolint:gosec // G404: jitter
+		if c.state.Load().generation != generation || !c.sleep(rand.N(confirmPause)) {
 			return
 		}
 	}

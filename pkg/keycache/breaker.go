@@ -82,7 +82,7 @@ func (c *Cache) note(err error, sample credential.Digest) {
 // probe asks again and again, until the key API answers.
 func (c *Cache) probe(sample credential.Digest) {
 	for !c.breaker.allows() {
-		if !c.sleep(probeEvery/2 + rand.N(probeEvery)) { //nolint:gosec // G404: jitter
+		if !c.sleep(probeEvery/2 + rand.N(probeEvery)) {
 			return
 		}
 		_, err := c.api.Resolve(c.life, []credential.Digest{sample})

@@ -99,7 +99,7 @@ func (f *follower) poll(ctx context.Context) time.Duration {
 	case errors.Is(err, sidecarapi.ErrNotOffered) && f.optional && f.enterTTLMode(time.Now()):
 		f.metrics.polled("not_offered")
 		f.succeeded()
-		return askForLog/2 + rand.N(askForLog) //nolint:gosec // G404: jitter
+		return askForLog/2 + rand.N(askForLog)
 	}
 	f.metrics.polled(pollOutcome(err))
 	first := head != nil && !f.gone
@@ -115,7 +115,7 @@ func (f *follower) poll(ctx context.Context) time.Duration {
 		f.log.info("following the change log", zap.Int64("revision", changes.Revision), zap.Duration("lease", changes.Lease))
 	}
 	if wait := time.Duration(ask.WaitMS) * time.Millisecond; len(changes.List) == 0 && elapsed(sent, time.Now()) < wait/2 {
-		return rand.N(2 * earlyPause) //nolint:gosec // G404: jitter
+		return rand.N(2 * earlyPause)
 	}
 	return 0
 }
@@ -152,7 +152,7 @@ func (f *follower) failed(err error) time.Duration {
 	refused := isAnswer(err) && !errors.Is(err, sidecarapi.ErrNotOffered)
 	f.pollsFail.Store(!refused && f.failures >= pollsFailAfter)
 	bound := min(slowestRetry, firstRetry<<min(f.failures-1, 10))
-	return rand.N(bound) //nolint:gosec // G404: jitter
+	return rand.N(bound)
 }
 
 // succeeded ends a row of failures.

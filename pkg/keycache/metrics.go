@@ -68,7 +68,7 @@ func (m *metrics) gauges(reg prometheus.Registerer, c *Cache) {
 	for i, name := range modeNames {
 		gauge("mode", "1 for what the cache may rely on now: cold, synced, degraded (lease over), ttl (no change log).",
 			prometheus.Labels{"mode": name}, func() float64 {
-				if c.state.Load().mode(time.Now()) == mode(i) { //nolint:gosec // G115: an index of modeNames
+				if c.state.Load().mode(time.Now()) == mode(i) {
 					return 1
 				}
 				return 0

@@ -60,7 +60,7 @@ func (a answer) write(w http.ResponseWriter, body []byte) {
 		w.Header().Set(name, value)
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(body) //nolint:gosec // JSON or the document, and called so; a client that has gone hears nothing
+	_, _ = w.Write(body)
 }
 
 // shown is a plaintext on its way to the one who minted it. It is written by this

@@ -140,7 +140,7 @@ func (s *stream) tell(line []byte) error {
 		s.Header().Set("Content-Type", linesMedia)
 		s.WriteHeader(http.StatusOK)
 	}
-	if _, err := s.Write(append(line, '\n')); err != nil { //nolint:gosec // G705: JSON, and called so
+	if _, err := s.Write(append(line, '\n')); err != nil {
 		return err
 	}
 	return s.conn.Flush()

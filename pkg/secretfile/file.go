@@ -86,7 +86,7 @@ const byteOrderMark = "\ufeff"
 
 // readBounded reads a file of at most limit bytes, not counting a byte order mark.
 func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the files
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -106,7 +106,7 @@ func (r *Recorder) Used(d credential.Digest, allowed bool, at time.Time) {
 // Run reports until ctx ends, and then a last time.
 func (r *Recorder) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		timer := time.NewTimer(reportEvery - reportEvery/4 + rand.N(reportEvery/2)) //nolint:gosec // G404: jitter
+		timer := time.NewTimer(reportEvery - reportEvery/4 + rand.N(reportEvery/2))
 		select {
 		case <-ctx.Done():
 		case <-timer.C:

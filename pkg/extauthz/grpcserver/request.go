@@ -59,7 +59,7 @@ type header struct{ name, value, raw []byte }
 func (q *exchange) read(message []byte) error {
 	err := within(message, requestAttributes, func(attributes []byte) error {
 		return each(attributes, func(field protowire.Number, value []byte) error {
-			switch field { //nolint:exhaustive // of the fields of a message
+			switch field {
 			case attributesRequest:
 				return within(value, requestHTTP, q.readHTTP)
 			case attributesExtensions:
@@ -77,7 +77,7 @@ func (q *exchange) read(message []byte) error {
 
 func (q *exchange) readHTTP(http []byte) error {
 	return each(http, func(field protowire.Number, value []byte) error {
-		switch field { //nolint:exhaustive // of the fields of a message
+		switch field {
 		case httpMethod:
 			return readText(value, &q.Method)
 		case httpPath:

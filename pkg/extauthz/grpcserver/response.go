@@ -121,15 +121,15 @@ func number(b []byte, field protowire.Number, value int) []byte {
 	if value == 0 {
 		return b
 	}
-	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), uint64(value)) //nolint:gosec // G115: two's complement, as int32 is written
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), uint64(value))
 }
 
 // nested appends a message: what inner appends, and before it the length.
 func nested(b []byte, field protowire.Number, inner func(b []byte) []byte) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
 	start := len(b)
-	b = inner(append(b, 0))              // most are short: their length takes one byte
-	length := uint64(len(b) - start - 1) //nolint:gosec // G115: it is not negative
+	b = inner(append(b, 0)) // most are short: their length takes one byte
+	length := uint64(len(b) - start - 1)
 	if more := protowire.SizeVarint(length) - 1; more > 0 {
 		b = append(b, make([]byte, more)...)
 		copy(b[start+1+more:], b[start+1:])

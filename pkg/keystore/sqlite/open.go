@@ -55,7 +55,7 @@ func place(path string) (string, error) {
 	// SQLite would make it readable by all, and gives the log beside it the same mode.
 	// One that exists is not opened here: closing it would drop SQLite's locks on it
 	// that this process may hold.
-	f, err := os.OpenFile(abs, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // G304: the operator's configuration names it
+	f, err := os.OpenFile(abs, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return abs, nil

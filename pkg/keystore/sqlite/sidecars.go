@@ -20,7 +20,7 @@ func (s *Store) Sidecars(ctx context.Context, page keystore.Page) (head keystore
 		if head, at, err = s.head(ctx, q); err != nil {
 			return err
 		}
-		rows, err := q.QueryContext(ctx, //nolint:rowserrcheck // ScanSidecars does
+		rows, err := q.QueryContext(ctx, //nolint:rowserrcheck // ScanSidecars checks rows.Err
 			sqlstore.SelectSidecars+" WHERE name > ? AND stale_ends_at > ? AND NOT gone ORDER BY name LIMIT ?", after, sqlstore.Stamp(at.lease), page.Limit+1)
 		if err != nil {
 			return err

@@ -52,7 +52,7 @@ func Crash(t *testing.T, open Opener, place string) {
 	}
 	told := acknowledged{keys: map[string]bool{}, sidecars: map[string]int64{}}
 	for round := range rounds {
-		told.killChild(t, place, 5+rand.IntN(40)) //nolint:gosec // G404: any moment will do
+		told.killChild(t, place, 5+rand.IntN(40))
 		s, err := open(t.Context(), place)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
@@ -136,7 +136,7 @@ type acknowledged struct {
 // killChild lets a child write until so many lines were read, and reads on until
 // its end: what it printed it had been told.
 func (a *acknowledged) killChild(t *testing.T, place string, lines int) {
-	child := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // G204: this test itself
+	child := exec.CommandContext(t.Context(), os.Args[0])
 	child.Env = append(os.Environ(), crashPlace+"="+place)
 	child.Stderr = os.Stderr
 	out, err := child.StdoutPipe()

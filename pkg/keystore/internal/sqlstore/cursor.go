@@ -39,7 +39,7 @@ func (l listing) sign(position []byte) []byte {
 }
 
 func (l listing) cursor(position int64) string {
-	return l.cursorAt(binary.BigEndian.AppendUint64(nil, uint64(position))) //nolint:gosec // G115: read back by the same conversion
+	return l.cursorAt(binary.BigEndian.AppendUint64(nil, uint64(position)))
 }
 
 func (l listing) cursorAt(position []byte) string {
@@ -55,7 +55,7 @@ func (l listing) begin(page keystore.Page) (int64, error) {
 	case len(position) != positionLen:
 		return 0, keystore.ErrCursor
 	}
-	return int64(binary.BigEndian.Uint64(position)), nil //nolint:gosec // G115: made by the same conversion
+	return int64(binary.BigEndian.Uint64(position)), nil
 }
 
 // beginAt returns the position after which the page begins, none for the first page.

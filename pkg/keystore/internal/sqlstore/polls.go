@@ -14,7 +14,7 @@ var ErrClosed = errors.New("the store is closed")
 // poll is one RecordPoll that waits to be recorded.
 type poll struct {
 	keystore.Poll
-	ctx  context.Context //nolint:containedctx // of a call that waits in a queue
+	ctx  context.Context
 	done chan recorded
 }
 

@@ -128,8 +128,8 @@ func Found(err error) error {
 // mutation can be read one after the other.
 type Tx struct {
 	Conn
-	Ctx context.Context //nolint:containedctx // of the transaction, as sql.Tx holds it
-	Now time.Time       // for what people read
+	Ctx context.Context
+	Now time.Time // for what people read
 	// LeaseNow is of the clock by which leases, stale times and the wait of a new epoch are
 	// counted. No step of the wall clock moves it where an engine can know of the step.
 	LeaseNow time.Time
