@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
@@ -160,7 +160,7 @@ func (k *keyLines) next() {
 		err = fmt.Errorf("%s cannot be read: %w", k.name, err)
 	}
 	line = bytes.TrimPrefix(line, []byte("\ufeff")) // a byte order mark
-	if holdsPlaintext(line) {
+	if credential.ContainsPlaintext(string(line)) {
 		err = &plaintextError{k.read, k.name}
 	}
 	k.err = err
@@ -168,24 +168,3 @@ func (k *keyLines) next() {
 		k.rest = line // good until the next line is read
 	}
 }
-
-// holdsPlaintext looks for what has the shape of one of our keys or session tokens, whatever
-// field it is in.
-func holdsPlaintext(line []byte) bool {
-	const digits = 38
-	for _, prefix := range []string{"phk_", "phs_"} {
-		for rest := line; ; {
-			at := bytes.Index(rest, []byte(prefix))
-			if at < 0 {
-				break
-			}
-			rest = rest[at+len(prefix):]
-			if len(rest) >= digits && strings.TrimLeft(string(rest[:digits]), base62) == "" {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

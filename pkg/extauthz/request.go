@@ -25,9 +25,9 @@ type Request struct {
 	Origin,
 	SecFetchSite,
 	ContentType []string
-	// Foreign are the names of x-phantom-* headers that the client sent, as it sent them (see
-	// IsForeign).
-	Foreign []string
+	// Reserved holds the names of the client's headers for which credential.IsReserved is true,
+	// as the client sent them.
+	Reserved []string
 
 	// Route is what the proxy's matched route says of the requirement.
 	Route RouteRequirement
@@ -39,28 +39,6 @@ type Request struct {
 type RouteRequirement struct {
 	Set, HasPrincipal bool
 	Scope, Principal  string
-}
-
-// IsForeign reports whether a header's name is one that only the sidecar may set: it begins with
-// ForeignPrefix. Because many servers hand headers on as variables (RFC 3875 section 4.1.18), in
-// which '-' becomes '_', these two are the same here, and the case does not matter.
-func IsForeign[T string | []byte](name T) bool {
-	if len(name) < len(ForeignPrefix) {
-		return false
-	}
-	for i := range len(ForeignPrefix) {
-		c := name[i]
-		switch {
-		case c == '_':
-			c = '-'
-		case c >= 'A' && c <= 'Z':
-			c += 'a' - 'A'
-		}
-		if c != ForeignPrefix[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // maxCredential bounds a presented credential in bytes.

@@ -9,17 +9,6 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-// Names of the identity headers that an upstream gets.
-const (
-	AccountHeader    = "x-phantom-account-id"
-	PrincipalHeader  = "x-phantom-principal"
-	CredentialHeader = "x-phantom-credential-id"
-	ScopesHeader     = "x-phantom-scopes"
-
-	// ForeignPrefix begins every header that only the sidecar may set (see IsForeign).
-	ForeignPrefix = "x-phantom-"
-)
-
 // Header is one header to be set. Its value overwrites.
 type Header struct{ Name, Value string }
 
@@ -79,7 +68,7 @@ func verdict(d policy.Decision) string {
 
 // allow gives the upstream the identity and keeps the credential from it.
 func (r *Rules) allow(req *Request, d policy.Decision) Answer {
-	a := Answer{Allow: true, Set: identity(d), Remove: foreignNames(req)}
+	a := Answer{Allow: true, Set: identity(d), Remove: reservedNames(req)}
 	if len(req.Authorization) > 0 {
 		a.Remove = append(a.Remove, "authorization")
 	}
@@ -97,33 +86,33 @@ func (r *Rules) allow(req *Request, d policy.Decision) Answer {
 // upstream may still check it by itself. A client's own x-phantom-* headers are removed in
 // shadow mode too: an upstream that trusts them must not take a client's word.
 func shadowed(req *Request, d policy.Decision) Answer {
-	a := Answer{Allow: true, Remove: foreignNames(req)}
+	a := Answer{Allow: true, Remove: reservedNames(req)}
 	if d.Allowed() {
 		a.Set = identity(d)
 	} else {
 		// Nobody vouches for these; a front without early stripping would let them pass.
-		a.Remove = append(a.Remove, AccountHeader, PrincipalHeader, CredentialHeader, ScopesHeader)
+		a.Remove = append(a.Remove, credential.AccountHeader, credential.PrincipalHeader, credential.CredentialHeader, credential.ScopesHeader)
 	}
 	return a
 }
 
 func identity(d policy.Decision) []Header {
 	return []Header{
-		{AccountHeader, d.AccountID},
-		{PrincipalHeader, d.Kind.String()},
-		{CredentialHeader, d.CredentialID},
-		{ScopesHeader, d.Scopes.String()},
+		{credential.AccountHeader, d.AccountID},
+		{credential.PrincipalHeader, d.Kind.String()},
+		{credential.CredentialHeader, d.CredentialID},
+		{credential.ScopesHeader, d.Scopes.String()},
 	}
 }
 
-// foreignNames are the client's x-phantom-* headers less those that identity sets:
+// reservedNames are the client's x-phantom-* headers less those that identity sets:
 // Envoy removes last, so a name must not stand in both. A name with '_' in place of '-' is
 // another header to Envoy, and is removed.
-func foreignNames(req *Request) []string {
+func reservedNames(req *Request) []string {
 	var names []string
-	for _, name := range req.Foreign {
+	for _, name := range req.Reserved {
 		switch strings.ToLower(name) {
-		case AccountHeader, PrincipalHeader, CredentialHeader, ScopesHeader:
+		case credential.AccountHeader, credential.PrincipalHeader, credential.CredentialHeader, credential.ScopesHeader:
 		default:
 			names = append(names, name)
 		}

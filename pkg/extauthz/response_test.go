@@ -13,7 +13,7 @@ import (
 func TestAllow(t *testing.T) {
 	req := with(bearer(chatKey), func(r *extauthz.Request) {
 		r.Cookie = []string{"a=1; phantom_session=x; b=2", "c=\xff; d=4,phantom_session=y"}
-		r.Foreign = []string{"X-Phantom-Account-Id", "x-phantom-admin", "x_phantom_account_id", "X-Phantom_Scopes"}
+		r.Reserved = []string{"X-Phantom-Account-Id", "x-phantom-admin", "x_phantom_account_id", "X-Phantom_Scopes"}
 		r.Route = chat
 	})
 	a := newChecker(newFacts(), newRules()).Check(t.Context(), req)

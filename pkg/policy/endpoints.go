@@ -16,25 +16,24 @@ type Endpoint struct {
 	Requirement Requirement
 }
 
-// Normalize returns the entry with its path and host in the one spelling that is compared. The
-// error says which of them no request can match, and why.
+// Normalize returns the entry with the spelling of path and host that is compared. The error names
+// the first rule that keeps every request from matching.
 func (e Endpoint) Normalize() (Endpoint, error) {
-	path, err := NormalizePath(e.Path)
-	if err == nil && e.Prefix && path != "/" && strings.HasSuffix(path, "/") {
-		err = errPrefixSlash
+	normalize := NormalizePath
+	if e.Prefix {
+		normalize = NormalizePrefix
 	}
+	path, err := normalize(e.Path)
 	if err != nil {
-		return Endpoint{}, fmt.Errorf("path %q %w", e.Path, err)
+		return Endpoint{}, fmt.Errorf("path %q is invalid: %w", e.Path, err)
 	}
 	host, err := NormalizeHost(e.Host)
 	if err != nil {
-		return Endpoint{}, fmt.Errorf("host %q %w", e.Host, err)
+		return Endpoint{}, fmt.Errorf("host %q is invalid: %w", e.Host, err)
 	}
 	e.Path, e.Host = path, host
 	return e, nil
 }
-
-var errPrefixSlash = errors.New("is a prefix that ends in /")
 
 // Overlap reports whether both entries can be the answer to one request with nothing to tell
 // which of them counts: path and host are the same and a method is in common. Method is the

@@ -151,14 +151,14 @@ func TestEntriesThatNeverMatch(t *testing.T) {
 		entry policy.Endpoint
 		why   string
 	}{
-		{policy.Endpoint{}, "does not begin with /"},
-		{policy.Endpoint{Path: "a"}, "does not begin with /"},
+		{policy.Endpoint{}, "must begin with /"},
+		{policy.Endpoint{Path: "a"}, "must begin with /"},
 		{policy.Endpoint{Path: "/a?b"}, "query"},
 		{policy.Endpoint{Path: "/a#b"}, "query"},
 		{policy.Endpoint{Path: "/a b"}, "space"},
 		{policy.Endpoint{Path: "/ä"}, "non-ASCII"},
 		{policy.Endpoint{Path: "/a;b"}, ";"},
-		{policy.Endpoint{Path: `/a\b`}, "always denied"},
+		{policy.Endpoint{Path: `/a\b`}, `\`},
 		{policy.Endpoint{Path: "//a"}, "//"},
 		{policy.Endpoint{Path: "/a/.."}, "dot segment"},
 		{policy.Endpoint{Path: "/a/%2e%2E/b"}, "dot segment"},
@@ -167,13 +167,13 @@ func TestEntriesThatNeverMatch(t *testing.T) {
 		{policy.Endpoint{Path: "/a%5Cb"}, "%5c"},
 		{policy.Endpoint{Path: "/a%00b"}, "%00"},
 		{policy.Endpoint{Path: "/%%32e"}, "escape within an escape"},
-		{policy.Endpoint{Path: "/a/", Prefix: true}, "ends in /"},
+		{policy.Endpoint{Path: "/a/", Prefix: true}, "must not end in /"},
 		{policy.Endpoint{Path: "/a", Host: "b.example."}, "dot"},
 		{policy.Endpoint{Path: "/a", Host: "b.example:80"}, "port"},
 		{policy.Endpoint{Path: "/a", Host: "b.example.:80"}, "dot"},
 		{policy.Endpoint{Path: "/a", Host: "[::1]:80"}, "port"},
-		{policy.Endpoint{Path: "/a", Host: "b/c"}, "not a host"},
-		{policy.Endpoint{Path: "/a", Host: ":80"}, "not a host"},
+		{policy.Endpoint{Path: "/a", Host: "b/c"}, "must be a host"},
+		{policy.Endpoint{Path: "/a", Host: ":80"}, "must be a host"},
 	} {
 		if _, err := policy.NewEndpoints([]policy.Endpoint{tt.entry}); err == nil || !strings.Contains(err.Error(), tt.why) {
 			t.Errorf("%+v: %v, want %q", tt.entry, err, tt.why)

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -243,6 +244,45 @@ func TestBadFiles(t *testing.T) {
 		if err := make(); err == nil || !strings.Contains(err.Error(), dir) {
 			t.Errorf("%s: found %v, want an error that names the file", name, err)
 		}
+	}
+	if err := errors.Join(CheckKeyPair(at("a.pem"), at("a.key")), CheckCAs(at("a.pem")), CheckPEM(at("text"))); err != nil {
+		t.Error(err)
+	}
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{CheckKeyPair(at("a.pem"), at("b.key")), "certificate " + at("a.pem") + " with key " + at("b.key") + " is invalid: private key does not match public key"},
+		{CheckCAs(at("text")), at("text") + " is invalid: must hold a certificate in PEM"},
+	} {
+		if c.err == nil || c.err.Error() != c.want {
+			t.Errorf("found %v, want %s", c.err, c.want)
+		}
+	}
+}
+
+func TestReadClient(t *testing.T) {
+	dir := t.TempDir()
+	ca := newAuthority(t)
+	caFile, certFile, keyFile := filepath.Join(dir, "ca"), filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+	ca.put(caFile)
+	ca.issue("client", certFile, keyFile)
+	piped := func(path string) string {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pipe(t, string(raw))
+	}
+	conf, err := ReadClient(piped(caFile), piped(certFile), piped(keyFile), zap.NewNop())
+	if err != nil || len(conf.Certificates) != 1 || conf.RootCAs == nil {
+		t.Errorf("got %+v, %v", conf, err)
+	}
+	if conf, err := ReadClient("", "", "", zap.NewNop()); err != nil || conf.RootCAs != nil {
+		t.Errorf("without files: %v", err)
+	}
+	if _, err := ReadClient(pipe(t, "nonsense"), "", "", zap.NewNop()); err == nil || !strings.Contains(err.Error(), "must hold a certificate") {
+		t.Errorf("nonsense: %v", err)
 	}
 }
 

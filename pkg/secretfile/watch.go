@@ -1,7 +1,6 @@
 package secretfile
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"sync"
@@ -119,7 +118,7 @@ func stat(paths []string) ([]os.FileInfo, error) {
 			return nil, err
 		}
 		if !info.Mode().IsRegular() { // a pipe cannot be read again, a device might never end
-			return nil, fmt.Errorf("%s is not a regular file", path)
+			return nil, invalid(path, "must be a regular file")
 		}
 		all = append(all, info)
 	}

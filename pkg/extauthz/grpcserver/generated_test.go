@@ -50,7 +50,7 @@ func compareReading(t interface{ Fatalf(string, ...any) }, b []byte) {
 	}
 	want := readGenerated(msg)
 	for _, r := range []*extauthz.Request{&got.Request, want} { // a map of the generated types has no order
-		for _, list := range [][]string{r.Authorization, r.Cookie, r.Origin, r.SecFetchSite, r.ContentType, r.Foreign} {
+		for _, list := range [][]string{r.Authorization, r.Cookie, r.Origin, r.SecFetchSite, r.ContentType, r.Reserved} {
 			slices.Sort(list)
 		}
 	}
@@ -168,7 +168,7 @@ func addGenerated(req *extauthz.Request, name, value string) {
 		req.ContentType = append(req.ContentType, value)
 	default:
 		if strings.HasPrefix(strings.ReplaceAll(strings.ToLower(name), "_", "-"), "x-phantom-") {
-			req.Foreign = append(req.Foreign, name)
+			req.Reserved = append(req.Reserved, name)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
@@ -150,7 +151,7 @@ func (q *exchange) put(h header) {
 func (q *exchange) add(h header) {
 	switch list := q.place(h.name); list {
 	case nil:
-	case &q.Foreign:
+	case &q.Reserved:
 		*list = append(*list, string(h.name))
 	default:
 		*list = append(*list, string(h.value))
@@ -159,8 +160,8 @@ func (q *exchange) add(h header) {
 
 // place is where a header of that name belongs, nil if it is of no interest.
 func (q *exchange) place(name []byte) *[]string {
-	if extauthz.IsForeign(name) {
-		return &q.Foreign
+	if credential.IsReserved(name) {
+		return &q.Reserved
 	}
 	var lower [len("sec-fetch-site")]byte
 	n := copy(lower[:], name)
