@@ -71,9 +71,9 @@ func newFacts() *facts {
 
 func newRules() *extauthz.Rules {
 	return &extauthz.Rules{
-		Judge:      policy.Judge{SessionScopes: credential.NewScopes("chat:companion")},
-		Origin:     origin,
-		CookieName: "phantom_session",
+		SessionScopes: credential.NewScopes("chat:companion"),
+		Origin:        origin,
+		CookieName:    "phantom_session",
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz/grpcserver"
-	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
 // browserCheck is a message of the headers that envoy.yaml sends for a request of the web app.
@@ -26,7 +25,7 @@ func browserCheck() *authv3.CheckRequest {
 
 // BenchmarkHit measures a cache hit without the transport: message in, message out.
 func BenchmarkHit(b *testing.B) {
-	rules := &extauthz.Rules{Judge: policy.Judge{SessionScopes: credential.NewScopes("chat:companion")}, Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session"}
+	rules := &extauthz.Rules{SessionScopes: credential.NewScopes("chat:companion"), Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session"}
 	check := grpcserver.Direct(extauthz.NewChecker(newSource(), nobody{}, rules, extauthz.NewMetrics(prometheus.NewRegistry())))
 	msg, err := proto.Marshal(browserCheck())
 	if err != nil {

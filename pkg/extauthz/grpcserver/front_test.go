@@ -21,7 +21,6 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz/grpcserver"
-	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -61,7 +60,7 @@ func newSource() *source { return &source{digest: key.Digest()} }
 func serve(t testing.TB, src *source, log *zap.Logger) (*grpcserver.Server, *grpc.ClientConn) {
 	t.Helper()
 	rules := &extauthz.Rules{
-		Judge: policy.Judge{SessionScopes: credential.NewScopes("chat:companion")}, Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session",
+		SessionScopes: credential.NewScopes("chat:companion"), Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session",
 	}
 	return serveRules(t, src, rules, prometheus.NewRegistry(), log)
 }
