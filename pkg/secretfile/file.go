@@ -2,10 +2,11 @@
 // (Client) from files that may be replaced while the program runs, and owns the rules for these
 // files (CheckSecret and the like).
 //
-// Use costs one atomic load. At most once a second, one caller also stats the files, following
-// symbolic links, which covers the link swap of a Kubernetes Secret. After a change that cannot be
-// used, the last good value stays in use and the log reports it once; a token that the program
-// accepts (OpenToken) is then rejected instead.
+// Use costs one atomic load. Every 800 ms one caller also stats the files, following symbolic links,
+// so that the link swap of a Kubernetes Secret is a change too. A file that is being written in
+// place is read 200 ms later, because it may be incomplete. After a change that cannot be used, the
+// last good value stays in use and the log reports it once; a token that the program accepts
+// (OpenToken) is then rejected instead.
 package secretfile
 
 import (
