@@ -1,6 +1,6 @@
 // Package extauthz checks requests: from what a proxy reports about a request it makes the answer.
-// It knows neither Envoy's messages nor a transport. A transport, in a folder beside this file,
-// reads its wire format into a Request and writes the Answer.
+// It is independent of Envoy's messages. A transport, in a folder beside this file, reads its wire
+// format into a Request and writes the Answer.
 //
 // A check reads the credential, requests its record from the Source, finds the requirement of the
 // endpoint, calls policy.Decide (all in check.go) and renders the answer (response.go). Apart from
@@ -54,8 +54,7 @@ const minLimit = time.Second
 // limit returns the time after a check's arrival in which it may be allowed.
 func (r *Rules) limit() time.Duration { return max(minLimit, 2*r.KeyAPITimeout) }
 
-// Request is what a proxy reports about a request. The zero Request has no credential and is
-// denied. A header's slice has one element for each value that the proxy sent, also for an empty
+// Request is a proxy's report about a request. The zero Request has no credential and is denied. A header's slice has one element for each value that the proxy sent, also for an empty
 // one; a proxy may have joined repeated values with ','.
 type Request struct {
 	// Arrived is when the process received the proxy's message; zero means when the check began.
@@ -75,8 +74,8 @@ type Request struct {
 	Route RouteRequirement
 }
 
-// RouteRequirement is the requirement in the context extensions of the proxy's matched route. If
-// Set is false, they have neither a scope nor a principal. An empty Scope requires no scope.
+// RouteRequirement is the requirement in the context extensions of the proxy's matched route. Set
+// reports whether they have a scope or a principal. An empty Scope requires no scope.
 // Without HasPrincipal the principal is any; an empty Principal is invalid.
 type RouteRequirement struct {
 	Set, HasPrincipal bool
@@ -176,7 +175,7 @@ func (o *Outcome) Answer() Answer {
 		o.decision = o.decision.Withdraw()
 		c.metrics.late.Inc()
 	}
-	c.metrics.observe(o.decision.Reason, o.rules.Shadow, now.Sub(o.req.Arrived))
+	c.metrics.observe(o.decision, o.rules.Shadow, now.Sub(o.req.Arrived))
 	if o.decision.Kind == credential.Key {
 		c.usage.Used(o.digest, o.decision.Allowed(), now)
 	}
@@ -294,8 +293,8 @@ func isB64Token(s string) bool {
 	return true
 }
 
-// sessionCookie returns the value of the session cookie. Found reports whether there is one that is
-// not empty, usable whether its value is valid and there is no second value.
+// sessionCookie returns the value of the session cookie. Found reports whether a value is not empty,
+// usable whether it is valid and the only value.
 func sessionCookie(headers []string, name string) (value string, found, usable bool) {
 	usable = true
 	for _, header := range headers {

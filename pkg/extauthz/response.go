@@ -14,7 +14,7 @@ import (
 // Header is a header to set. Its value overwrites.
 type Header struct{ Name, Value string }
 
-// Answer is the answer to a proxy. The zero Answer is a denial: only Allow allows, whatever Code is.
+// Answer is the answer to a proxy. The zero Answer is a denial, although its Code is 0.
 type Answer struct {
 	Allow  bool
 	Code   int32 // gRPC status: 0 if and only if Allow
@@ -140,7 +140,7 @@ func identity(d policy.Decision) []Header {
 	}
 }
 
-// reservedNames returns the client's reserved headers without those that identity sets: Envoy
+// reservedNames returns the client's reserved headers without the ones that identity sets: Envoy
 // removes last, so no name may be in both. To Envoy a name with '_' is another header, which is
 // removed.
 func reservedNames(req *Request) []string {

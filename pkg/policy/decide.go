@@ -17,7 +17,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// Principal is the kind of credential that may use an endpoint. The zero Principal is none.
+// Principal says whether keys, sessions or both may use an endpoint. The zero Principal is none.
 type Principal uint8
 
 // The principals.
@@ -41,8 +41,7 @@ func ParsePrincipal(s string) (Principal, bool) {
 	return NoPrincipal, false
 }
 
-// Requirement is what an endpoint requires of a credential. No credential meets the zero
-// Requirement.
+// Requirement is an endpoint's condition for a credential. No credential meets the zero Requirement.
 type Requirement struct {
 	Principal Principal
 	scopes    []string // all of them required, in the order in which the endpoint names them
@@ -66,8 +65,8 @@ func (r Requirement) Scopes() []string { return slices.Clone(r.scopes) }
 
 // Decide makes the decision on one presented credential. Kind is how it was presented (as a Bearer
 // key or in the session cookie); a record of the other kind counts as not found. Found reports
-// whether the key API has a record. A record whose state is neither active nor revoked is
-// Unavailable.
+// whether the key API has a record. A record in any state but active and revoked
+// is Unavailable.
 func Decide(kind credential.Kind, rec credential.Record, found bool, req Requirement, now time.Time) Decision {
 	if !found || rec.Kind != kind {
 		return Deny(NotFound(kind))
@@ -96,7 +95,7 @@ func NotFound(kind credential.Kind) Reason {
 	return Unavailable
 }
 
-// inForce returns OK, or why the credential is not in force, whatever the endpoint.
+// inForce returns OK, or why the credential is not in force at any endpoint.
 func inForce(rec credential.Record, now time.Time) Reason {
 	expired := !rec.ExpiresAt.IsZero() && !now.Before(rec.ExpiresAt)
 	switch {

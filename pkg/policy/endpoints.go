@@ -64,16 +64,18 @@ func (e Endpoint) Overlap(other Endpoint) (method string, overlap bool) {
 // The path decides first: exact before prefix, longer before shorter. Host and method then choose
 // among the entries of that one path. If none of these matches, the request is denied, so that
 // another host or method never falls through to a weaker entry.
-type Endpoints struct {
-	exact  map[string][]Endpoint
-	prefix map[string][]Endpoint
+type Endpoints struct{ entries map[pathKey][]Endpoint }
+
+type pathKey struct {
+	path   string
+	prefix bool
 }
 
 // NewEndpoints makes a table of the entries, which it normalizes. It returns one error for all
 // entries that no request can match (see Endpoint.Normalize) or that overlap (see
 // Endpoint.Overlap).
 func NewEndpoints(list []Endpoint) (Endpoints, error) {
-	table := Endpoints{exact: map[string][]Endpoint{}, prefix: map[string][]Endpoint{}}
+	entries := map[pathKey][]Endpoint{}
 	var invalid []error
 	for _, e := range list {
 		e, err := e.Normalize()
@@ -81,55 +83,45 @@ func NewEndpoints(list []Endpoint) (Endpoints, error) {
 			invalid = append(invalid, err)
 			continue
 		}
-		kind := table.exact
-		if e.Prefix {
-			kind = table.prefix
-		}
-		for _, other := range kind[e.Path] {
+		key := pathKey{e.Path, e.Prefix}
+		for _, other := range entries[key] {
 			if _, overlap := e.Overlap(other); overlap {
 				invalid = append(invalid, fmt.Errorf("path %q and host %q are invalid: must not share a method with another entry", e.Path, e.Host))
 			}
 		}
-		kind[e.Path] = append(kind[e.Path], e)
+		entries[key] = append(entries[key], e)
 	}
 	if len(invalid) > 0 {
 		return Endpoints{}, errors.Join(invalid...)
 	}
-	for _, kind := range []map[string][]Endpoint{table.exact, table.prefix} {
-		for _, entries := range kind {
-			// Entries with a host come before those without.
-			slices.SortStableFunc(entries, func(a, b Endpoint) int { return strings.Compare(b.Host, a.Host) })
-		}
+	for _, same := range entries {
+		// Entries with a host come before those without.
+		slices.SortStableFunc(same, func(a, b Endpoint) int { return strings.Compare(b.Host, a.Host) })
 	}
-	return table, nil
+	return Endpoints{entries}, nil
 }
 
 // Match returns the requirement of a request, the zero Requirement if the table has none. Target
 // is the request's :path with its query; host is its authority.
 func (t Endpoints) Match(method, host, target string) Requirement {
-	if len(t.exact) == 0 && len(t.prefix) == 0 {
+	if len(t.entries) == 0 {
 		return Requirement{}
 	}
 	path, _, _ := strings.Cut(target, "?")
-	path, err := normalizePath(path)
-	if err != nil {
+	path, err := NormalizePath(path)
+	host, _, ok := splitHost(host)
+	if err != nil || !ok {
 		return Requirement{}
 	}
-	host, ok := normalizeHost(host)
-	if !ok {
-		return Requirement{}
-	}
-	if entries, ok := t.exact[path]; ok {
+	if entries, ok := t.entries[pathKey{path, false}]; ok {
 		return choose(entries, method, host)
 	}
-	for at := path; ; at = at[:strings.LastIndexByte(at, '/')] {
-		if entries, ok := t.prefix[at]; ok && at != "" {
+	for at := path; at != ""; at = at[:strings.LastIndexByte(at, '/')] {
+		if entries, ok := t.entries[pathKey{at, true}]; ok {
 			return choose(entries, method, host)
 		}
-		if at == "" {
-			return choose(t.prefix["/"], method, host)
-		}
 	}
+	return choose(t.entries[pathKey{"/", true}], method, host)
 }
 
 // choose returns the requirement of the first entry that matches host and method. A method that

@@ -116,7 +116,7 @@ func TestOverlappingEntriesAreErrors(t *testing.T) {
 	}
 }
 
-// An entry matches whatever the spelling of its host and path, and wins over weaker entries.
+// An entry matches in any spelling of its host and path, and wins over weaker entries.
 func TestEntriesMatchInAnySpelling(t *testing.T) {
 	for _, tt := range []struct{ path, host, requestPath, requestHost string }{
 		{"/a", "B.Example", "/a", "b.example"},

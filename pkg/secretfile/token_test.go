@@ -197,7 +197,7 @@ func TestTokenRotationHasNoGap(t *testing.T) {
 				}
 				token.value.due.Store(0) // look each time
 				if token.Get() == (credential.Secret{}) {
-					t.Errorf("%s: both tokens are rejected", token.Path())
+					t.Errorf("%s: both tokens are rejected", token.value.paths[0])
 					return
 				}
 			}

@@ -3,7 +3,6 @@ package grpcserver
 import (
 	"fmt"
 	"runtime"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -42,9 +41,9 @@ func due(s *rate.Sometimes) (now bool) {
 
 // panicked records a recovered panic. The deferred function must call it, so that the stack is still
 // that of the panic. It logs the value only if it is a runtime error, because any other may hold
-// client data, and the functions without their arguments, which may hold parts of a credential.
+// client data. The stack is without arguments, which may hold parts of a credential.
 func (f *failures) panicked(value any) {
-	f.metrics.Panicked()
+	f.metrics.Panics.Inc()
 	if !due(&f.panics) {
 		return
 	}
@@ -52,19 +51,19 @@ func (f *failures) panicked(value any) {
 	if err, ok := value.(runtime.Error); ok {
 		what = err.Error()
 	}
-	f.log.Error("check panicked: answered as unavailable", zap.String("panic", what), zap.Strings("stack", panicStack()))
+	f.log.Error("check panicked: answered as unavailable", zap.String("panic", what), zap.Stack("stack"))
 }
 
 // unreadable records the error of a message that is not a valid CheckRequest.
 func (f *failures) unreadable(err error) {
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
-		f.metrics.Undecodable(extauthz.TooLarge)
+		f.metrics.TooLarge.Inc()
 		f.warn(&f.tooLarge, "check message is too large: rejected", zap.Int("max_bytes", maxMessage))
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable:
 		// The client ended the stream.
 	default:
-		f.metrics.Undecodable(extauthz.Malformed)
+		f.metrics.Malformed.Inc()
 		f.warn(&f.malformed, "check message is malformed: rejected")
 	}
 }
@@ -73,29 +72,4 @@ func (f *failures) warn(s *rate.Sometimes, message string, fields ...zap.Field) 
 	if due(s) {
 		f.log.Warn(message, fields...)
 	}
-}
-
-// maxStack is the number of functions in the log line of a panic. More make longer lines; fewer may
-// omit the caller.
-const maxStack = 12
-
-// panicStack returns the functions that were active when the panic began, innermost first, each
-// with its file and line.
-func panicStack() (list []string) {
-	var callers [64]uintptr
-	frames := runtime.CallersFrames(callers[:runtime.Callers(1, callers[:])])
-	panicking := false
-	for len(list) < maxStack {
-		frame, more := frames.Next()
-		switch {
-		case frame.Function == "runtime.gopanic":
-			panicking = true
-		case panicking && !strings.HasPrefix(frame.Function, "runtime."):
-			list = append(list, fmt.Sprintf("%s %s:%d", frame.Function, frame.File, frame.Line))
-		}
-		if !more {
-			break
-		}
-	}
-	return list
 }

@@ -144,7 +144,7 @@ func readGenerated(msg *authv3.CheckRequest) *extauthz.Request {
 	return req
 }
 
-// valueOf returns the raw value if there is one. An empty value is an entry with neither.
+// valueOf returns the raw value if there is one. An empty value is an entry without both.
 func valueOf(header *corev3.HeaderValue) string {
 	if raw := header.GetRawValue(); len(raw) > 0 {
 		return string(raw)

@@ -39,7 +39,7 @@ const (
 var errUTF8 = errors.New("string is invalid: must be UTF-8")
 
 // exchange is one check: the Request of its CheckRequest and, after the decision, the outcome. It is
-// one object, so that a check allocates less. A field that the message lacks is zero.
+// one object, so that a check allocates less. A field that is missing in the message is zero.
 //
 // Envoy sends headers either as a map, in which repeated ones are joined with ',', or with
 // encode_raw_headers as a list that keeps most of them separate, with the values in raw_value
@@ -89,7 +89,7 @@ func (x *exchange) readHTTP(http []byte) error {
 		case httpHeaderMap:
 			return within(value, headerMapHeaders, func(entry []byte) error {
 				h, err := readHeader(entry)
-				if len(h.raw) > 0 { // an empty value is an entry with neither
+				if len(h.raw) > 0 { // an empty value is an entry without both
 					h.value = h.raw
 				}
 				x.add(h)

@@ -109,7 +109,7 @@ func (s *Server) SetServing(serving bool) {
 	s.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, state)
 }
 
-// Stop shuts down gracefully: it accepts no more connections and waits for the checks in flight.
+// Stop shuts down gracefully: it stops accepting connections and waits for the checks in flight.
 // When ctx ends, it cancels them.
 func (s *Server) Stop(ctx context.Context) {
 	s.health.Shutdown()

@@ -210,7 +210,7 @@ func TestDynamicMetadata(t *testing.T) {
 	}
 }
 
-// Reserved headers are removed in both encodings and in any spelling, except those that are set.
+// Reserved headers are removed in both encodings and in any spelling, except the ones that are set.
 func TestReservedHeadersAreRemovedAsSent(t *testing.T) {
 	_, conn := serve(t, newSource(), zap.NewNop())
 	sent := []string{"X-Phantom-Account-Id", "x_phantom_account_id", "X-Phantom_Account-Id", "x-phantom-admin", "X_PHANTOM_admin"}
