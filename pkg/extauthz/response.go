@@ -157,12 +157,7 @@ func reservedNames(req *Request) []string {
 
 // Failed returns the answer to a check that panicked before its message was read: unavailable, in
 // shadow mode too.
-func Failed() Answer {
-	d := policy.Deny(policy.Unavailable)
-	a := deny(&Request{}, d)
-	a.Meta = Metadata{Decision: decisionName(d), Reason: d.Reason.String()}
-	return a
-}
+func Failed() Answer { return new(Rules).answer(&Request{}, policy.Deny(policy.Unavailable)) }
 
 func deny(req *Request, d policy.Decision) Answer {
 	a := Answer{Code: d.Code(), Status: d.Status()}

@@ -1,6 +1,7 @@
 // Package policy decides checks: Decide makes a Decision from the facts about a credential, the
 // Requirement of the endpoint and the time. It is pure: no I/O, no clock, no Envoy, gRPC or cache.
-// The rows of the deny table are evaluated in order, and the first that applies is the Decision. Endpoints is a table of requirements by method, host and path. All zero values deny.
+// The rows of the deny table are evaluated in order, and the first that applies is the Decision.
+// Endpoints is a table of requirements by method, host and path. All zero values deny.
 //
 // A decision allocates nothing and compares each required scope with the scopes held, of which
 // there are a few. A look-up in Endpoints costs one pass over the path, which allocates only if it
