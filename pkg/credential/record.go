@@ -22,16 +22,8 @@ const (
 	Session
 )
 
-// String returns the wire name: "key", "session", or "" for the zero Kind.
-func (k Kind) String() string {
-	switch k {
-	case Key:
-		return "key"
-	case Session:
-		return "session"
-	}
-	return ""
-}
+// String returns the wire name: "key", "session", or "" for an unknown kind.
+func (k Kind) String() string { return nameOf(k, "", "key", "session") }
 
 // State is the state of a credential or an account. The zero State is unknown and must be
 // treated as not in force.
@@ -44,17 +36,15 @@ const (
 	Terminated
 )
 
-// String returns the wire name: "active", "revoked", "terminated", or "".
-func (s State) String() string {
-	switch s {
-	case Active:
-		return "active"
-	case Revoked:
-		return "revoked"
-	case Terminated:
-		return "terminated"
+// String returns the wire name: "active", "revoked", "terminated", or "" for an unknown state.
+func (s State) String() string { return nameOf(s, "", "active", "revoked", "terminated") }
+
+// nameOf returns the i-th name, "" if there is none.
+func nameOf[T ~uint8](i T, names ...string) string {
+	if int(i) >= len(names) {
+		return ""
 	}
-	return ""
+	return names[i]
 }
 
 // Account is the owner of a credential.

@@ -53,7 +53,7 @@ func (r *Rules) answer(req *Request, d policy.Decision) Answer {
 	case d.Allowed():
 		a = r.allow(req, d)
 	default:
-		a = deny(req, d)
+		a = deny(req, d.Denial())
 	}
 	a.Meta = meta
 	return a
@@ -159,30 +159,26 @@ func reservedNames(req *Request) []string {
 // shadow mode too.
 func Failed() Answer { return new(Rules).answer(&Request{}, policy.Deny(policy.Unavailable)) }
 
-func deny(req *Request, d policy.Decision) Answer {
-	a := Answer{Code: d.Code(), Status: d.Status()}
+func deny(req *Request, d policy.Denial) Answer {
+	a := Answer{Code: d.Code, Status: d.Status}
 	if fromGRPC(req.ContentType) {
 		a.Set = append(a.Set,
-			Header{"grpc-status", strconv.Itoa(int(d.Code()))},
-			Header{"grpc-message", grpcMessage(d.Message())})
+			Header{"grpc-status", strconv.Itoa(int(d.Code))},
+			Header{"grpc-message", grpcMessage(d.Message)})
 	} else {
-		a.Body = body(d)
+		// Fields in the order of the contract; none has a character that JSON must escape (see
+		// credential.ValidScope).
+		a.Body = `{"error":"` + d.Error + `","message":"` + d.Message + `","statusCode":` + strconv.Itoa(d.Status) + `}`
 		a.Set = append(a.Set, Header{"content-type", "application/json"})
 	}
 	a.Set = append(a.Set, Header{"cache-control", "no-store"})
-	if challenge := d.Challenge(); challenge != "" {
-		a.Set = append(a.Set, Header{"www-authenticate", challenge})
+	if d.Challenge != "" {
+		a.Set = append(a.Set, Header{"www-authenticate", d.Challenge})
 	}
-	if d.RetryAfter() {
+	if d.RetryAfter {
 		a.Set = append(a.Set, Header{"retry-after", "1"})
 	}
 	return a
-}
-
-// body returns the three fields in the order of the contract. Names, messages and scopes have no
-// characters that JSON must escape (see credential.ValidScope).
-func body(d policy.Decision) string {
-	return `{"error":"` + d.ErrorName() + `","message":"` + d.Message() + `","statusCode":` + strconv.Itoa(d.Status()) + `}`
 }
 
 // grpcMessage percent-encodes all but printable ASCII, and '%' itself (Status-Message of gRPC over

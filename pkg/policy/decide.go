@@ -171,28 +171,14 @@ func (d Decision) Withdraw() Decision {
 // Allowed reports whether the request is allowed.
 func (d Decision) Allowed() bool { return d.Reason == OK }
 
-// Status returns the HTTP status of the answer, 200 for an allow.
-func (d Decision) Status() int { return d.Reason.row().status }
-
-// Code returns the gRPC status (google.rpc.Code) of the answer: 0 if and only if it is an allow.
-func (d Decision) Code() int32 { return d.Reason.row().code }
-
-// ErrorName returns the error of a denial's body, such as "FORBIDDEN".
-func (d Decision) ErrorName() string { return d.Reason.row().err }
-
-// Message returns the message of a denial's body.
-func (d Decision) Message() string { return d.Reason.row().message + d.missing }
-
-// RetryAfter reports whether the answer has the header Retry-After: 1.
-func (d Decision) RetryAfter() bool { return d.Reason.row().retry }
-
-// Challenge returns the WWW-Authenticate header of a denial (RFC 6750 section 3), "" if it has
-// none.
-func (d Decision) Challenge() string {
+// Denial returns the row of the deny table. For an allow it has Status 200 and Code 0 only.
+func (d Decision) Denial() Denial {
+	row := d.Reason.row().Denial
+	row.Message += d.missing
 	if d.Reason == ScopeMissing && d.Kind == credential.Key {
-		return realm + `, error="insufficient_scope", scope="` + strings.Join(d.required, " ") + `"`
+		row.Challenge = realm + `, error="insufficient_scope", scope="` + strings.Join(d.required, " ") + `"`
 	}
-	return d.Reason.row().challenge
+	return row
 }
 
 // Reason is why a check was decided as it was. Metrics, logs and dynamic metadata use its name.
@@ -218,15 +204,18 @@ const (
 	reasonCount
 )
 
-// row is one row of the deny table.
+// Denial is the answer of a row of the deny table.
+type Denial struct {
+	Status         int   // HTTP
+	Code           int32 // google.rpc.Code; never 0 on a denial, because Envoy treats 0 as an allow
+	Error, Message string
+	Challenge      string // WWW-Authenticate (RFC 6750 section 3), "" for none
+	RetryAfter     bool   // Retry-After: 1
+}
+
 type row struct {
-	name      string
-	status    int   // HTTP
-	code      int32 // google.rpc.Code; never 0 on a denial, because Envoy treats 0 as an allow
-	err       string
-	message   string
-	challenge string // WWW-Authenticate
-	retry     bool   // Retry-After: 1
+	name string
+	Denial
 }
 
 const (
@@ -236,15 +225,15 @@ const (
 )
 
 func unauthorized(name, message, challenge string) row {
-	return row{name, 401, 16, "UNAUTHORIZED", message, challenge, false}
+	return row{name, Denial{401, 16, "UNAUTHORIZED", message, challenge, false}}
 }
 
 func forbidden(name, message string) row {
-	return row{name, 403, 7, "FORBIDDEN", message, "", false}
+	return row{name, Denial{403, 7, "FORBIDDEN", message, "", false}}
 }
 
 var table = [reasonCount]row{
-	Unavailable:            {"unavailable", 503, 14, "SERVICE_UNAVAILABLE", "Authorization is temporarily unavailable", "", true},
+	Unavailable:            {"unavailable", Denial{503, 14, "SERVICE_UNAVAILABLE", "Authorization is temporarily unavailable", "", true}},
 	NoCredential:           unauthorized("no_credential", "Missing API key", realm),
 	MalformedAuthorization: unauthorized("malformed_authorization", "Malformed Authorization header", invalidRequest),
 	SessionOrigin:          forbidden("session_origin", "Session cookies are accepted only from the web app"),
@@ -252,13 +241,13 @@ var table = [reasonCount]row{
 	KeyRevoked:             unauthorized("key_revoked", "API key has been revoked", invalidToken),
 	KeyExpired:             unauthorized("key_expired", "API key has expired", invalidToken),
 	SessionExpired:         unauthorized("session_expired", "Session has expired", realm),
-	AccountTerminated:      {"account_terminated", 403, 7, "ACCOUNT_TERMINATED", "Account has been terminated", "", false},
+	AccountTerminated:      {"account_terminated", Denial{403, 7, "ACCOUNT_TERMINATED", "Account has been terminated", "", false}},
 	NoPolicy:               forbidden("no_policy", "No access policy for this endpoint"),
 	SessionRequired:        forbidden("session_required", "This endpoint is not available to API keys"),
 	KeyRequired:            forbidden("key_required", "This endpoint requires an API key"),
 	ScopeMissing:           forbidden("scope_missing", "Missing required scope: "), // the scope's name follows
-	RateLimited:            {"rate_limited", 429, 8, "TOO_MANY_REQUESTS", "Too many requests with unknown credentials", "", true},
-	OK:                     {name: "ok", status: 200},
+	RateLimited:            {"rate_limited", Denial{429, 8, "TOO_MANY_REQUESTS", "Too many requests with unknown credentials", "", true}},
+	OK:                     {"ok", Denial{Status: 200}},
 }
 
 // String returns the name in metadata, metrics and logs. A value that is not one of the constants

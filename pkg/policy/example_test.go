@@ -15,7 +15,7 @@ func ExampleDecide() {
 	}
 	for _, scopes := range []string{"models:read", "models:read chat:companion"} {
 		d := policy.Decide(credential.Key, rec, true, policy.NewRequirement(policy.Any, scopes), time.Now())
-		fmt.Printf("%v %d %v %q\n", d.Allowed(), d.Status(), d.Reason, d.Message())
+		fmt.Printf("%v %d %v %q\n", d.Allowed(), d.Denial().Status, d.Reason, d.Denial().Message)
 	}
 	// Output:
 	// true 200 ok ""

@@ -71,8 +71,8 @@ func TestDecide(t *testing.T) {
 			if d.Reason != tt.want {
 				t.Errorf("got %v, want %v", d.Reason, tt.want)
 			}
-			if d.Allowed() != (tt.want == policy.OK) || d.Allowed() != (d.Code() == 0) {
-				t.Errorf("allowed %v, code %d for %v", d.Allowed(), d.Code(), d.Reason)
+			if d.Allowed() != (tt.want == policy.OK) || d.Allowed() != (d.Denial().Code == 0) {
+				t.Errorf("allowed %v, code %d for %v", d.Allowed(), d.Denial().Code, d.Reason)
 			}
 		})
 	}
@@ -80,13 +80,13 @@ func TestDecide(t *testing.T) {
 
 func TestZeroValuesDeny(t *testing.T) {
 	var d policy.Decision
-	if d.Allowed() || d.Code() == 0 || d.Status() != 503 {
-		t.Errorf("the zero decision: allowed %v, code %d, status %d", d.Allowed(), d.Code(), d.Status())
+	if d.Allowed() || d.Denial().Code == 0 || d.Denial().Status != 503 {
+		t.Errorf("the zero decision: allowed %v, %+v", d.Allowed(), d.Denial())
 	}
 	if policy.Deny(policy.OK).Allowed() {
 		t.Error("Deny(OK) allows")
 	}
-	if d := policy.Deny(policy.Reason(200)); d.Allowed() || d.Code() == 0 {
+	if d := policy.Deny(policy.Reason(200)); d.Allowed() || d.Denial().Code == 0 {
 		t.Error("an undefined reason allows")
 	}
 	if policy.Decide(credential.Key, credential.Record{}, true, policy.NewRequirement(policy.Any, ""), now).Allowed() {
@@ -126,10 +126,9 @@ func TestDenyTable(t *testing.T) {
 		{policy.Deny(policy.RateLimited), "rate_limited", 429, 8, "TOO_MANY_REQUESTS", "Too many requests with unknown credentials", "", true},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
-			d := tt.d
-			if d.Reason.String() != tt.reason || d.Status() != tt.status || d.Code() != tt.code || d.ErrorName() != tt.err ||
-				d.Message() != tt.message || d.Challenge() != tt.header || d.RetryAfter() != tt.retry {
-				t.Errorf("got %v %d %d %s %q %q %v", d.Reason, d.Status(), d.Code(), d.ErrorName(), d.Message(), d.Challenge(), d.RetryAfter())
+			want := policy.Denial{Status: tt.status, Code: tt.code, Error: tt.err, Message: tt.message, Challenge: tt.header, RetryAfter: tt.retry}
+			if tt.d.Reason.String() != tt.reason || tt.d.Denial() != want {
+				t.Errorf("%v: got %+v, want %+v", tt.d.Reason, tt.d.Denial(), want)
 			}
 		})
 	}
