@@ -33,18 +33,18 @@ type cli struct {
 	con    console
 	getenv func(string) string
 	opts   options
-	code   int // exit code of the command
+	flags  *pflag.FlagSet // all that there are
+	code   int            // exit code of the command
 }
 
 // run executes the command line and returns the exit code.
 func run(ctx context.Context, args []string, getenv func(string) string, con console) int {
 	c := &cli{con: con, getenv: getenv}
-	root := c.root()
-	args, err := normalize(args)
-	root.SetArgs(args)
-	cmd := root
+	cmd := c.root()
+	args, err := normalize(args, c.flags)
+	cmd.SetArgs(args)
 	if err == nil {
-		cmd, err = root.ExecuteContextC(ctx)
+		cmd, err = cmd.ExecuteContextC(ctx)
 	}
 	if err != nil {
 		con.say("%v\nSee `%s -h`.", err, cmd.CommandPath())
@@ -55,60 +55,46 @@ func run(ctx context.Context, args []string, getenv func(string) string, con con
 
 // root makes the tree of commands. All errors of its commands are usage errors.
 func (c *cli) root() *cobra.Command {
-	root := group("keyctl", "The operators' command line for the key API")
-	root.Long, root.Example, root.Version = about, examples, daemon.Version()
+	c.flags = newFlags(&c.opts)
+	root := group(&command{name: "keyctl", short: "The operators' command line for the key API", long: about})
+	root.Example, root.Version = examples, daemon.Version()
 	root.SetVersionTemplate("keyctl {{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetOut(c.con.out)
 	root.SetErr(c.con.err)
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-	for i := range flags {
-		if flags[i].global {
-			c.addFlag(root, root.PersistentFlags(), &flags[i])
+	for _, f := range globalFlags {
+		root.PersistentFlags().AddFlag(c.flags.Lookup(f.name))
+		completeFlag(root, f.name)
+	}
+	for _, title := range []string{access, operation, tool} {
+		root.AddGroup(&cobra.Group{ID: title, Title: title})
+	}
+	parents := map[string]*cobra.Command{}
+	for i := range commands {
+		row := &commands[i]
+		noun, verb, found := strings.Cut(row.name, " ")
+		switch {
+		case found:
+			parents[noun].AddCommand(c.leaf(verb, row))
+		case row.list != nil:
+			root.AddCommand(c.leaf(row.name, row))
+		default:
+			parents[noun] = group(row)
+			root.AddCommand(parents[noun])
 		}
 	}
-	root.AddGroup(
-		&cobra.Group{ID: "access", Title: "Accounts and credentials:"},
-		&cobra.Group{ID: "operation", Title: "Operation:"},
-		&cobra.Group{ID: "tool", Title: "This tool:"},
-	)
-	c.addCommands(root)
 	c.addTools(root)
 	return root
-}
-
-// addCommands adds the commands of the table.
-func (c *cli) addCommands(root *cobra.Command) {
-	nouns := map[string]*cobra.Command{}
-	for _, n := range []struct{ group, name, short string }{
-		{"access", "account", "Create, list, terminate and reinstate accounts"},
-		{"access", "key", "Mint, import, list, roll and revoke keys, and change their scopes"},
-		{"access", "session", "Create and end sessions"},
-		{"operation", "sidecar", "List sidecars, and forget those that are gone"},
-	} {
-		nouns[n.name] = group(n.name, n.short)
-		nouns[n.name].GroupID = n.group
-		root.AddCommand(nouns[n.name])
-	}
-	for i := range commands {
-		noun, verb, _ := strings.Cut(commands[i].name, " ")
-		if parent := nouns[noun]; parent != nil {
-			parent.AddCommand(c.leaf(verb, &commands[i]))
-			continue
-		}
-		leaf := c.leaf(noun, &commands[i])
-		leaf.GroupID = "operation"
-		root.AddCommand(leaf)
-	}
 }
 
 // addTools adds the commands that send no request. The help and completion commands are those of
 // cobra, but an unknown command is a usage error instead of help.
 func (c *cli) addTools(root *cobra.Command) {
 	root.AddCommand(c.manual())
-	root.SetHelpCommandGroupID("tool")
-	root.SetCompletionCommandGroupID("tool")
+	root.SetHelpCommandGroupID(tool)
+	root.SetCompletionCommandGroupID(tool)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
@@ -122,9 +108,9 @@ func (c *cli) addTools(root *cobra.Command) {
 }
 
 // group makes a command that only has subcommands.
-func group(name, short string) *cobra.Command {
+func group(row *command) *cobra.Command {
 	return &cobra.Command{
-		Use: name, Short: short, Args: cobra.ArbitraryArgs, RunE: unknownCommand,
+		Use: row.name, GroupID: row.group, Short: row.short, Long: row.long, Args: cobra.ArbitraryArgs, RunE: unknownCommand,
 		FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true}, // the error is the unknown command, not its flags
 	}
 }
@@ -144,10 +130,10 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 		args[0], cmd.CommandPath(), didYouMean(cmd, "", args[0]), strings.Join(names, ", "))
 }
 
-// leaf makes the command of a row.
-func (c *cli) leaf(verb string, row *command) *cobra.Command {
+// leaf makes a command that sends requests.
+func (c *cli) leaf(name string, row *command) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: verb, Short: row.short, Long: row.long,
+		Use: name, GroupID: row.group, Short: row.short, Long: row.long,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fmt.Errorf("unexpected argument %q after %q: IDs and names are given by flags", args[0], cmd.CommandPath())
@@ -155,7 +141,7 @@ func (c *cli) leaf(verb string, row *command) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := c.readEnvironment(cmd); err != nil {
+			if err := c.readEnvironment(cmd.Flags()); err != nil {
 				return err
 			}
 			s, err := connect(c.opts, c.con)
@@ -167,31 +153,42 @@ func (c *cli) leaf(verb string, row *command) *cobra.Command {
 			return nil
 		},
 	}
-	for _, name := range row.needs {
-		c.addFlag(cmd, cmd.Flags(), flagNamed(name))
-		_ = cmd.MarkFlagRequired(name) // fails for unknown flags only
-		cmd.Use += " --" + name + " " + flagNamed(name).value
+	for _, name := range strings.Fields(row.needs + " " + row.takes) {
+		flag := *c.flags.Lookup(name) // a copy, because a flag may be required by one command only
+		cmd.Flags().AddFlag(&flag)
+		completeFlag(cmd, name)
 	}
-	for _, name := range row.takes {
-		c.addFlag(cmd, cmd.Flags(), flagNamed(name))
+	for _, name := range strings.Fields(row.needs) {
+		_ = cmd.MarkFlagRequired(name)
+		value, _ := pflag.UnquoteUsage(cmd.Flag(name))
+		cmd.Use += " --" + name + " " + value
 	}
-	if row.groups != nil {
-		row.groups(cmd)
+	if row.exclusions != nil {
+		row.exclusions(cmd)
 	}
 	return cmd
 }
 
+// completeFlag offers files or formats as values of a flag.
+func completeFlag(cmd *cobra.Command, name string) {
+	switch value, _ := pflag.UnquoteUsage(cmd.Flag(name)); value {
+	case "FILE":
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
+	case "FORMAT":
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	}
+}
+
 // readEnvironment sets global flags that are not given from the environment.
-func (c *cli) readEnvironment(cmd *cobra.Command) error {
+func (c *cli) readEnvironment(flags *pflag.FlagSet) error {
 	var missing []string
-	for _, f := range flags {
-		if f.env == "" || cmd.Flags().Changed(f.name) {
-			continue
-		}
-		if v := c.getenv(f.env); v != "" {
-			_ = f.set(&c.opts, v) // cannot fail: these flags take any text
-		} else if f.needed {
-			missing = append(missing, fmt.Sprintf("--%s (or %s)", f.name, f.env))
+	for _, f := range globalFlags {
+		switch value := c.getenv(f.variable); {
+		case flags.Changed(f.name):
+		case value != "":
+			_ = flags.Set(f.name, value) // these flags accept any text
+		case f.required:
+			missing = append(missing, fmt.Sprintf("--%s (or %s)", f.name, f.variable))
 		}
 	}
 	if len(missing) > 0 {
@@ -243,7 +240,7 @@ func showHelp(cmd *cobra.Command, args []string) error {
 
 func (c *cli) manual() *cobra.Command {
 	return &cobra.Command{
-		Use: "man DIR", Short: "Write manual pages, one for each command, into a directory", GroupID: "tool",
+		Use: "man DIR", Short: "Write manual pages, one for each command, into a directory", GroupID: tool,
 		Args: cobra.ExactArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
@@ -262,8 +259,8 @@ func (c *cli) manual() *cobra.Command {
 }
 
 // normalize writes flags in the form that cobra parses in any position: with two dashes, and
-// the value after "=". The next argument is the value unless it is a flag itself.
-func normalize(args []string) ([]string, error) {
+// the value after "=". The next argument is the value unless it is a known flag itself.
+func normalize(args []string, flags *pflag.FlagSet) ([]string, error) {
 	if slices.ContainsFunc(args, func(arg string) bool { return holdsPlaintext([]byte(arg)) }) {
 		return nil, errors.New("arguments must not hold the plaintext of a key or session: use its ID (key_…, ses_…)")
 	}
@@ -272,20 +269,20 @@ func normalize(args []string) ([]string, error) {
 	given := map[string]bool{}
 	for i := 0; i < len(args); i++ {
 		name, value, hasValue := parseFlag(args[i])
-		f := flagNamed(name)
+		flag := flags.Lookup(name)
 		switch {
 		case args[i] == "--":
 			return append(out, args[i:]...), nil
 		case name == "":
 			out = append(out, args[i])
 			continue
-		case f == nil:
-		case given[name] && !f.many && !completion:
+		case flag == nil:
+		case given[name] && name != "scope" && !completion:
 			return nil, fmt.Errorf("flag given more than once: --%s", name)
 		case hasValue:
-		case f.isSwitch():
-			value, hasValue = "true", true
-		case i+1 < len(args) && !isFlag(args[i+1]):
+		case flag.NoOptDefVal != "":
+			value, hasValue = flag.NoOptDefVal, true
+		case i+1 < len(args) && !isFlag(args[i+1], flags):
 			i++
 			value, hasValue = args[i], true
 		case i+1 < len(args) && !completion:
@@ -315,7 +312,7 @@ func parseFlag(arg string) (name, value string, hasValue bool) {
 
 // isFlag reports whether an argument is a known flag. A value may begin with a dash, and one that
 // looks like a known flag can be written as -label=-id.
-func isFlag(arg string) bool {
+func isFlag(arg string, flags *pflag.FlagSet) bool {
 	name, _, _ := parseFlag(arg)
-	return name == "help" || name == "version" || flagNamed(name) != nil
+	return name == "help" || name == "version" || flags.Lookup(name) != nil
 }

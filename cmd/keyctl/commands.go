@@ -8,57 +8,60 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// command is one row of the table. Either requests or list is set.
+// command is one row of the table: a group of commands if neither requests nor list is set.
 type command struct {
-	name        string // NOUN VERB, or VERB
-	short, long string // help
-	needs       []string
-	takes       []string             // optional flags
-	groups      func(*cobra.Command) // declares which flags exclude or require each other
+	name        string // one or two words
+	group       string // of the help; for one word only
+	short, long string
+	needs       string               // required flags
+	takes       string               // optional flags
+	exclusions  func(*cobra.Command) // declares which flags exclude or require each other
 	// requests makes the requests, which are sent in order. The last answer is printed.
 	requests func(options) []operatorapi.Request
 	list     func(context.Context, *operatorapi.Client, options) (listing, error)
-	// ifUnknown says what to do if the outcome of a change is unknown.
+	// ifUnknown says what to do if the outcome of a change is unknown. "" means that a repetition does no harm.
 	ifUnknown string
 }
 
 const (
-	repeatable = "the command can be repeated without harm"
-	lostKey    = "if it was made, nobody has the plaintext of the new key: find the key with `keyctl key list` and revoke it"
-
+	lostKey       = "if it was made, nobody has the plaintext of the new key: find the key with `keyctl key list` and revoke it"
 	lostSession   = "if it was made, nobody has the token of the new session: find the session with `keyctl audit` and end it"
 	lostSuccessor = "if it was made, the old key is revoked or expires after the grace, and nobody has the plaintext of its successor:\n" +
 		"  find the successor with `keyctl audit -key` and the old ID, and revoke or roll it"
 )
 
+// The groups of the help.
+const (
+	access    = "Accounts and credentials:"
+	operation = "Operation:"
+	tool      = "This tool:"
+)
+
 // commands holds all commands that send requests.
 var commands = []command{
+	{name: "account", group: access, short: "Create, list, terminate and reinstate accounts"},
 	{
 		name: "account create", short: "Create an account",
-		needs: []string{"name"}, takes: []string{"id"},
+		needs: "name", takes: "id",
 		requests:  one(func(o options) operatorapi.Request { return operatorapi.CreateAccount(o.id, o.name) }),
 		ifUnknown: "see `keyctl account list` before repeating it",
 	},
-	{
-		name: "account get", short: "Show an account", needs: []string{"id"},
-		requests: one(func(o options) operatorapi.Request { return operatorapi.GetAccount(o.id) }),
-	},
+	{name: "account get", short: "Show an account", needs: "id", requests: byID(operatorapi.GetAccount)},
 	{name: "account list", short: "List all accounts", list: listAccounts},
 	{
 		name: "account terminate", short: "Disable all keys and sessions of an account",
-		needs: []string{"id"}, takes: []string{"wait"},
-		requests:  one(func(o options) operatorapi.Request { return operatorapi.TerminateAccount(o.id) }),
-		ifUnknown: repeatable,
+		needs: "id", takes: "wait",
+		requests: byID(operatorapi.TerminateAccount),
 	},
 	{
 		name: "account reinstate", short: "Revert the termination of an account",
-		needs: []string{"id"}, takes: []string{"wait"},
-		requests:  one(func(o options) operatorapi.Request { return operatorapi.ReinstateAccount(o.id) }),
-		ifUnknown: repeatable,
+		needs: "id", takes: "wait",
+		requests: byID(operatorapi.ReinstateAccount),
 	},
+	{name: "key", group: access, short: "Mint, import, list, roll and revoke keys, and change their scopes"},
 	{
 		name: "key mint", short: "Mint a key and print it once, alone on standard output",
-		needs: []string{"account", "label"}, takes: []string{"scope", "expires", "wait"},
+		needs: "account label", takes: "scope expires wait",
 		requests:  one(func(o options) operatorapi.Request { return operatorapi.MintKey(o.account, o.newKey()) }),
 		ifUnknown: lostKey,
 	},
@@ -69,8 +72,8 @@ var commands = []command{
 Each line of the file is a JSON object with account, sha256, label and optionally scopes and expires_at:
   {"account":"acc_1","sha256":"9f86d081…","label":"laptop","scopes":["chat:companion"]}
 A file can be imported again: keys that exist already are skipped.`,
-		takes: []string{"account", "sha256", "label", "file", "scope", "expires", "wait"},
-		groups: func(cmd *cobra.Command) {
+		takes: "account sha256 label file scope expires wait",
+		exclusions: func(cmd *cobra.Command) {
 			cmd.MarkFlagsOneRequired("sha256", "file")
 			cmd.MarkFlagsRequiredTogether("account", "sha256", "label")
 			for _, name := range []string{"sha256", "account", "label", "scope", "expires"} {
@@ -80,59 +83,48 @@ A file can be imported again: keys that exist already are skipped.`,
 		requests:  one(func(o options) operatorapi.Request { return operatorapi.ImportKey(o.account, o.sha256, o.newKey()) }),
 		ifUnknown: "repeat it: if it was made, the API responds with 409",
 	},
-	{name: "key list", short: "List the keys of an account", needs: []string{"account"}, list: listKeys},
-	{
-		name: "key get", short: "Show a key", needs: []string{"id"},
-		requests: one(func(o options) operatorapi.Request { return operatorapi.GetKey(o.id) }),
-	},
+	{name: "key list", short: "List the keys of an account", needs: "account", list: listKeys},
+	{name: "key get", short: "Show a key", needs: "id", requests: byID(operatorapi.GetKey)},
 	{
 		name: "key revoke", short: "Revoke a key permanently",
-		needs: []string{"id"}, takes: []string{"chain", "wait"},
+		needs: "id", takes: "chain wait",
 		requests: one(func(o options) operatorapi.Request {
 			if o.chain {
 				return operatorapi.RevokeChain(o.id)
 			}
 			return operatorapi.RevokeKey(o.id)
 		}),
-		ifUnknown: repeatable,
 	},
 	{
 		name: "key roll", short: "Replace a key by a new one, and print that like key mint",
-		needs: []string{"id"}, takes: []string{"grace", "wait"},
+		needs: "id", takes: "grace wait",
 		requests:  one(func(o options) operatorapi.Request { return operatorapi.RollKey(o.id, o.grace) }),
 		ifUnknown: lostSuccessor,
 	},
-	{
-		name: "key grant", short: "Add scopes to a key",
-		needs: []string{"id", "scope"}, takes: []string{"wait"},
-		requests: eachScope(operatorapi.GrantScope), ifUnknown: repeatable,
-	},
-	{
-		name: "key ungrant", short: "Remove scopes from a key",
-		needs: []string{"id", "scope"}, takes: []string{"wait"},
-		requests: eachScope(operatorapi.UngrantScope), ifUnknown: repeatable,
-	},
-	{name: "key usage", short: "List how often a key was used in each hour", needs: []string{"id"}, list: listUsage},
+	{name: "key grant", short: "Add scopes to a key", needs: "id scope", takes: "wait", requests: eachScope(operatorapi.GrantScope)},
+	{name: "key ungrant", short: "Remove scopes from a key", needs: "id scope", takes: "wait", requests: eachScope(operatorapi.UngrantScope)},
+	{name: "key usage", short: "List how often a key was used in each hour", needs: "id", list: listUsage},
+	{name: "session", group: access, short: "Create and end sessions"},
 	{
 		name: "session mint", short: "Create a session and print its token once, alone on standard output",
-		needs: []string{"account"}, takes: []string{"ttl"},
+		needs: "account", takes: "ttl",
 		requests:  one(func(o options) operatorapi.Request { return operatorapi.MintSession(o.account, o.ttl) }),
 		ifUnknown: lostSession,
 	},
-	{
-		name: "session end", short: "End a session permanently",
-		needs: []string{"id"}, takes: []string{"wait"},
-		requests:  one(func(o options) operatorapi.Request { return operatorapi.EndSession(o.id) }),
-		ifUnknown: repeatable,
-	},
+	{name: "session end", short: "End a session permanently", needs: "id", takes: "wait", requests: byID(operatorapi.EndSession)},
+	{name: "sidecar", group: operation, short: "List sidecars, and forget those that are gone"},
 	{name: "sidecar list", short: "List the sidecars that may still use cached credentials", list: listSidecars},
 	{
 		name: "sidecar forget", short: "Remove a sidecar that is known to be gone, so that no change waits for it",
-		needs:     []string{"name"},
+		needs:     "name",
 		requests:  one(func(o options) operatorapi.Request { return operatorapi.ForgetSidecar(o.name) }),
 		ifUnknown: "repeat it: if it was made, the API responds with 404",
 	},
-	{name: "audit", short: "List all changes, newest first", takes: []string{"account", "key"}, list: listEvents},
+	{name: "audit", group: operation, short: "List all changes, newest first", takes: "account key", list: listEvents},
+}
+
+func byID(request func(id string) operatorapi.Request) func(options) []operatorapi.Request {
+	return one(func(o options) operatorapi.Request { return request(o.id) })
 }
 
 func one(request func(options) operatorapi.Request) func(options) []operatorapi.Request {

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
@@ -90,7 +92,7 @@ func TestNormalize(t *testing.T) {
 		"__complete -o key -la":    "__complete --output=key --la",
 		"__complete -label -id b":  "__complete --label --id=b",
 	} {
-		got, err := normalize(strings.Fields(args))
+		got, err := normalize(strings.Fields(args), newFlags(&options{}))
 		if err != nil {
 			got = []string{err.Error()}
 		}
@@ -104,7 +106,7 @@ func TestNormalizeRejectsPlaintext(t *testing.T) {
 	for _, kind := range []credential.Kind{credential.Key, credential.Session} {
 		plaintext := credential.Mint(kind).Reveal()
 		for _, args := range [][]string{{"key", plaintext}, {"-id", plaintext}, {"--id=" + plaintext}, {"-label", "my " + plaintext + "."}} {
-			if _, err := normalize(args); err == nil || strings.Contains(err.Error(), plaintext) {
+			if _, err := normalize(args, newFlags(&options{})); err == nil || strings.Contains(err.Error(), plaintext) {
 				t.Errorf("%v: %v", args, err)
 			}
 		}
@@ -113,22 +115,27 @@ func TestNormalizeRejectsPlaintext(t *testing.T) {
 
 func TestCommandTableIsConsistent(t *testing.T) {
 	used := map[string]bool{}
-	root := (&cli{}).root()
+	cli := &cli{}
+	root := cli.root()
 	for i := range commands {
 		c := &commands[i]
-		if found, rest, err := root.Find(strings.Fields(c.name)); err != nil || len(rest) > 0 || found.CommandPath() != "keyctl "+c.name {
+		found, rest, err := root.Find(strings.Fields(c.name))
+		if err != nil || len(rest) > 0 || found.CommandPath() != "keyctl "+c.name {
 			t.Errorf("%q is not found: %v", c.name, err)
 		}
-		if (c.requests == nil) == (c.list == nil) {
-			t.Errorf("%q must have either requests or list", c.name)
+		if isGroup := c.requests == nil && c.list == nil; isGroup != found.HasSubCommands() || c.requests != nil && c.list != nil {
+			t.Errorf("%q must have subcommands, requests or list", c.name)
 		}
-		for _, name := range append(c.needs, c.takes...) {
+		for _, name := range strings.Fields(c.needs + " " + c.takes) {
 			used[name] = true
 		}
 	}
-	for _, f := range flags {
-		if !used[f.name] && !f.global {
-			t.Errorf("no command has the flag --%s", f.name)
-		}
+	for _, f := range globalFlags {
+		used[f.name] = true
 	}
+	cli.flags.VisitAll(func(f *pflag.Flag) {
+		if !used[f.Name] {
+			t.Errorf("no command has the flag --%s", f.Name)
+		}
+	})
 }

@@ -47,7 +47,7 @@ func (s *session) importFile(ctx context.Context) int {
 		return exitFailed
 	}
 	done := fmt.Sprintf("imported %d, %d already there", sum.Imported, sum.Existing)
-	if s.opts.json {
+	if s.opts.output == "json" {
 		news.end(done)
 		return s.finishJSON(ctx, answer, began)
 	}

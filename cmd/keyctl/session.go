@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -83,7 +84,7 @@ func (s *session) do(ctx context.Context, cmd *command) int {
 		s.explain(err, cmd)
 		return exitFailed
 	}
-	if s.opts.json {
+	if s.opts.output == "json" {
 		return s.print(indented(list.json.Reveal()))
 	}
 	return s.print(list.table.String())
@@ -106,7 +107,7 @@ func (s *session) send(ctx context.Context, cmd *command) int {
 			return exitFailed
 		}
 	}
-	if s.opts.json {
+	if s.opts.output == "json" {
 		return s.finishJSON(ctx, answer, began)
 	}
 	return s.finishTable(ctx, answer, began)
@@ -191,7 +192,7 @@ func (s *session) unprinted(a operatorapi.Answer) {
 func (s *session) explain(err error, cmd *command) {
 	s.con.say("%s", s.reason(err))
 	if failure, ok := errors.AsType[*operatorapi.Error](err); ok && failure.OutcomeUnknown {
-		s.con.say("the outcome is unknown: the change may have been made; %s", cmd.ifUnknown)
+		s.con.say("the outcome is unknown: the change may have been made; %s", cmp.Or(cmd.ifUnknown, "the command can be repeated without harm"))
 	}
 }
 
