@@ -102,8 +102,8 @@ type importBody struct {
 	timeout time.Duration
 	mu      sync.Mutex
 	timer   *time.Timer
-	reading bool // a Read of lines is in progress
-	started bool // there has been a Read, so lines may have been sent
+	reading bool  // a Read of lines is in progress
+	started bool  // there has been a Read, so lines may have been sent
 	err     error // of lines
 }
 
