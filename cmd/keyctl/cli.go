@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra/doc"
 	"github.com/spf13/pflag"
 
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/daemon"
 )
 
@@ -261,7 +262,7 @@ func (c *cli) manual() *cobra.Command {
 // normalize writes flags in the form that cobra parses in any position: with two dashes, and
 // the value after "=". The next argument is the value unless it is a known flag itself.
 func normalize(args []string, flags *pflag.FlagSet) ([]string, error) {
-	if slices.ContainsFunc(args, func(arg string) bool { return holdsPlaintext([]byte(arg)) }) {
+	if slices.ContainsFunc(args, credential.ContainsPlaintext) {
 		return nil, errors.New("arguments must not hold the plaintext of a key or session: use its ID (key_…, ses_…)")
 	}
 	completion := len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd)

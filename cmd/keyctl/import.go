@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -151,7 +150,7 @@ func (k *keyLines) next() {
 		err = fmt.Errorf("read %s: %w", k.name, err)
 	}
 	line = bytes.TrimPrefix(line, []byte("\ufeff")) // byte order mark
-	if holdsPlaintext(line) {
+	if credential.ContainsPlaintext(string(line)) {
 		err = fmt.Errorf("line %d of %s holds the plaintext of a key or session, which is not sent: use its SHA-256, and remove the plaintext from the file",
 			k.read, k.name)
 	}
@@ -160,8 +159,3 @@ func (k *keyLines) next() {
 		k.rest = line // valid until the next ReadSlice
 	}
 }
-
-// plaintextForm matches keys and session tokens in any field.
-var plaintextForm = regexp.MustCompile(`(` + credential.KeyPrefix + `|` + credential.SessionPrefix + `)[0-9A-Za-z]{38}`)
-
-func holdsPlaintext(text []byte) bool { return plaintextForm.Match(text) }

@@ -69,15 +69,9 @@ func (s *Server) operator(r *http.Request) (identity, error) {
 	return who, nil
 }
 
-// The headers by which Envoy tells who asks.
-const (
-	accountHeader   = "X-Phantom-Account-Id"
-	principalHeader = "X-Phantom-Principal"
-)
-
 // owner reads Envoy's identity headers: each exactly once, or nobody asks.
 func (s *Server) owner(r *http.Request) (identity, error) {
-	principal, account := r.Header.Values(principalHeader), r.Header.Values(accountHeader)
+	principal, account := r.Header.Values(credential.PrincipalHeader), r.Header.Values(credential.AccountHeader)
 	if len(principal) != 1 || principal[0] != credential.Session.String() {
 		return identity{}, &problem{status: http.StatusForbidden, message: "Only sessions may manage keys"}
 	}
