@@ -1,15 +1,14 @@
 package operatorapi
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
 // Account owns keys and sessions.
@@ -105,7 +104,7 @@ type answerBody struct {
 // do not repeat the body.
 func decodeAnswer(body []byte, need []string) (Answer, error) {
 	var wire answerBody
-	if err := decode(body, &wire); err != nil {
+	if err := httpapi.Decode(body, &wire); err != nil {
 		return Answer{}, err
 	}
 	there := map[string]bool{
@@ -121,7 +120,7 @@ func decodeAnswer(body []byte, need []string) (Answer, error) {
 	}
 	for _, field := range need {
 		if !there[field] {
-			return Answer{}, fmt.Errorf("it lacks %q", field)
+			return Answer{}, fmt.Errorf("missing field %q", field)
 		}
 	}
 	return Answer{
@@ -130,22 +129,6 @@ func decodeAnswer(body []byte, need []string) (Answer, error) {
 		Plaintext: credential.NewSecret(wire.Plaintext), Token: credential.NewSecret(wire.Token),
 		JSON: credential.NewSecret(string(body)),
 	}, nil
-}
-
-// decode reads strict JSON. A decoder's error may quote the body, and a body may
-// hold a plaintext: so only where it went wrong is told.
-func decode(body []byte, into any) error {
-	err := json.Unmarshal(body, into)
-	if err == nil {
-		return nil
-	}
-	if semantic, ok := asError[*json.SemanticError](err); ok {
-		return fmt.Errorf("unexpected JSON at byte %d", semantic.ByteOffset)
-	}
-	if syntactic, ok := asError[*jsontext.SyntacticError](err); ok {
-		return fmt.Errorf("not JSON at byte %d", syntactic.ByteOffset)
-	}
-	return errors.New("not JSON")
 }
 
 // WithChange returns the answer with another answer's news of its change, as
@@ -160,7 +143,7 @@ func (a Answer) WithChange(later Answer) Answer {
 // stays as it is, to the byte.
 func replaceField(object, field, from string) string {
 	var source map[string]jsontext.Value
-	if err := decode([]byte(from), &source); err != nil || source[field] == nil {
+	if err := httpapi.Decode([]byte(from), &source); err != nil || source[field] == nil {
 		return object
 	}
 	in := jsontext.NewDecoder(strings.NewReader(object))
