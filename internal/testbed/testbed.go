@@ -181,7 +181,7 @@ func (tb *Testbed) Command(ctx context.Context, program string, args ...string) 
 func (tb *Testbed) Close(ctx context.Context) error {
 	var errs []error
 	for _, p := range tb.Processes() {
-		if !p.HasExited() {
+		if p.Addresses["listen.admin"] != "" && !p.HasExited() {
 			errs = append(errs, p.Signal(syscall.SIGCONT), tb.SearchPages(ctx, p)) // a test that failed may have stopped it
 		}
 	}
