@@ -77,7 +77,7 @@ func TestNeverAllowedDetectsWrongAnswers(t *testing.T) {
 	}
 	forEachVersion(t, func(t *testing.T, env *environment, version string) {
 		var answer atomic.Pointer[auth.CheckResponse]
-		p := withSidecar(t, version, func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) { return answer.Load(), nil })
+		p := withSidecar(t, env, version, func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) { return answer.Load(), nil })
 		for what, response := range wrong {
 			answer.Store(response)
 			for name, r := range mustBeDenied(p.env.creds) {
@@ -132,7 +132,7 @@ func TestInvalidSidecarAnswersBecome503(t *testing.T) {
 	}
 	forEachVersion(t, func(t *testing.T, env *environment, version string) {
 		var answer atomic.Value // of reply
-		p := withSidecar(t, version, func(ctx context.Context, _ *auth.CheckRequest) (*auth.CheckResponse, error) {
+		p := withSidecar(t, env, version, func(ctx context.Context, _ *auth.CheckRequest) (*auth.CheckResponse, error) {
 			return answer.Load().(reply)(ctx)
 		})
 		for what, reply := range bad {
@@ -161,7 +161,7 @@ func TestInvalidSidecarAnswersBecome503(t *testing.T) {
 func TestSidecarReceivesItsHeadersOnly(t *testing.T) {
 	forEachVersion(t, func(t *testing.T, env *environment, version string) {
 		checks := make(chan *auth.CheckRequest, 1)
-		p := withSidecar(t, version, func(_ context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
+		p := withSidecar(t, env, version, func(_ context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
 			checks <- r
 			return &auth.CheckResponse{}, nil
 		})

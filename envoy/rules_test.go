@@ -14,7 +14,7 @@ import (
 func TestSidecarMayRemoveIdentityHeaders(t *testing.T) {
 	forEachVersion(t, func(t *testing.T, env *environment, version string) {
 		var name atomic.Value
-		p := withSidecar(t, version, func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) {
+		p := withSidecar(t, env, version, func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) {
 			ok := &auth.OkHttpResponse{HeadersToRemove: []string{name.Load().(string)}}
 			return &auth.CheckResponse{HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: ok}}, nil
 		})
@@ -47,7 +47,7 @@ func TestSidecarReceivesIdentityHeaders(t *testing.T) {
 	}
 	forEachVersion(t, func(t *testing.T, env *environment, version string) {
 		checks := make(chan *auth.CheckRequest, 1)
-		p := withSidecar(t, version, func(_ context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
+		p := withSidecar(t, env, version, func(_ context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
 			checks <- r
 			return &auth.CheckResponse{}, nil
 		}, filterOnly)
@@ -67,7 +67,7 @@ func TestSidecarReceivesIdentityHeaders(t *testing.T) {
 // TestEnvoyRemovesIdentityHeadersWithUnderscores: also if it allows underscores.
 func TestEnvoyRemovesIdentityHeadersWithUnderscores(t *testing.T) {
 	forEachVersion(t, func(t *testing.T, env *environment, version string) {
-		p := withSidecar(t, version, allowAll, allowUnderscores)
+		p := withSidecar(t, env, version, allowAll, allowUnderscores)
 		got := p.do(t, request{path: "/api/v1/chat"}.with("x_phantom_scopes: a", "X_PHANTOM-account_id: b", "x-phantom_: c", "X_Other: d"))
 		echo, ok := got.upstream()
 		for name := range echo.Headers {

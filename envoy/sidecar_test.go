@@ -30,9 +30,8 @@ func allowAll(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) 
 }
 
 // withSidecar runs an Envoy whose checks are answered by the function.
-func withSidecar(t *testing.T, version string, answer answerFunc, edits ...func(config map[string]any)) *proxy {
+func withSidecar(t *testing.T, env *environment, version string, answer answerFunc, edits ...func(config map[string]any)) *proxy {
 	t.Helper()
-	env := shared(t)
 	socket := env.Socket(fmt.Sprintf("own-%d", time.Now().UnixNano()))
 	serveChecks(t, "unix", socket, answer)
 	return env.ownEnvoy(t, version, envoy.Addresses{Authz: "unix://" + socket}, edits...)
