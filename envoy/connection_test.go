@@ -66,15 +66,15 @@ func TestConnectionHeaderDoesNotRemoveIdentity(t *testing.T) {
 			}
 			headers := last.nextRequest(t)
 			for header, want := range map[string]string{
-				"X-Phantom-Account-Id": env.creds.account, "X-Phantom-Principal": "key",
-				"X-Phantom-Credential-Id": env.creds.plainID, "X-Phantom-Scopes": "",
+				"X-Phantom-Account-Id": env.creds.Account, "X-Phantom-Principal": "key",
+				"X-Phantom-Credential-Id": env.creds.PlainID, "X-Phantom-Scopes": "",
 			} {
 				if got := headers.Values(header); !slices.Equal(got, []string{want}) {
 					t.Errorf("%s: %s behind the second hop: %q, want %q", name, header, got, want)
 				}
 			}
 		}
-		me := request{path: "/api/v1/me"}.with(bearer(env.creds.plain))
+		me := request{path: "/api/v1/me"}.with(bearer(env.creds.Plain))
 		for name, headers := range nominations {
 			p.do(t, me.with(headers...))
 			check(name)
@@ -95,7 +95,7 @@ func TestWebSocketThroughSecondHopHasIdentity(t *testing.T) {
 		}))
 		hop := secondHop(t, last)
 		p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + hop.addr})
-		status := upgrade(t, p.addr, bearer(env.creds.chat), "Connection: keep-alive, Upgrade, x-phantom-account-id", "Connection: x-phantom-scopes")
+		status := upgrade(t, p.addr, bearer(env.creds.Chat), "Connection: keep-alive, Upgrade, x-phantom-account-id", "Connection: x-phantom-scopes")
 		if !strings.HasPrefix(status, "HTTP/1.1 101 ") {
 			t.Fatal(status)
 		}
@@ -103,7 +103,7 @@ func TestWebSocketThroughSecondHopHasIdentity(t *testing.T) {
 			t.Errorf("Connection at the second hop: %q", got)
 		}
 		headers := last.nextRequest(t)
-		for name, want := range map[string]string{"X-Phantom-Account-Id": env.creds.account, "X-Phantom-Scopes": "chat:companion"} {
+		for name, want := range map[string]string{"X-Phantom-Account-Id": env.creds.Account, "X-Phantom-Scopes": "chat:companion"} {
 			if got := headers.Values(name); !slices.Equal(got, []string{want}) {
 				t.Errorf("%s at the upstream: %q", name, got)
 			}

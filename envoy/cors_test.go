@@ -44,7 +44,7 @@ func TestPreflightOfOtherOrigin(t *testing.T) {
 			"Origin: https://app.phantomrouter.ai:8443", "Origin: https://APP.phantomrouter.ai", "Origin: https://x.app.phantomrouter.ai",
 			"Origin: https://app.phantomrouter.ai,https://evil.example", "Origin: https://appXphantomrouter.ai",
 		} {
-			for _, key := range []string{p.env.creds.chat, p.env.creds.unknown} {
+			for _, key := range []string{p.env.creds.Chat, p.env.creds.Unknown} {
 				got := p.do(t, preflight(companion, origin, bearer(key)))
 				if _, ok := got.header["Access-Control-Allow-Origin"]; ok || got.status != 200 || got.body != "" {
 					t.Errorf("%s: %d %q %v", origin, got.status, got.body, got.header)
@@ -64,9 +64,9 @@ func TestOptionsWithoutPreflightIsChecked(t *testing.T) {
 
 func TestCORSHeadersOfAnswers(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
-		chat := request{path: companion}.with(bearer(p.env.creds.chat))
+		chat := request{path: companion}.with(bearer(p.env.creds.Chat))
 		noCredential.check(t, p.do(t, request{path: companion}.with(webApp)), corsHeaders...)
-		scopeMissing.check(t, p.do(t, request{path: companion}.with(webApp, bearer(p.env.creds.plain))), corsHeaders...)
+		scopeMissing.check(t, p.do(t, request{path: companion}.with(webApp, bearer(p.env.creds.Plain))), corsHeaders...)
 		noCredential.check(t, p.do(t, request{path: companion}.with(otherOrigin)))
 
 		got := p.do(t, chat.with(webApp))

@@ -133,7 +133,7 @@ func TestCutConnectionToUpstream(t *testing.T) {
 	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
 		w := newWire(t, env.echo)
 		p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + w.addr})
-		r := request{path: companion, http2: true}.with(bearer(env.creds.chat))
+		r := request{path: companion, http2: true}.with(bearer(env.creds.Chat))
 		for range 20 {
 			p.do(t, r)
 		}

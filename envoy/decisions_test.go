@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 // denial is a row of the deny table, as a client receives it.
@@ -86,45 +88,45 @@ type deniedRequest struct {
 	row denial
 }
 
-func denials(c credentials) []deniedRequest {
+func denials(c testbed.Credentials) []deniedRequest {
 	companionGet := request{path: companion}
 	keys := request{path: "/api/v1/me/keys"}
 	return []deniedRequest{
 		{"no credential", companionGet, noCredential},
 		{"no credential, other path", request{path: "/"}, noCredential},
 		{"empty session cookie", companionGet.with(webApp, cookie("")), noCredential},
-		{"key in the query", request{path: companion + "?api_key=" + c.chat}, noCredential},
+		{"key in the query", request{path: companion + "?api_key=" + c.Chat}, noCredential},
 		{"basic credentials", companionGet.with("Authorization: Basic YTpi"), malformed},
 		{"empty authorization", companionGet.with("Authorization:"), malformed},
 		{"scheme only", companionGet.with("Authorization: Bearer "), malformed},
-		{"two keys, comma", companionGet.with(bearer(c.chat + ", Bearer " + c.chat)), malformed},
-		{"two lines", companionGet.with(bearer(c.chat), bearer(c.chat)), malformed},
-		{"two lines in other cases", companionGet.with(bearer(c.chat), "aUTHORIZATION: bearer "+c.chat), malformed},
+		{"two keys, comma", companionGet.with(bearer(c.Chat + ", Bearer " + c.Chat)), malformed},
+		{"two lines", companionGet.with(bearer(c.Chat), bearer(c.Chat)), malformed},
+		{"two lines in other cases", companionGet.with(bearer(c.Chat), "aUTHORIZATION: bearer "+c.Chat), malformed},
 		{"a key of 513 bytes", companionGet.with(bearer(strings.Repeat("x", 513))), malformed},
 		{"a key of 30,000 bytes", companionGet.with(bearer(strings.Repeat("x", 30_000))), malformed},
 		{"non-ASCII byte", companionGet.with("Authorization: Bearer k\xe9y"), malformed},
-		{"malformed beside a good session", keys.with(webApp, cookie(c.session), "Authorization: Basic YTpi"), malformed},
-		{"session, other origin", keys.with(otherOrigin, cookie(c.session)), sessionOrigin},
-		{"session without an origin", keys.with(cookie(c.session)), sessionOrigin},
-		{"session, cross-site", keys.with("Sec-Fetch-Site: cross-site", cookie(c.session)), sessionOrigin},
-		{"session, two origins", keys.with(webApp, webApp, cookie(c.session)), sessionOrigin},
-		{"other origin, though same-origin", keys.with(otherOrigin, "Sec-Fetch-Site: same-origin", cookie(c.session)), sessionOrigin},
-		{"unknown key", companionGet.with(bearer(c.unknown)), keyUnknown},
+		{"malformed beside a good session", keys.with(webApp, cookie(c.Session), "Authorization: Basic YTpi"), malformed},
+		{"session, other origin", keys.with(otherOrigin, cookie(c.Session)), sessionOrigin},
+		{"session without an origin", keys.with(cookie(c.Session)), sessionOrigin},
+		{"session, cross-site", keys.with("Sec-Fetch-Site: cross-site", cookie(c.Session)), sessionOrigin},
+		{"session, two origins", keys.with(webApp, webApp, cookie(c.Session)), sessionOrigin},
+		{"other origin, though same-origin", keys.with(otherOrigin, "Sec-Fetch-Site: same-origin", cookie(c.Session)), sessionOrigin},
+		{"unknown key", companionGet.with(bearer(c.Unknown)), keyUnknown},
 		{"unknown key of another format", companionGet.with(bearer("sk-live-1234567890")), keyUnknown},
-		{"wrong checksum", companionGet.with(bearer(c.chat[:len(c.chat)-1] + flip(c.chat))), keyUnknown},
-		{"session as a key", companionGet.with(bearer(c.session)), keyUnknown},
-		{"revoked key", companionGet.with(bearer(c.revoked)), keyRevoked},
-		{"expired key", companionGet.with(bearer(c.expired)), keyExpired},
-		{"ended session", keys.with(webApp, cookie(c.endedSession)), sessionExpired},
-		{"key as a session", keys.with(webApp, cookie(c.chat)), sessionExpired},
-		{"two sessions", keys.with(webApp, cookie(c.session)+"; phantom_session="+c.endedSession), sessionExpired},
-		{"terminated account", companionGet.with(bearer(c.terminated)), terminated},
-		{"endpoint without a requirement", request{path: "/api/v1/other"}.with(bearer(c.chat)), noPolicy},
-		{"endpoint without a requirement, session", request{path: "/"}.with(webApp, cookie(c.session)), noPolicy},
-		{"key where a session is needed", keys.with(bearer(c.chat)), sessionRequired},
-		{"key on billing", request{path: "/api/v1/me/billing/invoices"}.with(bearer(c.chat)), sessionRequired},
-		{"session where a key is needed", request{path: keyOnly}.with(webApp, cookie(c.session)), keyRequired},
-		{"scope missing", companionGet.with(bearer(c.plain)), scopeMissing},
+		{"wrong checksum", companionGet.with(bearer(c.Chat[:len(c.Chat)-1] + flip(c.Chat))), keyUnknown},
+		{"session as a key", companionGet.with(bearer(c.Session)), keyUnknown},
+		{"revoked key", companionGet.with(bearer(c.Revoked)), keyRevoked},
+		{"expired key", companionGet.with(bearer(c.Expired)), keyExpired},
+		{"ended session", keys.with(webApp, cookie(c.EndedSession)), sessionExpired},
+		{"key as a session", keys.with(webApp, cookie(c.Chat)), sessionExpired},
+		{"two sessions", keys.with(webApp, cookie(c.Session)+"; phantom_session="+c.EndedSession), sessionExpired},
+		{"terminated account", companionGet.with(bearer(c.Terminated)), terminated},
+		{"endpoint without a requirement", request{path: "/api/v1/other"}.with(bearer(c.Chat)), noPolicy},
+		{"endpoint without a requirement, session", request{path: "/"}.with(webApp, cookie(c.Session)), noPolicy},
+		{"key where a session is needed", keys.with(bearer(c.Chat)), sessionRequired},
+		{"key on billing", request{path: "/api/v1/me/billing/invoices"}.with(bearer(c.Chat)), sessionRequired},
+		{"session where a key is needed", request{path: keyOnly}.with(webApp, cookie(c.Session)), keyRequired},
+		{"scope missing", companionGet.with(bearer(c.Plain)), scopeMissing},
 	}
 }
 
@@ -139,7 +141,7 @@ func flip(key string) string {
 func TestDenials(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
 		// The seed's key expires after a second.
-		expired := request{path: companion}.with(bearer(p.env.creds.expired))
+		expired := request{path: companion}.with(bearer(p.env.creds.Expired))
 		eventually(t, "a key expires", func() error {
 			if got := p.do(t, expired); got.status != keyExpired.status {
 				return fmt.Errorf("%d %s", got.status, got.body)
@@ -164,23 +166,23 @@ func TestDenials(t *testing.T) {
 func TestRoutes(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
 		c := p.env.creds
-		key := bearer(c.plain)
+		key := bearer(c.Plain)
 		for _, prefix := range []string{
 			"/api/v1/chat", "/api/v1/retarget", "/api/v1/media-tag", "/api/v1/me/vector-store", "/api/v1/me/chat-preferences",
 		} {
 			for _, path := range []string{prefix, prefix + "/", prefix + "/a/b", prefix + "?q"} {
 				scopeMissing.check(t, p.do(t, request{path: path}.with(key)))
-				if got := p.do(t, request{path: path}.with(bearer(c.chat))); got.status != 200 || !got.reached() {
+				if got := p.do(t, request{path: path}.with(bearer(c.Chat))); got.status != 200 || !got.reached() {
 					t.Errorf("%s with the scope: %d %s", path, got.status, got.body)
 				}
 			}
-			noPolicy.check(t, p.do(t, request{path: prefix + "ter"}.with(bearer(c.chat))))
+			noPolicy.check(t, p.do(t, request{path: prefix + "ter"}.with(bearer(c.Chat))))
 		}
 		for _, prefix := range []string{"/api/v1/me/keys", "/api/v1/me/credits", "/api/v1/me/usage", "/api/v1/me/billing"} {
 			for _, path := range []string{prefix, prefix + "/a", prefix + "?q"} {
-				sessionRequired.check(t, p.do(t, request{path: path}.with(bearer(c.chat))))
+				sessionRequired.check(t, p.do(t, request{path: path}.with(bearer(c.Chat))))
 			}
-			noPolicy.check(t, p.do(t, request{path: prefix + "-2"}.with(bearer(c.chat))))
+			noPolicy.check(t, p.do(t, request{path: prefix + "-2"}.with(bearer(c.Chat))))
 		}
 		for _, path := range []string{"/api/v1/me", "/api/v1/me?x=1"} {
 			if got := p.do(t, request{path: path}.with(key)); got.status != 200 || !got.reached() {
@@ -188,7 +190,7 @@ func TestRoutes(t *testing.T) {
 			}
 		}
 		for _, path := range []string{"/", "/api/v1/me/", "/api/v1/me/other", "/api/v1/", "/API/V1/me", "/metrics"} {
-			noPolicy.check(t, p.do(t, request{path: path}.with(bearer(c.chat))))
+			noPolicy.check(t, p.do(t, request{path: path}.with(bearer(c.Chat))))
 		}
 	})
 }
@@ -204,23 +206,23 @@ func TestUpstreamReceivesIdentityOnly(t *testing.T) {
 			principal, credential, scopes string
 			cookie                        []string
 		}{
-			{"key", request{path: "/api/v1/me"}.with(bearer(c.plain)), "key", c.plainID, "", nil},
-			{"key with the scope", request{path: companion}.with(bearer(c.chat)), "key", c.chatID, "chat:companion", nil},
-			{"scheme in another case", request{path: companion}.with("authorization: bEARER  " + c.chat), "key", c.chatID, "chat:companion", nil},
+			{"key", request{path: "/api/v1/me"}.with(bearer(c.Plain)), "key", c.PlainID, "", nil},
+			{"key with the scope", request{path: companion}.with(bearer(c.Chat)), "key", c.ChatID, "chat:companion", nil},
+			{"scheme in another case", request{path: companion}.with("authorization: bEARER  " + c.Chat), "key", c.ChatID, "chat:companion", nil},
 			{
-				"session", request{path: companion}.with(webApp, "Cookie: theme=dark; phantom_session="+c.session+"; lang=de"),
-				"session", c.sessionID, "chat:companion",
+				"session", request{path: companion}.with(webApp, "Cookie: theme=dark; phantom_session="+c.Session+"; lang=de"),
+				"session", c.SessionID, "chat:companion",
 				[]string{"theme=dark; lang=de"},
 			},
 			{
-				"session, same origin", request{path: "/api/v1/me/usage"}.with("Sec-Fetch-Site: same-origin", cookie(c.session)),
-				"session", c.sessionID, "chat:companion", nil,
+				"session, same origin", request{path: "/api/v1/me/usage"}.with("Sec-Fetch-Site: same-origin", cookie(c.Session)),
+				"session", c.SessionID, "chat:companion", nil,
 			},
 			{
 				"key and session: the cookie is ignored and removed",
-				request{path: "/api/v1/me"}.with(otherOrigin, bearer(c.plain), cookie(c.session)), "key", c.plainID, "", nil,
+				request{path: "/api/v1/me"}.with(otherOrigin, bearer(c.Plain), cookie(c.Session)), "key", c.PlainID, "", nil,
 			},
-			{"key only", request{path: keyOnly}.with(bearer(c.plain)), "key", c.plainID, "", nil},
+			{"key only", request{path: keyOnly}.with(bearer(c.Plain)), "key", c.PlainID, "", nil},
 		} {
 			for _, a.http2 = range []bool{false, true} {
 				got := p.do(t, a.request)
@@ -230,7 +232,7 @@ func TestUpstreamReceivesIdentityOnly(t *testing.T) {
 					continue
 				}
 				want := map[string][]string{
-					"x-phantom-account-id": {c.account}, "x-phantom-principal": {a.principal},
+					"x-phantom-account-id": {c.Account}, "x-phantom-principal": {a.principal},
 					"x-phantom-credential-id": {a.credential}, "x-phantom-scopes": {a.scopes},
 				}
 				if a.cookie != nil {

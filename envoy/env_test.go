@@ -2,7 +2,6 @@ package envoy_test
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -10,27 +9,17 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
-	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // environment is shared by all tests: keyd, authzd, the echo upstream, and an Envoy of each version in front of them.
 type environment struct {
 	*testbed.Testbed
 	echo    string // HOST:PORT of the upstream
-	creds   credentials
+	creds   testbed.Credentials
 	proxies []*proxy // newest version first
-}
-
-// credentials are known to keyd, with their ids.
-type credentials struct {
-	account, plainID, chatID, sessionID string
-
-	plain, chat, revoked, expired, terminated, unknown, session, endedSession string
 }
 
 var programs struct {
@@ -115,7 +104,7 @@ func startAll(ctx context.Context) (err error) {
 	if _, err := env.StartKeyd(ctx, testbed.Config{"drain": "1s"}); err != nil {
 		return err
 	}
-	if err := env.seed(ctx); err != nil {
+	if env.creds, err = env.Seed(ctx); err != nil {
 		return err
 	}
 	addresses, err := testbed.FreeAddresses(1)
@@ -172,51 +161,6 @@ func (env *environment) ownAuthzd(t *testing.T, name string, changes testbed.Con
 	}
 	t.Cleanup(func() { p.Shutdown(testbed.Patience) })
 	return p
-}
-
-func (env *environment) seed(ctx context.Context) error {
-	var failed error
-	do := func(r operatorapi.Request) operatorapi.Answer {
-		answer, err := env.Operators.Do(ctx, r)
-		if err != nil {
-			failed = errors.Join(failed, err)
-			answer.Account, answer.Key, answer.Session = &operatorapi.Account{}, &operatorapi.Key{}, &operatorapi.Session{}
-		}
-		return answer
-	}
-	mint := func(account string, k operatorapi.NewKey) (id, plaintext string) {
-		k.Label = "test"
-		answer := do(operatorapi.MintKey(account, k))
-		return answer.Key.ID, answer.Plaintext.Reveal()
-	}
-	c := &env.creds
-	c.account = do(operatorapi.CreateAccount("acc_tests", "Tests")).Account.ID
-	_, c.expired = mint(c.account, operatorapi.NewKey{ExpiresAt: time.Now().Add(time.Second)})
-	c.plainID, c.plain = mint(c.account, operatorapi.NewKey{})
-	c.chatID, c.chat = mint(c.account, operatorapi.NewKey{Scopes: []string{"chat:companion"}})
-	revoked, plaintext := mint(c.account, operatorapi.NewKey{Scopes: []string{"chat:companion"}})
-	c.revoked = plaintext
-	do(operatorapi.RevokeKey(revoked))
-	gone := do(operatorapi.CreateAccount("", "Gone")).Account.ID
-	_, c.terminated = mint(gone, operatorapi.NewKey{Scopes: []string{"chat:companion"}})
-	do(operatorapi.TerminateAccount(gone))
-	session := do(operatorapi.MintSession(c.account, 0))
-	c.sessionID, c.session = session.Session.ID, session.Token.Reveal()
-	ended := do(operatorapi.MintSession(c.account, 0))
-	c.endedSession = ended.Token.Reveal()
-	do(operatorapi.EndSession(ended.Session.ID))
-	c.unknown = credential.Mint(credential.Key).Reveal()
-	if failed != nil {
-		return fmt.Errorf("seed: %w", failed)
-	}
-	for _, secret := range c.secrets() {
-		env.Canaries.Add(secret)
-	}
-	return nil
-}
-
-func (c credentials) secrets() []string {
-	return []string{c.plain, c.chat, c.revoked, c.expired, c.terminated, c.unknown, c.session, c.endedSession}
 }
 
 // eventually waits until try succeeds.

@@ -24,7 +24,7 @@ import (
 func (p *proxy) expectUnavailable(t *testing.T) {
 	t.Helper()
 	begin := time.Now()
-	good := request{path: companion}.with(bearer(p.env.creds.chat), webApp)
+	good := request{path: companion}.with(bearer(p.env.creds.Chat), webApp)
 	unavailable.check(t, p.do(t, good), corsHeaders...)
 	if took := time.Since(begin); took > 5*time.Second {
 		t.Errorf("the 503 took %v", took)
@@ -32,7 +32,7 @@ func (p *proxy) expectUnavailable(t *testing.T) {
 	good.http2 = true
 	unavailable.check(t, p.do(t, good), corsHeaders...)
 	unavailable.check(t, p.do(t, request{path: "/anything"}))
-	_, trailer, err := p.call(t, "/api/v1/chat/Say", p.env.creds.chat)
+	_, trailer, err := p.call(t, "/api/v1/chat/Say", p.env.creds.Chat)
 	if s := status.Convert(err); s.Code() != codes.Unavailable {
 		t.Errorf("gRPC: %v %q %v", s.Code(), s.Message(), trailer)
 	}
@@ -44,7 +44,7 @@ func (p *proxy) expectUnavailable(t *testing.T) {
 
 func (p *proxy) expectAllowed(t *testing.T) {
 	t.Helper()
-	if got := p.do(t, request{path: companion}.with(bearer(p.env.creds.chat))); got.status != 200 || !got.reached() {
+	if got := p.do(t, request{path: companion}.with(bearer(p.env.creds.Chat))); got.status != 200 || !got.reached() {
 		t.Errorf("%d %s", got.status, got.body)
 	}
 }
@@ -75,7 +75,7 @@ func TestSidecarFrozen(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the sidecar answers again", func() error {
-		if got := p.do(t, request{path: companion}.with(bearer(env.creds.chat))); got.status != 200 {
+		if got := p.do(t, request{path: companion}.with(bearer(env.creds.Chat))); got.status != 200 {
 			return fmt.Errorf("%d %s", got.status, got.body)
 		}
 		return nil
@@ -91,13 +91,13 @@ func TestKeyAPIDown(t *testing.T) {
 	p := env.ownEnvoy(t, versions()[0], envoy.Addresses{Authz: env.socket("no-key-api")})
 	for _, http2 := range []bool{false, true} {
 		chat := request{path: companion, http2: http2}
-		unavailable.check(t, p.do(t, chat.with(bearer(env.creds.chat))))
-		unavailable.check(t, p.do(t, request{path: "/api/v1/other", http2: http2}.with(bearer(env.creds.chat))))
+		unavailable.check(t, p.do(t, chat.with(bearer(env.creds.Chat))))
+		unavailable.check(t, p.do(t, request{path: "/api/v1/other", http2: http2}.with(bearer(env.creds.Chat))))
 		noCredential.check(t, p.do(t, chat))
 		malformed.check(t, p.do(t, chat.with("Authorization: Basic YTpi")))
-		keyUnknown.check(t, p.do(t, chat.with(bearer(env.creds.chat[:len(env.creds.chat)-1]+flip(env.creds.chat)))))
+		keyUnknown.check(t, p.do(t, chat.with(bearer(env.creds.Chat[:len(env.creds.Chat)-1]+flip(env.creds.Chat)))))
 	}
-	_, _, err := p.call(t, "/api/v1/chat/Say", env.creds.chat)
+	_, _, err := p.call(t, "/api/v1/chat/Say", env.creds.Chat)
 	if s := status.Convert(err); s.Code() != codes.Unavailable || s.Message() != unavailable.message {
 		t.Errorf("gRPC: %v %q", s.Code(), s.Message())
 	}
@@ -174,7 +174,7 @@ func TestTakeoverCostsNoRequest(t *testing.T) {
 	p.expectAllowed(t)
 
 	takeover := make(chan error, 1)
-	answers := p.load(total, interval, bearer(env.creds.chat), func() {
+	answers := p.load(total, interval, bearer(env.creds.Chat), func() {
 		go func() {
 			successor, err := env.startAuthzd("takeover", nil)
 			if err == nil {

@@ -38,7 +38,8 @@ func Find(ctx context.Context, version string, progress io.Writer) (string, erro
 		return "", err
 	}
 	home := filepath.Join(root, ".envoy", version)
-	if path, err := installed(home); err == nil {
+	path := filepath.Join(home, "envoy")
+	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil {
@@ -49,13 +50,10 @@ func Find(ctx context.Context, version string, progress io.Writer) (string, erro
 		return "", err
 	}
 	defer unlock()
-	if path, err := installed(home); err == nil { // by another process, before the lock was free
+	if _, err := os.Stat(path); err == nil { // another process has installed it
 		return path, nil
 	}
-	if err := install(ctx, home, version, progress); err != nil {
-		return "", err
-	}
-	return installed(home)
+	return path, install(ctx, home, version, progress)
 }
 
 // fromEnvironment checks the binary that the variable ENVOY names.
@@ -86,17 +84,3 @@ func clone() (string, error) {
 		}
 	}
 }
-
-// installed returns the binary in home: at the path of install, or at that of pip in clones of an earlier version.
-func installed(home string) (string, error) {
-	for _, pattern := range []string{"envoy", "lib/python3*/site-packages/envoy/_bin/envoy"} {
-		found, err := filepath.Glob(filepath.Join(globLiteral.Replace(home), pattern))
-		if err == nil && len(found) > 0 {
-			return found[0], nil
-		}
-	}
-	return "", fmt.Errorf("no envoy in %s", home)
-}
-
-// globLiteral escapes the special characters of filepath.Glob.
-var globLiteral = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)

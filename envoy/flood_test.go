@@ -106,7 +106,7 @@ func (p *proxy) allocated(t *testing.T) int {
 func (p *proxy) awaitAllowed(t *testing.T, when string) {
 	t.Helper()
 	eventually(t, "a valid key "+when, func() error {
-		got, err := p.send(t.Context(), request{path: companion}.with(bearer(p.env.creds.chat)))
+		got, err := p.send(t.Context(), request{path: companion}.with(bearer(p.env.creds.Chat)))
 		if err == nil && got.status != 200 {
 			err = errors.New(got.body)
 		}

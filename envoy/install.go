@@ -137,6 +137,9 @@ func extract(wheel, path string) error {
 	return errors.Join(err, file.Close())
 }
 
+// globLiteral escapes the special characters of filepath.Glob.
+var globLiteral = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
+
 func removeAll(pattern string) error {
 	paths, err := filepath.Glob(pattern)
 	for _, path := range paths {

@@ -36,7 +36,7 @@ func TestListenerAcceptsBothFamilies(t *testing.T) {
 			p := env.ownEnvoy(t, version, envoy.Addresses{Listener: "tcp://" + host + ":" + port})
 			for _, client := range loopbacks() {
 				p.addr = net.JoinHostPort(client, port)
-				echo, ok := p.do(t, request{path: "/api/v1/me"}.with(bearer(env.creds.plain))).upstream()
+				echo, ok := p.do(t, request{path: "/api/v1/me"}.with(bearer(env.creds.Plain))).upstream()
 				if diff := cmp.Diff([]string{client}, echo.Headers["x-envoy-external-address"]); !ok || diff != "" {
 					t.Errorf("listener %s, client %s: x-envoy-external-address (-want +got):\n%s", host, client, diff)
 				}
@@ -50,7 +50,7 @@ func TestUpstreamAtEachLoopbackAddress(t *testing.T) {
 		for _, host := range loopbacks() {
 			upstream := serve(t, net.JoinHostPort(host, "0"), nil)
 			p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + upstream.addr})
-			if got := p.do(t, request{path: "/api/v1/me"}.with(bearer(p.env.creds.plain))); got.status != 200 {
+			if got := p.do(t, request{path: "/api/v1/me"}.with(bearer(p.env.creds.Plain))); got.status != 200 {
 				t.Errorf("%s: %d %s", host, got.status, got.body)
 			}
 		}

@@ -31,28 +31,28 @@ func TestAccessLog(t *testing.T) {
 			request
 			want map[string]any
 		}{
-			{"allowed", request{}.with(bearer(c.chat)), map[string]any{
+			{"allowed", request{}.with(bearer(c.Chat)), map[string]any{
 				"decision": "allow", "reason": "ok", "status": 200.0, "details": "via_upstream",
-				"account_id": c.account, "credential_id": c.chatID, "principal": "key",
+				"account_id": c.Account, "credential_id": c.ChatID, "principal": "key",
 			}},
-			{"session", request{}.with(webApp, cookie(c.session)), map[string]any{
-				"decision": "allow", "reason": "ok", "status": 200.0, "account_id": c.account, "credential_id": c.sessionID, "principal": "session",
+			{"session", request{}.with(webApp, cookie(c.Session)), map[string]any{
+				"decision": "allow", "reason": "ok", "status": 200.0, "account_id": c.Account, "credential_id": c.SessionID, "principal": "session",
 			}},
-			{"scope", request{http2: true}.with(bearer(c.plain)), map[string]any{
+			{"scope", request{http2: true}.with(bearer(c.Plain)), map[string]any{
 				"decision": "deny", "reason": "scope_missing", "status": 403.0, "details": "ext_authz_denied", "flags": "UAEX",
-				"account_id": c.account, "credential_id": c.plainID, "principal": "key",
+				"account_id": c.Account, "credential_id": c.PlainID, "principal": "key",
 			}},
-			{"revoked", request{}.with(bearer(c.revoked)), map[string]any{
-				"decision": "deny", "reason": "key_revoked", "status": 401.0, "account_id": c.account, "principal": "key",
+			{"revoked", request{}.with(bearer(c.Revoked)), map[string]any{
+				"decision": "deny", "reason": "key_revoked", "status": 401.0, "account_id": c.Account, "principal": "key",
 			}},
-			{"unknown", request{}.with(bearer(c.unknown)), map[string]any{
+			{"unknown", request{}.with(bearer(c.Unknown)), map[string]any{
 				"decision": "deny", "reason": "key_unknown", "status": 401.0, "account_id": nil, "credential_id": nil,
 			}},
 			{"anonymous", request{}, map[string]any{"decision": "deny", "reason": "no_credential", "status": 401.0}},
 		}
 		prefix := companion + "/log-of-"
 		for _, l := range entries {
-			l.path = prefix + l.name + "?api_key=" + c.chat
+			l.path = prefix + l.name + "?api_key=" + c.Chat
 			p.do(t, l.request)
 		}
 		for _, l := range entries {
@@ -74,7 +74,7 @@ func TestAccessLog(t *testing.T) {
 // TestLogsContainNoSecret reads the logs of all programs after requests with each credential in each place.
 func TestLogsContainNoSecret(t *testing.T) {
 	env := shared(t)
-	secrets := env.creds.secrets()
+	secrets := env.creds.Secrets()
 	for _, p := range env.proxies {
 		for _, secret := range secrets {
 			p.do(t, request{path: companion + "?k=" + secret}.with(bearer(secret)))

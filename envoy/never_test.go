@@ -15,10 +15,12 @@ import (
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 // mustBeDenied returns requests that must never pass the sidecar.
-func mustBeDenied(c credentials) map[string]request {
+func mustBeDenied(c testbed.Credentials) map[string]request {
 	chat := request{path: "/api/v1/chat"}
 	keys := request{path: "/api/v1/me/keys"}
 	return map[string]request{
@@ -28,23 +30,23 @@ func mustBeDenied(c credentials) map[string]request {
 		"no credential, POST":                    {method: "POST", path: "/api/v1/chat", body: "{}"},
 		"no credential, OPTIONS":                 {method: "OPTIONS", path: "/api/v1/chat"},
 		"no credential, upgrade":                 chat.with("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
-		"identity headers only":                  chat.with("X-Phantom-Account-Id: acc_tests", "X-Phantom-Principal: key", "X-Phantom-Scopes: chat:companion"),
-		"an unknown key":                         chat.with(bearer(c.unknown)),
-		"a revoked key":                          chat.with(bearer(c.revoked)),
-		"an expired key":                         chat.with(bearer(c.expired)),
-		"a key of a terminated account":          chat.with(bearer(c.terminated)),
-		"a key without the scope":                chat.with(bearer(c.plain)),
-		"a key without the scope, other slashes": request{path: "//api/v1/./chat"}.with(bearer(c.plain)),
-		"two keys":                               chat.with(bearer(c.chat), bearer(c.unknown)),
-		"a key in the query":                     {path: "/api/v1/chat?key=" + c.chat},
-		"a key in the cookie":                    chat.with(webApp, cookie(c.chat)),
-		"a session as a key":                     chat.with(bearer(c.session)),
-		"a session of another origin":            keys.with(otherOrigin, cookie(c.session)),
-		"a session without an origin":            keys.with(cookie(c.session)),
-		"an ended session":                       keys.with(webApp, cookie(c.endedSession)),
-		"a key on owners' keys":                  keys.with(bearer(c.chat)),
-		"a key on billing":                       request{path: "/api/v1/me/billing"}.with(bearer(c.chat)),
-		"a good key where nothing is required":   request{path: "/internal"}.with(bearer(c.chat)),
+		"identity headers only":                  chat.with("X-Phantom-Account-Id: " + c.Account, "X-Phantom-Principal: key", "X-Phantom-Scopes: chat:companion"),
+		"an unknown key":                         chat.with(bearer(c.Unknown)),
+		"a revoked key":                          chat.with(bearer(c.Revoked)),
+		"an expired key":                         chat.with(bearer(c.Expired)),
+		"a key of a terminated account":          chat.with(bearer(c.Terminated)),
+		"a key without the scope":                chat.with(bearer(c.Plain)),
+		"a key without the scope, other slashes": request{path: "//api/v1/./chat"}.with(bearer(c.Plain)),
+		"two keys":                               chat.with(bearer(c.Chat), bearer(c.Unknown)),
+		"a key in the query":                     {path: "/api/v1/chat?key=" + c.Chat},
+		"a key in the cookie":                    chat.with(webApp, cookie(c.Chat)),
+		"a session as a key":                     chat.with(bearer(c.Session)),
+		"a session of another origin":            keys.with(otherOrigin, cookie(c.Session)),
+		"a session without an origin":            keys.with(cookie(c.Session)),
+		"an ended session":                       keys.with(webApp, cookie(c.EndedSession)),
+		"a key on owners' keys":                  keys.with(bearer(c.Chat)),
+		"a key on billing":                       request{path: "/api/v1/me/billing"}.with(bearer(c.Chat)),
+		"a good key where nothing is required":   request{path: "/internal"}.with(bearer(c.Chat)),
 	}
 }
 

@@ -18,12 +18,12 @@ import (
 var noKeyd = denial{status: 503, error: "SERVICE_UNAVAILABLE", message: "The key API did not complete the request", retry: true}
 
 // owner adds a session to the request.
-func owner(p *proxy, r request) request { return r.with(webApp, cookie(p.env.creds.session)) }
+func owner(p *proxy, r request) request { return r.with(webApp, cookie(p.env.creds.Session)) }
 
 func TestOwnersReachKeyd(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
 		got := p.do(t, owner(p, request{path: "/api/v1/me/keys?limit=1"}))
-		if got.status != 200 || !strings.Contains(got.body, p.env.creds.account) {
+		if got.status != 200 || !strings.Contains(got.body, p.env.creds.Account) {
 			t.Errorf("%d %s", got.status, got.body)
 		}
 		got = p.do(t, owner(p, request{method: "POST", path: "/api/v1/me/keys", body: `{"label":"x","scopes":["chat:companion"]}`}).
@@ -62,7 +62,7 @@ func TestOwnersWithoutKeyd(t *testing.T) {
 			}
 		}
 		// The sidecar's denials are unchanged.
-		sessionRequired.check(t, p.do(t, request{path: "/api/v1/me/keys"}.with(bearer(env.creds.chat))))
+		sessionRequired.check(t, p.do(t, request{path: "/api/v1/me/keys"}.with(bearer(env.creds.Chat))))
 	})
 }
 

@@ -69,9 +69,9 @@ func TestPathTricksDoNotReachGuardedPaths(t *testing.T) {
 		c := p.env.creds
 		for _, credential := range [][]string{
 			nil,
-			{bearer(c.plain)},
-			{bearer(c.plain), "X-Phantom-Scopes: chat:companion"},
-			{bearer(c.plain), "X-Original-Url: /api/v1/me", "X-Rewrite-Url: /api/v1/me", "X-Forwarded-Prefix: /api/v1/me"},
+			{bearer(c.Plain)},
+			{bearer(c.Plain), "X-Phantom-Scopes: chat:companion"},
+			{bearer(c.Plain), "X-Original-Url: /api/v1/me", "X-Rewrite-Url: /api/v1/me", "X-Forwarded-Prefix: /api/v1/me"},
 		} {
 			for _, trick := range tricks {
 				for _, http2 := range []bool{false, true} {
@@ -102,7 +102,7 @@ func TestPathTricksDoNotReachGuardedPaths(t *testing.T) {
 // it cannot normalize before the check.
 func TestPathsAreNormalized(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
-		chat := bearer(p.env.creds.chat)
+		chat := bearer(p.env.creds.Chat)
 		for spelling, clean := range map[string]string{
 			"//api/v1/chat": "/api/v1/chat", "/api//v1///chat//x": "/api/v1/chat/x", "/api/v1/./chat/": "/api/v1/chat/",
 			"/api/v1/me/../chat": "/api/v1/chat", "/api/v1/me/%2e%2e/chat": "/api/v1/chat", "/api/v1/%63hat": "/api/v1/chat",

@@ -20,7 +20,7 @@ import (
 // TestUpgradeToTLSIsIgnored: Apache HttpClient offers TLS over plain HTTP. Other unknown upgrades are refused.
 func TestUpgradeToTLSIsIgnored(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
-		chat := request{path: companion}.with(bearer(p.env.creds.chat))
+		chat := request{path: companion}.with(bearer(p.env.creds.Chat))
 		for _, upgrade := range []string{"TLS/1.2", "TLS/1.3", "tls/1.0", "TLS/1.2, TLS/1.3", "TLS/1.3,TLS/1.2,TLS/1.0"} {
 			for _, connection := range []string{"Connection: Upgrade", "Connection: keep-alive, upgrade"} {
 				got := p.do(t, chat.with("Upgrade: "+upgrade, connection))
@@ -50,11 +50,11 @@ func TestHTTP10(t *testing.T) {
 		}{
 			{"/", "", 401, noCredential.body()},
 			{"/", "Host: api.example\r\n", 401, noCredential.body()},
-			{"/", bearer(p.env.creds.chat) + "\r\n", 403, noPolicy.body()},
-			{"/api/v1/me", bearer(p.env.creds.plain) + "\r\n", 200, `"path":"/api/v1/me"`},
-			{"/api/v1/me", "Host: api.example\r\nConnection: keep-alive, x-phantom-scopes\r\n" + bearer(p.env.creds.plain) + "\r\n", 200, `"x-phantom-scopes":[""]`},
-			{"/api/v1/me/%2e%2e/chat", bearer(p.env.creds.plain) + "\r\n", 403, scopeMissing.body()},
-			{"/api/v1/me", "X-Phantom-Account-Id: acc_evil\r\n" + bearer(p.env.creds.plain) + "\r\n", 200, p.env.creds.account},
+			{"/", bearer(p.env.creds.Chat) + "\r\n", 403, noPolicy.body()},
+			{"/api/v1/me", bearer(p.env.creds.Plain) + "\r\n", 200, `"path":"/api/v1/me"`},
+			{"/api/v1/me", "Host: api.example\r\nConnection: keep-alive, x-phantom-scopes\r\n" + bearer(p.env.creds.Plain) + "\r\n", 200, `"x-phantom-scopes":[""]`},
+			{"/api/v1/me/%2e%2e/chat", bearer(p.env.creds.Plain) + "\r\n", 403, scopeMissing.body()},
+			{"/api/v1/me", "X-Phantom-Account-Id: acc_evil\r\n" + bearer(p.env.creds.Plain) + "\r\n", 200, p.env.creds.Account},
 			{"/", "X_Phantom_Account_Id: acc_evil\r\n", 400, ""},
 		} {
 			conn, err := net.Dial("tcp", p.addr)
@@ -80,7 +80,7 @@ func TestHTTP10(t *testing.T) {
 func TestManyHeadersAreAllowed(t *testing.T) {
 	const fields = 200
 	onEachVersion(t, func(t *testing.T, p *proxy) {
-		me := request{path: "/api/v1/me"}.with(bearer(p.env.creds.plain))
+		me := request{path: "/api/v1/me"}.with(bearer(p.env.creds.Plain))
 		many := me
 		for i := range fields - 1 {
 			many = many.with(fmt.Sprintf("X-Field-%d: some value of a header field %d", i, i))
@@ -96,7 +96,7 @@ func TestManyHeadersAreAllowed(t *testing.T) {
 			crumbs = append(crumbs, fmt.Sprintf("crumb%d=%d", i, i))
 		}
 		// Go's client sends each cookie as a field, as browsers do.
-		got := p.do(t, request{path: "/api/v1/me", http2: true}.with(bearer(p.env.creds.plain), "Cookie: "+strings.Join(crumbs, "; ")))
+		got := p.do(t, request{path: "/api/v1/me", http2: true}.with(bearer(p.env.creds.Plain), "Cookie: "+strings.Join(crumbs, "; ")))
 		if echo, ok := got.upstream(); !ok || !slices.Equal(echo.Headers["cookie"], []string{strings.Join(crumbs, "; ")}) {
 			t.Errorf("cookies: %d %v", got.status, echo.Headers["cookie"])
 		}
@@ -124,7 +124,7 @@ func TestMaxStreamDurationEndsWebSocket(t *testing.T) {
 		use := func(p *proxy, until time.Duration) (used time.Duration, err error) {
 			begin := time.Now()
 			conn, _, err := websocket.Dial(ctx, "ws://"+p.addr+"/api/v1/chat/live", &websocket.DialOptions{
-				HTTPHeader: http.Header{"Authorization": {"Bearer " + env.creds.chat}},
+				HTTPHeader: http.Header{"Authorization": {"Bearer " + env.creds.Chat}},
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -24,8 +24,8 @@ func TestIdentityHeadersOfClientAreRemoved(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
 		c := p.env.creds
 		want := map[string][]string{
-			"x-phantom-account-id": {c.account}, "x-phantom-principal": {"key"},
-			"x-phantom-credential-id": {c.plainID}, "x-phantom-scopes": {""},
+			"x-phantom-account-id": {c.Account}, "x-phantom-principal": {"key"},
+			"x-phantom-credential-id": {c.PlainID}, "x-phantom-scopes": {""},
 		}
 		tries := [][]string{{}, spoofs[:7]}
 		for _, spoof := range spoofs {
@@ -36,7 +36,7 @@ func TestIdentityHeadersOfClientAreRemoved(t *testing.T) {
 				if http2 && strings.Contains(strings.Join(headers, "\n"), "Connection") {
 					continue // malformed there
 				}
-				r := request{path: "/api/v1/me", http2: http2}.with(append([]string{bearer(c.plain)}, headers...)...)
+				r := request{path: "/api/v1/me", http2: http2}.with(append([]string{bearer(c.Plain)}, headers...)...)
 				got := p.do(t, r)
 				echo, ok := got.upstream()
 				if diff := cmp.Diff(want, secretsAndIdentity(echo)); !ok || diff != "" {
@@ -48,7 +48,7 @@ func TestIdentityHeadersOfClientAreRemoved(t *testing.T) {
 		}
 		// Many upstreams treat an underscore as a dash.
 		for _, name := range []string{"x_phantom_account_id", "X_Phantom-Scopes", "x-phantom_principal"} {
-			r := request{path: "/api/v1/me"}.with(bearer(c.plain), name+": evil")
+			r := request{path: "/api/v1/me"}.with(bearer(c.Plain), name+": evil")
 			if got := p.do(t, r); got.status != 400 || got.reached() {
 				t.Errorf("%s: %d %s", name, got.status, got.body)
 			}
@@ -82,7 +82,7 @@ func TestIdentityTrailersOfClientAreRemoved(t *testing.T) {
 func TestEnvoyHeadersOfClientAreIgnored(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
 		got := p.do(t, request{path: "/api/v1/me"}.with(
-			bearer(p.env.creds.plain), "X-Envoy-Original-Path: /api/v1/chat", "X-Envoy-External-Address: 203.0.113.9",
+			bearer(p.env.creds.Plain), "X-Envoy-Original-Path: /api/v1/chat", "X-Envoy-External-Address: 203.0.113.9",
 			"X-Envoy-Upstream-Alt-Stat-Name: x", "X-Envoy-Force-Trace: 1", "X-Envoy-Upstream-Rq-Timeout-Ms: 1", "X-Request-Id: mine",
 		))
 		echo, ok := got.upstream()

@@ -26,7 +26,7 @@ func TestHEAD(t *testing.T) {
 			if got.status != 401 || got.body != "" || fmt.Sprint(got.header) != fmt.Sprint(want) {
 				t.Errorf("denied: %d %q %v, want %v", got.status, got.body, got.header, want)
 			}
-			got = p.do(t, request{method: "HEAD", path: companion, http2: http2}.with(bearer(p.env.creds.chat)))
+			got = p.do(t, request{method: "HEAD", path: companion, http2: http2}.with(bearer(p.env.creds.Chat)))
 			if got.status != 200 || got.body != "" {
 				t.Errorf("allowed: %d %q", got.status, got.body)
 			}
@@ -39,13 +39,13 @@ func TestLargeBody(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
 		for _, http2 := range []bool{false, true} {
 			post := request{method: "POST", path: "/api/v1/chat", body: body, http2: http2}
-			got := p.do(t, post.with(bearer(p.env.creds.chat)))
+			got := p.do(t, post.with(bearer(p.env.creds.Chat)))
 			if echo, ok := got.upstream(); !ok || echo.Method != "POST" || echo.Body != body {
 				t.Errorf("HTTP/2 %v: %d, %d bytes returned", http2, got.status, len(echo.Body))
 			}
 		}
 		// A denial does not wait for the body.
-		denied := request{method: "POST", path: "/api/v1/chat", body: body, http2: true}.with(bearer(p.env.creds.plain))
+		denied := request{method: "POST", path: "/api/v1/chat", body: body, http2: true}.with(bearer(p.env.creds.Plain))
 		scopeMissing.check(t, p.do(t, denied))
 	})
 }
@@ -59,7 +59,7 @@ func TestWebSocket(t *testing.T) {
 				HTTPHeader: http.Header{"Authorization": {"Bearer " + key}},
 			})
 		}
-		conn, _, err := dial(p.env.creds.chat)
+		conn, _, err := dial(p.env.creds.Chat)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +70,7 @@ func TestWebSocket(t *testing.T) {
 		if _, message, err := conn.Read(ctx); err != nil || string(message) != "hello" {
 			t.Errorf("%q, %v", message, err)
 		}
-		for key, row := range map[string]denial{p.env.creds.plain: scopeMissing, p.env.creds.revoked: keyRevoked} {
+		for key, row := range map[string]denial{p.env.creds.Plain: scopeMissing, p.env.creds.Revoked: keyRevoked} {
 			_, response, err := dial(key)
 			if err == nil || response == nil {
 				t.Fatalf("%s: connected, or no answer: %v", row.reason, err)
@@ -106,7 +106,7 @@ func (p *proxy) call(t *testing.T, path, key string) (string, metadata.MD, error
 func TestGRPC(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, p *proxy) {
 		c := p.env.creds
-		if got, _, err := p.call(t, "/api/v1/chat/Say", c.chat); err != nil || got != "hello" {
+		if got, _, err := p.call(t, "/api/v1/chat/Say", c.Chat); err != nil || got != "hello" {
 			t.Errorf("allowed: %q, %v", got, err)
 		}
 		for _, d := range []struct {
@@ -115,11 +115,11 @@ func TestGRPC(t *testing.T) {
 			row       denial
 		}{
 			{"/api/v1/chat/Say", "", codes.Unauthenticated, noCredential},
-			{"/api/v1/chat/Say", c.unknown, codes.Unauthenticated, keyUnknown},
-			{"/api/v1/chat/Say", c.revoked, codes.Unauthenticated, keyRevoked},
-			{"/api/v1/chat/Say", c.plain, codes.PermissionDenied, scopeMissing},
-			{"/api/v1/chat/Say", c.terminated, codes.PermissionDenied, terminated},
-			{"/phantom.Chat/Say", c.chat, codes.PermissionDenied, noPolicy},
+			{"/api/v1/chat/Say", c.Unknown, codes.Unauthenticated, keyUnknown},
+			{"/api/v1/chat/Say", c.Revoked, codes.Unauthenticated, keyRevoked},
+			{"/api/v1/chat/Say", c.Plain, codes.PermissionDenied, scopeMissing},
+			{"/api/v1/chat/Say", c.Terminated, codes.PermissionDenied, terminated},
+			{"/phantom.Chat/Say", c.Chat, codes.PermissionDenied, noPolicy},
 		} {
 			_, _, err := p.call(t, d.path, d.key)
 			if s := status.Convert(err); s.Code() != d.code || s.Message() != d.row.message {

@@ -24,7 +24,7 @@ func (env *environment) recordTrailers(t *testing.T, version string) func(http2 
 	// By default Envoy would reset a stream with underscores in names.
 	p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + upstream.addr}, allowUnderscores)
 	return func(http2 bool) http.Header {
-		p.sendTrailers(t, http2, bearer(env.creds.chat), http.Header{
+		p.sendTrailers(t, http2, bearer(env.creds.Chat), http.Header{
 			"X-Phantom-Account-Id": {"acc_evil"}, "X-Phantom-Scopes": {"admin"}, "X_phantom_scopes": {"admin"},
 			"X_phantom-Account_id": {"acc_evil"}, "X-Other": {"1"},
 		})

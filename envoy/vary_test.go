@@ -22,7 +22,7 @@ func TestCheckedAnswersVaryByOrigin(t *testing.T) {
 		for _, origin := range [][]string{nil, {webApp}, {otherOrigin}} {
 			for _, http2 := range []bool{false, true} {
 				all := request{path: companion, http2: http2}.with(origin...)
-				good := all.with(bearer(env.creds.chat))
+				good := all.with(bearer(env.creds.Chat))
 				for _, c := range []struct {
 					name string
 					p    *proxy
