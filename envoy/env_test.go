@@ -63,7 +63,7 @@ func onEachVersion(t *testing.T, test func(t *testing.T, p *proxy)) {
 	}
 }
 
-// forEachVersion runs a test that starts an Envoy of its own.
+// forEachVersion runs a test that starts its own Envoy.
 func forEachVersion(t *testing.T, test func(t *testing.T, env *environment, version string)) {
 	env := shared(t)
 	for _, version := range versions() {

@@ -30,7 +30,7 @@ func mustBeDenied(c testbed.Credentials) map[string]request {
 		"no credential, POST":                    {method: "POST", path: "/api/v1/chat", body: "{}"},
 		"no credential, OPTIONS":                 {method: "OPTIONS", path: "/api/v1/chat"},
 		"no credential, upgrade":                 chat.with("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
-		"identity headers only":                  chat.with("X-Phantom-Account-Id: " + c.Account, "X-Phantom-Principal: key", "X-Phantom-Scopes: chat:companion"),
+		"identity headers only":                  chat.with("X-Phantom-Account-Id: "+c.Account, "X-Phantom-Principal: key", "X-Phantom-Scopes: chat:companion"),
 		"an unknown key":                         chat.with(bearer(c.Unknown)),
 		"a revoked key":                          chat.with(bearer(c.Revoked)),
 		"an expired key":                         chat.with(bearer(c.Expired)),

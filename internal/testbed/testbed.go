@@ -18,7 +18,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// Config is a configuration, or the fields of one that replace those of the testbed.
+// Config is a configuration, or fields that replace those of the testbed's configuration.
 type Config = map[string]any
 
 // Testbed is a folder with the configuration, store and sockets of one keyd, and of sidecars that use it.
