@@ -7,4 +7,4 @@ import "errors"
 // the server is starting or takes no writes, or another process holds the file's lock. It is not for
 // a database that answers and refuses: a wrong password, a database that does not exist or is not keyd's,
 // a newer schema.
-var ErrUnreachable = errors.New("it cannot be reached")
+var ErrUnreachable = errors.New("cannot be reached")
