@@ -6,27 +6,25 @@ import (
 	"time"
 )
 
-// Progress is how far a change has come on its way to the sidecars.
+// Progress is how far a change has reached the sidecars.
 type Progress struct {
-	// Effective: no sidecar can still act on what was so before the change. Each that
-	// could has acknowledged it, or its lease and its stale time are over.
+	// Effective: no sidecar can still act on the facts before the change. Each that could has acknowledged it, or its lease and
+	// its stale time are over.
 	Effective bool
-	// EffectiveBy is the moment by which Effective is certain, whatever happens; zero
-	// once it is. Only NewEpoch moves it to a later one.
+	// EffectiveBy is the moment by which the change is certain to be effective; zero once it is. Only NewEpoch makes it later.
 	EffectiveBy time.Time
-	// Waiting is the number of sidecars that have not acknowledged it and whose time is not over.
+	// Waiting is the number of sidecars that have not acknowledged it and whose stale time is not over.
 	Waiting int
-	// WaitingFor names them in order, the first MaxWaitingFor of them.
+	// WaitingFor has the first MaxWaitingFor names, in order.
 	WaitingFor []string
 }
 
-// MaxWaitingFor bounds Progress.WaitingFor. Larger makes the answers to changes large if the holder
-// of a leaked service token has invented sidecars; smaller hides more of a fleet.
+// MaxWaitingFor bounds Progress.WaitingFor. Smaller hides more of a large deployment; larger makes answers large if the holder
+// of a leaked service token registers many sidecars.
 const MaxWaitingFor = 100
 
-// ProgressOf returns how far the change with that revision has come. Head and sidecars, which
-// are all that are listed, in order, are of one snapshot; head.Now is the moment that is
-// judged. Feed.Progress returns the same without reading them all.
+// ProgressOf returns the progress of the change with that revision at head.Now. Head and sidecars, which are all that are
+// listed, in order, are of one snapshot. Feed.Progress returns the same without reading all of them.
 func ProgressOf(revision int64, head Head, sidecars []Sidecar) Progress {
 	p := Progress{WaitingFor: []string{}}
 	var by time.Time
@@ -46,8 +44,8 @@ func ProgressOf(revision int64, head Head, sidecars []Sidecar) Progress {
 	return p
 }
 
-// SetEffective sets Effective and EffectiveBy. Ends is the last moment at which one of those that Waiting
-// counts may answer without the change, zero if there is none.
+// SetEffective sets Effective and EffectiveBy. Ends is the last moment at which a sidecar that Waiting counts may answer
+// without the change; zero if there is none.
 func (p *Progress) SetEffective(head Head, ends time.Time) {
 	p.Effective = p.Waiting == 0 && !head.Now.Before(head.NotBefore)
 	if !p.Effective {
@@ -55,26 +53,25 @@ func (p *Progress) SetEffective(head Head, ends time.Time) {
 	}
 }
 
-// MaxGrants bounds what is kept of a sidecar that polls and polls and gets no answer.
+// MaxGrants bounds the grants of a sidecar that polls repeatedly and gets no answer. Smaller refuses new leases to it sooner;
+// larger makes its record larger.
 const MaxGrants = 16
 
-// answersWithout tells until when the sidecar may answer without knowing of the change; the
-// zero Time if it knows.
+// answersWithout returns until when the sidecar may answer without the change; the zero Time if it has acknowledged it.
 func (s *Sidecar) answersWithout(revision int64) (end time.Time) {
 	if s.Revision >= revision {
 		return end
 	}
 	for _, g := range s.Grants {
 		if g.Covers < revision {
-			end = g.StaleEndsAt // they rise
+			end = g.StaleEndsAt // in rising order
 		}
 	}
 	return end
 }
 
-// CheckNumber returns a Conflict if the poll must be refused: its number is not larger
-// than the one on record, so it was delayed, repeated, or sent by a second process of
-// that name; or the sidecar has left or was forgotten.
+// CheckNumber returns a Conflict if the number of the poll is not larger than the one on record, because the poll was delayed,
+// repeated, or sent by a second process of that name; or if the sidecar has left or was forgotten.
 func (s *Sidecar) CheckNumber(p Poll) error {
 	switch {
 	case p.Number <= s.Poll:
@@ -85,21 +82,19 @@ func (s *Sidecar) CheckNumber(p Poll) error {
 	return nil
 }
 
-// Record notes a poll that the log's head, at that revision, allows, and returns the
-// lease that its answer may give. The ends are in microseconds, rounded up: none on
-// record comes before the one that was given. It leaves Poll as it is.
+// Record records a poll when the log's head has that revision, and returns the lease that the answer may give. The ends are
+// rounded up to microseconds, so that none on record is earlier than the one that was given. It does not change Poll.
 //
-// A poll whose answer reaches the head gets the lease that it wants. Another one
-// (changes are left out, or too many polls went unanswered) gets no more than what
-// is left of the leases before it, so that no moment that was told as a change's
-// EffectiveBy is ever broken. If nothing is left, ok is false and nothing is noted.
+// A poll whose answer reaches the head gets p.Lease. A poll whose answer leaves out changes, or that follows too many
+// unanswered polls, gets at most the rest of the leases before it, so that a change's EffectiveBy never becomes later. If
+// nothing is left, ok is false and nothing is recorded.
 func (s *Sidecar) Record(p Poll, head int64, now time.Time) (lease time.Duration, ok bool) {
 	next := *s
 	next.Revision = max(s.Revision, p.Revision)
 	staleEnd := roundUp(now.Add(p.Lease + p.MaxStale))
 	reach := min(head, p.Revision+int64(p.Limit))
-	next.Grants = living(next.Revision, now, s.Grants)
-	widened := living(next.Revision, now, append(next.Grants, Grant{head, staleEnd}))
+	next.Grants = relevant(next.Revision, now, s.Grants)
+	widened := relevant(next.Revision, now, append(next.Grants, Grant{head, staleEnd}))
 	if reach == head && len(widened) <= MaxGrants {
 		next.Grants, next.StaleEndsAt, lease = widened, later(s.StaleEndsAt, staleEnd), p.Lease
 	} else if end := next.answersWithout(max(reach, next.Revision) + 1); !end.IsZero() {
@@ -113,10 +108,9 @@ func (s *Sidecar) Record(p Poll, head int64, now time.Time) (lease time.Duration
 	return lease, true
 }
 
-// living returns the grants that still matter to a change after that revision: those
-// whose time is not over, without any beside which another covers no more and ends no
-// sooner. What is acknowledged counts as covered.
-func living(revision int64, now time.Time, grants []Grant) []Grant {
+// relevant returns the grants that matter to a change after that revision: those that are not over, without any for which
+// another one covers no more and ends no sooner. Acknowledged changes count as covered.
+func relevant(revision int64, now time.Time, grants []Grant) []Grant {
 	list := make([]Grant, 0, len(grants))
 	for _, g := range grants {
 		if now.Before(g.StaleEndsAt) {

@@ -1,6 +1,8 @@
 package keystore
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -13,10 +15,10 @@ type Account struct {
 	State        credential.State // Active or Terminated
 	CreatedAt    time.Time
 	TerminatedAt time.Time // zero: not terminated
-	Revision     int64     // of the change that made it what it is
+	Revision     int64     // of its latest change
 }
 
-// Key is an API key, known by its digest alone.
+// Key is an API key. Only its digest is stored.
 type Key struct {
 	ID         string
 	Account    string
@@ -32,17 +34,105 @@ type Key struct {
 	LastUsedAt time.Time // zero: never reported
 	ReplacedBy string    // id of the successor after a roll; "": not rolled
 	Chain      string    // id of the first key of its chain; "": neither rolled nor a successor
-	Revision   int64     // of the change that made it what it is
+	Revision   int64     // of its latest change
 }
 
-// Session is a console session, known by its digest alone.
+// Session is a console session. Only its digest is stored.
 type Session struct {
 	ID        string
 	Account   string
 	Digest    credential.Digest
 	CreatedAt time.Time
 	ExpiresAt time.Time
-	Revision  int64 // of its end; 0 while it lives: a beginning is not in the log
+	Revision  int64 // of its end; 0 before it, because a new session is not in the log
+}
+
+// NewKey is a key to create.
+type NewKey struct {
+	ID, Account, Label, Hint string
+	Digest                   credential.Digest
+	Scopes                   credential.Scopes
+	ExpiresAt                time.Time // zero: never
+	Imported                 bool      // the event is key.import, not key.mint
+	Limit                    int       // of the account's keys that are neither revoked nor expired; 0: no limit
+}
+
+// Roll replaces a key by a successor.
+type Roll struct {
+	ID      string            // the key to replace
+	Account string            // the account that it must belong to; "": any
+	NewID   string            // the successor's
+	Digest  credential.Digest // the successor's
+	Hint    string            // the successor's
+	Grace   time.Duration     // 0: the old key is revoked now
+}
+
+// RevokedChain is a chain of keys after RevokeChain.
+type RevokedChain struct {
+	Key      Key      // the key that was named
+	Revoked  []string // ids of the keys that this call revoked, in the order of creation; never nil
+	Revision int64    // the newest of all keys of the chain
+}
+
+// NewSession is a session to create.
+type NewSession struct {
+	ID, Account string
+	Digest      credential.Digest
+	TTL         time.Duration
+}
+
+// MaxImport is the largest number of keys of one Admin.ImportKeys. Smaller takes more requests for a large import; larger makes
+// other changes wait longer than a fraction of a second.
+const MaxImport = 10_000
+
+// Imported is the result of an import.
+type Imported struct {
+	Imported int // keys that are new
+	Existing int // keys that the same account had already, or that are in the list twice
+	// Revision is of the last change of the import. If it made none, it is the largest of the existing keys; 0 for an empty
+	// list.
+	Revision int64
+}
+
+// ImportError is the mistake in one key of an import: ErrNotFound or a Conflict.
+type ImportError struct {
+	Index int // in the list, from 0
+	Err   error
+}
+
+// Error implements error.
+func (e *ImportError) Error() string { return fmt.Sprintf("key %d: %v", e.Index, e.Err) }
+
+// Unwrap gives errors.Is and errors.As the cause.
+func (e *ImportError) Unwrap() error { return e.Err }
+
+// ImportErrors are all mistakes of an import, in the order of the list; never empty.
+type ImportErrors []*ImportError
+
+// Error implements error.
+func (e ImportErrors) Error() string {
+	const most = 3 // that the text names
+	var b strings.Builder
+	for i, mistake := range e {
+		if i == most {
+			fmt.Fprintf(&b, "; and %d more", len(e)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(mistake.Error())
+	}
+	return b.String()
+}
+
+// Unwrap gives errors.Is and errors.As all of them.
+func (e ImportErrors) Unwrap() []error {
+	all := make([]error, len(e))
+	for i, mistake := range e {
+		all[i] = mistake
+	}
+	return all
 }
 
 // Event is one entry of the audit, written in the transaction of its change.
@@ -55,7 +145,7 @@ type Event struct {
 	Detail  map[string]string // never a secret, never nil; see Action for its fields
 }
 
-// Action names what an Event tells of.
+// Action is what an Event records.
 type Action string
 
 // The actions.
@@ -78,42 +168,42 @@ const (
 type Head struct {
 	Epoch    string // identity of the log; another value means that it was replaced
 	Revision int64  // of the newest change; 0 for a log without one
-	// NotBefore is the moment before which no change counts as effective: after
-	// NewEpoch sidecars may exist that the store does not know. Zero: no such moment.
+	// NotBefore is the moment before which no change is effective, because sidecars may exist that are not on record after
+	// NewEpoch. Zero: no such moment.
 	NotBefore time.Time
 	Now       time.Time // the store's clock when it read the head
 }
 
-// Change is one row of the log. Either Account is set, and every credential of
-// that account has changed, or the one credential with Digest has.
+// Change is one row of the log. If Account is set, every credential of that account has changed, else the credential with
+// Digest.
 type Change struct {
 	Revision int64
 	Account  string
 	Digest   credential.Digest
 }
 
-// Fact is what resolve tells of one digest.
+// Fact is what is known about one digest.
 type Fact struct {
 	Found  bool
 	Record credential.Record // the zero Record if not found
 }
 
-// Poll is what one request of a sidecar to the change log states.
+// Poll is one request of a sidecar to the change log.
 type Poll struct {
 	Sidecar  string        // its name, stable for the life of one process
 	Number   int64         // larger in each request of one process; at least 1
 	Epoch    string        // of the log that Revision counts in
 	Revision int64         // acknowledged: every change up to it has been applied; -1: requests the head only
-	Limit    int           // the answer can carry so many changes after Revision
-	Lease    time.Duration // wanted for it, counted from now by the store's clock; positive
+	Limit    int           // how many changes after Revision the answer can carry
+	Lease    time.Duration // that the poll may get, counted from now by the store's clock; positive
 	MaxStale time.Duration // how long after the lease's end it may still answer from its cache
-	// Leave: the process stops and will answer nothing more. Epoch, Revision and Limit have
-	// no meaning then. Lease + MaxStale is how long a name without a record stays refused.
+	// Leave: the process stops and answers nothing more. Epoch, Revision and Limit are ignored then. A name without a record
+	// stays refused for Lease + MaxStale.
 	Leave bool
 }
 
-// Bounds of the sidecars on record. Smaller refuses large fleets; larger lets the holder
-// of a leaked service token fill more of the database.
+// Bounds of the sidecars on record. Smaller refuses large deployments; larger lets the holder of a leaked service token fill
+// more of the database.
 const (
 	MaxSidecars     = 100_000 // that have not left and were not forgotten
 	MaxGoneSidecars = 100_000 // that have left
@@ -123,19 +213,17 @@ const (
 type Sidecar struct {
 	Name        string
 	Poll        int64     // the largest Number on record
-	Gone        bool      // it has left or was forgotten: no list has it, and no change waits for it
+	Gone        bool      // it has left or was forgotten: it is not listed, and no change waits for it
 	Revision    int64     // acknowledged
 	LeaseEndsAt time.Time // of the last lease given
-	StaleEndsAt time.Time // lease end + max_stale: nothing it cached answers later
-	// Grants tell until when it may answer from how old facts: those that still matter,
-	// at most MaxGrants, both fields rising.
+	StaleEndsAt time.Time // lease end + max_stale: nothing cached answers later
+	// Grants are the leases that still matter, at most MaxGrants, with both fields in rising order.
 	Grants []Grant
 }
 
-// Grant is one lease that a sidecar was given, or was sent and never heard of. The
-// answer with the lease carries every change up to Covers, and the lease is not
-// used before they are applied: so only later changes are unknown to whoever answers
-// under it.
+// Grant is one lease that a sidecar was given, whether or not the answer arrived. The answer with the lease carries every
+// change up to Covers, and the sidecar applies them before it uses the lease. So under this lease it may lack later changes
+// only.
 type Grant struct {
 	Covers      int64
 	StaleEndsAt time.Time
@@ -148,24 +236,25 @@ type Usage struct {
 	Allowed, Denied int64
 }
 
-// UsageRetention is how long the counts of an hour are kept, at least.
+// UsageRetention is the least time that the counts of an hour are kept. Smaller loses the history sooner; larger takes more of
+// the database.
 const UsageRetention = 90 * 24 * time.Hour
 
-// UsageSpan names hours of one key.
+// UsageSpan selects hours of one key.
 type UsageSpan struct {
 	Key         string    // its id
-	Account     string    // whose it must be, "" for anyone's
-	From, Until time.Time // the hours that begin in between, From included; zero: no such bound
+	Account     string    // the account that it must belong to; "": any
+	From, Until time.Time // hours that begin in between, including From; zero: no bound
 }
 
-// UsageHour is how often a key was used, by the reports that came within the hour.
+// UsageHour is how often a key was used, by the reports that arrived within the hour.
 type UsageHour struct {
 	Hour            time.Time // its beginning
 	Allowed, Denied int64     // each at most 1 << 53
 }
 
-// Page asks for a part of a list. The zero After asks for the first page.
+// Page selects a part of a list. An empty After selects the first page.
 type Page struct {
 	Limit int    // 1 to 1000, anything else is an error
-	After string // Next of the page before, as it was
+	After string // Next of the page before, unchanged
 }

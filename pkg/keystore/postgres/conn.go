@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -11,11 +12,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
-// conn runs queries with arguments as sqlstore writes them.
+// conn runs queries with the placeholders and arguments of sqlstore.
 type conn struct{ sqlstore.Conn }
 
 // QueryContext implements sqlstore.Querier.
@@ -31,7 +33,7 @@ func (c conn) QueryContext(ctx context.Context, query string, args ...any) (*sql
 func (c conn) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	if converted, err := values(args); err == nil {
 		args = converted
-	} // else the driver finds the same error
+	} // else the driver returns the same error
 	return c.Conn.QueryRowContext(ctx, numbered(query), args...)
 }
 
@@ -44,7 +46,7 @@ func (c conn) ExecContext(ctx context.Context, query string, args ...any) (sql.R
 	return c.Conn.ExecContext(ctx, numbered(query), args...)
 }
 
-// retrying runs reads once more if the connection that they got is dead.
+// retrying repeats a read once if its connection is dead.
 type retrying struct{ conn }
 
 // QueryContext implements sqlstore.Querier.
@@ -65,22 +67,20 @@ func (r retrying) QueryRowContext(ctx context.Context, query string, args ...any
 	return row
 }
 
-// lockNotAvailable is the SQLSTATE of a wait that lock_timeout has ended.
+// lockNotAvailable is the SQLSTATE of a wait that lock_timeout ended.
 const lockNotAvailable = "55P03"
 
-// mayRetry reports whether what failed before it changed anything may be done on another connection:
-// the one that it got is dead, or the wait for the head's lock was so long that the connection
-// might have been.
+// mayRetry reports whether a call that has changed nothing may run again on another connection: its connection is dead, or
+// it waited for the head's lock so long that the connection may be.
 func mayRetry(ctx context.Context, err error) bool {
 	var engine *pgconn.PgError
 	return err != nil && ctx.Err() == nil && (errors.Is(err, errSilent) || errors.As(err, &engine) && engine.Code == lockNotAvailable)
 }
 
-// milliseconds is a setting of the server.
+// milliseconds formats a setting of the server.
 func milliseconds(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
 
-// values has each argument make its value. Left to itself the driver would take a
-// digest for an array of numbers.
+// values converts arguments that are driver.Valuers. Otherwise pgx would write a digest as an array of numbers.
 func values(args []any) ([]any, error) {
 	out := make([]any, len(args))
 	for i, arg := range args {
@@ -95,7 +95,7 @@ func values(args []any) ([]any, error) {
 	return out, nil
 }
 
-// numbered makes $1 of ? and of ?1.
+// numbered replaces ? and ?1 by $1.
 func numbered(query string) string {
 	var b strings.Builder
 	n := 0
@@ -111,4 +111,63 @@ func numbered(query string) string {
 		}
 	}
 	return b.String()
+}
+
+// bytea reads the type bytea in both output formats of PostgreSQL (section 8.4, "Binary Data Types"). A role may have either
+// as its default, and a pooler does not pass on a setting of the session.
+var bytea = &pgtype.Type{Name: "bytea", OID: pgtype.ByteaOID, Codec: byteaCodec{}}
+
+type byteaCodec struct{ pgtype.ByteaCodec }
+
+// PlanScan implements pgtype.Codec.
+func (c byteaCodec) PlanScan(m *pgtype.Map, oid uint32, format int16, target any) pgtype.ScanPlan {
+	if _, ok := target.(*[]byte); ok && format == pgtype.TextFormatCode {
+		return scanBytea{}
+	}
+	return c.ByteaCodec.PlanScan(m, oid, format, target)
+}
+
+type scanBytea struct{}
+
+// Scan implements pgtype.ScanPlan.
+func (scanBytea) Scan(src []byte, target any) (err error) {
+	into := target.(*[]byte)
+	*into, err = decodeBytea(src)
+	return err
+}
+
+var errBytea = errors.New("bytea is invalid: must be in hex or escape format") // never the value
+
+// decodeBytea returns nil for NULL.
+func decodeBytea(src []byte) ([]byte, error) {
+	if src == nil {
+		return nil, nil
+	}
+	if len(src) >= 2 && src[0] == '\\' && src[1] == 'x' {
+		out := make([]byte, hex.DecodedLen(len(src)-2))
+		if _, err := hex.Decode(out, src[2:]); err != nil {
+			return nil, errBytea
+		}
+		return out, nil
+	}
+	out := make([]byte, 0, len(src))
+	for i := 0; i < len(src); i++ {
+		switch {
+		case src[i] != '\\':
+			out = append(out, src[i])
+		case i+1 < len(src) && src[i+1] == '\\':
+			out = append(out, '\\')
+			i++
+		case i+3 < len(src):
+			octal, err := strconv.ParseUint(string(src[i+1:i+4]), 8, 8)
+			if err != nil {
+				return nil, errBytea
+			}
+			out = append(out, byte(octal))
+			i += 3
+		default:
+			return nil, errBytea
+		}
+	}
+	return out, nil
 }

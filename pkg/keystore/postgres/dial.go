@@ -14,42 +14,44 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A connection may be dead without a sign of it: its server's machine is lost, or a load
-// balancer or NAT between has forgotten it. Then packets vanish. The kernel notices it if it may
-// send probes, unless something in the middle answers them; and we notice it by a server that
-// sends nothing while an answer is due.
+// A connection may be dead without any error: the server's machine is lost, or a load balancer or NAT in between has dropped
+// it, and packets vanish. The kernel detects this by probes, unless a middlebox answers them. This package detects it when the
+// server sends nothing while an answer is due.
 const (
-	// silence is how long a server may send nothing while its answer is awaited. Smaller takes slow
-	// statements for dead connections; larger delays everything for longer when one is dead.
+	// silence is how long a server may send nothing while an answer is due. Smaller takes slow statements for dead
+	// connections; larger delays every call for longer when a connection is dead.
 	silence = 5 * time.Second
-	// statementTimeout is the server's own limit for a statement of a mutation: less than silence, so
-	// that a slow statement costs the mutation and not the connection.
+	// statementTimeout is the server's limit for a statement of a mutation. Larger than silence, a slow statement would cost
+	// the connection and not only the mutation; smaller fails more mutations on a slow server.
 	statementTimeout = 4500 * time.Millisecond
-	// lockTimeout is the server's limit for one wait for the head's lock. Smaller loses the place
-	// in the queue more often; it must be less than silence.
+	// lockTimeout is the server's limit for one wait for the head's lock. Smaller loses the place in the queue more often;
+	// larger than silence takes the wait for a dead connection.
 	lockTimeout = 2500 * time.Millisecond
 
-	// pingAfter is the idle time after which a connection is pinged before it is used, pingTimeout
-	// how long that may take.
-	pingAfter   = time.Second
+	// pingAfter is the idle time after which a connection is pinged before it is used. Smaller costs a round trip more often;
+	// larger uses dead connections more often, each of which costs the time of silence.
+	pingAfter = time.Second
+	// pingTimeout is how long the ping may take. Smaller drops good connections on a slow network; larger delays the call for
+	// longer when the connection is dead.
 	pingTimeout = time.Second
 
-	// keepAliveIdle, keepAliveInterval and keepAliveCount are of TCP's probes on an idle connection;
-	// userTimeout is how long sent data may go unacknowledged (RFC 5482).
+	// TCP probes on an idle connection. Smaller sends more packets; larger detects a lost machine later.
 	keepAliveIdle     = 2 * time.Second
 	keepAliveInterval = time.Second
 	keepAliveCount    = 3
-	userTimeout       = 4 * time.Second
+	// userTimeout is how long sent data may go unacknowledged (RFC 5482). Smaller ends connections on a network that drops
+	// packets for a moment; larger detects a lost machine later.
+	userTimeout = 4 * time.Second
 )
 
-// errSilent is the error of a connection whose server sent nothing for too long. It is a timeout to the
-// driver, which drops other errors in places.
+// errSilent is the error of a connection whose server sent nothing for too long. It is a timeout, because pgx discards other
+// errors in places.
 var errSilent error = silentError{}
 
 type silentError struct{}
 
 // Error implements error.
-func (silentError) Error() string { return "the server sends nothing: the connection is dead" }
+func (silentError) Error() string { return "connection is dead: the server sends nothing" }
 
 // Timeout implements net.Error.
 func (silentError) Timeout() bool { return true }
@@ -57,14 +59,14 @@ func (silentError) Timeout() bool { return true }
 // Temporary implements net.Error.
 func (silentError) Temporary() bool { return false }
 
-// connections makes the pool's connections. When one is found dead all that were made before are
-// closed, because they probably are, too, and each would cost a caller its time.
+// connections makes the pool's connections. When one is dead it closes all that were made before, because they are probably
+// dead too, and each would delay a caller.
 type connections struct {
 	pool    atomic.Pointer[pgxpool.Pool]
-	limited atomic.Bool // by silence; not while the schema is brought up to date, which may take long
+	limited atomic.Bool // by silence; not during schema migration, which may take long
 
 	mu    sync.Mutex
-	reset time.Time // when they were closed last
+	reset time.Time // when the pool was last closed
 }
 
 var dialer = net.Dialer{
@@ -83,28 +85,28 @@ func (c *connections) dial(ctx context.Context, network, addr string) (net.Conn,
 	if err != nil {
 		return nil, err
 	}
-	return &watched{Conn: conn, of: c, born: time.Now()}, nil
+	return &watched{Conn: conn, of: c, made: time.Now()}, nil
 }
 
-// lost closes the pool's connections if one that was made at that moment is dead.
-func (c *connections) lost(born time.Time) {
+// closePool closes the pool's connections because one that was made at that moment is dead.
+func (c *connections) closePool(made time.Time) {
 	pool := c.pool.Load()
 	if pool == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if born.After(c.reset) {
+	if made.After(c.reset) {
 		c.reset = time.Now()
 		pool.Reset()
 	}
 }
 
-// bornKey names in a connection's custom data when it was made.
-const bornKey = "born"
+// madeKey is the key of a connection's custom data for the time when it was made.
+const madeKey = "made"
 
-// shouldPing pings a connection that was idle. It returns true for one that did not answer and is
-// closed now: the pool finds that out and takes another.
+// shouldPing pings a connection that was idle. It returns true for one that did not answer and is closed now; the pool then
+// pings it too, and takes another connection.
 func (c *connections) shouldPing(ctx context.Context, p pgxpool.ShouldPingParams) bool {
 	if p.IdleDuration < pingAfter {
 		return false
@@ -113,24 +115,23 @@ func (c *connections) shouldPing(ctx context.Context, p pgxpool.ShouldPingParams
 	defer cancel()
 	err := p.Conn.Ping(limited)
 	if err != nil && ctx.Err() == nil {
-		born, _ := p.Conn.PgConn().CustomData()[bornKey].(time.Time)
-		c.lost(born)
+		made, _ := p.Conn.PgConn().CustomData()[madeKey].(time.Time)
+		c.closePool(made)
 	}
 	return err != nil
 }
 
-func noteBirth(conn *pgx.Conn) { conn.PgConn().CustomData()[bornKey] = time.Now() }
+func noteMade(conn *pgx.Conn) { conn.PgConn().CustomData()[madeKey] = time.Now() }
 
-// watched is a connection that fails when an answer is awaited and nothing comes for too long. The
-// driver reads only while it awaits one.
+// watched is a connection that fails when the server sends nothing for too long while an answer is due. pgx reads only then.
 type watched struct {
 	net.Conn
 	of   *connections
-	born time.Time
+	made time.Time
 
 	mu    sync.Mutex
-	until time.Time // the driver's own deadline
-	dead  bool      // the driver may read once more
+	until time.Time // deadline of pgx
+	dead  bool      // pgx may read once more
 }
 
 // Read implements net.Conn.
@@ -159,11 +160,11 @@ func (w *watched) Read(b []byte) (int, error) {
 	if !dead {
 		return n, err
 	}
-	w.of.lost(w.born)
+	w.of.closePool(w.made)
 	return n, errSilent
 }
 
-// earliest sets as read deadline the earlier of the limit and the driver's deadline.
+// earliest sets the read deadline to the earlier one of the limit and the deadline of pgx.
 func (w *watched) earliest(limit time.Time) error {
 	if !w.until.IsZero() && w.until.Before(limit) {
 		limit = w.until

@@ -8,8 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setUserTimeout has the kernel end a connection whose data goes unacknowledged for so long
-// (TCP_USER_TIMEOUT, tcp(7)).
+// setUserTimeout sets how long sent data may go unacknowledged (TCP_USER_TIMEOUT, tcp(7)).
 func setUserTimeout(raw syscall.RawConn, d time.Duration) error {
 	var set error
 	err := raw.Control(func(fd uintptr) {

@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// setUserTimeout does nothing where the kernel has no such option.
+// setUserTimeout does nothing: the kernel has no such option.
 func setUserTimeout(syscall.RawConn, time.Duration) error { return nil }

@@ -4,144 +4,129 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
 var (
 	errStandby = errors.New("the server is a standby")
-	// errTimeline: the server is another than when a mutation was last made.
-	errTimeline = errors.New("the server's timeline is a new one")
+	// errTimeline: this is another server than the one of the last mutation.
+	errTimeline = errors.New("the server has a new timeline")
 )
 
-// headColumns are read by head. The statement's clock is older than what it sees: what
-// was recorded since is judged by an earlier time than its own.
-const headColumns = `epoch, revision, not_before, timeline,
-	(extract(epoch FROM statement_timestamp()) * 1000000)::bigint AS now,
+// headQuery reads the server's clock, plus what tests add to it (?1, in microseconds). The clock is older than the snapshot:
+// a poll that is recorded between the two is in the snapshot, and its lease is compared with an earlier time.
+const headQuery = `SELECT epoch, revision, not_before, timeline,
+	(extract(epoch FROM statement_timestamp()) * 1000000)::bigint + ?1::bigint AS now,
 	CASE WHEN pg_is_in_recovery() THEN 0
-		ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint END AS current`
+		ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint END AS current FROM head`
 
-// withHead begins a query that reads the head and something else in one snapshot.
-const withHead = "WITH h AS MATERIALIZED (SELECT " + headColumns + " FROM head) SELECT h.*, "
+var dialect = sqlstore.Dialect{
+	Head:        "MATERIALIZED (" + headQuery + ")",
+	HeadColumns: "h.*",
+	ByteOrder:   `COLLATE "C"`,
+	Behind: `SELECT name, CASE WHEN (g->-1->>0)::bigint < ?2 THEN (g->-1->>1)::bigint
+			ELSE (SELECT max((one->>1)::bigint) FROM json_array_elements(g) one WHERE (one->>0)::bigint < ?2) END AS ends
+		FROM (SELECT name, grants::json AS g FROM sidecars
+			WHERE revision < ?2 AND stale_ends_at > (SELECT now FROM h) AND NOT gone) AS c`,
+	NamesJSON: "json_agg(name)::text",
+	Known: `
+		SELECT 1 AS kind, c.digest, c.id, c.revoked_at AS ended_at, c.expires_at, c.scopes, a.id AS account, a.terminated_at
+		FROM keys c JOIN accounts a ON a.seq = c.account WHERE c.digest = ANY (?2::bytea[])
+		UNION ALL
+		SELECT 2, c.digest, c.id, c.ended_at, c.expires_at, '', a.id, a.terminated_at
+		FROM sessions c JOIN accounts a ON a.seq = c.account WHERE c.digest = ANY (?2::bytea[])`,
+}
 
-// head is the head's row and the server's timeline of that moment.
+// head is the row of headQuery.
 type head struct {
 	keystore.Head
-	stored, current int64
+	recorded, current int64 // timelines; current is 0 on a standby
 }
 
+// columns returns where the columns of headQuery go, before those of more.
 func (h *head) columns(more ...any) []any {
 	return append([]any{
-		&h.Epoch, &h.Revision, (*sqlstore.Stamp)(&h.NotBefore), &h.stored, (*sqlstore.Stamp)(&h.Now), &h.current,
+		&h.Epoch, &h.Revision, (*sqlstore.Stamp)(&h.NotBefore), &h.recorded, (*sqlstore.Stamp)(&h.Now), &h.current,
 	}, more...)
 }
-
-func (h *head) now() time.Time { return h.Now }
 
 func (h *head) check() error {
 	switch h.current {
 	case 0:
 		return errStandby
-	case h.stored:
+	case h.recorded:
 		return nil
 	}
 	return errTimeline
 }
 
-// told is the head as it is told outside.
-func (s *Store) told(h head) keystore.Head {
+// public is the head that the store returns: the timeline is part of its epoch.
+func (h *head) public() keystore.Head {
 	h.Epoch = fmt.Sprintf("%s.%d", h.Epoch, h.current)
-	h.Now = s.shifted(h.Now)
 	return h.Head
-}
-
-// reading runs a read that begins with the head's columns, and once more if the server is
-// another than before: that is put on record first.
-func (s *Store) reading(ctx context.Context, what string, read func() error) error {
-	err := read()
-	if errors.Is(err, errTimeline) {
-		if err = s.Mutate(ctx, sqlstore.LanePolls, "", func(*sqlstore.Tx) error { return nil }); err == nil {
-			err = read()
-		}
-	}
-	return sqlstore.Failed(ctx, s, what, err)
-}
-
-// rows runs a query whose rows begin with the head's columns; each is called after
-// every row with the other columns scanned into rest.
-func (s *Store) rows(ctx context.Context, h *head, rest []any, each func() error, query string, args ...any) error {
-	rows, err := s.Reader().QueryContext(ctx, query, args...)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }()
-	columns := h.columns(rest...)
-	for rows.Next() {
-		if err := rows.Scan(columns...); err != nil {
-			return err
-		}
-		if err := h.check(); err != nil {
-			return err
-		}
-		if err := each(); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
 }
 
 // Changed implements keystore.Feed.
 func (s *Store) Changed() <-chan struct{} { return s.changed.Wait() }
 
-// HeadIn implements sqlstore.Engine.
+func (s *Store) headIn(t *sqlstore.Tx) (h head, err error) {
+	err = t.QueryRowContext(t.Ctx, headQuery, s.skewMicros()).Scan(h.columns()...)
+	return h, err
+}
+
+// HeadIn implements sqlstore.HeadReader.
 func (s *Store) HeadIn(t *sqlstore.Tx) (keystore.Head, error) {
-	var h head
-	err := t.QueryRowContext(t.Ctx, "SELECT "+headColumns+" FROM head").Scan(h.columns()...)
-	return s.told(h), err
+	h, err := s.headIn(t)
+	return h.public(), err
 }
 
-// Head implements keystore.Feed.
-func (s *Store) Head(ctx context.Context) (keystore.Head, error) {
-	var h head
-	err := s.reading(ctx, "head", func() error {
-		return s.rows(ctx, &h, nil, func() error { return nil }, "SELECT "+headColumns+" FROM head")
-	})
+// ReadHead implements sqlstore.HeadReader. If the server has a new timeline, it puts that on record and reads again.
+func (s *Store) ReadHead(ctx context.Context, what, query string, args, dest []any, each func() error) (sqlstore.Snapshot, error) {
+	h, err := s.readHead(ctx, query, args, dest, each)
+	if errors.Is(err, errTimeline) {
+		if err = s.Mutate(ctx, sqlstore.LanePolls, "", func(*sqlstore.Tx) error { return nil }); err == nil {
+			h, err = s.readHead(ctx, query, args, dest, each)
+		}
+	}
 	if err != nil {
-		return keystore.Head{}, err
+		return sqlstore.Snapshot{}, sqlstore.Wrap(ctx, s, what, err)
 	}
-	return s.told(h), nil
+	return sqlstore.Snapshot{Head: h.public()}, nil
 }
 
-// changesQuery has both ends of the range, for the log has no gaps: of a range with one end, in a
-// table that has grown since it was analyzed, the planner expects so much that it compiles the
-// query first.
-const changesQuery = withHead + `coalesce((SELECT min(revision) FROM log), h.revision + 1), coalesce(l.revision, 0), l.account, l.digest
-	FROM h LEFT JOIN log l ON l.revision BETWEEN ? AND ?
-	ORDER BY l.revision`
-
-// Changes implements keystore.Feed.
-func (s *Store) Changes(ctx context.Context, epoch string, after int64, limit int) (keystore.Head, []keystore.Change, error) {
-	var h head
-	var oldest int64
-	var c keystore.Change
-	var changes []keystore.Change
-	err := s.reading(ctx, "changes", func() error {
-		changes = []keystore.Change{}
-		return s.rows(ctx, &h, []any{&oldest, &c.Revision, (*sqlstore.Text)(&c.Account), (*sqlstore.Digest)(&c.Digest)}, func() error {
-			if c.Revision > 0 {
-				changes = append(changes, c)
-			}
-			return nil
-		}, changesQuery, after+1, after+int64(limit))
-	})
+// readHead checks the timeline before it calls each for the first time.
+func (s *Store) readHead(ctx context.Context, query string, args, dest []any, each func() error) (h head, err error) {
+	rows, err := s.Reader().QueryContext(ctx, query, append([]any{s.skewMicros()}, args...)...)
 	if err != nil {
-		return keystore.Head{}, nil, err
+		return h, err
 	}
-	head := s.told(h)
-	if epoch != head.Epoch || after > head.Revision || after < oldest-1 {
-		return head, nil, keystore.ErrGone
+	defer func() { _ = rows.Close() }()
+	all := h.columns(dest...)
+	for rows.Next() {
+		if err := rows.Scan(all...); err != nil {
+			return h, err
+		}
+		if err := h.check(); err != nil {
+			return h, err
+		}
+		if err := each(); err != nil {
+			return h, err
+		}
 	}
-	return head, changes, nil
+	return h, rows.Err()
 }
+
+// DigestList implements sqlstore.HeadReader.
+func (s *Store) DigestList(digests []credential.Digest) any {
+	list := make([][]byte, len(digests))
+	for i := range digests {
+		list[i] = digests[i][:]
+	}
+	return list
+}
+
+// skewMicros is what tests add to the server's clock.
+func (s *Store) skewMicros() int64 { return s.skew.Load() / 1000 }

@@ -8,33 +8,31 @@ import (
 )
 
 const (
-	// probeTime is how long a notification of our own may take to come back.
+	// probeTime is how long a notification of this process may take to arrive. Smaller gives up on a slow server; larger finds
+	// out later that a pooler passes on no notifications.
 	probeTime = 2 * time.Second
-	// listenAgain is the pause before the next attempt. Nothing depends on it: whoever
-	// waits looks each second.
+	// listenAgain is the pause before the next attempt. Smaller makes more connections to a server that is away; larger makes
+	// changes of other processes visible only each second for longer.
 	listenAgain = 10 * time.Second
 )
 
-// listen wakes all who wait when another process has changed something, until ctx
-// ends. It has a connection of its own.
+// listen wakes all that wait on Changed when another process has changed something, until ctx ends.
 func (s *Store) listen(ctx context.Context) {
 	for ctx.Err() == nil {
-		s.hear(ctx)
-		s.changed.Wake() // whatever was missed
-		timer := time.NewTimer(listenAgain)
+		s.listenOnce(ctx)
+		s.changed.Wake() // notifications may be lost
 		select {
-		case <-timer.C:
+		case <-time.After(listenAgain):
 		case <-ctx.Done():
 		}
-		timer.Stop()
 	}
 }
 
-// hear listens until the connection ends. Through a pooler that gives each
-// transaction another session nothing would ever come: our own probe shows that.
-func (s *Store) hear(ctx context.Context) {
+// listenOnce listens on a separate connection until that ends. Behind a pooler in transaction mode no notification arrives;
+// a notification that this process sends detects that.
+func (s *Store) listenOnce(ctx context.Context) {
 	conf := s.pool.Config()
-	conf.ConnConfig.DialFunc = dialer.DialContext // silence is what is mostly heard here
+	conf.ConnConfig.DialFunc = dialer.DialContext // this connection is mostly silent
 	if err := conf.BeforeConnect(ctx, conf.ConnConfig); err != nil {
 		return
 	}
@@ -62,8 +60,7 @@ func (s *Store) hear(ctx context.Context) {
 	}
 }
 
-// await waits for a notification. If there is none for a while it asks whether the server is
-// still there.
+// await waits for a notification. It pings the server when none arrives for a while.
 func await(ctx context.Context, c *pgx.Conn) error {
 	for {
 		waits, cancel := context.WithTimeout(ctx, silence)

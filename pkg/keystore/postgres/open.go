@@ -28,30 +28,32 @@ var migrations embed.FS
 var schema = sqlstore.Schema{Steps: migrations, Version: schemaVersion, SetVersion: setSchemaVersion}
 
 const (
+	// connectTimeout is how long connecting to one host may take. Smaller fails on a slow network; larger delays the attempt at
+	// the next host.
 	connectTimeout = 3 * time.Second
-	leastPool      = 10
-	// migrationLock is the advisory lock under which one process at a time migrates.
+	// leastPool is the least size of the pool. Smaller lets reads wait for each other; larger uses more of the server's
+	// connections.
+	leastPool = 10
+	// migrationLock is the advisory lock that a process holds while it migrates.
 	migrationLock = 0x70686b79
-	// duplicateTable is the SQLSTATE of a table, an index or the like that exists already.
+	// duplicateTable is the SQLSTATE of a table or index that exists already.
 	duplicateTable = "42P07"
 )
 
-var errReadOnly = errors.New("it takes no writes: a standby, or read-only")
+var errReadOnly = errors.New("takes no writes: a standby, or read-only")
 
-// sessionParams are what our statements and the driver rely on, whatever the role's defaults are.
-// Poolers let these through.
+// sessionParams are the settings that the statements and pgx rely on. They override the role's defaults. Poolers pass them on.
 var sessionParams = map[string]string{
 	"client_encoding":             "UTF8",
 	"datestyle":                   "ISO, MDY",
 	"standard_conforming_strings": "on",
 }
 
-// configure reads the URL. Where it names several hosts, the one that takes writes is
-// used.
+// configure parses the URL. If it names several hosts, the pool uses the one that takes writes.
 func configure(url string, password func() credential.Secret, made *connections) (*pgxpool.Config, error) {
 	conf, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("database: %w", err) // pgx leaves passwords out
+		return nil, fmt.Errorf("database: %w", err) // pgx omits passwords
 	}
 	if !strings.Contains(url, "pool_max_conns") {
 		conf.MaxConns = max(conf.MaxConns, leastPool)
@@ -76,8 +78,8 @@ func configure(url string, password func() credential.Secret, made *connections)
 	conf.ShouldPing = made.shouldPing
 	conf.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		c.TypeMap().RegisterType(bytea)
-		noteBirth(c)
-		// For speed alone: a pooler may give each transaction another session.
+		noteMade(c)
+		// For speed only: a pooler may give each transaction another session.
 		_, err := c.Exec(ctx, "SET jit = off")
 		return err
 	}
@@ -90,7 +92,7 @@ func configure(url string, password func() credential.Secret, made *connections)
 	return conf, nil
 }
 
-// explain tells people which database is meant and what is wrong with it.
+// explain adds the database and its host.
 func explain(conf *pgxpool.Config, err error) error {
 	c := conf.ConnConfig
 	oneLine := strings.Join(strings.Fields(err.Error()), " ") // pgx has a line for each host
@@ -100,20 +102,19 @@ func explain(conf *pgxpool.Config, err error) error {
 	return fmt.Errorf("database %s at %s: %s", c.Database, c.Host, oneLine)
 }
 
-// refusals are the beginnings of the SQLSTATEs by which a server refuses a login: an invalid
-// authorization, a database that does not exist, a missing privilege (PostgreSQL, appendix A).
+// refusals are the prefixes of the SQLSTATEs of a refused login: invalid authorization, a database that does not exist, a
+// missing privilege (PostgreSQL, appendix A).
 var refusals = []string{"28", "3D", "42501"}
 
-// outages are the beginnings of the SQLSTATEs of a server that may answer later: connection
-// exceptions, insufficient resources, operator intervention such as a shutdown.
+// outages are the prefixes of the SQLSTATEs of a server that may answer later: connection exceptions, insufficient resources,
+// operator intervention such as a shutdown.
 var outages = []string{"08", "53", "57"}
 
-// unreachable reports whether an error is one that goes away without a change of keyd's
-// configuration.
+// unreachable reports whether the error may go away without a change of keyd's configuration.
 func unreachable(err error) bool {
 	var engine *pgconn.PgError
-	has := func(beginnings []string) bool {
-		return slices.ContainsFunc(beginnings, func(b string) bool { return strings.HasPrefix(engine.Code, b) })
+	has := func(prefixes []string) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(engine.Code, p) })
 	}
 	var connecting *pgconn.ConnectError
 	var network net.Error
@@ -130,13 +131,13 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	err := schema.Migrate(ctx, db)
 	var engine *pgconn.PgError
 	if errors.As(err, &engine) && engine.Code == duplicateTable {
-		return fmt.Errorf("%w: is it a database of another program?", err)
+		return fmt.Errorf("%w: database of another program?", err)
 	}
 	return err
 }
 
 func schemaVersion(ctx context.Context, tx *sql.Tx) (version int, err error) {
-	// What another process has done while this one waited for the lock must be seen.
+	// The next statements must see what other processes committed while this one waited for the lock.
 	if _, err := tx.ExecContext(ctx, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"); err != nil {
 		return 0, err
 	}

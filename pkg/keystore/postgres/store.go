@@ -1,24 +1,19 @@
-// Package postgres keeps the key API's store in a PostgreSQL database, 13 or newer,
-// which several processes share.
+// Package postgres keeps the key API's store in a PostgreSQL database, version 13 or newer, that several processes share.
 //
-// Each mutation locks the head row first: so one follows the other, whichever
-// process makes it, and revisions are dense and in the order of the commits. A
-// process that stops in the middle of one is cut off by the server within seconds.
-// Reads take no lock. All of them go to the primary: a standby is refused when a
-// connection is made and, because a server may become one, with each head that is read.
+// Each mutation locks the head row first. So mutations of all processes follow one another, and revisions are dense and in
+// the order of the commits. The server ends the transaction of a process that stops in the middle of a mutation within
+// seconds. Reads take no lock. All reads go to the primary: a standby is refused when a connection is made and, because a
+// server may become one, with each head that is read.
 //
-// The server's timeline, which changes when a standby is promoted or a backup is
-// restored to a point in time, is part of the epoch, and is on record. It is read by
-// the very statement that reads the head: nothing is told of a server before it is known
-// which. A timeline that is not the one on record begins a new epoch by itself. The
-// new server may lack the last commits of the old one, leases too, so from then on
-// every change is held up for as long as a sidecar may go on that nobody knows of
-// (Options.Unknown). That an old primary which is cut off answers nobody any more is
-// for those to see to who promote another.
+// The server's timeline changes when a standby is promoted or a backup is restored to a point in time. It is part of the
+// epoch and on record. The statement that reads the head reads it too, so that no result of an unknown server is used. A
+// timeline that is not the one on record begins a new epoch automatically. The new server may lack the last commits of the old
+// one, leases included, so every change then waits for as long as an unknown sidecar may go on (Options.Unknown). Whoever
+// promotes a standby must make sure that the old primary answers no longer.
 //
-// Nothing rests on a session: no prepared statements, no session settings. So it
-// runs through a pooler in transaction mode too; notifications do not come through
-// one, and then other processes' changes are seen when the server looks each second.
+// Nothing depends on a session: there are no prepared statements and no session settings. So the store works through a
+// pooler in transaction mode. Notifications do not pass through one; other processes' changes are then seen when the server
+// reads the head each second.
 package postgres
 
 import (
@@ -39,12 +34,12 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
-// Options are what Open may be told.
+// Options are the options of Open.
 type Options struct {
-	// Password is asked for each new connection; nil means that none is sent.
+	// Password is called for each new connection; nil sends no password.
 	Password func() credential.Secret
-	// Unknown is how long a sidecar that the store has lost may still act on what it
-	// knows: the longest lease and stale time together.
+	// Unknown is how long a sidecar that the store has lost may act on what it has cached: the longest lease plus the longest
+	// stale time.
 	Unknown time.Duration
 }
 
@@ -64,9 +59,8 @@ type Store struct {
 
 var _ keystore.Store = (*Store)(nil)
 
-// Open connects to the database that the URL names and brings it up to this
-// program's schema; many processes may do so at once. The error names the database
-// and what is wrong with it, and no password.
+// Open connects to the database that the URL names and brings its schema up to date. Several processes may do so at a time.
+// The error names the database and the mistake, and no password.
 func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	made := &connections{}
 	conf, err := configure(url, opts.Password, made)
@@ -93,15 +87,15 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		return nil, explain(conf, err)
 	}
 	made.limited.Store(true)
-	s.Core = sqlstore.NewCore(s, secret)
+	s.Core = sqlstore.NewCore(s, dialect, secret)
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.listens.Go(func() { s.listen(background) })
 	return s, nil
 }
 
-// RaiseUnknown raises Options.Unknown: after a reload, sidecars may be given more. It is never
-// lowered, because some may hold what they were given before.
+// RaiseUnknown raises Options.Unknown after a reload. It never lowers it, because sidecars may hold leases that they were given
+// before.
 func (s *Store) RaiseUnknown(d time.Duration) {
 	for known := s.unknown.Load(); int64(d) > known && !s.unknown.CompareAndSwap(known, int64(d)); known = s.unknown.Load() {
 	}
@@ -144,20 +138,20 @@ func (s *Store) Read(ctx context.Context, do func(q sqlstore.Querier) error) err
 }
 
 const (
-	// writers is how many mutations of this process may be under way at a time. One holds the head's lock; a
-	// second has begun its transaction meanwhile. More would only queue at the lock, where
-	// lanes do not matter, and take connections from those who only read.
+	// writers is how many mutations of this process may run at a time. One holds the head's lock while a second begins its
+	// transaction. Smaller costs a round trip between two mutations; with larger, mutations wait at the lock, where lanes
+	// have no effect, and use connections that reads need.
 	writers = 2
-	// mutateTimeout bounds one mutation, the wait for those before it included.
+	// mutateTimeout bounds one mutation, including the wait for those before it. Smaller refuses changes under load; larger
+	// lets callers wait longer for an error.
 	mutateTimeout = 10 * time.Second
-	// limits are the server's, for this transaction: nobody waits for longer than that, and
-	// a process that was stopped holds the others up for no longer than the last of the
-	// timeouts. What is committed must be on disk, whatever the role's default is.
+	// limits are settings of the server for one transaction. They bound its waits, and how long a stopped process delays
+	// others. A commit must be on disk, whatever the role's default is.
 	limits = `SELECT set_config('statement_timeout', ?, true), set_config('lock_timeout', ?, true),
 		set_config('idle_in_transaction_session_timeout', '2s', true),
 		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true), ` + plans
-	// plans: what a mutation looks for it finds by an index. Of a table that has just grown
-	// the planner knows little; it might read it whole, and compile the query first.
+	// plans: a mutation finds all its rows by an index. Without statistics for a table that has just grown, the planner might
+	// read all of it, and compile the query first.
 	plans   = `set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`
 	channel = "phantom_authz"
 )
@@ -178,19 +172,19 @@ func (s *Store) Mutate(ctx context.Context, lane sqlstore.Lane, actor string, do
 	}
 }
 
-// attempt reports whether do has begun: if not, nothing was done, and another attempt may follow.
+// attempt reports whether do has begun. If not, nothing was changed, and another attempt may follow.
 func (s *Store) attempt(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) (begun bool, err error) {
 	pinned, err := s.db.Conn(ctx)
 	if err != nil {
 		return false, err
 	}
-	defer func() { _ = pinned.Close() }() // back to the pool
+	defer func() { _ = pinned.Close() }() // returns it to the pool
 	sqlTx, err := pinned.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return false, err
 	}
-	defer func() { _ = sqlTx.Rollback() }() // of no effect after the commit
-	t := &sqlstore.Tx{Conn: writing{conn{sqlTx}, pinned}, Ctx: ctx, Actor: actor}
+	defer func() { _ = sqlTx.Rollback() }() // no effect after the commit
+	t := &sqlstore.Tx{Conn: txConn{conn{sqlTx}, pinned}, Ctx: ctx, Actor: actor}
 	if err := s.lock(t); err != nil {
 		return false, err
 	}
@@ -209,7 +203,7 @@ func (s *Store) run(t *sqlstore.Tx, sqlTx *sql.Tx, do func(t *sqlstore.Tx) error
 		return t.Err
 	}
 	if err := sqlTx.Commit(); err != nil {
-		return fmt.Errorf("commit, whose outcome is unknown: %w", err)
+		return fmt.Errorf("commit with unknown outcome: %w", err)
 	}
 	if t.Moved {
 		s.changed.Wake()
@@ -217,30 +211,23 @@ func (s *Store) run(t *sqlstore.Tx, sqlTx *sql.Tx, do func(t *sqlstore.Tx) error
 	return nil
 }
 
-// lock waits for the mutations before this one, and then reads the clock: so times
-// follow the order of the commits.
+// lock waits for the mutations before this one and then reads the clock, so that times are in the order of the commits.
 func (s *Store) lock(t *sqlstore.Tx) error {
 	t.Exec(limits, milliseconds(statementTimeout), milliseconds(lockTimeout))
 	t.Exec("SELECT FROM head FOR NO KEY UPDATE")
 	if t.Err != nil {
 		return t.Err
 	}
-	var h head
-	if err := t.QueryRowContext(t.Ctx, "SELECT "+headColumns+" FROM head").Scan(h.columns()...); err != nil {
+	h, err := s.headIn(t)
+	if err != nil {
 		return err
 	}
-	t.Now = s.shifted(h.now())
-	t.LeaseNow = t.Now
-	err := h.check()
-	if errors.Is(err, errTimeline) {
-		// Not the old epoch with another number: a backup that is restored twice may get
-		// the same timeline twice.
-		t.Exec("UPDATE head SET epoch = ?, timeline = ?", rand.Text(), h.current)
-		t.NotBefore(time.Duration(s.unknown.Load()))
-		return t.Err
+	t.Now, t.LeaseNow = h.Now, h.Now
+	if err = h.check(); !errors.Is(err, errTimeline) {
+		return err
 	}
-	return err
+	// A random epoch: a backup that is restored twice may get the same timeline twice.
+	t.Exec("UPDATE head SET epoch = ?, timeline = ?", rand.Text(), h.current)
+	t.NotBefore(time.Duration(s.unknown.Load()))
+	return t.Err
 }
-
-// shifted is the server's time as tests have moved it.
-func (s *Store) shifted(t time.Time) time.Time { return t.Add(time.Duration(s.skew.Load())) }

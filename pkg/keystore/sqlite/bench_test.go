@@ -35,9 +35,9 @@ func filled(b *testing.B) *Store {
 	_, err = sqlstore.Mutate(b.Context(), s, "fill", "", func(t *sqlstore.Tx) (struct{}, error) {
 		for i := range benchKeys {
 			t.InsertKey(keystore.Key{
-				ID: fmt.Sprintf("key_%d", i), Digest: numbered(i), Label: "bench", Hint: "phk_0000",
+				ID: fmt.Sprintf("key_%d", i), Account: fmt.Sprintf("acc_%d", i%accounts), Digest: numbered(i), Label: "bench", Hint: "phk_0000",
 				Scopes: credential.NewScopes("chat:companion"), CreatedAt: t.Now, CreatedBy: "operator:bench",
-			}, int64(i%accounts)+1)
+			})
 		}
 		return struct{}{}, nil
 	})

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"errors"
 	"path/filepath"
 	"reflect"
 	"testing"
@@ -235,4 +236,27 @@ func TestLargestGrantIsNotedOnceInAWhile(t *testing.T) {
 	if at := noted(); at.Sub(first) < time.Minute {
 		t.Errorf("noted at %v and not again until %v", first, at)
 	}
+}
+
+// A step that is on record is corrected once, however often others try to open the file meanwhile.
+func TestOpenFileIsRefused(t *testing.T) {
+	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
+	s := polled(t, c, path)
+	c.wall = c.wall.Add(time.Hour)
+	if _, err := s.SetKeyScope(t.Context(), "operator:test", "key_1", "x", true); err != nil {
+		t.Fatal(err)
+	}
+	want := "database " + path + ": cannot be reached: another keyd has it open and holds the lock on " + path + ".lock"
+	for range 2 {
+		second, err := Open(t.Context(), path, c.options())
+		if err == nil {
+			mustClose(t, second)
+			t.Error("opened a second time")
+		} else if !errors.Is(err, keystore.ErrUnreachable) || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	s = c.restart(t, s, path)
+	effectiveAfter(t, s, c, 90*time.Second)
+	mustClose(t, s)
 }

@@ -6,23 +6,49 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 
 	"go.uber.org/zap"
+
+	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// errDeleted: what is written now would go into a file that nobody finds again.
-var errDeleted = errors.New("the database file was deleted, or another was put in its place")
+// lock takes the lock of the database at path: an advisory lock (flock) on PATH.lock, a file that is never deleted. The
+// kernel releases the lock when the process ends, also by a kill. Programs that only read the database do not take it.
+//
+// Without it, a second keyd or keyd -new-epoch would correct the times on record by a step of the clock while the first
+// goes on counting by its own clock.
+func lock(path string) (*os.File, error) {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(target+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock file cannot be opened for writing: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: another keyd has it open and holds the lock on %s", keystore.ErrUnreachable, f.Name())
+		}
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return f, nil
+}
 
-// files are the database and the log and index that SQLite keeps beside it, as they were when they
-// were opened. SQLite does not notice if one of them is deleted: it goes on in the file that
-// has no name any more, and a restart does not find what was written.
+// errDeleted: a restart would not find what is written from now on.
+var errDeleted = errors.New("the database file was deleted or replaced")
+
+// files are the database and SQLite's log and index beside it, as they were opened. SQLite does not notice if one of them is
+// deleted: it continues in the file that has no name any longer.
 type files struct {
 	log    *zap.Logger
 	opened map[string]os.FileInfo // by path
-	lost   atomic.Bool            // and told so
+	lost   atomic.Bool            // and logged
 }
 
-// openedFiles is to be called when all of them are open.
+// openedFiles returns the files. Call it after SQLite has opened all of them.
 func openedFiles(path string, log *zap.Logger) (*files, error) {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -37,8 +63,7 @@ func openedFiles(path string, log *zap.Logger) (*files, error) {
 	return f, nil
 }
 
-// check returns errDeleted if one of the paths does not lead to the file that was opened. It is logged
-// once.
+// check returns errDeleted if one of the paths is not the file that was opened. It logs this once.
 func (f *files) check() error {
 	for path, opened := range f.opened {
 		now, err := os.Stat(path)

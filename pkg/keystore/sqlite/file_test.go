@@ -96,7 +96,7 @@ func TestDeletedInTheMiddle(t *testing.T) {
 		t.Exec("UPDATE head SET revision = revision")
 		return struct{}{}, os.Remove(path)
 	})
-	if !errors.Is(err, errDeleted) || !strings.Contains(err.Error(), "outcome is unknown") {
+	if !errors.Is(err, errDeleted) || !strings.Contains(err.Error(), "unknown outcome") {
 		t.Errorf("got %v", err)
 	}
 }

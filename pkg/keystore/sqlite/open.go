@@ -23,19 +23,19 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// schema has its version in PRAGMA user_version. Its lock is the writer's.
+// schema has its version in PRAGMA user_version. SQLite's write lock protects it.
 var schema = sqlstore.Schema{Steps: migrations, Version: schemaVersion, SetVersion: setSchemaVersion}
 
-// applicationID is what the first migration marks our files with.
+// applicationID is the application_id that the first migration gives a file.
 const applicationID = 0x70686b79
 
-// Errors of a file that SQLite can read and we cannot use.
+// Errors of files that SQLite can read and keyd cannot use.
 var (
-	errForeign = errors.New("it is a database of another program")
-	errNoWAL   = errors.New("SQLite cannot use a write-ahead log there (a network file system?)")
+	errOtherProgram = errors.New("database of another program")
+	errNoWAL        = errors.New("SQLite cannot use a write-ahead log there (a network file system?)")
 )
 
-// place returns path made absolute, where a file that can be a database now stands.
+// place returns the absolute path, and creates the file if there is none.
 func place(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -43,57 +43,56 @@ func place(path string) (string, error) {
 	}
 	dir := filepath.Dir(abs)
 	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("database %s: the folder %s does not exist", abs, dir)
+		return "", fmt.Errorf("database %s: directory %s does not exist", abs, dir)
 	} else if err != nil {
-		return "", fmt.Errorf("database %s: its folder: %w", abs, err)
+		return "", fmt.Errorf("database %s: stat directory: %w", abs, err)
 	} else if !info.IsDir() {
-		return "", fmt.Errorf("database %s: %s is not a folder", abs, dir)
+		return "", fmt.Errorf("database %s: %s is not a directory", abs, dir)
 	}
 	if info, err := os.Stat(abs); err == nil && !info.Mode().IsRegular() {
-		return "", fmt.Errorf("database %s: it is not a regular file", abs)
+		return "", fmt.Errorf("database %s: not a regular file", abs)
 	}
-	// SQLite would make it readable by all, and gives the log beside it the same mode.
-	// One that exists is not opened here: closing it would drop SQLite's locks on it
-	// that this process may hold.
+	// SQLite would create it readable by all, and gives the log beside it the same mode. A file that exists is not opened
+	// here: closing it would release SQLite's locks of this process on it.
 	f, err := os.OpenFile(abs, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return abs, nil
 	case errors.Is(err, fs.ErrPermission):
-		return "", fmt.Errorf("database %s: it does not exist and the folder %s is not writable", abs, dir)
+		return "", fmt.Errorf("database %s: does not exist and directory %s is not writable", abs, dir)
 	case err != nil:
-		return "", fmt.Errorf("database %s: it cannot be made: %w", abs, err)
+		return "", fmt.Errorf("create database %s: %w", abs, err)
 	}
 	return abs, f.Close()
 }
 
-// explain tells people what is wrong with the database.
+// explain adds the path and the meaning of SQLite's error code.
 func explain(path string, err error) error {
 	var engine *sqlite.Error
 	if !errors.As(err, &engine) {
 		return fmt.Errorf("database %s: %w", path, err)
 	}
-	what := "it cannot be opened"
+	what := "cannot be opened"
 	switch engine.Code() & 0xff {
 	case sqlite3.SQLITE_NOTADB:
-		what = "it is not an SQLite database"
+		what = "not an SQLite database"
 	case sqlite3.SQLITE_CORRUPT:
-		what = "it is damaged: restore a backup"
+		what = "damaged: restore a backup"
 	case sqlite3.SQLITE_BUSY:
-		return fmt.Errorf("database %s: %w: it is locked by another process (%w)", path, keystore.ErrUnreachable, err)
+		return fmt.Errorf("database %s: %w: locked by another process (%w)", path, keystore.ErrUnreachable, err)
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
-		what = "it is not writable"
+		what = "not writable"
 	case sqlite3.SQLITE_CANTOPEN:
-		what = "it, or the files that SQLite keeps beside it, cannot be opened for writing"
+		what = "the database, or a file of SQLite beside it, cannot be opened for writing"
 	case sqlite3.SQLITE_FULL:
-		what = "the disk is full"
+		what = "disk full"
 	}
 	return fmt.Errorf("database %s: %s (%w)", path, what, err)
 }
 
 func writerDSN(path string, busy time.Duration) string {
 	return dsn(path, busy, url.Values{
-		"_txlock":       {"immediate"}, // a lock taken half-way through could not wait
+		"_txlock":       {"immediate"}, // a lock taken later in the transaction could not wait
 		"_synchronous":  {"FULL"},
 		"_foreign_keys": {"on"},
 	})
@@ -105,12 +104,12 @@ func readerDSN(path string, busy time.Duration) string {
 
 func dsn(path string, busy time.Duration, q url.Values) string {
 	q.Set("_busy_timeout", strconv.FormatInt(busy.Milliseconds(), 10))
-	q.Set("_pragma", "temp_store(memory)") // no folder but the database's need be writable
+	q.Set("_pragma", "temp_store(memory)") // only the directory of the database must be writable
 	return (&url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: q.Encode()}).String()
 }
 
-// useWAL switches the file over, once for its life. SQLite does not wait by itself
-// for another process that is at the same.
+// useWAL switches the file to a write-ahead log, for good. SQLite does not wait for another process that does the same, so
+// this retries.
 func useWAL(ctx context.Context, db *sql.DB, busy time.Duration) error {
 	for until := time.Now().Add(busy); ; {
 		var mode string
@@ -140,9 +139,9 @@ func schemaVersion(ctx context.Context, tx *sql.Tx) (int, error) {
 	}
 	empty := application == 0 && version == 0 && objects == 0
 	if application != applicationID && !empty {
-		return 0, errForeign
+		return 0, errOtherProgram
 	}
-	// In a read-only file the transaction began all the same; only a write tells.
+	// A transaction begins in a read-only file too; only a write fails.
 	return version, setSchemaVersion(ctx, tx, version)
 }
 

@@ -9,12 +9,14 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 
 func mustOpen(t *testing.T, path string, opts Options) *Store {
@@ -74,37 +76,37 @@ func TestOpenRefuses(t *testing.T) {
 		set  func(t *testing.T, path string)
 		want string // regular expression
 	}{
-		{"no folder", "no/keys.db", nil, `the folder .*/no does not exist$`},
-		{"a file for a folder", "f/keys.db", func(t *testing.T, path string) { write(t, filepath.Dir(path), "") }, `/f is not a folder$`},
+		{"no folder", "no/keys.db", nil, `directory .*/no does not exist$`},
+		{"a file for a folder", "f/keys.db", func(t *testing.T, path string) { write(t, filepath.Dir(path), "") }, `/f is not a directory$`},
 		{"a folder", "d", func(_ *testing.T, path string) { _ = os.Mkdir(path, 0o700) }, `not a regular file$`},
-		{"a text", "keys.db", func(t *testing.T, path string) { write(t, path, strings.Repeat("no database\n", 500)) }, `it is not an SQLite database`},
+		{"a text", "keys.db", func(t *testing.T, path string) { write(t, path, strings.Repeat("no database\n", 500)) }, `not an SQLite database`},
 		{"another program's", "keys.db", func(t *testing.T, path string) {
 			foreign(t, path, "CREATE TABLE keys (id)")
-		}, `it is a database of another program$`},
+		}, `: database of another program$`},
 		{"another program's by its mark", "keys.db", func(t *testing.T, path string) {
 			foreign(t, path, "PRAGMA application_id = 7")
-		}, `it is a database of another program$`},
+		}, `: database of another program$`},
 		{"from the future", "keys.db", func(t *testing.T, path string) {
 			made(t, path)
 			foreign(t, path, "PRAGMA user_version = 99")
-		}, `its schema is version 99 and this program knows up to \d+: run a newer program`},
+		}, `schema version 99 is invalid: must be at most \d+: run a newer program`},
 		{"locked", "keys.db", func(t *testing.T, path string) {
 			made(t, path)
 			foreign(t, path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE", "PRAGMA user_version = 1")
-		}, `it is locked by another process`},
+		}, `cannot be reached: locked by another process`},
 		{"cut off", "keys.db", func(t *testing.T, path string) {
 			made(t, path)
 			if err := os.Truncate(path, 5000); err != nil {
 				t.Fatal(err)
 			}
-		}, `it is damaged: restore a backup`},
+		}, `damaged: restore a backup`},
 		{"a file that cannot be written", "keys.db", func(t *testing.T, path string) {
 			made(t, path)
 			asOther(t, path, 0o444, 0o777)
-		}, `it is not writable|cannot be opened for writing`},
+		}, `not writable|cannot be opened for writing`},
 		{"a folder that cannot be written", "keys.db", func(t *testing.T, path string) {
 			asOther(t, path, 0, 0o555)
-		}, `it does not exist and the folder .* is not writable$`},
+		}, `does not exist and directory .* is not writable$`},
 		{"a folder that cannot be written around the file", "keys.db", func(t *testing.T, path string) {
 			made(t, path)
 			asOther(t, path, 0o666, 0o555)
@@ -184,7 +186,30 @@ func TestOpenMakes(t *testing.T) {
 
 func TestOpenAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	storetest.OpenAtOnce(t, func() (keystore.Store, error) { return Open(t.Context(), path, Options{}) })
+	var epochs sync.Map
+	var g errgroup.Group
+	for range 6 {
+		g.Go(func() error {
+			s, err := Open(t.Context(), path, Options{})
+			for errors.Is(err, keystore.ErrUnreachable) { // another one has it open
+				s, err = Open(t.Context(), path, Options{})
+			}
+			if err != nil {
+				return err
+			}
+			head, err := s.Head(t.Context())
+			epochs.Store(head.Epoch, true)
+			return errors.Join(err, s.Close())
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	epochs.Range(func(any, any) bool { count++; return true })
+	if count != 1 {
+		t.Errorf("%d epochs", count)
+	}
 }
 
 func TestOpenCanceled(t *testing.T) {

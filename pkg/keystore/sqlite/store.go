@@ -1,33 +1,32 @@
-// Package sqlite keeps the key API's store in one SQLite file, by the pure Go
-// engine modernc.org/sqlite: WAL, synchronous=FULL, so that what has been
-// answered survives a power cut.
+// Package sqlite keeps the key API's store in one SQLite file. It uses the pure Go engine modernc.org/sqlite with a
+// write-ahead log and synchronous=FULL, so that every acknowledged change survives a power failure.
 //
-// One goroutine writes, over one connection: SQLite has one writer anyhow, and so
-// no call waits for a lock in the middle of a transaction. Each mutation is a
-// transaction of its own; the polls of many sidecars that come together share one,
-// because each commit costs a sync of the disk. Reads go over a pool of
-// connections that cannot write, each a snapshot that no writer holds up.
+// One goroutine writes over one connection, because SQLite has one writer: no call waits for a lock in the middle of a
+// transaction. Each mutation is one transaction. Polls that arrive together share one, because each commit costs a sync of
+// the disk. Reads use a pool of read-only connections, each query in a snapshot that no writer delays.
 //
-// Times are kept in microseconds. The moment of a change and the ends of leases are
-// rounded up, so that no lease on record ends before the one that was given; times
-// from outside and those that are judged by are cut off.
+// Times are stored in microseconds. The time of a change and the ends of leases are rounded up, so that no lease on record
+// ends before the one that was given. Times from callers, and the times that leases are compared with, are truncated.
 //
-// If the database file is deleted or replaced under the store, nothing is written any more and Ping
-// fails; reads go on in the file that was opened.
+// One process at a time has the file open: it holds a lock (see lock).
 //
-// Leases, stale times and the wait of a new epoch are counted by the monotonic clock: a wall clock
-// that is stepped, as after a pause of a virtual machine, neither ends nor prolongs them. What
-// the store returns of them is by the wall clock all the same. A step that this process has
-// seen is on record, and the next process corrects the times by it when it opens the
-// store. A step while no process runs is not seen: leases then end too early by as much as
-// the clock was put forward, or too late by as much as it was put back. The same is true of the
-// last seconds before a kill, if nothing was written in them.
+// If the database file is deleted or replaced while the store is open, all writes and Ping fail. Reads continue from the
+// file that was opened.
+//
+// Leases, stale times and the wait of a new epoch are counted by the monotonic clock: a step of the wall clock, as after a
+// pause of a virtual machine, neither ends nor prolongs them. The store returns them by the wall clock. A step that this
+// process has seen is on record, and the next process corrects the times by it when it opens the store. A step while no
+// process runs is not seen: leases then end too early by as much as the clock was set forward, or too late by as much as it
+// was set back. The same is true of the last seconds before a kill if nothing was written in them.
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -38,29 +37,30 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
-// Options are what Open may be told. The zero Options is right for production.
+// Options are the options of Open. The zero Options is right for production.
 type Options struct {
 	// Now is the wall clock; nil means time.Now.
 	Now func() time.Time
 	// Elapsed is the monotonic time since some moment; nil means that of Now.
 	Elapsed func() time.Duration
-	// Log is told if the database file is deleted while it is in use; nil: nobody is.
+	// Log gets an error if the database file is deleted while it is open; nil discards it.
 	Log *zap.Logger
-	// BusyTimeout is how long to wait for another process's lock on the file; 0 means 5s.
+	// BusyTimeout is how long to wait for another program's lock on the file; 0 means 5s.
 	BusyTimeout time.Duration
 }
 
 // Store is a keystore.Store in one SQLite file.
 type Store struct {
 	*sqlstore.Core
-	clock   clock
-	writer  *sql.DB // one connection, used by the writer goroutine alone
-	readers *sql.DB
-	resolve *sql.Stmt // over readers: preparing it costs more than one digest's look-up
-	changed sqlstore.Broadcast
-	files   *files
+	clock      clock
+	writer     *sql.DB // one connection, used by the writer goroutine only
+	readers    *sql.DB
+	statements sync.Map // *sql.Stmt over readers, by query
+	changed    sqlstore.Broadcast
+	files      *files
+	lock       *os.File // holds the lock until it is closed
 
-	stepNoted time.Duration  // on record as head.clock_step; of the writer goroutine
+	stepNoted time.Duration  // on record as head.clock_step; used by the writer goroutine only
 	gate      *sqlstore.Gate // before jobs
 	jobs      chan func()
 	stop      chan struct{}
@@ -69,13 +69,10 @@ type Store struct {
 
 var _ keystore.Store = (*Store)(nil)
 
-// Open opens the database at path and makes it if there is none, with mode 0600,
-// or brings it up to this program's schema. Its folder must exist. The error
-// names the path and what is wrong with it.
+// Open opens the database at path. It creates the file with mode 0600 if there is none, in a directory that must exist, and
+// brings the schema up to date. The error names the path and the mistake. It is keystore.ErrUnreachable if another process
+// has the database open.
 func Open(ctx context.Context, path string, opts Options) (*Store, error) {
-	if opts.BusyTimeout == 0 {
-		opts.BusyTimeout = 5 * time.Second
-	}
 	path, err := place(path)
 	if err != nil {
 		return nil, err
@@ -86,12 +83,11 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 		jobs:  make(chan func()),
 		stop:  make(chan struct{}),
 	}
-	err = s.connect(ctx, path, opts.BusyTimeout)
-	if err == nil {
-		if opts.Log == nil {
-			opts.Log = zap.NewNop()
-		}
-		s.files, err = openedFiles(path, opts.Log)
+	if s.lock, err = lock(path); err != nil {
+		return nil, explain(path, err)
+	}
+	if err = s.connect(ctx, path, cmp.Or(opts.BusyTimeout, 5*time.Second)); err == nil {
+		s.files, err = openedFiles(path, cmp.Or(opts.Log, zap.NewNop()))
 	}
 	if err != nil {
 		return nil, explain(path, errors.Join(err, s.disconnect()))
@@ -117,21 +113,19 @@ func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (e
 	if s.readers, err = sql.Open("sqlite", readerDSN(path, busy)); err != nil {
 		return err
 	}
-	// Reads are a matter of the processor: more of them at once would only queue there.
+	// Reads use the CPU only: more of them at a time would wait for it.
 	n := max(4, runtime.GOMAXPROCS(0))
 	s.readers.SetMaxOpenConns(n)
 	s.readers.SetMaxIdleConns(n)
-	if s.resolve, err = s.readers.PrepareContext(ctx, resolveQuery); err != nil {
-		return err
-	}
 	var secret []byte
 	err = s.readers.QueryRowContext(ctx, "SELECT cursor_secret FROM head").Scan(&secret)
 	if err == nil {
-		s.Core = sqlstore.NewCore(s, secret)
+		s.Core = sqlstore.NewCore(s, dialect, secret)
 	}
 	return err
 }
 
+// disconnect closes the connections, and then releases the lock.
 func (s *Store) disconnect() error {
 	var errs []error
 	for _, db := range []*sql.DB{s.readers, s.writer} {
@@ -139,7 +133,7 @@ func (s *Store) disconnect() error {
 			errs = append(errs, db.Close())
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.lock.Close())...)
 }
 
 // Ping implements keystore.Store.
@@ -147,7 +141,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	if _, err := s.Head(ctx); err != nil {
 		return err
 	}
-	return sqlstore.Failed(ctx, s, "ping", s.files.check())
+	return sqlstore.Wrap(ctx, s, "ping", s.files.check())
 }
 
 // Close implements keystore.Store.
@@ -173,4 +167,77 @@ func (s *Store) Read(ctx context.Context, do func(q sqlstore.Querier) error) err
 	}
 	defer func() { _ = tx.Rollback() }() // nothing was written
 	return do(tx)
+}
+
+// write is the writer goroutine. The gate admits one job at a time until the job is done, so at most one waits here.
+func (s *Store) write() {
+	for {
+		select {
+		case job := <-s.jobs:
+			job()
+			s.gate.Leave()
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// Mutate implements sqlstore.Engine. The writer finishes a transaction that has begun even if ctx ends, so the outcome is
+// unknown then.
+func (s *Store) Mutate(ctx context.Context, lane sqlstore.Lane, actor string, do func(t *sqlstore.Tx) error) error {
+	done := make(chan error, 1)
+	job := func() {
+		err := ctx.Err()
+		if err == nil {
+			err = s.transact(context.WithoutCancel(ctx), actor, do)
+		}
+		done <- err
+	}
+	if err := s.gate.Enter(ctx, lane); err != nil {
+		return err
+	}
+	select {
+	case s.jobs <- job:
+	case <-s.stop:
+		s.gate.Leave()
+		return sqlstore.ErrClosed
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// transact runs do in a transaction of the writer's connection.
+func (s *Store) transact(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) error {
+	if err := s.files.check(); err != nil {
+		return err
+	}
+	sqlTx, err := s.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sqlTx.Rollback() }() // no effect after the commit
+	// The clocks are read under the lock, so that times are in the order of the commits.
+	t := &sqlstore.Tx{
+		Conn: sqlTx, Ctx: ctx, Actor: actor,
+		Now: sqlstore.RoundUp(s.clock.wall()), LeaseNow: sqlstore.RoundUp(s.clock.lease()), Step: s.clock.stepped(),
+	}
+	step := s.noteStep(t)
+	if err := errors.Join(do(t), t.Err); err != nil {
+		return err
+	}
+	if err := sqlTx.Commit(); err != nil {
+		return err
+	}
+	if err := s.files.check(); err != nil {
+		return fmt.Errorf("commit with unknown outcome: %w", err)
+	}
+	s.stepNoted = step
+	if t.Moved {
+		s.changed.Wake()
+	}
+	return nil
 }

@@ -24,58 +24,52 @@ func scanAccount(row Scanner, seq *int64) (keystore.Account, error) {
 // accountByID also returns the seq that keys and sessions refer to.
 func accountByID(ctx context.Context, q Querier, id string) (a keystore.Account, seq int64, err error) {
 	a, err = scanAccount(q.QueryRowContext(ctx, selectAccounts+" WHERE id = ?", id), &seq)
-	return a, seq, Found(err)
+	return a, seq, orNotFound(err)
 }
 
-// livingAccount is an account that may get credentials.
-func livingAccount(ctx context.Context, q Querier, id string) (seq int64, err error) {
+// activeAccount returns the seq of an account that may get credentials.
+func activeAccount(ctx context.Context, q Querier, id string) (seq int64, err error) {
 	a, seq, err := accountByID(ctx, q, id)
 	if err != nil {
 		return 0, err
 	}
-	return seq, living(a)
+	return seq, checkActive(a)
 }
 
-func living(a keystore.Account) error {
+func checkActive(a keystore.Account) error {
 	if a.State != credential.Active {
 		return keystore.Conflictf("Account has been terminated: %s", a.ID)
 	}
 	return nil
 }
 
-func unusedAccount(ctx context.Context, q Querier, id string) error {
-	switch _, _, err := accountByID(ctx, q, id); {
-	case err == nil:
-		return keystore.Conflictf("Account exists already: %s", id)
-	case !errors.Is(err, keystore.ErrNotFound):
-		return err
-	}
-	return nil
-}
-
 // CreateAccount implements keystore.Admin.
 func (s *Core) CreateAccount(ctx context.Context, actor, id, name string) (keystore.Account, error) {
-	const what = "create account"
-	if err := unusedAccount(ctx, s.engine.Reader(), id); err != nil {
-		return keystore.Account{}, Failed(ctx, s.engine, what, err)
-	}
-	return Mutate(ctx, s.engine, what, actor, func(t *Tx) (keystore.Account, error) {
-		if err := unusedAccount(t.Ctx, t, id); err != nil {
-			return keystore.Account{}, err
-		}
-		a := keystore.Account{ID: id, Name: name, State: credential.Active, CreatedAt: t.Now}
-		a.Revision = t.changedAccount(id)
-		t.Exec("INSERT INTO accounts (id, name, created_at, revision) VALUES (?, ?, ?, ?)",
-			a.ID, a.Name, Stamp(a.CreatedAt), a.Revision)
-		t.event(keystore.AccountCreate, id, "", map[string]string{"name": name})
-		return a, nil
-	})
+	return mutation[keystore.Account]{
+		what: "create account", actor: actor,
+		check: func(ctx context.Context, q Querier, _ time.Time) (a keystore.Account, inPlace bool, err error) {
+			switch _, _, err := accountByID(ctx, q, id); {
+			case err == nil:
+				return a, false, keystore.Conflictf("Account exists already: %s", id)
+			case !errors.Is(err, keystore.ErrNotFound):
+				return a, false, err
+			}
+			return a, false, nil
+		},
+		apply: func(t *Tx, a keystore.Account) (keystore.Account, error) {
+			a = keystore.Account{ID: id, Name: name, State: credential.Active, CreatedAt: t.Now, Revision: t.logAccount(id)}
+			t.Exec("INSERT INTO accounts (id, name, created_at, revision) VALUES (?, ?, ?, ?)",
+				a.ID, a.Name, Stamp(a.CreatedAt), a.Revision)
+			t.event(keystore.AccountCreate, id, "", Detail{"name": name})
+			return a, nil
+		},
+	}.run(ctx, s)
 }
 
 // Account implements keystore.Admin.
 func (s *Core) Account(ctx context.Context, id string) (keystore.Account, error) {
 	a, _, err := accountByID(ctx, s.engine.Reader(), id)
-	return a, Failed(ctx, s.engine, "account", err)
+	return a, Wrap(ctx, s.engine, "account", err)
 }
 
 // Accounts implements keystore.Admin.
@@ -87,36 +81,77 @@ func (s *Core) Accounts(ctx context.Context, page keystore.Page) ([]keystore.Acc
 	}
 	all, next, err := list(ctx, s.engine.Reader(), l, page.Limit, scanAccount,
 		selectAccounts+" WHERE seq > ? ORDER BY seq LIMIT ?", after, page.Limit+1)
-	return all, next, Failed(ctx, s.engine, "accounts", err)
+	return all, next, Wrap(ctx, s.engine, "accounts", err)
 }
 
 // SetAccountState implements keystore.Admin.
 func (s *Core) SetAccountState(ctx context.Context, actor, id string, state credential.State) (keystore.Account, error) {
-	action := keystore.AccountReinstate
-	switch state {
-	case credential.Active:
-	case credential.Terminated:
-		action = keystore.AccountTerminate
-	default:
-		return keystore.Account{}, fmt.Errorf("set account state: %q is no state of an account", state)
+	action, ok := map[credential.State]keystore.Action{
+		credential.Active: keystore.AccountReinstate, credential.Terminated: keystore.AccountTerminate,
+	}[state]
+	if !ok {
+		return keystore.Account{}, fmt.Errorf("set account state: state %q is invalid: must be active or terminated", state)
 	}
-	const what = "set account state"
-	a, _, err := accountByID(ctx, s.engine.Reader(), id)
-	if err != nil || a.State == state {
-		return a, Failed(ctx, s.engine, what, err)
-	}
-	return Mutate(ctx, s.engine, what, actor, func(t *Tx) (keystore.Account, error) {
-		a, seq, err := accountByID(t.Ctx, t, id)
-		if err != nil || a.State == state {
-			return a, err
-		}
-		a.State, a.TerminatedAt = state, time.Time{}
-		if state == credential.Terminated {
-			a.TerminatedAt = t.Now
-		}
-		a.Revision = t.changedAccount(id)
-		t.Exec("UPDATE accounts SET terminated_at = ?, revision = ? WHERE seq = ?", Stamp(a.TerminatedAt), a.Revision, seq)
-		t.event(action, id, "", nil)
-		return a, nil
-	})
+	return mutation[keystore.Account]{
+		what: "set account state", actor: actor,
+		check: func(ctx context.Context, q Querier, _ time.Time) (keystore.Account, bool, error) {
+			a, _, err := accountByID(ctx, q, id)
+			return a, a.State == state, err
+		},
+		apply: func(t *Tx, a keystore.Account) (keystore.Account, error) {
+			a.State, a.TerminatedAt = state, time.Time{}
+			if state == credential.Terminated {
+				a.TerminatedAt = t.Now
+			}
+			a.Revision = t.logAccount(id)
+			t.Exec("UPDATE accounts SET terminated_at = ?, revision = ? WHERE id = ?", Stamp(a.TerminatedAt), a.Revision, id)
+			t.event(action, id, "", nil)
+			return a, nil
+		},
+	}.run(ctx, s)
+}
+
+// CreateSession implements keystore.Admin.
+func (s *Core) CreateSession(ctx context.Context, actor string, n keystore.NewSession) (keystore.Session, error) {
+	return mutation[keystore.Session]{
+		what: "create session", actor: actor,
+		check: func(ctx context.Context, q Querier, _ time.Time) (session keystore.Session, inPlace bool, err error) {
+			if _, err = activeAccount(ctx, q, n.Account); err == nil {
+				err = errors.Join(checkNewID(ctx, q, "sessions", n.ID), checkNewDigest(ctx, q, n.Digest))
+			}
+			return session, false, err
+		},
+		apply: func(t *Tx, _ keystore.Session) (keystore.Session, error) {
+			session := keystore.Session{
+				ID: n.ID, Account: n.Account, Digest: n.Digest, CreatedAt: t.Now, ExpiresAt: Cut(t.Now.Add(n.TTL)),
+			}
+			t.Exec(`INSERT INTO sessions (id, account, digest, created_at, expires_at, revision)
+				VALUES (?, (SELECT seq FROM accounts WHERE id = ?), ?, ?, ?, 0)`,
+				session.ID, session.Account, Digest(session.Digest), Stamp(session.CreatedAt), Stamp(session.ExpiresAt))
+			t.event(keystore.SessionMint, session.Account, "", Detail{
+				"session": session.ID, "expires_at": session.ExpiresAt.Format(time.RFC3339Nano),
+			})
+			return session, nil
+		},
+	}.run(ctx, s)
+}
+
+// EndSession implements keystore.Admin.
+func (s *Core) EndSession(ctx context.Context, actor, id string) (keystore.Session, error) {
+	return mutation[keystore.Session]{
+		what: "end session", actor: actor,
+		check: func(ctx context.Context, q Querier, _ time.Time) (session keystore.Session, ended bool, err error) {
+			err = q.QueryRowContext(ctx, `SELECT s.id, a.id, s.digest, s.created_at, s.expires_at, s.revision
+				FROM sessions s JOIN accounts a ON a.seq = s.account WHERE s.id = ?`, id).Scan(
+				&session.ID, &session.Account, (*Digest)(&session.Digest),
+				(*Stamp)(&session.CreatedAt), (*Stamp)(&session.ExpiresAt), &session.Revision)
+			return session, session.Revision != 0, orNotFound(err)
+		},
+		apply: func(t *Tx, session keystore.Session) (keystore.Session, error) {
+			session.Revision = t.logCredential(session.Digest)
+			t.Exec("UPDATE sessions SET ended_at = ?, revision = ? WHERE id = ?", Stamp(t.Now), session.Revision, id)
+			t.event(keystore.SessionEnd, session.Account, "", Detail{"session": id})
+			return session, nil
+		},
+	}.run(ctx, s)
 }

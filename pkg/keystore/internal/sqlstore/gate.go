@@ -2,16 +2,16 @@ package sqlstore
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 )
 
-// Lane orders those who wait to change something: a lower one goes first.
+// Lane is the priority of a mutation. A lower lane goes first.
 type Lane int
 
-// The lanes. Sidecars' polls go before operators' changes, so that leases do not end because
-// others write much, and these before owners' changes and upkeep, so that an owner cannot
-// delay a revocation.
+// The lanes. Sidecars' polls go first, so that leases do not end while others write a lot. Operators' changes go before
+// owners' changes and upkeep, so that an owner cannot delay a revocation.
 const (
 	LanePolls Lane = iota
 	LaneOperators
@@ -19,7 +19,7 @@ const (
 	lanes
 )
 
-// laneOf is the lane of an actor.
+// laneOf returns the lane of an actor.
 func laneOf(actor string) Lane {
 	if strings.HasPrefix(actor, "operator:") {
 		return LaneOperators
@@ -27,29 +27,26 @@ func laneOf(actor string) Lane {
 	return LaneOthers
 }
 
-// patience is how many of the lanes before it a lane lets go first while one of its own waits.
-// Smaller lets owners delay operators more often; larger makes owners wait longer while
-// operators write without a pause.
+// patience is how many mutations of lower lanes may go before a waiting one. Smaller lets owners delay operators more often;
+// larger makes owners wait longer while operators write without a pause.
 const patience = 16
 
-// Gate admits a number of callers at a time. Those who wait are admitted by lane, and within a lane
-// in the order in which they came.
+// Gate admits a limited number of callers at a time, by lane, and within a lane in the order of their arrival.
 type Gate struct {
 	mu     sync.Mutex
 	room   int
 	size   int
 	queues [lanes][]chan struct{}
-	passed [lanes]int // how many of the lanes before it went first while one of this lane waited
+	passed [lanes]int // how many callers of lower lanes were admitted while one of this lane waited
 }
 
-// NewGate makes a Gate for so many callers at a time, at least one.
+// NewGate makes a Gate for size callers at a time, at least one.
 func NewGate(size int) *Gate {
 	size = max(1, size)
 	return &Gate{room: size, size: size}
 }
 
-// Enter waits until the caller is admitted, or returns the context's error. Who is admitted must
-// call Leave once.
+// Enter waits until the caller is admitted, or returns the context's error. An admitted caller must call Leave once.
 func (g *Gate) Enter(ctx context.Context, lane Lane) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -70,20 +67,18 @@ func (g *Gate) Enter(ctx context.Context, lane Lane) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i, waiting := range g.queues[lane] {
-		if waiting == admitted {
-			g.queues[lane] = append(g.queues[lane][:i:i], g.queues[lane][i+1:]...)
-			return ctx.Err()
-		}
+	if i := slices.Index(g.queues[lane], admitted); i >= 0 {
+		g.queues[lane] = slices.Delete(g.queues[lane], i, i+1)
+	} else {
+		g.leave() // the caller was admitted at the same moment
 	}
-	g.leave() // it was admitted at the same moment
 	return ctx.Err()
 }
 
-// reserved is the room that only polls may take: one, if there is more.
+// reserved is the room that only polls may use: one place, if the gate has several.
 func (g *Gate) reserved(lane Lane) int { return min(int(lane), 1, g.size-1) }
 
-// Leave makes room for the next.
+// Leave makes room for the next caller.
 func (g *Gate) Leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -109,8 +104,7 @@ func (g *Gate) leave() {
 	}
 }
 
-// next is the lane of the caller to admit: the first in which one waits, unless a later one has
-// been passed over for too long.
+// next returns the lane of the next caller: the lowest with one that waits, unless a higher lane was passed over too often.
 func (g *Gate) next() (Lane, bool) {
 	first, found := Lane(0), false
 	for lane := range lanes {
@@ -127,7 +121,7 @@ func (g *Gate) next() (Lane, bool) {
 	return first, found
 }
 
-// State returns how many are admitted, and how many wait in each lane.
+// State returns how many callers are admitted, and how many wait in each lane.
 func (g *Gate) State() (admitted int, waiting [lanes]int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -8,59 +8,60 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// Bulk is how an engine reads and writes many rows with few statements.
+// Bulk reads and writes many rows with few statements.
 type Bulk interface {
 	// AmongTexts is the condition that the column has one of the texts, and its one argument.
 	AmongTexts(column string, texts []string) (condition string, arg any)
-	// AmongDigests is the same of digests.
+	// AmongDigests is the same for digests.
 	AmongDigests(column string, digests []credential.Digest) (condition string, arg any)
-	// Load adds n rows to the table, in their order, in a transaction of Mutate. The values
-	// of row i are those of the driver: string, int64, []byte and nil; the slice is row's own, which
-	// it may use for the next one.
+	// LockRows ends a SELECT in a transaction of Mutate, so that it locks its rows in their order against RecordUsage.
+	LockRows() string
+	// Load inserts n rows into the table, in their order, in a transaction of Mutate. Row i has values of the types string,
+	// int64, []byte and nil. The slice belongs to row, which may use it again for the next one.
 	Load(t *Tx, table string, columns []string, n int, row func(i int) []any) error
-	// Duplicate tells whether a unique index refused what was written.
+	// Duplicate reports whether a unique index refused a row.
 	Duplicate(err error) bool
 }
 
-// ImportKeys implements keystore.Admin. Nearly always all keys are new, and so they are written
-// at once: what is there already is looked up only where a unique index has found something.
+// ImportKeys implements keystore.Admin. Usually all keys are new, so it inserts them first, and reads what exists only if a
+// unique index refuses a key.
 func (s *Core) ImportKeys(ctx context.Context, actor string, keys []keystore.NewKey) (keystore.Imported, error) {
 	if len(keys) > keystore.MaxImport {
-		return keystore.Imported{}, fmt.Errorf("import keys: %d at once, at most %d", len(keys), keystore.MaxImport)
+		return keystore.Imported{}, fmt.Errorf("import keys: %d keys are too many: must be at most %d", len(keys), keystore.MaxImport)
 	}
 	return Mutate(ctx, s.engine, "import keys", actor, func(t *Tx) (keystore.Imported, error) {
 		if len(keys) == 0 {
 			return keystore.Imported{}, nil
 		}
-		there, err := s.lookAround(t, keys)
+		found, err := s.findOwners(t, keys)
 		if err != nil {
 			return keystore.Imported{}, err
 		}
-		if there.welcome(keys) {
-			done, err := s.attempt(t, keys, there)
+		if found.allowsAll(keys) {
+			done, err := s.attempt(t, keys, found)
 			if !s.engine.Duplicate(err) {
 				return done, err
 			}
 		}
-		if err := s.lookCloser(t, keys, there); err != nil {
+		if err := s.findKeys(t, keys, found); err != nil {
 			return keystore.Imported{}, err
 		}
-		fresh, done, err := there.sift(keys)
+		fresh, done, err := found.selectNew(keys)
 		if err != nil || len(fresh) == 0 {
 			return done, err
 		}
-		done.Revision, err = s.load(t, fresh, there.accounts)
+		done.Revision, err = s.load(t, fresh, found.accounts)
 		return done, err
 	})
 }
 
-// attempt writes all keys as new, or none.
-func (s *Core) attempt(t *Tx, keys []keystore.NewKey, there *surroundings) (keystore.Imported, error) {
+// attempt inserts all keys as new, or none.
+func (s *Core) attempt(t *Tx, keys []keystore.NewKey, found *existing) (keystore.Imported, error) {
 	t.Exec("SAVEPOINT attempt")
 	if t.Err != nil {
 		return keystore.Imported{}, t.Err
 	}
-	last, err := s.load(t, keys, there.accounts)
+	last, err := s.load(t, keys, found.accounts)
 	if err == nil {
 		return keystore.Imported{Imported: len(keys), Revision: last}, nil
 	}
@@ -74,18 +75,18 @@ func (s *Core) attempt(t *Tx, keys []keystore.NewKey, there *surroundings) (keys
 	return keystore.Imported{}, err
 }
 
-// surroundings are what is in the store already of what an import names.
-type surroundings struct {
+// existing has the rows of the store that an import names.
+type existing struct {
 	accounts map[string]owner
 	keys     map[credential.Digest]holder
 	sessions map[credential.Digest]bool
 	ids      map[string]bool // of keys
 }
 
-// owner is an account that may own new keys, or not.
+// owner is the account of a new key.
 type owner struct {
-	seq int64
-	err error // why it may not
+	seq int64 // 0: there is none
+	err error // why it may not get keys
 }
 
 // holder is the account that has a digest, with the revision of its key.
@@ -94,16 +95,16 @@ type holder struct {
 	revision int64
 }
 
-// lookAround reads what no index of the keys' own would tell: their accounts, and the sessions
-// that have one of their digests.
-func (s *Core) lookAround(t *Tx, keys []keystore.NewKey) (*surroundings, error) {
-	there := &surroundings{
+// findOwners reads what no unique index of the keys checks: their accounts, and the sessions that have one of their
+// digests.
+func (s *Core) findOwners(t *Tx, keys []keystore.NewKey) (*existing, error) {
+	found := &existing{
 		accounts: map[string]owner{}, keys: map[credential.Digest]holder{}, sessions: map[credential.Digest]bool{}, ids: map[string]bool{},
 	}
 	var accounts []string
 	for _, k := range keys {
-		if _, seen := there.accounts[k.Account]; !seen {
-			there.accounts[k.Account] = owner{err: keystore.ErrNotFound}
+		if _, seen := found.accounts[k.Account]; !seen {
+			found.accounts[k.Account] = owner{err: keystore.ErrNotFound}
 			accounts = append(accounts, k.Account)
 		}
 	}
@@ -111,27 +112,26 @@ func (s *Core) lookAround(t *Tx, keys []keystore.NewKey) (*surroundings, error) 
 	t.each(selectAccounts, condition, arg, func(row Scanner) error {
 		var seq int64
 		a, err := scanAccount(row, &seq)
-		there.accounts[a.ID] = owner{seq, living(a)}
+		found.accounts[a.ID] = owner{seq, checkActive(a)}
 		return err
 	})
 	condition, arg = s.engine.AmongDigests("digest", digestsOf(keys))
 	t.each("SELECT digest FROM sessions", condition, arg, func(row Scanner) error {
-		var d Digest
-		err := row.Scan(&d)
-		there.sessions[credential.Digest(d)] = true
+		d, err := scanOne[Digest](row)
+		found.sessions[credential.Digest(d)] = true
 		return err
 	})
-	return there, t.Err
+	return found, t.Err
 }
 
-// lookCloser reads the keys that have one of the digests or ids.
-func (s *Core) lookCloser(t *Tx, keys []keystore.NewKey, there *surroundings) error {
+// findKeys reads the keys that have one of the digests or ids.
+func (s *Core) findKeys(t *Tx, keys []keystore.NewKey, found *existing) error {
 	condition, arg := s.engine.AmongDigests("k.digest", digestsOf(keys))
 	t.each("SELECT k.digest, a.id, k.revision FROM keys k JOIN accounts a ON a.seq = k.account", condition, arg, func(row Scanner) error {
 		var d Digest
 		var h holder
 		err := row.Scan(&d, &h.account, &h.revision)
-		there.keys[credential.Digest(d)] = h
+		found.keys[credential.Digest(d)] = h
 		return err
 	})
 	ids := make([]string, len(keys))
@@ -140,9 +140,8 @@ func (s *Core) lookCloser(t *Tx, keys []keystore.NewKey, there *surroundings) er
 	}
 	condition, arg = s.engine.AmongTexts("id", ids)
 	t.each("SELECT id FROM keys", condition, arg, func(row Scanner) error {
-		var id string
-		err := row.Scan(&id)
-		there.ids[id] = true
+		id, err := scanOne[string](row)
+		found.ids[id] = true
 		return err
 	})
 	return t.Err
@@ -156,44 +155,32 @@ func digestsOf(keys []keystore.NewKey) []credential.Digest {
 	return digests
 }
 
-// each calls do for every row of a query, unless something failed before.
+// each calls do for each row of a query.
 func (t *Tx) each(query, condition string, arg any, do func(row Scanner) error) {
-	if t.Err != nil {
-		return
-	}
-	rows, err := t.QueryContext(t.Ctx, query+" WHERE "+condition, arg)
-	if err != nil {
-		t.Err = err
-		return
-	}
-	defer func() { _ = rows.Close() }()
-	for t.Err == nil && rows.Next() {
-		t.Err = do(rows)
-	}
 	if t.Err == nil {
-		t.Err = rows.Err()
+		_, t.Err = collect(t.Ctx, t, func(row Scanner) (struct{}, error) { return struct{}{}, do(row) }, query+" WHERE "+condition, arg)
 	}
 }
 
-// welcome tells whether all keys are taken if they are new.
-func (there *surroundings) welcome(keys []keystore.NewKey) bool {
+// allowsAll reports whether all keys are accepted if they are new.
+func (found *existing) allowsAll(keys []keystore.NewKey) bool {
 	for _, k := range keys {
-		if there.accounts[k.Account].err != nil || there.sessions[k.Digest] {
+		if found.accounts[k.Account].err != nil || found.sessions[k.Digest] {
 			return false
 		}
 	}
 	return true
 }
 
-// sift returns the keys that are new, or all that is wrong.
-func (there *surroundings) sift(keys []keystore.NewKey) (fresh []keystore.NewKey, done keystore.Imported, err error) {
-	var wrong keystore.ImportErrors
+// selectNew returns the keys that are new, or all mistakes.
+func (found *existing) selectNew(keys []keystore.NewKey) (fresh []keystore.NewKey, done keystore.Imported, err error) {
+	var mistakes keystore.ImportErrors
 	for i, k := range keys {
-		had, exists := there.keys[k.Digest]
-		account := there.accounts[k.Account]
+		had, exists := found.keys[k.Digest]
+		account := found.accounts[k.Account]
 		var refused error
 		switch {
-		case account.seq == 0: // there is none
+		case account.seq == 0:
 			refused = keystore.ErrNotFound
 		case exists && had.account == k.Account:
 			done.Existing++
@@ -201,20 +188,20 @@ func (there *surroundings) sift(keys []keystore.NewKey) (fresh []keystore.NewKey
 			continue
 		case account.err != nil:
 			refused = account.err
-		case exists || there.sessions[k.Digest]:
+		case exists || found.sessions[k.Digest]:
 			refused = digestExists()
-		case there.ids[k.ID]:
+		case found.ids[k.ID]:
 			refused = idExists(k.ID)
 		}
 		if refused != nil {
-			wrong = append(wrong, &keystore.ImportError{Index: i, Err: refused})
+			mistakes = append(mistakes, &keystore.ImportError{Index: i, Err: refused})
 			continue
 		}
-		there.keys[k.Digest], there.ids[k.ID] = holder{account: k.Account}, true
+		found.keys[k.Digest], found.ids[k.ID] = holder{account: k.Account}, true
 		fresh = append(fresh, k)
 	}
-	if len(wrong) > 0 {
-		return nil, keystore.Imported{}, wrong
+	if len(mistakes) > 0 {
+		return nil, keystore.Imported{}, mistakes
 	}
 	done.Imported = len(fresh)
 	return fresh, done, nil
@@ -226,20 +213,18 @@ var (
 	eventColumns = []string{"at", "actor", "action", "account", "key", "detail"}
 )
 
-// load writes the keys as CreateKey does, and returns the last revision.
+// load inserts keys as CreateKey does, and returns the last revision.
 func (s *Core) load(t *Tx, keys []keystore.NewKey, accounts map[string]owner) (last int64, err error) {
 	n := len(keys)
-	err = t.QueryRowContext(t.Ctx, "UPDATE head SET revision = revision + ? RETURNING revision", n).Scan(&last)
-	if err != nil {
-		return 0, err
+	if last = t.raise(n); t.Err != nil {
+		return 0, t.Err
 	}
-	t.Moved = true
 	at, before := t.Now.UnixMicro(), last-int64(n)
 	row := make([]any, 0, len(keyColumns))
-	// The keys first: it is theirs that an index may refuse.
+	// Keys come first, because an index may refuse them.
 	err = s.engine.Load(t, "keys", keyColumns, n, func(i int) []any {
-		k := t.created(keys[i])
-		expires, _ := Stamp(k.ExpiresAt).Value() // it never fails
+		k := t.newKey(keys[i])
+		expires, _ := Stamp(k.ExpiresAt).Value() // never fails
 		return append(row, k.ID, accounts[k.Account].seq, keys[i].Digest[:], k.Label, k.Hint, k.Scopes.String(),
 			at, k.CreatedBy, expires, before+1+int64(i))
 	})
@@ -253,8 +238,8 @@ func (s *Core) load(t *Tx, keys []keystore.NewKey, accounts map[string]owner) (l
 		return 0, err
 	}
 	return last, s.engine.Load(t, "events", eventColumns, n, func(i int) []any {
-		k := t.created(keys[i])
-		detail, _ := createdDetail(k).Value() // texts always can be
+		k := t.newKey(keys[i])
+		detail, _ := newKeyDetail(k).Value() // texts can always be encoded
 		return append(row, at, t.Actor, string(keystore.KeyImport), k.Account, k.ID, detail)
 	})
 }

@@ -9,20 +9,19 @@ import (
 	"strings"
 )
 
-// Schema is how an engine's tables come about.
+// Schema creates an engine's tables and brings them up to date.
 type Schema struct {
-	// Steps holds migrations/*.sql, one file for each step, named by its number from
-	// 0001: the n-th takes the schema to version n. A published one is never edited.
+	// Steps has migrations/*.sql, one file for each step. File names begin with the number of the step from 0001. Step n
+	// brings the schema to version n. A published step is never edited.
 	Steps fs.FS
-	// Version takes the lock under which one process at a time migrates, and tells how
-	// far the schema has come: 0 for an empty database. It fails where another program's
-	// tables stand, or nothing can be written.
+	// Version locks the schema against migrations of other processes and returns its version, 0 for an empty database. It
+	// fails if the tables belong to another program, or the database cannot be written.
 	Version func(ctx context.Context, tx *sql.Tx) (int, error)
-	// SetVersion writes the version down.
+	// SetVersion stores the version.
 	SetVersion func(ctx context.Context, tx *sql.Tx, version int) error
 }
 
-// Migrate brings the schema up to the newest version, each step in a transaction.
+// Migrate brings the schema to the newest version, each step in a transaction.
 func (s Schema) Migrate(ctx context.Context, db *sql.DB) error {
 	steps, err := fs.Glob(s.Steps, "migrations/*.sql")
 	if err != nil {
@@ -30,7 +29,7 @@ func (s Schema) Migrate(ctx context.Context, db *sql.DB) error {
 	}
 	for i, step := range steps {
 		if number := fmt.Sprintf("%04d", i+1); !strings.HasPrefix(path.Base(step), number+"_") {
-			return fmt.Errorf("migration %s: the number %s is due", path.Base(step), number)
+			return fmt.Errorf("migration %s is invalid: must be number %s", path.Base(step), number)
 		}
 	}
 	for done := false; !done; {
@@ -41,20 +40,19 @@ func (s Schema) Migrate(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// migrateOne looks at the version under the lock, because another process may be at the
-// same work, and takes the schema one step further.
+// migrateOne applies one step. It reads the version under the lock, because another process may migrate at the same time.
 func (s Schema) migrateOne(ctx context.Context, db *sql.DB, steps []string) (done bool, err error) {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return false, err
 	}
-	defer func() { _ = tx.Rollback() }() // of no effect after the commit
+	defer func() { _ = tx.Rollback() }() // no effect after the commit
 	version, err := s.Version(ctx, tx)
 	switch {
 	case err != nil:
 		return false, err
 	case version > len(steps):
-		return false, fmt.Errorf("its schema is version %d and this program knows up to %d: run a newer program, or restore a backup from before the upgrade",
+		return false, fmt.Errorf("schema version %d is invalid: must be at most %d: run a newer program, or restore a backup from before the upgrade",
 			version, len(steps))
 	case version == len(steps):
 		return true, nil

@@ -78,17 +78,17 @@ func TestMigrate(t *testing.T) {
 		{
 			"from the future", "PRAGMA user_version = 3",
 			map[string]string{"0001_a.sql": one, "0002_b.sql": two},
-			`^its schema is version 3 and this program knows up to 2: run a newer program, or restore a backup from before the upgrade$`, "3: ",
+			`^schema version 3 is invalid: must be at most 2: run a newer program, or restore a backup from before the upgrade$`, "3: ",
 		},
 		{"another program's", "CREATE TABLE theirs (id)", map[string]string{"0001_a.sql": one}, `^it is a database of another program$`, "0: theirs"},
 		{
 			"a gap", "CREATE TABLE one (id); PRAGMA user_version = 1",
 			map[string]string{"0001_a.sql": one, "0003_c.sql": two},
-			`^migration 0003_c.sql: the number 0002 is due$`, "1: one",
+			`^migration 0003_c.sql is invalid: must be number 0002$`, "1: one",
 		},
-		{"a number twice", "", map[string]string{"0001_a.sql": one, "0001_b.sql": two}, `^migration 0001_b.sql: the number 0002 is due$`, "0: "},
-		{"no first one", "", map[string]string{"0002_b.sql": two}, `^migration 0002_b.sql: the number 0001 is due$`, "0: "},
-		{"no number", "", map[string]string{"0001_a.sql": one, "more.sql": two}, `^migration more.sql: the number 0002 is due$`, "0: "},
+		{"a number twice", "", map[string]string{"0001_a.sql": one, "0001_b.sql": two}, `^migration 0001_b.sql is invalid: must be number 0002$`, "0: "},
+		{"no first one", "", map[string]string{"0002_b.sql": two}, `^migration 0002_b.sql is invalid: must be number 0001$`, "0: "},
+		{"no number", "", map[string]string{"0001_a.sql": one, "more.sql": two}, `^migration more.sql is invalid: must be number 0002$`, "0: "},
 		{
 			"a broken step, whose first half is taken back", "",
 			map[string]string{"0001_a.sql": one, "0002_b.sql": "CREATE TABLE two (id); CREATE TABLE one (id)"},

@@ -8,17 +8,17 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// ErrClosed is the error of calls that come after the store was closed.
+// ErrClosed is the error of calls after Close.
 var ErrClosed = errors.New("the store is closed")
 
-// poll is one RecordPoll that waits to be recorded.
+// poll is a RecordPoll that waits to be recorded.
 type poll struct {
 	keystore.Poll
 	ctx  context.Context
 	done chan recorded
 }
 
-// recorded is what RecordPoll returns.
+// recorded is the result of RecordPoll.
 type recorded struct {
 	head  keystore.Head
 	lease time.Duration
@@ -27,25 +27,25 @@ type recorded struct {
 
 // RecordPoll implements keystore.Feed.
 func (s *Core) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.Head, time.Duration, error) {
-	const what = "record poll"
 	waiting := &poll{Poll: p, ctx: ctx, done: make(chan recorded, 1)}
+	var r recorded
 	select {
 	case s.polls <- waiting:
+		select {
+		case r = <-waiting.done:
+		case <-ctx.Done():
+			r.err = ctx.Err()
+		}
 	case <-ctx.Done():
-		return keystore.Head{}, 0, Failed(ctx, s.engine, what, ctx.Err())
+		r.err = ctx.Err()
 	case <-s.stop:
-		return keystore.Head{}, 0, Failed(ctx, s.engine, what, ErrClosed)
+		r.err = ErrClosed
 	}
-	select {
-	case r := <-waiting.done:
-		return r.head, r.lease, Failed(ctx, s.engine, what, r.err)
-	case <-ctx.Done():
-		return keystore.Head{}, 0, Failed(ctx, s.engine, what, ctx.Err())
-	}
+	return r.head, r.lease, Wrap(ctx, s.engine, "record poll", r.err)
 }
 
-// recordPolls records polls until the stop. Those that come while a transaction is
-// under way share the next one, because each costs a sync of the disk.
+// recordPolls records polls until Stop. Polls that arrive during a transaction share the next one, because each
+// transaction costs a sync of the disk.
 func (s *Core) recordPolls() {
 	for {
 		select {
@@ -58,23 +58,23 @@ func (s *Core) recordPolls() {
 }
 
 func (s *Core) recordBatch(batch []*poll) {
-	var outcomes []recorded
+	var results []recorded
 	var largest grant
 	err := s.engine.Mutate(context.Background(), LanePolls, "", func(t *Tx) error {
 		head, err := s.engine.HeadIn(t)
 		if err != nil {
 			return err
 		}
-		batch = s.waiting(batch)
-		f := &fleet{Tx: t, head: head, changed: map[string]bool{}}
-		if err := s.readFleet(f, batch); err != nil {
+		batch = s.waitingPolls(batch)
+		b := &pollBatch{Tx: t, head: head, changed: map[string]bool{}}
+		if err := s.readBatch(b, batch); err != nil {
 			return err
 		}
 		for _, p := range batch {
-			outcomes = append(outcomes, f.record(p))
+			results = append(results, b.record(p))
 		}
-		f.write()
-		if largest, err = f.noteGrant(s.largest); err != nil {
+		b.write()
+		if largest, err = b.noteGrant(s.largest); err != nil {
 			return err
 		}
 		return t.Err
@@ -86,13 +86,13 @@ func (s *Core) recordBatch(batch []*poll) {
 		if err != nil {
 			p.done <- recorded{err: err}
 		} else {
-			p.done <- outcomes[i]
+			p.done <- results[i]
 		}
 	}
 }
 
-// waiting adds all that wait at this moment.
-func (s *Core) waiting(batch []*poll) []*poll {
+// waitingPolls adds all polls that wait at this moment to the batch.
+func (s *Core) waitingPolls(batch []*poll) []*poll {
 	for {
 		select {
 		case p := <-s.polls:
@@ -101,4 +101,62 @@ func (s *Core) waiting(batch []*poll) []*poll {
 			return batch
 		}
 	}
+}
+
+// noteGrantAgain is the time after which a largest grant that is given again is written again. Smaller writes the head's
+// row with more polls; larger makes a new epoch wait longer for a grant that was given last in that time.
+const noteGrantAgain = time.Minute
+
+// grant is the largest lease + max_stale on record. It was last given within noteGrantAgain after at.
+type grant struct {
+	epoch string // in which this process read it
+	size  time.Duration
+	at    time.Time
+}
+
+// over reports whether no sidecar can hold the grant any longer.
+func (g grant) over(now time.Time) bool { return !now.Before(g.at.Add(g.size + noteGrantAgain)) }
+
+// covers reports whether the record needs no change for one more grant of that size.
+func (g grant) covers(size time.Duration, now time.Time) bool {
+	return size < g.size && !g.over(now) || size == g.size && now.Before(g.at.Add(noteGrantAgain))
+}
+
+// largestGrant reads the grant on record.
+func (t *Tx) largestGrant() (g grant, err error) {
+	var micros int64
+	err = t.QueryRowContext(t.Ctx, "SELECT largest_grant, largest_grant_at FROM head").Scan(&micros, (*Stamp)(&g.at))
+	g.size = time.Duration(micros) * time.Microsecond
+	return g, err
+}
+
+// noteGrant writes the largest grant of the batch if it is larger than the one on record, or that one is over. Known is
+// the grant on record as this process last read it. It returns the grant that is on record now.
+func (b *pollBatch) noteGrant(known grant) (grant, error) {
+	size := roundUpSize(b.granted)
+	if size == 0 || known.epoch == b.head.Epoch && known.covers(size, b.LeaseNow) {
+		return known, nil
+	}
+	onRecord, err := b.largestGrant()
+	if err != nil {
+		return known, err
+	}
+	onRecord.epoch = b.head.Epoch
+	if onRecord.covers(size, b.LeaseNow) {
+		return onRecord, nil
+	}
+	if size < onRecord.size { // which is over; smaller grants of other sidecars may not be
+		var last time.Time
+		if err := b.QueryRowContext(b.Ctx, "SELECT max(stale_ends_at) FROM sidecars").Scan((*Stamp)(&last)); err != nil {
+			return known, err
+		}
+		size = max(size, roundUpSize(last.Sub(b.LeaseNow)))
+	}
+	b.Exec("UPDATE head SET largest_grant = ?, largest_grant_at = ?", size.Microseconds(), Stamp(b.LeaseNow))
+	return grant{b.head.Epoch, size, b.LeaseNow}, b.Err
+}
+
+// roundUpSize rounds up to microseconds, and returns 0 for a negative size.
+func roundUpSize(d time.Duration) time.Duration {
+	return max(0, (d + time.Microsecond - 1).Truncate(time.Microsecond))
 }

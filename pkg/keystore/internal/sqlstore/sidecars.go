@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"database/sql"
 	"slices"
 	"strings"
 	"time"
@@ -10,109 +9,76 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// SelectSidecars reads what ScanSidecars takes.
-const SelectSidecars = "SELECT name, poll, gone, revision, lease_ends_at, stale_ends_at, grants FROM sidecars"
-
-// ScanSidecars reads the rows of SelectSidecars, and closes them.
-func ScanSidecars(rows *sql.Rows) ([]keystore.Sidecar, error) {
-	defer func() { _ = rows.Close() }()
-	sidecars := []keystore.Sidecar{}
-	for rows.Next() {
-		var c keystore.Sidecar
-		err := rows.Scan(&c.Name, &c.Poll, &c.Gone, &c.Revision, (*Stamp)(&c.LeaseEndsAt), (*Stamp)(&c.StaleEndsAt), (*Grants)(&c.Grants))
-		if err != nil {
-			return nil, err
-		}
-		sidecars = append(sidecars, c)
-	}
-	return sidecars, rows.Err()
-}
-
-// SidecarsAfter returns the name after which a page of the sidecars' list begins, "" for the first.
-func (s *Core) SidecarsAfter(page keystore.Page) (string, error) {
-	name, err := s.listing("sidecars").beginAt(page)
-	return string(name), err
-}
-
-// SidecarsPage makes a page of the list, which has one entry more than that if there is another
-// page, and returns the cursor of that one.
-func (s *Core) SidecarsPage(page keystore.Page, list []keystore.Sidecar) ([]keystore.Sidecar, string) {
-	if len(list) <= page.Limit {
-		return list, ""
-	}
-	list = list[:page.Limit]
-	return list, s.listing("sidecars").cursorAt([]byte(list[page.Limit-1].Name))
-}
-
-// fleet is a transaction that records polls, with the sidecars that these name.
-type fleet struct {
+// pollBatch is a transaction that records polls, with the records of the sidecars that the polls name.
+type pollBatch struct {
 	*Tx
 	head    keystore.Head
-	known   map[string]*keystore.Sidecar // those that have a row
-	changed map[string]bool              // whether the sidecar stays on record
-	// How many are on record, and how many of these the transaction has added. They are
-	// read only if the polls may add some.
+	records map[string]*keystore.Sidecar // as stored or changed
+	changed map[string]bool              // false: the record is to be deleted
+	// How many are on record, and how many of these the batch has added. They are read only if the polls may add some.
 	live, gone           int64
 	liveAdded, goneAdded int64
-	granted              time.Duration // the largest lease + max_stale that was given
+	granted              time.Duration // the largest lease + max_stale of the batch
 }
 
-// makeRoomAgain is the least time between two prunes that a full record causes. Smaller
-// lets refused polls delay all writes; larger refuses sidecars although there is room.
-const makeRoomAgain = time.Second
+// pruneAgain is the least time between two prunes that a full record causes. Smaller lets refused polls delay all writes;
+// larger refuses sidecars for longer although records are over.
+const pruneAgain = time.Second
 
-// readFleet reads the sidecars that the polls name. If they may add to a full record, it
-// first deletes those whose time is over.
-func (s *Core) readFleet(f *fleet, polls []*poll) (err error) {
-	if f.known, err = f.sidecarsOf(polls); err != nil || !f.mayAdd(polls) {
+// readBatch reads the records of the sidecars that the polls name. If the polls may add to a full record, it first deletes
+// the records that are over.
+func (s *Core) readBatch(b *pollBatch, polls []*poll) (err error) {
+	names := make([]any, len(polls))
+	for i, p := range polls {
+		names[i] = p.Sidecar
+	}
+	if b.records, err = b.sidecars(names); err != nil || !b.mayAdd(polls) {
 		return err
 	}
-	if err = f.readCounts(); err != nil {
+	if err = b.readCounts(); err != nil {
 		return err
 	}
-	full := f.live+int64(len(polls)) > keystore.MaxSidecars || f.gone+int64(len(polls)) > keystore.MaxGoneSidecars
-	if !full || time.Since(s.roomMade) < makeRoomAgain {
+	full := b.live+int64(len(polls)) > keystore.MaxSidecars || b.gone+int64(len(polls)) > keystore.MaxGoneSidecars
+	if !full || time.Since(s.forcedPrune) < pruneAgain {
 		return nil
 	}
-	s.roomMade = time.Now()
-	f.pruneSidecars(f.LeaseNow)
-	if f.Err != nil {
-		return f.Err
+	s.forcedPrune = time.Now()
+	b.pruneSidecars(b.LeaseNow)
+	if b.Err != nil {
+		return b.Err
 	}
-	if f.known, err = f.sidecarsOf(polls); err != nil {
+	if b.records, err = b.sidecars(names); err != nil {
 		return err
 	}
-	return f.readCounts()
+	return b.readCounts()
 }
 
-func (f *fleet) mayAdd(polls []*poll) bool {
-	return slices.ContainsFunc(polls, func(p *poll) bool { return p.Leave || f.onRecord(p.Sidecar) == nil })
+func (b *pollBatch) mayAdd(polls []*poll) bool {
+	return slices.ContainsFunc(polls, func(p *poll) bool { return p.Leave || b.onRecord(p.Sidecar) == nil })
 }
 
-// onRecord returns nil also for one that has left or was forgotten and whose time is over.
-func (f *fleet) onRecord(name string) *keystore.Sidecar {
-	c := f.known[name]
-	if c != nil && c.Gone && !f.LeaseNow.Before(c.StaleEndsAt) {
+// onRecord returns nil for a sidecar without a record, and for one that is gone and whose time is over.
+func (b *pollBatch) onRecord(name string) *keystore.Sidecar {
+	c := b.records[name]
+	if c != nil && c.Gone && !b.LeaseNow.Before(c.StaleEndsAt) {
 		return nil
 	}
 	return c
 }
 
-func (f *fleet) readCounts() error {
-	return f.QueryRowContext(f.Ctx, "SELECT sidecars, gone_sidecars FROM head").Scan(&f.live, &f.gone)
+func (b *pollBatch) readCounts() error {
+	return b.QueryRowContext(b.Ctx, "SELECT sidecars, gone_sidecars FROM head").Scan(&b.live, &b.gone)
 }
 
-// record records one poll and returns its outcome. It marks an acknowledgement that moved: a mere
-// renewal of a lease, which is what nearly all polls are, must not wake everybody.
-func (f *fleet) record(p *poll) recorded {
-	r := recorded{head: f.head, err: keystore.ErrGone}
-	select {
-	case <-p.ctx.Done():
+// record records one poll and returns its result. Only an acknowledgement that moved counts as Moved: nearly all polls
+// merely renew a lease, and must not wake everything that waits for a change.
+func (b *pollBatch) record(p *poll) recorded {
+	r := recorded{head: b.head, err: keystore.ErrGone}
+	if p.ctx.Err() != nil {
 		return r // its caller has returned
-	default:
 	}
 	next := keystore.Sidecar{Name: p.Sidecar}
-	known := f.onRecord(p.Sidecar)
+	known := b.onRecord(p.Sidecar)
 	if known != nil {
 		next = *known
 	}
@@ -123,50 +89,52 @@ func (f *fleet) record(p *poll) recorded {
 	next.Poll = p.Number
 	switch {
 	case p.Leave:
-		f.leave(next, f.LeaseNow.Add(p.Lease+p.MaxStale))
-		return recorded{head: f.head}
+		b.deregister(next, b.LeaseNow.Add(p.Lease+p.MaxStale))
+		return recorded{head: b.head}
 	case p.Revision < 0:
 		return r
 	}
 	given := false
-	if p.Epoch == f.head.Epoch && p.Revision <= f.head.Revision {
-		r.lease, given = next.Record(p.Poll, f.head.Revision, f.LeaseNow)
+	if p.Epoch == b.head.Epoch && p.Revision <= b.head.Revision {
+		r.lease, given = next.Record(p.Poll, b.head.Revision, b.LeaseNow)
 	}
 	switch {
-	case given && known == nil && f.live >= keystore.MaxSidecars:
-		return recorded{head: f.head, err: keystore.ErrFull}
+	case given && known == nil && b.live >= keystore.MaxSidecars:
+		return recorded{head: b.head, err: keystore.ErrFull}
 	case given:
 		r.err = nil
-		f.granted = max(f.granted, r.lease+p.MaxStale)
-		f.Moved = f.Moved || known == nil || next.Revision != known.Revision
+		b.granted = max(b.granted, r.lease+p.MaxStale)
+		b.Moved = b.Moved || known == nil || next.Revision != known.Revision
 	case known == nil:
 		return r
 	}
-	f.put(next)
+	b.put(next)
 	return r
 }
 
-// leave keeps the record of a sidecar that has left, without a lease, as long as it would
-// have counted; until that moment if it does not count.
-func (f *fleet) leave(next keystore.Sidecar, until time.Time) {
-	known := f.onRecord(next.Name)
+// deregister keeps the record of a sidecar that leaves, without a lease, until its stale time ends, or until the given
+// time if that has passed.
+func (b *pollBatch) deregister(next keystore.Sidecar, until time.Time) {
+	known := b.onRecord(next.Name)
 	if known != nil && known.Gone {
-		f.put(next) // the number alone
+		b.put(next) // only the number changed
 		return
 	}
-	f.Moved = f.Moved || known != nil
-	if f.gone >= keystore.MaxGoneSidecars {
-		f.drop(next.Name)
+	b.Moved = b.Moved || known != nil
+	if b.gone >= keystore.MaxGoneSidecars {
+		b.count(b.records[next.Name], -1)
+		delete(b.records, next.Name)
+		b.changed[next.Name] = false
 		return
 	}
-	if !f.LeaseNow.Before(next.StaleEndsAt) {
+	if !b.LeaseNow.Before(next.StaleEndsAt) {
 		next.StaleEndsAt = RoundUp(until)
 	}
-	f.put(leftAt(next, f.LeaseNow))
+	b.put(goneAt(next, b.LeaseNow))
 }
 
-// leftAt is the record of a sidecar that left at that moment.
-func leftAt(c keystore.Sidecar, now time.Time) keystore.Sidecar {
+// goneAt is the record of a sidecar that leaves at that moment.
+func goneAt(c keystore.Sidecar, now time.Time) keystore.Sidecar {
 	c.Gone, c.Grants = true, nil
 	if c.LeaseEndsAt.IsZero() || c.LeaseEndsAt.After(now) {
 		c.LeaseEndsAt = now
@@ -174,72 +142,62 @@ func leftAt(c keystore.Sidecar, now time.Time) keystore.Sidecar {
 	return c
 }
 
-func (f *fleet) put(next keystore.Sidecar) {
-	f.count(f.known[next.Name], -1)
-	f.count(&next, 1)
-	f.known[next.Name], f.changed[next.Name] = &next, true
+func (b *pollBatch) put(next keystore.Sidecar) {
+	b.count(b.records[next.Name], -1)
+	b.count(&next, 1)
+	b.records[next.Name], b.changed[next.Name] = &next, true
 }
 
-func (f *fleet) drop(name string) {
-	f.count(f.known[name], -1)
-	delete(f.known, name)
-	f.changed[name] = false
-}
-
-func (f *fleet) count(c *keystore.Sidecar, n int64) {
+func (b *pollBatch) count(c *keystore.Sidecar, n int64) {
 	switch {
 	case c == nil:
 	case c.Gone:
-		f.gone, f.goneAdded = f.gone+n, f.goneAdded+n
+		b.gone, b.goneAdded = b.gone+n, b.goneAdded+n
 	default:
-		f.live, f.liveAdded = f.live+n, f.liveAdded+n
+		b.live, b.liveAdded = b.live+n, b.liveAdded+n
 	}
 }
 
 // write writes what has changed.
-func (f *fleet) write() {
+func (b *pollBatch) write() {
 	var kept []*keystore.Sidecar
-	for name, stays := range f.changed {
-		if stays {
-			kept = append(kept, f.known[name])
+	for name, keep := range b.changed {
+		if keep {
+			kept = append(kept, b.records[name])
 		} else {
-			f.Exec("DELETE FROM sidecars WHERE name = ?", name)
+			b.Exec("DELETE FROM sidecars WHERE name = ?", name)
 		}
 	}
-	f.keep(kept)
-	f.addSidecars(f.liveAdded, f.goneAdded)
+	b.writeSidecars(kept)
+	b.addCounts(b.liveAdded, b.goneAdded)
 }
 
-// perStatement bounds how many sidecars one statement speaks of.
+// perStatement is how many sidecars one statement names. Smaller needs more statements for a large batch; larger may exceed
+// the number of arguments that a database takes.
 const perStatement = 200
 
-// sidecarsOf reads those that have a row.
-func (t *Tx) sidecarsOf(polls []*poll) (map[string]*keystore.Sidecar, error) {
-	known := make(map[string]*keystore.Sidecar, len(polls))
-	for part := range slices.Chunk(polls, perStatement) {
-		var names []any
-		for _, p := range part {
-			names = append(names, p.Sidecar)
-		}
-		rows, err := t.QueryContext(t.Ctx, SelectSidecars+" WHERE name IN (?"+strings.Repeat(", ?", len(part)-1)+")", names...)
+// sidecars reads the records with those names.
+func (t *Tx) sidecars(names []any) (map[string]*keystore.Sidecar, error) {
+	records := make(map[string]*keystore.Sidecar, len(names))
+	for part := range slices.Chunk(names, perStatement) {
+		_, err := collect(t.Ctx, t, func(row Scanner) (struct{}, error) {
+			var c keystore.Sidecar
+			err := row.Scan(&c.Name, &c.Poll, &c.Gone, &c.Revision, (*Stamp)(&c.LeaseEndsAt), (*Stamp)(&c.StaleEndsAt), (*Grants)(&c.Grants))
+			records[c.Name] = &c
+			return struct{}{}, err
+		}, "SELECT name, poll, gone, revision, lease_ends_at, stale_ends_at, grants FROM sidecars WHERE name IN (?"+
+			strings.Repeat(", ?", len(part)-1)+")", part...)
 		if err != nil {
 			return nil, err
-		}
-		list, err := ScanSidecars(rows)
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range list {
-			known[c.Name] = &c
 		}
 	}
-	return known, nil
+	return records, nil
 }
 
-// keep writes sidecars, each there once.
-func (t *Tx) keep(sidecars []*keystore.Sidecar) {
+// writeSidecars writes records, each of another sidecar.
+func (t *Tx) writeSidecars(records []*keystore.Sidecar) {
 	const row = "(?, ?, ?, ?, ?, ?, ?)"
-	for part := range slices.Chunk(sidecars, perStatement) {
+	for part := range slices.Chunk(records, perStatement) {
 		var values []any
 		for _, c := range part {
 			values = append(values, c.Name, c.Poll, c.Gone, c.Revision, Stamp(c.LeaseEndsAt), Stamp(c.StaleEndsAt), Grants(c.Grants))
@@ -251,15 +209,15 @@ func (t *Tx) keep(sidecars []*keystore.Sidecar) {
 	}
 }
 
-// addSidecars counts sidecars that are on record now, or no longer if the numbers are negative.
-func (t *Tx) addSidecars(live, gone int64) {
+// addCounts adds to the numbers of sidecars on record.
+func (t *Tx) addCounts(live, gone int64) {
 	if live != 0 || gone != 0 {
 		t.Exec("UPDATE head SET sidecars = sidecars + ?, gone_sidecars = gone_sidecars + ?", live, gone)
 	}
 }
 
-// pruneSidecars deletes those whose time was over at the cutoff, and of those that have left
-// or were forgotten all whose time is over. It counts the others.
+// pruneSidecars deletes the records whose time was over at the cutoff and, of sidecars that are gone, all whose time is
+// over. It counts the others.
 func (t *Tx) pruneSidecars(cutoff time.Time) {
 	t.Exec("DELETE FROM sidecars WHERE stale_ends_at < ? OR (gone AND stale_ends_at < ?)", Stamp(cutoff), Stamp(t.LeaseNow))
 	t.Exec(`UPDATE head SET sidecars = (SELECT count(*) FROM sidecars WHERE NOT gone),
@@ -269,19 +227,20 @@ func (t *Tx) pruneSidecars(cutoff time.Time) {
 // Forget implements keystore.Feed.
 func (s *Core) Forget(ctx context.Context, actor, sidecar string) (keystore.Sidecar, error) {
 	return Mutate(ctx, s.engine, "forget sidecar", actor, func(t *Tx) (keystore.Sidecar, error) {
-		known, err := t.sidecarsOf([]*poll{{Poll: keystore.Poll{Sidecar: sidecar}}})
+		records, err := t.sidecars([]any{sidecar})
 		if err != nil {
 			return keystore.Sidecar{}, err
 		}
-		c := known[sidecar]
+		c := records[sidecar]
 		if c == nil || c.Gone || !t.LeaseNow.Before(c.StaleEndsAt) {
 			return keystore.Sidecar{}, keystore.ErrNotFound
 		}
-		left := leftAt(*c, t.LeaseNow)
-		t.keep([]*keystore.Sidecar{&left})
-		t.addSidecars(-1, 1)
-		t.event(keystore.SidecarForget, "", "", map[string]string{"name": sidecar})
+		gone := goneAt(*c, t.LeaseNow)
+		t.writeSidecars([]*keystore.Sidecar{&gone})
+		t.addCounts(-1, 1)
+		t.event(keystore.SidecarForget, "", "", Detail{"name": sidecar})
 		t.Moved = true
+		wallSidecar(c, t.Step)
 		return *c, nil
 	})
 }

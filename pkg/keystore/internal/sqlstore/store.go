@@ -1,10 +1,8 @@
-// Package sqlstore is what the engines that keep the store in an SQL database
-// share: all that changes something, lists with signed cursors, how values stand in
-// columns, and how the schema comes up to date. The engines differ in how they connect,
-// make one change follow another, and read for sidecars.
+// Package sqlstore is the part of a store that all engines over SQL share: every mutation, the reads of operators
+// and sidecars, signed cursors, the form of values in columns, and schema migration. The engines differ in how they
+// connect, serialize mutations, read the clock and write a few queries.
 //
-// Queries write ? or ?1 for their arguments. The tables are those of the engines'
-// migrations, with the same names and columns in all of them.
+// Queries write ? or ?1 for their arguments. All engines have the same tables and columns (see their migrations).
 package sqlstore
 
 import (
@@ -20,32 +18,29 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// Engine is what the engines differ in.
+// Engine is what the engines implement differently.
 type Engine interface {
-	// Name begins the text of errors.
+	// Name is the prefix of error messages.
 	Name() string
-	// Reader reads what has been committed, each query for itself.
+	// Reader reads what is committed. Each query has its own snapshot.
 	Reader() Querier
 	// Read runs do in one snapshot.
 	Read(ctx context.Context, do func(q Querier) error) error
-	// Head is keystore.Feed's: the head as it is, and the store's time.
-	Head(ctx context.Context) (keystore.Head, error)
-	// HeadIn reads the head in a transaction of Mutate.
-	HeadIn(t *Tx) (keystore.Head, error)
-	// Mutate runs do in one transaction that sees all those before it and that none
-	// overlaps, and wakes who waits if it moved the head. Those of one process that wait are
-	// run in the order of their lanes. When ctx ends it may return before do does.
+	// Mutate runs do in one transaction that sees all earlier ones and overlaps none, and wakes those that wait on
+	// Changed if it moved the head. Waiting mutations of one process run in the order of their lanes. Mutate may
+	// return before do does when ctx ends.
 	Mutate(ctx context.Context, lane Lane, actor string, do func(t *Tx) error) error
+	HeadReader
 	Bulk
 }
 
-// Querier is what reads, in a transaction or out of one.
+// Querier reads, in a transaction or outside of one.
 type Querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// Conn is what reads and writes in a transaction.
+// Conn reads and writes in a transaction.
 type Conn interface {
 	Querier
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
@@ -53,55 +48,92 @@ type Conn interface {
 
 // Core is the part of a keystore.Store that is the same for all engines.
 type Core struct {
-	engine Engine
-	secret []byte // signs cursors; the database's, so that every process knows it
-	polls  chan *poll
-	stop   chan struct{}
-	work   sync.WaitGroup
+	engine  Engine
+	queries queries
+	secret  []byte // signs cursors; from the database, so that all processes have the same
+	polls   chan *poll
+	stop    chan struct{}
+	work    sync.WaitGroup
 
-	usagePruned atomic.Int64 // the seq of the key up to which usage was pruned, 0 before the next round
-	largest     grant        // on record, as recordBatch has seen it last
-	roomMade    time.Time    // when recordBatch last pruned because the sidecars on record were too many
+	usagePruned atomic.Int64 // seq of the last key whose usage was pruned; 0: the next round begins
+	largest     grant        // on record, as the last batch of polls read it
+	forcedPrune time.Time    // when a full record last caused a prune
 }
 
-// NewCore makes the Core of an engine whose database holds the secret. It works until
-// Stop.
-func NewCore(engine Engine, secret []byte) *Core {
-	s := &Core{engine: engine, secret: secret, polls: make(chan *poll), stop: make(chan struct{})}
+// NewCore makes the Core of an engine, and starts recording polls until Stop. The secret is stored in the database.
+func NewCore(engine Engine, dialect Dialect, secret []byte) *Core {
+	s := &Core{engine: engine, queries: queriesIn(dialect), secret: secret, polls: make(chan *poll), stop: make(chan struct{})}
 	s.work.Go(s.recordPolls)
 	return s
 }
 
-// Stop ends the work; to be called once, before the engine's own end.
+// Stop ends the background work. Call it once, before the engine closes.
 func (s *Core) Stop() {
 	close(s.stop)
 	s.work.Wait()
 }
 
-// Mutate has the engine run do in one transaction, in the actor's lane, and returns when it is committed
-// or rolled back, or when ctx is done: then the outcome is unknown.
+// Mutate runs do in one transaction of the engine, in the actor's lane. It returns after the commit or the rollback,
+// or when ctx ends; then the outcome is unknown.
 func Mutate[T any](ctx context.Context, e Engine, what, actor string, do func(t *Tx) (T, error)) (T, error) {
-	done := make(chan T, 1)
+	result := make(chan T, 1)
 	err := e.Mutate(ctx, laneOf(actor), actor, func(t *Tx) error {
 		v, err := do(t)
-		done <- v
+		result <- v
 		return err
 	})
 	if err != nil {
 		var zero T
-		return zero, Failed(ctx, e, what, err)
+		return zero, Wrap(ctx, e, what, err)
 	}
-	return <-done, nil
+	return <-result, nil
+}
+
+// mutation is one mutation of a T.
+type mutation[T any] struct {
+	what, actor string
+	timed       bool // check needs the time
+	// check returns the object as it is and whether the change is already in place, or the reason to refuse it.
+	check func(ctx context.Context, q Querier, now time.Time) (v T, inPlace bool, err error)
+	// apply makes the change.
+	apply func(t *Tx, v T) (T, error)
+}
+
+// run checks first outside of a transaction, so that refused and repeated requests do not delay other writes, and again
+// inside of it.
+func (m mutation[T]) run(ctx context.Context, s *Core) (T, error) {
+	var zero T
+	var head keystore.Head
+	var err error
+	if m.timed {
+		if head, err = s.Head(ctx); err != nil {
+			return zero, err
+		}
+	}
+	v, inPlace, err := m.check(ctx, s.engine.Reader(), head.Now)
+	switch {
+	case err != nil:
+		return zero, Wrap(ctx, s.engine, m.what, err)
+	case inPlace:
+		return v, nil
+	}
+	return Mutate(ctx, s.engine, m.what, m.actor, func(t *Tx) (T, error) {
+		v, inPlace, err := m.check(t.Ctx, t, t.Now)
+		if err != nil || inPlace {
+			return v, err
+		}
+		return m.apply(t, v)
+	})
 }
 
 // Read runs do in one snapshot.
 func Read(ctx context.Context, e Engine, what string, do func(q Querier) error) error {
-	return Failed(ctx, e, what, e.Read(ctx, do))
+	return Wrap(ctx, e, what, e.Read(ctx, do))
 }
 
-// Failed makes an error that Store's contract knows: the typed ones as they are,
-// a context's in the chain, any other with what was being done.
-func Failed(ctx context.Context, e Engine, what string, err error) error {
+// Wrap returns an error as keystore.Store promises it: errors of keystore unchanged, the context's error in the chain, and
+// any other with the action that failed.
+func Wrap(ctx context.Context, e Engine, what string, err error) error {
 	var conflict *keystore.Conflict
 	switch {
 	case err == nil:
@@ -115,61 +147,91 @@ func Failed(ctx context.Context, e Engine, what string, err error) error {
 	return fmt.Errorf("%s: %s: %w", e.Name(), what, err)
 }
 
-// Found turns the lack of a row into keystore.ErrNotFound.
-func Found(err error) error {
+// orNotFound returns keystore.ErrNotFound for a missing row.
+func orNotFound(err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		return keystore.ErrNotFound
 	}
 	return err
 }
 
-// Tx is one transaction that changes something. Its own methods keep the first error
-// in Err, and then the transaction is to be rolled back, so that the steps of a
-// mutation can be read one after the other.
+// Scanner is one row, of a query for one or for many.
+type Scanner interface{ Scan(dest ...any) error }
+
+// collect reads all rows of a query.
+func collect[T any](ctx context.Context, q Querier, scan func(row Scanner) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var all []T
+	for rows.Next() {
+		v, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, rows.Err()
+}
+
+// scanOne scans a row of one column.
+func scanOne[T any](row Scanner) (v T, err error) {
+	err = row.Scan(&v)
+	return v, err
+}
+
+// Tx is one mutation's transaction. Its own methods keep the first error in Err and do nothing after it, so that a
+// mutation reads as a list of steps; a transaction with an Err is rolled back.
 type Tx struct {
 	Conn
 	Ctx context.Context
-	Now time.Time // for what people read
-	// LeaseNow is of the clock by which leases, stale times and the wait of a new epoch are
-	// counted. No step of the wall clock moves it where an engine can know of the step.
+	Now time.Time // wall clock
+	// LeaseNow is of the clock that counts leases, stale times and the wait of a new epoch. A step of the wall clock
+	// does not move it, where the engine can detect the step. The wall clock is Step ahead of it.
 	LeaseNow time.Time
+	Step     time.Duration
 	Actor    string
-	Moved    bool // the head, or what sidecars have acknowledged
+	Moved    bool // the head moved, or what sidecars have acknowledged
 	Err      error
 }
 
-// Exec writes, unless something failed before.
+// Exec executes a statement.
 func (t *Tx) Exec(query string, args ...any) {
 	if t.Err == nil {
 		_, t.Err = t.ExecContext(t.Ctx, query, args...)
 	}
 }
 
-// changedAccount puts into the log that every credential of the account has
-// changed, and returns the new revision.
-func (t *Tx) changedAccount(id string) int64 { return t.log(id, nil) }
-
-// changedCredential puts one credential's change into the log, and returns the new
-// revision.
-func (t *Tx) changedCredential(d credential.Digest) int64 { return t.log(nil, Digest(d)) }
-
-func (t *Tx) log(account, digest any) (revision int64) {
-	if t.Err != nil {
-		return 0
+// raise raises the head's revision by n and returns the new one.
+func (t *Tx) raise(n int) (revision int64) {
+	if t.Err == nil {
+		t.Err = t.QueryRowContext(t.Ctx, "UPDATE head SET revision = revision + ? RETURNING revision", n).Scan(&revision)
 	}
-	t.Err = t.QueryRowContext(t.Ctx, "UPDATE head SET revision = revision + 1 RETURNING revision").Scan(&revision)
-	t.Exec("INSERT INTO log (revision, at, account, digest) VALUES (?, ?, ?, ?)", revision, Stamp(t.Now), account, digest)
 	t.Moved = true
 	return revision
 }
 
-// event writes the audit of what the transaction does.
-func (t *Tx) event(action keystore.Action, account, key string, fields map[string]string) {
-	t.Exec("INSERT INTO events (at, actor, action, account, key, detail) VALUES (?, ?, ?, ?, ?, ?)",
-		Stamp(t.Now), t.Actor, string(action), account, Text(key), Detail(fields))
+// logAccount logs that every credential of the account has changed, and returns the new revision.
+func (t *Tx) logAccount(id string) int64 { return t.log(id, nil) }
+
+// logCredential logs that one credential has changed, and returns the new revision.
+func (t *Tx) logCredential(d credential.Digest) int64 { return t.log(nil, Digest(d)) }
+
+func (t *Tx) log(account, digest any) (revision int64) {
+	revision = t.raise(1)
+	t.Exec("INSERT INTO log (revision, at, account, digest) VALUES (?, ?, ?, ?)", revision, Stamp(t.Now), account, digest)
+	return revision
 }
 
-// Broadcast wakes all who wait at once. The zero Broadcast is ready for use.
+// event writes an audit event.
+func (t *Tx) event(action keystore.Action, account, key string, fields Detail) {
+	t.Exec("INSERT INTO events (at, actor, action, account, key, detail) VALUES (?, ?, ?, ?, ?, ?)",
+		Stamp(t.Now), t.Actor, string(action), account, Text(key), fields)
+}
+
+// Broadcast wakes all that wait. The zero Broadcast is ready for use.
 type Broadcast struct {
 	mu sync.Mutex
 	ch chan struct{}
@@ -185,7 +247,7 @@ func (b *Broadcast) Wait() <-chan struct{} {
 	return b.ch
 }
 
-// Wake wakes all who wait.
+// Wake wakes all that wait.
 func (b *Broadcast) Wake() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

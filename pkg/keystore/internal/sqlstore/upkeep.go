@@ -10,15 +10,16 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// PruneStep is how many log rows go in one transaction: other writers wait no
-// longer than that takes.
+// PruneStep is how many log rows one transaction deletes. Smaller makes a prune take more transactions; larger makes other
+// writes wait longer.
 const PruneStep = 5000
 
-// Usage is pruned key by key, because an index over the hours of all keys would double the
-// table: so many keys in one transaction, so many transactions in one Prune. A million
-// keys have had their turn after some hours of one Prune a minute.
+// Usage is pruned key by key, because an index over the hours of all keys would double the table. With one Prune a minute,
+// a million keys take some hours.
 const (
-	usageStep  = 250
+	// usageStep is how many keys one transaction prunes. Smaller takes more transactions; larger makes other writes wait longer.
+	usageStep = 250
+	// usageSteps is how many transactions one Prune makes for usage. Smaller keeps old counts longer; larger makes Prune longer.
 	usageSteps = 20
 )
 
@@ -43,35 +44,24 @@ func (s *Core) Prune(ctx context.Context, retention time.Duration) error {
 	return nil
 }
 
-// pruneUsage takes the old hours of the next keys after that seq. It returns the seq of the
-// last of them, 0 if they were the last of all. The keys are named one by one: a planner without
-// statistics would read the whole table for a subquery.
+// pruneUsage deletes the old hours of the next keys after that seq. It returns the seq of the last of them, or 0 if there
+// are no more. The statement names the keys one by one: a planner without statistics would read the whole table for a
+// subquery.
 func (t *Tx) pruneUsage(after int64) (last int64, err error) {
-	rows, err := t.QueryContext(t.Ctx, "SELECT seq FROM keys WHERE seq > ? ORDER BY seq LIMIT ?", after, usageStep)
-	if err != nil {
+	keys, err := collect(t.Ctx, t, scanOne[any], "SELECT seq FROM keys WHERE seq > ? ORDER BY seq LIMIT ?", after, usageStep)
+	if err != nil || len(keys) == 0 {
 		return 0, err
 	}
-	defer func() { _ = rows.Close() }()
-	keys := make([]any, 0, usageStep+1)
-	for rows.Next() {
-		if err := rows.Scan(&last); err != nil {
-			return 0, err
-		}
-		keys = append(keys, last)
-	}
-	if err := rows.Err(); err != nil || len(keys) == 0 {
-		return 0, err
+	if len(keys) == usageStep {
+		last = keys[usageStep-1].(int64)
 	}
 	t.Exec("DELETE FROM usage WHERE key IN (?"+strings.Repeat(", ?", len(keys)-1)+") AND hour < ?",
 		append(keys, Stamp(t.Now.Add(-keystore.UsageRetention)))...)
-	if len(keys) < usageStep {
-		return 0, nil
-	}
 	return last, nil
 }
 
-// Prune deletes from the oldest row on up to the first that is young enough, so
-// that the log stays a gapless run even if the clock was put back once.
+// Prune deletes log rows from the oldest up to the first one that is young enough. So the log has no gap even if the clock
+// was set back once.
 func (t *Tx) Prune(retention time.Duration) (more bool, err error) {
 	cutoff := Stamp(t.Now.Add(-retention))
 	t.pruneSidecars(t.LeaseNow.Add(-retention))
@@ -102,9 +92,8 @@ func (s *Core) NewEpoch(ctx context.Context, wait time.Duration) (keystore.Head,
 	})
 }
 
-// NotBefore has no change be effective before so much time has passed, nor before as much as the
-// largest grant on record. Whether that is over does not matter: in an older copy that was
-// restored its time is older, too.
+// NotBefore delays the moment at which any change is effective by the wait, or by the largest grant on record if that is
+// longer. It does not matter whether that grant is over: in a restored older copy its time is older, too.
 func (t *Tx) NotBefore(wait time.Duration) {
 	largest, err := t.largestGrant()
 	if t.Err = errors.Join(t.Err, err); t.Err != nil {

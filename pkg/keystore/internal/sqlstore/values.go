@@ -11,7 +11,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// Cut returns t as the database keeps it: in microseconds, in UTC.
+// Cut returns t truncated to what the database stores: microseconds, in UTC.
 func Cut(t time.Time) time.Time {
 	if t.IsZero() {
 		return time.Time{}
@@ -19,7 +19,7 @@ func Cut(t time.Time) time.Time {
 	return time.UnixMicro(t.UnixMicro()).UTC()
 }
 
-// RoundUp is Cut for moments that must not come too early on record.
+// RoundUp is Cut for times that must not be earlier on record.
 func RoundUp(t time.Time) time.Time { return Cut(t.Add(time.Microsecond - 1)) }
 
 // Stamp is a time in a column: microseconds since 1970 UTC, NULL for the zero Time.
@@ -33,12 +33,12 @@ func (s *Stamp) Scan(src any) error {
 	case int64:
 		*s = Stamp(time.UnixMicro(v).UTC())
 	default:
-		return fmt.Errorf("a time is an integer, not %T", src)
+		return fmt.Errorf("time is %T: must be an integer", src)
 	}
 	return nil
 }
 
-// Value implements driver.Valuer; it cuts off what is below a microsecond.
+// Value implements driver.Valuer. It truncates to microseconds.
 func (s Stamp) Value() (driver.Value, error) {
 	if time.Time(s).IsZero() {
 		return nil, nil
@@ -60,26 +60,32 @@ func (d *Digest) Scan(src any) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("a digest is a blob of %d bytes", len(d)) // never the value
+	return fmt.Errorf("digest is invalid: must be a blob of %d bytes", len(d)) // never the value
 }
 
 // Value implements driver.Valuer.
 func (d Digest) Value() (driver.Value, error) { return d[:], nil }
+
+// textOf returns the text of a column that is not NULL.
+func textOf(src any, what string) (string, error) {
+	v, ok := src.(string)
+	if !ok {
+		return "", fmt.Errorf("%s is %T: must be a text", what, src)
+	}
+	return v, nil
+}
 
 // Text is a string in a column, NULL for "".
 type Text string
 
 // Scan implements sql.Scanner.
 func (t *Text) Scan(src any) error {
-	switch v := src.(type) {
-	case nil:
-		*t = ""
-	case string:
-		*t = Text(v)
-	default:
-		return fmt.Errorf("a text is a string, not %T", src)
+	if *t = ""; src == nil {
+		return nil
 	}
-	return nil
+	v, err := textOf(src, "text")
+	*t = Text(v)
+	return err
 }
 
 // Value implements driver.Valuer.
@@ -95,13 +101,9 @@ type Scopes credential.Scopes
 
 // Scan implements sql.Scanner.
 func (s *Scopes) Scan(src any) error {
-	switch v := src.(type) {
-	case string:
-		*s = Scopes(credential.NewScopes(strings.Fields(v)...))
-	default:
-		return fmt.Errorf("scopes are a string, not %T", src)
-	}
-	return nil
+	v, err := textOf(src, "scopes")
+	*s = Scopes(credential.NewScopes(strings.Fields(v)...))
+	return err
 }
 
 // Value implements driver.Valuer.
@@ -112,9 +114,9 @@ type Detail map[string]string
 
 // Scan implements sql.Scanner.
 func (d *Detail) Scan(src any) error {
-	v, ok := src.(string)
-	if !ok {
-		return fmt.Errorf("a detail is a string, not %T", src)
+	v, err := textOf(src, "detail")
+	if err != nil {
+		return err
 	}
 	return json.Unmarshal([]byte(v), d)
 }
@@ -133,12 +135,12 @@ type Grants []keystore.Grant
 
 // Scan implements sql.Scanner.
 func (g *Grants) Scan(src any) error {
-	v, ok := src.(string)
-	if !ok {
-		return fmt.Errorf("Grants are a string, not %T", src)
+	v, err := textOf(src, "grants")
+	if err != nil {
+		return err
 	}
 	var pairs [][2]int64
-	err := json.Unmarshal([]byte(v), &pairs)
+	err = json.Unmarshal([]byte(v), &pairs)
 	*g = make(Grants, len(pairs))
 	for i, p := range pairs {
 		(*g)[i] = keystore.Grant{Covers: p[0], StaleEndsAt: time.UnixMicro(p[1]).UTC()}
@@ -149,8 +151,8 @@ func (g *Grants) Scan(src any) error {
 // Value implements driver.Valuer.
 func (g Grants) Value() (driver.Value, error) {
 	pairs := make([][2]int64, len(g))
-	for i, one := range g {
-		pairs[i] = [2]int64{one.Covers, one.StaleEndsAt.UnixMicro()}
+	for i, grant := range g {
+		pairs[i] = [2]int64{grant.Covers, grant.StaleEndsAt.UnixMicro()}
 	}
 	v, err := json.Marshal(pairs)
 	return string(v), err

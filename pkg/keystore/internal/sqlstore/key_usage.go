@@ -10,17 +10,16 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// MaxCount bounds what is counted of one key in one hour.
+// MaxCount bounds the count of one key in one hour: JSON numbers are exact up to it.
 const MaxCount = 1 << 53
 
-// UsageRow is one key's use: the last time in microseconds since 1970, 0 for none
-// that counts.
+// UsageRow is one key's use. LastUsedAt is in microseconds since 1970, 0 for none.
 type UsageRow struct {
 	Digest                      credential.Digest
 	LastUsedAt, Allowed, Denied int64
 }
 
-// MergeUsage makes one row for each digest. Times after now do not count.
+// MergeUsage returns one row for each digest. It ignores times after now.
 func MergeUsage(used []keystore.Usage, now time.Time) []UsageRow {
 	at := make(map[credential.Digest]int, len(used))
 	rows := make([]UsageRow, 0, len(used))
@@ -50,8 +49,7 @@ func scanHour(row Scanner, hour *int64) (keystore.UsageHour, error) {
 	return u, err
 }
 
-// KeyUsage implements keystore.Admin. An hour's place in the list is its first
-// microsecond.
+// KeyUsage implements keystore.Admin. The position of an hour in the list is its first microsecond.
 func (s *Core) KeyUsage(ctx context.Context, span keystore.UsageSpan, page keystore.Page) (hours []keystore.UsageHour, next string, err error) {
 	from, until := int64(math.MinInt64), int64(math.MaxInt64)
 	if !span.From.IsZero() {
@@ -69,17 +67,12 @@ func (s *Core) KeyUsage(ctx context.Context, span keystore.UsageSpan, page keyst
 		before = until
 	}
 	err = Read(ctx, s.engine, "key usage", func(q Querier) error {
-		var seq int64
-		key, err := scanKey(q.QueryRowContext(ctx, selectKeys+" WHERE k.id = ?", span.Key), &seq)
-		if err != nil {
-			return Found(err)
+		if _, err := keyOf(ctx, q, span.Key, span.Account); err != nil {
+			return err
 		}
-		if span.Account != "" && key.Account != span.Account {
-			return keystore.ErrNotFound
-		}
-		hours, next, err = list(ctx, q, l, page.Limit, scanHour,
-			"SELECT hour, allowed, denied FROM usage WHERE key = ? AND hour >= ? AND hour < ? ORDER BY hour DESC LIMIT ?",
-			seq, from, before, page.Limit+1)
+		hours, next, err = list(ctx, q, l, page.Limit, scanHour, `SELECT hour, allowed, denied FROM usage
+			WHERE key = (SELECT seq FROM keys WHERE id = ?) AND hour >= ? AND hour < ? ORDER BY hour DESC LIMIT ?`,
+			span.Key, from, before, page.Limit+1)
 		return err
 	})
 	return hours, next, err
