@@ -49,6 +49,11 @@ func (c *Client) Sidecars(ctx context.Context) (List[Sidecar], error) {
 	return list[Sidecar](ctx, c, paged("sidecars", nil, "sidecars"))
 }
 
+// KeyUsage lists the hours in which a key was used, newest first.
+func (c *Client) KeyUsage(ctx context.Context, id string) (List[UsageHour], error) {
+	return list[UsageHour](ctx, c, paged("usage", nil, "keys", id, "usage"))
+}
+
 func paged(things string, query url.Values, path ...string) Request {
 	r := get(things, path...)
 	r.query = url.Values{"limit": {strconv.Itoa(pageSize)}}
