@@ -306,13 +306,13 @@ func TestScrapeDoesNotAskTheStore(t *testing.T) {
 	})
 	synced(t, func(t *testing.T, f *fixture) {
 		f.begun("s", "")
-		<-time.After(2*countAgain + time.Second)
+		<-time.After(2*countInterval + time.Second)
 		now := time.Now()
 		f.begun("t", "")
 		if got := f.scrape(); !slices.Contains(got, "keyd_sidecars 0") { // the lease of s is over
 			t.Errorf("got %v", got)
 		}
-		<-time.After(countAgain)
+		<-time.After(countInterval)
 		if got := f.scrape(); !slices.Contains(got, "keyd_sidecars 1") {
 			t.Errorf("got %v", got)
 		}

@@ -16,6 +16,8 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
+
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
 // described lets every request and answer of the tests be compared with the OpenAPI
@@ -89,13 +91,13 @@ var strictly = &openapi3filter.Options{
 
 // The document shows a stream of lines as a list.
 func init() {
-	openapi3filter.RegisterBodyDecoder(linesMedia, func(body io.Reader, _ http.Header, _ *openapi3.SchemaRef, _ openapi3filter.EncodingFn) (any, error) {
+	openapi3filter.RegisterBodyDecoder(httpapi.LinesMedia, func(body io.Reader, _ http.Header, _ *openapi3.SchemaRef, _ openapi3filter.EncodingFn) (any, error) {
 		list := []any{}
 		raw, err := io.ReadAll(body)
 		if err != nil {
 			return nil, err
 		}
-		for dec := json.NewDecoder(bytes.NewReader(bytes.ReplaceAll(raw, byteOrderMark, nil))); ; {
+		for dec := json.NewDecoder(bytes.NewReader(bytes.ReplaceAll(raw, []byte(httpapi.ByteOrderMark), nil))); ; {
 			var item any
 			switch err := dec.Decode(&item); {
 			case errors.Is(err, io.EOF):

@@ -125,32 +125,32 @@ func TestBrokenStore(t *testing.T) {
 	for side, rows := range routesOf(f) {
 		for _, row := range rows {
 			bodies := []string{""}
-			if row.method == http.MethodPost && goodBodies[row.path] != "" {
-				bodies = []string{goodBodies[row.path]}
+			if row.Method == http.MethodPost && goodBodies[row.Path] != "" {
+				bodies = []string{goodBodies[row.Path]}
 			}
-			if row.path == "/v1/changes" {
+			if row.Path == "/v1/changes" {
 				bodies = append(bodies, `{"sidecar":"s","poll":1,"after":1,"epoch":"e"}`, `{"sidecar":"s","poll":1,"after":1,"leave":true}`)
 			}
 			for _, body := range bodies {
 				var r reply
 				switch side {
 				case "operators":
-					r = f.operator(row.method, example(row.path), body)
+					r = f.operator(row.Method, example(row.Path), body)
 				case "owners":
-					r = f.owner("a", row.method, example(row.path), body)
+					r = f.owner("a", row.Method, example(row.Path), body)
 				case "sidecars":
-					r = f.sidecar(row.path, body)
+					r = f.sidecar(row.Path, body)
 				}
 				if strings.Contains(r.raw, "sqlite") || strings.Contains(r.raw, "/var/lib") {
-					t.Errorf("%s %s shows internals: %s", row.method, row.path, r.raw)
+					t.Errorf("%s %s shows internals: %s", row.Method, row.Path, r.raw)
 				}
 				r.refused(503)
-				changes := side != sidecarsSide && row.method != http.MethodGet
+				changes := side != sidecarsSide && row.Method != http.MethodGet
 				if told := strings.Contains(r.raw, unknownOutcome); told != changes {
-					t.Errorf("%s %s: %s", row.method, row.path, r.raw)
+					t.Errorf("%s %s: %s", row.Method, row.Path, r.raw)
 				}
 				if r.header.Get("Retry-After") != "1" {
-					t.Errorf("%s %s: no retry-after", row.method, row.path)
+					t.Errorf("%s %s: no retry-after", row.Method, row.Path)
 				}
 				asked++
 			}

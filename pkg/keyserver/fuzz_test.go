@@ -68,7 +68,7 @@ func FuzzBodies(f *testing.F) {
 	close(s.drain) // a poll that the fuzzer makes wait would be time lost
 	sides := routesOf(s)
 	for side, rows := range sides {
-		sides[side] = slices.DeleteFunc(rows, func(r route) bool { return r.method == http.MethodGet || r.stream })
+		sides[side] = slices.DeleteFunc(rows, func(r route) bool { return r.Method == http.MethodGet || r.Stream })
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		s.t = t
@@ -77,13 +77,13 @@ func FuzzBodies(f *testing.F) {
 				var r reply
 				switch side {
 				case "operators":
-					r = s.operator(row.method, example(row.path), string(body))
+					r = s.operator(row.Method, example(row.Path), string(body))
 				case "owners":
-					r = s.owner("a", row.method, example(row.path), string(body))
+					r = s.owner("a", row.Method, example(row.Path), string(body))
 				case "sidecars":
-					r = s.sidecar(row.path, string(body))
+					r = s.sidecar(row.Path, string(body))
 				}
-				checkAnswer(t, r, side+" "+row.method+" "+row.path)
+				checkAnswer(t, r, side+" "+row.Method+" "+row.Path)
 			}
 		}
 		// What was taken can be shown.
@@ -110,14 +110,14 @@ func FuzzQueries(f *testing.F) {
 	f.Fuzz(func(t *testing.T, query, cursor string) {
 		s.t = t
 		for _, row := range rows {
-			if row.method != http.MethodGet {
+			if row.Method != http.MethodGet {
 				continue
 			}
-			r := request(row.method, example(row.path), "")
+			r := request(row.Method, example(row.Path), "")
 			r.Header.Set("Authorization", "Bearer "+aliceToken)
 			r.URL.RawQuery = query
-			checkAnswer(t, s.do("operators", r), row.path)
-			checkAnswer(t, s.operator(row.method, example(row.path)+"?cursor="+url.QueryEscape(cursor), ""), row.path+" with a cursor")
+			checkAnswer(t, s.do("operators", r), row.Path)
+			checkAnswer(t, s.operator(row.Method, example(row.Path)+"?cursor="+url.QueryEscape(cursor), ""), row.Path+" with a cursor")
 		}
 	})
 }

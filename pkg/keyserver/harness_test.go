@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
 )
@@ -128,9 +129,9 @@ func request(method, target, body string) *http.Request {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	switch {
 	case strings.HasPrefix(target, importPath):
-		r.Header.Set("Content-Type", linesMedia)
+		r.Header.Set("Content-Type", httpapi.LinesMedia)
 	case body != "":
-		r.Header.Set("Content-Type", jsonMedia)
+		r.Header.Set("Content-Type", "application/json")
 	}
 	return r
 }
@@ -167,6 +168,12 @@ func (r reply) want(status int) reply {
 		r.t.Fatalf("status %d, want %d: %s", r.status, status, r.raw)
 	}
 	return r
+}
+
+// errorNames are the names of the contract.
+var errorNames = map[int]string{
+	400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 409: "CONFLICT",
+	413: "PAYLOAD_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE", 429: "TOO_MANY_REQUESTS", 503: "SERVICE_UNAVAILABLE",
 }
 
 // refused checks an envelope to the byte, its message by what it must contain.

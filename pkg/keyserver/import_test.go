@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
@@ -38,7 +39,7 @@ type importTold struct {
 
 func (r reply) lines() (all []importTold) {
 	r.t.Helper()
-	if got := r.header.Get("Content-Type"); r.status != 200 || got != linesMedia {
+	if got := r.header.Get("Content-Type"); r.status != 200 || got != httpapi.LinesMedia {
 		r.t.Fatalf("%d, content-type %q: %s", r.status, got, r.raw)
 	}
 	for line := range strings.Lines(r.raw) {
@@ -135,7 +136,7 @@ func TestImportRefusals(t *testing.T) {
 		{`{"account":"b","label":"x","sha256":"` + digestOf(plaintext) + `"}`, 409, "A credential with this SHA-256 exists already"},
 		{with("sha256", `"`+digestOf(session)+`"`), 409, "A credential with this SHA-256 exists already"},
 		{with("label", ""), 400, "label is required"},
-		{with("label", `"a\u202eb"`), 400, "label may have no"},
+		{with("label", `"a\u202eb"`), 400, "label must not have"},
 		{with("scopes", `["read","x"]`), 400, "scopes must be of the catalogue: chat:companion, read, write"},
 		{with("scopes", `"read"`), 400, "scopes must be a list"},
 		{with("expires_at", `"2001-01-01T00:00:00Z"`), 400, "expires_at must be in the future"},
@@ -150,7 +151,7 @@ func TestImportRefusals(t *testing.T) {
 		{`{"account":"a"`, 400, "it is not valid JSON"},
 		{"\ufeff\ufeff" + with("", ""), 400, "it must be a JSON object"},
 		{with("", "") + "\r" + with("", ""), 400, "it is not valid JSON"}, // a carriage return alone ends no line
-		{`{"label":"` + strings.Repeat("x", maxLine) + `"}`, 413, "it may have at most 16384 bytes"},
+		{`{"label":"` + strings.Repeat("x", httpapi.MaxLine) + `"}`, 413, "it may have at most 16384 bytes"},
 	} {
 		for _, place := range []int{1, 3} {
 			body := m.line
@@ -169,7 +170,7 @@ func TestImportRefusals(t *testing.T) {
 	for _, ct := range []string{"", "application/json", "text/plain", "nonsense;;"} {
 		r := request("POST", importPath, importing(1))
 		r.Header.Set("Content-Type", ct)
-		f.ask("operators", r).refused(415, linesMedia)
+		f.ask("operators", r).refused(415, httpapi.LinesMedia)
 	}
 	r := request("POST", importPath, importing(1))
 	f.do("operators", r).refused(401)
@@ -207,7 +208,7 @@ func FuzzImport(f *testing.F) {
 		strings.Replace(good, `"a"`, `"b"`, 1), strings.Replace(good, `"a"`, `null`, 1), strings.Replace(good, `"key`, `"\u202e`, 1),
 		strings.Replace(good, `}`, `,"scopes":["read","read"],"expires_at":"2999-01-01T00:00:00.123456789+23:59"}`, 1),
 		strings.Replace(good, `}`, `,"scopes":["phk_0000000000000000000000000000000002ghCq"]}`, 1),
-		strings.Replace(good, `}`, `,"label":"x"}`, 1), `{"a":` + strings.Repeat("[", 1000), strings.Repeat(" ", maxLine+1), strings.Repeat("x", maxLine+1),
+		strings.Replace(good, `}`, `,"label":"x"}`, 1), `{"a":` + strings.Repeat("[", 1000), strings.Repeat(" ", httpapi.MaxLine+1), strings.Repeat("x", httpapi.MaxLine+1),
 		strings.Repeat("\n", 20000), `{"account":"a","sha256":"phk_0000000000000000000000000000000002ghCq","label":"x"}`,
 	} {
 		f.Add([]byte(seed))

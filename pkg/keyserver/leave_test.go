@@ -174,7 +174,7 @@ func TestTooManySidecars(t *testing.T) {
 					t.Errorf("retry-after %q", r.header.Get("Retry-After"))
 				}
 			}
-			<-time.After(logAgain)
+			<-time.After(logInterval)
 		}
 		if n := f.logs.FilterMessageSnippet("too many sidecars").Len(); n != 3 || f.logs.Len() != n {
 			t.Errorf("%d lines of this, %d in all", n, f.logs.Len())
@@ -196,7 +196,7 @@ func TestPollsBeyondTheHeadAreCounted(t *testing.T) {
 			for range 50 {
 				f.poll("s", head+1, epoch, "").want(410)
 			}
-			<-time.After(logAgain)
+			<-time.After(logInterval)
 		}
 		f.poll("unknown", head+1, epoch, "").want(http.StatusGone)
 		if got := f.scrape(); !slices.Contains(got, "keyd_polls_beyond_head_total 101") {

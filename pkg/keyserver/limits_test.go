@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
 // limitOwners sets the limits of owners' writes.
@@ -242,7 +244,7 @@ func TestBodiesThatNeverComeLockNobodyOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header.Set("Content-Type", jsonMedia)
+	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set(accountHeader, "good")
 	r.Header.Set(principalHeader, "session")
 	resp, err := http.DefaultClient.Do(r)
@@ -263,7 +265,7 @@ func TestBodiesThatNeverComeLockNobodyOut(t *testing.T) {
 	if count[http.StatusBadRequest] != accounts*4 || count[http.StatusTooManyRequests] != accounts*(each-4) {
 		t.Errorf("statuses %v, want %d of 400 and the rest 429", count, accounts*4)
 	}
-	if took := time.Since(began); took > bodyTimeout {
+	if took := time.Since(began); took > httpapi.BodyTimeout {
 		t.Errorf("the last answer came after %v", took)
 	}
 }

@@ -198,11 +198,7 @@ func TestLabels(t *testing.T) {
 // routesOf lists a side's rows with example paths.
 func routesOf(f *fixture) map[string][]route {
 	s := f.Server
-	var operators []route
-	for _, rows := range [][]route{s.accountRoutes(), s.keyRoutes(), s.sessionRoutes(), s.recordRoutes()} {
-		operators = append(operators, rows...)
-	}
-	return map[string][]route{"operators": operators, "owners": s.ownerRoutes(), "sidecars": s.sidecarRoutes()}
+	return map[string][]route{"operators": s.operatorRoutes(), "owners": s.ownerRoutes(), "sidecars": s.sidecarRoutes()}
 }
 
 func example(path string) string {
@@ -222,7 +218,7 @@ func TestMethodsAndMedia(t *testing.T) {
 	for side, rows := range routesOf(f) {
 		allowed := map[string][]string{}
 		for _, row := range rows {
-			allowed[row.path] = append(allowed[row.path], row.method)
+			allowed[row.Path] = append(allowed[row.Path], row.Method)
 		}
 		for path, methods := range allowed {
 			r := request("PATCH", example(path), "")
@@ -236,11 +232,11 @@ func TestMethodsAndMedia(t *testing.T) {
 			}
 		}
 		for _, row := range rows {
-			if row.method == http.MethodGet || row.stream { // TestImportRefusals has those
+			if row.Method == http.MethodGet || row.Stream { // TestImportRefusals has those
 				continue
 			}
 			for _, ct := range []string{"", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "nonsense;;"} {
-				r := request(row.method, example(row.path), `{}`)
+				r := request(row.Method, example(row.Path), `{}`)
 				r.Header.Del("Content-Type")
 				if ct != "" {
 					r.Header.Set("Content-Type", ct)
@@ -248,24 +244,24 @@ func TestMethodsAndMedia(t *testing.T) {
 				ask[side](r)
 				f.do(side, r).refused(415, "application/json")
 			}
-			limit := int(row.limit)
+			limit := int(row.MaxBody)
 			if limit == 0 {
 				limit = 1 << 20
 			}
 			body := "{" + strings.Repeat(" ", limit-1) + "}"
 			for _, length := range []int64{int64(len(body)), -1} {
-				r := request(row.method, example(row.path), body)
+				r := request(row.Method, example(row.Path), body)
 				r.ContentLength = length
 				ask[side](r)
 				f.do(side, r).refused(413, fmt.Sprint(limit))
 			}
-			r := request(row.method, example(row.path), "{}")
+			r := request(row.Method, example(row.Path), "{}")
 			r.Header.Set("Content-Type", "application/json; charset=utf-8")
 			ask[side](r)
 			if got := f.do(side, r); got.status == 415 || got.status >= 500 {
-				t.Errorf("%s %s: %d %s", row.method, row.path, got.status, got.raw)
+				t.Errorf("%s %s: %d %s", row.Method, row.Path, got.status, got.raw)
 			}
-			r = request(row.method, example(row.path)+"?verbose", "")
+			r = request(row.Method, example(row.Path)+"?verbose", "")
 			ask[side](r)
 			f.do(side, r).refused(400, "verbose")
 		}

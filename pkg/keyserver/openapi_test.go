@@ -54,7 +54,7 @@ func TestDescriptionHasEveryRoute(t *testing.T) {
 	var rows, described []string
 	for side, routes := range routesOf(f) {
 		for _, row := range routes {
-			rows = append(rows, fmt.Sprintf("%s %s [%s]", strings.ToLower(row.method), row.path, side))
+			rows = append(rows, fmt.Sprintf("%s %s [%s]", strings.ToLower(row.Method), row.Path, side))
 		}
 	}
 	rows = append(rows, "get "+descriptionPath+" [sidecars operators owners]")

@@ -97,7 +97,7 @@ func TestOwnersNeedASession(t *testing.T) {
 		{"Authorization": {"Bearer " + aliceToken}},
 	} {
 		for _, row := range f.ownerRoutes() {
-			r := request(row.method, example(row.path), "")
+			r := request(row.Method, example(row.Path), "")
 			r.Header = h.Clone()
 			f.do("owners", r).refused(403)
 		}

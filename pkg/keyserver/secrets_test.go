@@ -12,7 +12,9 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 // Keys and tokens go through everything, in their right and in wrong places; then
@@ -122,12 +124,12 @@ func (f *fixture) useEverything() []string {
 // An answer on its way shows its plaintext to nobody but the encoder.
 func TestShownHidesItself(t *testing.T) {
 	secret := credential.Mint(credential.Key)
-	body := keyMinted{Plaintext: shown{secret}}
+	body := operatorapi.Answer{Plaintext: operatorapi.Plaintext{Secret: secret}}
 	v1, err := json.Marshal(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{fmt.Sprintf("%v %+v %#v", body, body, body), fmt.Sprint(answer{body: body}), string(v1)} {
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v", body, body, body), fmt.Sprint(httpapi.Response{Body: body}), string(v1)} {
 		if strings.Contains(text, secret.Reveal()) {
 			t.Errorf("shown: %s", text)
 		}

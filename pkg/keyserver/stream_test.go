@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
@@ -54,7 +55,7 @@ func begin(t testing.TB, url string) *client {
 		t.Fatal(err)
 	}
 	r.Header.Set("Authorization", "Bearer "+aliceToken)
-	r.Header.Set("Content-Type", linesMedia)
+	r.Header.Set("Content-Type", httpapi.LinesMedia)
 	go func() {
 		defer close(c.lines)
 		defer close(c.answer)
@@ -293,12 +294,12 @@ func TestImportOfASlowClient(t *testing.T) {
 			go func() { served <- server.Serve(onePipe{conns}) }()
 			began := time.Now()
 			_, err := io.WriteString(here, "POST "+importPath+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+aliceToken+
-				"\r\nContent-Type: "+linesMedia+"\r\nTransfer-Encoding: chunked\r\n\r\n"+sends)
+				"\r\nContent-Type: "+httpapi.LinesMedia+"\r\nTransfer-Encoding: chunked\r\n\r\n"+sends)
 			if err != nil {
 				t.Fatal(name, err)
 			}
 			raw, err := io.ReadAll(here)
-			if took := time.Since(began); err != nil || took < partTimeout || took > partTimeout+2*lingerTimeout ||
+			if took := time.Since(began); err != nil || took < partTimeout || took > partTimeout+2*httpapi.LingerTimeout ||
 				!strings.Contains(string(raw), "400 Bad Request") || !strings.Contains(string(raw), "body could not be read to its end; nothing is imported") {
 				t.Errorf("%s: after %v %q, %v", name, took, raw, err)
 			}

@@ -31,28 +31,28 @@ func TestTail(t *testing.T) {
 			switch rapid.SampledFrom([]string{"grow", "grow", "grow", "skip", "epoch", "back", "forget", "again"}).Draw(t, "step") {
 			case "grow":
 				next := head + int64(rapid.SampledFrom([]int{1, 2, 1000, keptChanges}).Draw(t, "by"))
-				tail.see(keystore.Head{Epoch: epoch, Revision: next}, changes(head, next))
+				tail.update(keystore.Head{Epoch: epoch, Revision: next}, changes(head, next))
 				if before.Epoch != epoch { // the first
 					known = next
 				}
 				head = next
 			case "skip": // and what was read is not what joins
 				head += 3
-				tail.see(keystore.Head{Epoch: epoch, Revision: head}, changes(head-2, head))
+				tail.update(keystore.Head{Epoch: epoch, Revision: head}, changes(head-2, head))
 				known = head
 			case "epoch":
 				epoch += "x"
-				tail.see(keystore.Head{Epoch: epoch, Revision: head}, nil)
+				tail.update(keystore.Head{Epoch: epoch, Revision: head}, nil)
 				known = head
 			case "back":
 				head = max(0, head-2)
-				tail.see(keystore.Head{Epoch: epoch, Revision: head}, nil)
+				tail.update(keystore.Head{Epoch: epoch, Revision: head}, nil)
 				known = head
 			case "forget":
 				tail.forget()
 				known = head
 			case "again":
-				tail.see(tail.end(), nil)
+				tail.update(tail.end(), nil)
 			}
 			end := tail.end()
 			if told(moved) != (end != before) {

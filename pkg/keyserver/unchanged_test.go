@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"modernc.org/sqlite"
+
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
 // stored is all that the database holds, as another program reads it.
@@ -111,8 +113,8 @@ func mistakes() []mistake {
 		{what: "a control character", body: `{"label":"a\u001bb"}`, status: 400, names: "label", withFields: true},
 		{what: "another media type", body: `{}`, spoil: header("Content-Type", "text/plain"), status: 415, names: "application/json"},
 		{what: "an unknown parameter", spoil: query("unheard=1"), status: 400, names: "unheard"},
-		{what: "a parameter twice", spoil: query("wait_ms=1&wait_ms=1"), status: 400, names: "wait_ms", onlyWith: waitParam},
-		{what: "too long a wait", spoil: query("wait_ms=60001"), status: 400, names: "wait_ms", onlyWith: waitParam},
+		{what: "a parameter twice", spoil: query("wait_ms=1&wait_ms=1"), status: 400, names: "wait_ms", onlyWith: httpapi.WaitParam},
+		{what: "too long a wait", spoil: query("wait_ms=60001"), status: 400, names: "wait_ms", onlyWith: httpapi.WaitParam},
 		{what: "a query of no form", spoil: query("%zz"), status: 400, names: "query"},
 	}
 }
@@ -125,33 +127,33 @@ func TestMistakesChangeNothing(t *testing.T) {
 	before := f.stored()
 	for side, rows := range routesOf(f) {
 		for _, row := range rows {
-			if row.method == http.MethodGet {
+			if row.Method == http.MethodGet {
 				continue
 			}
-			target := strings.NewReplacer("/accounts/{id}", "/accounts/a", "/sessions/{id}", "/sessions/"+session, "{id}", key, "{scope}", "write", "{name}", "s").Replace(row.path)
+			target := strings.NewReplacer("/accounts/{id}", "/accounts/a", "/sessions/{id}", "/sessions/"+session, "{id}", key, "{scope}", "write", "{name}", "s").Replace(row.Path)
 			for _, m := range mistakes() {
-				hasLabel := strings.HasSuffix(row.path, "/keys") || strings.HasSuffix(row.path, "/import")
-				if row.stream {
+				hasLabel := strings.HasSuffix(row.Path, "/keys") || strings.HasSuffix(row.Path, "/import")
+				if row.Stream {
 					m.names = "" // other words: it names the line
 				}
-				if m.withFields && !hasLabel || m.onlyWith != "" && len(row.query) == 0 {
+				if m.withFields && !hasLabel || m.onlyWith != "" && len(row.Query) == 0 {
 					continue
 				}
 				body := m.body
-				if m.withFields && strings.HasSuffix(row.path, "/import") {
+				if m.withFields && strings.HasSuffix(row.Path, "/import") {
 					body = strings.Replace(body, "{", `{"sha256":"`+strings.Repeat("1", 64)+`",`, 1)
 				}
 				if m.what == "a field twice" && !hasLabel {
 					body = `{"unheard":1,"unheard":2}`
 					m.names = "unheard"
 				}
-				r := request(row.method, target, body)
+				r := request(row.Method, target, body)
 				if m.spoil != nil {
 					m.spoil(r)
 				}
 				f.ask(side, r).refused(m.status, m.names)
 			}
-			large := request(row.method, target, `{"label":"`+strings.Repeat("x", int(max(row.limit, maxBody)))+`"}`)
+			large := request(row.Method, target, `{"label":"`+strings.Repeat("x", int(max(row.MaxBody, httpapi.MaxBody)))+`"}`)
 			f.ask(side, large).refused(413, "bytes")
 		}
 	}

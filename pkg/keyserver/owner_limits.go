@@ -4,39 +4,38 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
+
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
-// OwnerLimits bounds the writes of one account on the owners' side. The zero OwnerLimits
-// refuses all of them.
+// OwnerLimits bounds the writes of one account on the owners' side. The zero OwnerLimits rejects all of them.
 type OwnerLimits struct {
-	// ChangesPerMinute is how many writes are accepted in the long run, refused ones included.
+	// ChangesPerMinute is the sustained rate of writes, including those that are rejected for another reason.
 	ChangesPerMinute int
 	// Burst is how many are accepted in a row after a pause.
 	Burst int
-	// Concurrent is how many may be in flight, from their headers on. A write that only waits for
-	// its change to become effective does not count.
+	// Concurrent is how many may be in flight, from their headers on. A write that only waits for its change to
+	// become effective does not count.
 	Concurrent int
 }
 
-// limitedAccounts bounds the token buckets in memory, about 150 bytes each. Smaller lets
-// accounts that write at the same time share their buckets; larger costs memory.
+// limitedAccounts bounds the token buckets in memory, about 150 bytes each. Smaller makes accounts that write at the
+// same time share their buckets; larger costs memory.
 const limitedAccounts = 64 << 10
 
-// writeLimits keeps OwnerLimits for each account. It is safe for concurrent use.
+// writeLimits applies OwnerLimits to each account. It is safe for concurrent use.
 //
-// The account's name comes from Envoy, so any number of them may arrive. A bucket that has
-// not been used for long is full again and can be dropped. When there is no room, the account
-// that is new takes over the bucket that was unused for longest, with the tokens that are in
-// it: so nobody gets a full bucket by having others evicted. The counts of what is in flight
-// exist only as long as the requests do.
+// Account names come from Envoy, so there may be any number of them. A bucket that has not been used for long is
+// full and can be dropped. If there is no room, a new account takes over the least recently used bucket with the
+// tokens that are in it. So evicting the buckets of others does not give an account a full one. The counts of
+// writes in flight exist only as long as the requests do.
 type writeLimits struct {
-	accounts int // buckets at most
+	accounts int // maximum number of buckets
 	mu       sync.Mutex
 	buckets  *simplelru.LRU[string, *rate.Limiter]
 	inFlight map[string]int
@@ -45,13 +44,12 @@ type writeLimits struct {
 func newWriteLimits(accounts int) *writeLimits {
 	buckets, err := simplelru.NewLRU[string, *rate.Limiter](accounts, nil)
 	if err != nil {
-		panic(err) // for a size below 1 only
+		panic(err) // only for a size below 1
 	}
 	return &writeLimits{accounts: accounts, buckets: buckets, inFlight: map[string]int{}}
 }
 
-// begin lets one write of the account begin, or refuses it. Release is to be called when the
-// write is over; it may be called again.
+// begin admits one write of the account or rejects it. release ends the write; it may be called again.
 func (l *writeLimits) begin(account string, limits OwnerLimits) (release func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -59,9 +57,9 @@ func (l *writeLimits) begin(account string, limits OwnerLimits) (release func(),
 		return nil, tooMany(time.Second, "at most %d changes of an account at the same time", limits.Concurrent)
 	}
 	now := time.Now()
-	taken := l.bucket(account, limits, now).ReserveN(now, 1)
-	if wait := taken.DelayFrom(now); wait > 0 { // also where there can never be a token
-		taken.CancelAt(now)
+	token := l.bucket(account, limits, now).ReserveN(now, 1)
+	if wait := token.DelayFrom(now); wait > 0 { // infinite if there can never be a token
+		token.CancelAt(now)
 		return nil, tooMany(wait, "at most %d changes of an account in a minute", limits.ChangesPerMinute)
 	}
 	l.inFlight[account]++
@@ -76,7 +74,7 @@ func (l *writeLimits) end(account string) {
 	}
 }
 
-// bucket returns the account's bucket with the limits of the moment.
+// bucket returns the account's bucket with the current limits.
 func (l *writeLimits) bucket(account string, limits OwnerLimits, now time.Time) *rate.Limiter {
 	perSecond := rate.Limit(float64(limits.ChangesPerMinute) / 60)
 	bucket, known := l.buckets.Get(account)
@@ -96,12 +94,8 @@ func (l *writeLimits) bucket(account string, limits OwnerLimits, now time.Time) 
 	return bucket
 }
 
-// tooMany is the refusal of a request that may be repeated after the wait.
+// tooMany rejects a request that may be repeated after the wait.
 func tooMany(wait time.Duration, format string, args ...any) error {
-	seconds := int64(math.Ceil(min(wait, time.Hour).Seconds()))
-	return &problem{
-		status:  http.StatusTooManyRequests,
-		message: "Too many requests: " + fmt.Sprintf(format, args...),
-		header:  map[string]string{"Retry-After": strconv.FormatInt(seconds, 10)},
-	}
+	seconds := math.Ceil(min(wait, time.Hour).Seconds())
+	return httpapi.Errorf(http.StatusTooManyRequests, "Too many requests: %s", fmt.Sprintf(format, args...)).RetryAfter(int64(seconds))
 }
