@@ -1,3 +1,3 @@
-// Package httpapi holds what an HTTP API with JSON bodies needs on both of its sides, whatever
-// the API is about: strict decoding of JSON and the HTTP client.
+// Package httpapi holds what the server and the clients of an HTTP API with JSON bodies share: strict
+// decoding of JSON and the HTTP client. It does not depend on the API's subject.
 package httpapi

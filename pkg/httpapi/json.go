@@ -19,12 +19,15 @@ import (
 type JSONError struct {
 	Field   string // path of the field, such as credentials[3].sha256, or "body"; its names may come from the text
 	Problem string // what is wrong with the field
-	Offset  int64  // position in the text, in bytes
+	offset  int64  // of the field in bytes, or 0 if Problem has it
 }
 
 // Error implements error. It omits Field because the sender of the text may have chosen its names.
 func (e *JSONError) Error() string {
-	return fmt.Sprintf("invalid JSON at byte %d: %s", e.Offset, e.Problem)
+	if e.offset > 0 {
+		return fmt.Sprintf("JSON value at byte %d %s", e.offset, e.Problem)
+	}
+	return "body " + e.Problem
 }
 
 // Decode reads a single JSON value. Member names are case-sensitive. Repeated members, invalid
@@ -41,7 +44,7 @@ func Decode(text []byte, into any, opts ...json.Options) error {
 	case errors.As(err, &syntax) && errors.Is(err, jsontext.ErrDuplicateName):
 		return &JSONError{fieldPath(syntax.JSONPointer), "is there more than once", syntax.ByteOffset}
 	case errors.As(err, &syntax):
-		return &JSONError{fieldPath(syntax.JSONPointer), fmt.Sprintf("is not valid JSON (at byte %d)", syntax.ByteOffset), syntax.ByteOffset}
+		return &JSONError{fieldPath(syntax.JSONPointer), fmt.Sprintf("is not valid JSON (at byte %d)", syntax.ByteOffset), 0}
 	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
 		return &JSONError{fieldPath(semantic.JSONPointer), "is not a known field", semantic.ByteOffset}
 	case errors.As(err, &semantic):

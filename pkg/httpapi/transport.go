@@ -51,7 +51,7 @@ const (
 )
 
 // Client sends requests to one server. It follows no redirect, because that would carry the token
-// and the request to a server that nobody configured.
+// and the request to a server that is not configured.
 type Client struct {
 	http.Client
 	base string

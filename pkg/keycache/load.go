@@ -178,7 +178,7 @@ func (c *Cache) fill(b *batch, resolved sidecarapi.Resolved, err error) (unusabl
 			c.finish(l, sidecarapi.Result{}, err)
 		case !current || b.superseded(l, resolved.Results[i], resolved.Revision):
 			c.askAgain(l, 0)
-		case resolved.Results[i].Outcome == sidecarapi.Nothing:
+		case resolved.Results[i].Outcome == sidecarapi.Unusable:
 			unusable = append(unusable, l.digest)
 			c.finish(l, sidecarapi.Result{}, errUnusableResult)
 		default:

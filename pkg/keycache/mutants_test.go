@@ -100,7 +100,7 @@ var mutants = []mutant{
 	},
 	{
 		"a result that teaches nothing counts as unknown", "load.go",
-		[]edit{{"case resolved.Results[i].Outcome == sidecarapi.Nothing:", "case false:"}},
+		[]edit{{"case resolved.Results[i].Outcome == sidecarapi.Unusable:", "case false:"}},
 		"TestFailuresAreNotRemembered|TestOneResult", false,
 	},
 	{

@@ -65,8 +65,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// Every request is the one that the contract names.
-func TestRequests(t *testing.T) {
+func TestRequestsAsInContract(t *testing.T) {
 	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
 	for want, r := range map[string]Request{
 		`POST /v1/accounts {"name":"n"}`:                     CreateAccount("", "n"),
@@ -99,18 +98,18 @@ func TestRequests(t *testing.T) {
 			}
 		})
 		if _, err := c.Do(t.Context(), r); err == nil {
-			t.Errorf("%s: an empty answer is no error", want)
+			t.Errorf("%s: no error for an empty response", want)
 		}
 		if got != want {
 			t.Errorf("sent %s, want %s", got, want)
 		}
 	}
 	if _, err := api(t, nil).Do(t.Context(), Request{}); err == nil {
-		t.Error("the zero Request is no error")
+		t.Error("no error for the zero Request")
 	}
 }
 
-func TestUnixSocket(t *testing.T) {
+func TestListOverUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyd.sock")
 	listener, err := net.Listen("unix", path)
 	if err != nil {
@@ -129,7 +128,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-func TestAnswerHidesItsSecrets(t *testing.T) {
+func TestAnswerHidesSecrets(t *testing.T) {
 	c := api(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, mintedAnswer) })
 	answer, err := c.Do(t.Context(), MintKey("acc_1", NewKey{Label: "x"}))
 	if err != nil || answer.Plaintext.Reveal() != plaintext || answer.JSON.Reveal() != mintedAnswer {
@@ -163,8 +162,7 @@ func TestWithChange(t *testing.T) {
 	}
 }
 
-// Whether a change may have been made is told exactly where nobody can know.
-func TestOutcomeUnknown(t *testing.T) {
+func TestOutcomeUnknownIfChangeMayBeMade(t *testing.T) {
 	hangUp := func(_ http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }
 	status := func(code int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -185,16 +183,16 @@ func TestOutcomeUnknown(t *testing.T) {
 		unknown bool
 		status  int
 	}{
-		"a question whose answer is lost": {hangUp, GetKey("k"), false, 0},
-		"a change whose answer is lost":   {hangUp, RevokeKey("k"), true, 0},
-		"a refusal":                       {status(409, `{"error":"CONFLICT","message":"m","statusCode":409}`), RevokeKey("k"), false, 409},
-		"a failure":                       {status(503, `{"error":"SERVICE_UNAVAILABLE","message":"m","statusCode":503}`), RevokeKey("k"), true, 503},
-		"a failure of a question":         {status(503, `{}`), GetKey("k"), false, 503},
-		"a proxy's failure":               {status(502, `<html>`), RevokeKey("k"), true, 502},
-		"success that is no JSON":         {status(200, `<html>`), RevokeKey("k"), true, 200},
-		"success that lacks something":    {status(200, `{"key":{"id":"k"}}`), RevokeKey("k"), true, 200},
-		"another kind of success":         {status(204, ``), RevokeKey("k"), true, 204},
-		"a redirect":                      {redirect, RevokeKey("k"), false, 307},
+		"lost response to a read":          {hangUp, GetKey("k"), false, 0},
+		"lost response to a change":        {hangUp, RevokeKey("k"), true, 0},
+		"rejected":                         {status(409, `{"error":"CONFLICT","message":"m","statusCode":409}`), RevokeKey("k"), false, 409},
+		"failed change":                    {status(503, `{"error":"SERVICE_UNAVAILABLE","message":"m","statusCode":503}`), RevokeKey("k"), true, 503},
+		"failed read":                      {status(503, `{}`), GetKey("k"), false, 503},
+		"failure of a proxy":               {status(502, `<html>`), RevokeKey("k"), true, 502},
+		"success without JSON":             {status(200, `<html>`), RevokeKey("k"), true, 200},
+		"success without a required field": {status(200, `{"key":{"id":"k"}}`), RevokeKey("k"), true, 200},
+		"undefined success":                {status(204, ``), RevokeKey("k"), true, 204},
+		"redirect":                         {redirect, RevokeKey("k"), false, 307},
 	} {
 		_, err := api(t, c.handler).Do(t.Context(), c.request)
 		var failure *Error
@@ -208,14 +206,14 @@ func TestOutcomeUnknown(t *testing.T) {
 	}
 	_ = listener.Close()
 	_, err = client(t, "http://"+listener.Addr().String()).Do(t.Context(), RevokeKey("k"))
-	if failure, ok := asError[*Error](err); !ok || failure.OutcomeUnknown {
-		t.Errorf("nobody there: %+v", err)
+	if failure, ok := errors.AsType[*Error](err); !ok || failure.OutcomeUnknown {
+		t.Errorf("no listener: %+v", err)
 	}
 }
 
-// What cannot be written on a connection that stood idle was not sent, if nobody can be
-// reached any more to send it to; what was read may have been done.
-func TestOutcomeOnAStaleConnection(t *testing.T) {
+// A change that could not be written on an idle connection was not sent, if no other connection can
+// be made. A change that the server has read may have been made.
+func TestOutcomeOnStaleConnection(t *testing.T) {
 	for name, read := range map[string]bool{"nothing is written": false, "the request is read": true} {
 		path := filepath.Join(t.TempDir(), "keyd.sock")
 		listener, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
@@ -245,13 +243,13 @@ func TestOutcomeOnAStaleConnection(t *testing.T) {
 			}
 			_ = listener.Close()
 			if !read {
-				_ = conn.CloseRead() // the other side cannot write any more, and does not see it before
+				_ = conn.CloseRead() // writing then fails, which the client does not notice before
 				return
 			}
 			go func() { _ = errors.Join(receive(conn), conn.Close()) }()
 		}})
 		_, err = c.Do(ctx, RevokeKey("k"))
-		if failure, ok := asError[*Error](err); !ok || failure.OutcomeUnknown != read {
+		if failure, ok := errors.AsType[*Error](err); !ok || failure.OutcomeUnknown != read {
 			t.Errorf("%s: %+v", name, err)
 		}
 		_ = conn.Close()
@@ -266,19 +264,19 @@ func receive(conn net.Conn) error {
 	return err
 }
 
-func TestCancelledChangeIsUnknown(t *testing.T) {
+func TestOutcomeUnknownIfCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := api(t, func(_ http.ResponseWriter, r *http.Request) {
 		cancel()
 		<-r.Context().Done()
 	}).Do(ctx, RevokeKey("k"))
-	if failure, ok := asError[*Error](err); !ok || !failure.OutcomeUnknown || !errors.Is(err, context.Canceled) {
+	if failure, ok := errors.AsType[*Error](err); !ok || !failure.OutcomeUnknown || !errors.Is(err, context.Canceled) {
 		t.Errorf("%+v", err)
 	}
 }
 
-// What is read from outside never panics, is refused where it is not what was asked
-// for, and leaves no part of it in an error.
+// No response causes a panic, one without a required field is an error, and errors do not repeat
+// the response.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		mintedAnswer, `{"key":{"id":"k"},"plaintext":["phk_x"]}`, `{"keys":[{"id":"k"}],"next":"c"}`, `{"keys":[],"next":null}`, `{"keys":[1,2`, `null`, `[]`,
@@ -290,12 +288,12 @@ func FuzzDecode(f *testing.F) {
 		answer, err := decodeAnswer(body, []string{"key", "plaintext", "change"})
 		switch {
 		case err != nil && strings.Contains(err.Error(), "phk_"):
-			t.Errorf("%q: the error repeats it: %v", body, err)
+			t.Errorf("%q: error repeats it: %v", body, err)
 		case err == nil && (answer.Key == nil || answer.Change == nil || answer.Plaintext.Empty()):
-			t.Errorf("%q: accepted, and it lacks something", body)
+			t.Errorf("%q: accepted without a required field", body)
 		case err == nil:
 			if _, err := decodeAnswer([]byte(answer.WithChange(answer).JSON.Reveal()), nil); err != nil {
-				t.Errorf("%q: putting its own change in its place broke it: %v", body, err)
+				t.Errorf("%q: WithChange of its own change broke it: %v", body, err)
 			}
 		}
 		page, _, err := decodePage(body, "keys")

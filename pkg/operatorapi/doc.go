@@ -1,9 +1,7 @@
-// Package operatorapi is the client of the key API's operator side, for the
-// operator's command line and for whatever else acts as an operator.
+// Package operatorapi is the client of the key API's operator side, and its wire types.
 //
-// A Request is a value that one of the functions named after the operations
-// makes; Client.Do carries it out and returns an Answer, Client.Accounts, Keys,
-// Sidecars and Events read whole lists, all pages of them. Nothing is ever sent
-// twice: after a failure it is the caller who knows whether a repetition does
-// harm, and Error.OutcomeUnknown tells that the change may have been made.
+// Functions named after the operations make a Request. Client.Do sends it and returns an Answer.
+// Client.Accounts, Keys, Sidecars and Events read whole lists, all pages of them. No request is
+// repeated, because only the caller knows whether a repetition does harm. After a failure,
+// Error.OutcomeUnknown reports that the change may have been made.
 package operatorapi

@@ -1,23 +1,22 @@
 package operatorapi
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
-// Error is every failure of this package. Its text is for people and holds no
-// secret.
+// Error is the error of all functions of this package. Its text holds no secret.
 type Error struct {
-	// Status is the HTTP status of the answer; 0 if none came.
+	// Status is the HTTP status of the response; 0 if there was none.
 	Status int
-	// Code and Message are the envelope's error and message; where no envelope came
-	// Code is "" and Message tells what did.
+	// Code and Message are error and message of the response's error envelope. Code is "" if
+	// there was none; Message then says what happened.
 	Code, Message string
-	// OutcomeUnknown: the request asked for a change, and the change may have been
-	// made although no good answer came.
+	// OutcomeUnknown reports that the request asked for a change, which may have been made.
 	OutcomeUnknown bool
-	// Cause is what lies beneath, where there is something.
+	// Cause is the underlying error, or nil.
 	Cause error
 }
 
@@ -32,30 +31,27 @@ func (e *Error) Error() string {
 	return e.Message
 }
 
-// Unwrap gives errors.Is and errors.As the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// refusal makes an Error of an answer that is no success.
-func refusal(status int, body []byte, mutates bool) *Error {
-	// After a failure of the API's own nobody can say whether its store has committed; a
-	// success of another kind than the contract's is one all the same.
+func invalidResponse(r Request, status int, cause error) *Error {
+	return &Error{Status: status, Message: "invalid response", OutcomeUnknown: r.mutates(), Cause: cause}
+}
+
+// statusError makes an Error of a response whose status is not a success of the operation.
+func statusError(status int, body []byte, mutates bool) *Error {
+	// After a 5xx the store may have committed. A 2xx that the contract does not define is a success too.
 	unknown := mutates && (status >= http.StatusInternalServerError || status < http.StatusMultipleChoices)
 	var envelope struct {
 		Error      string `json:"error"`
 		Message    string `json:"message"`
 		StatusCode int    `json:"statusCode"`
 	}
-	if decode(body, &envelope) != nil || envelope.Error == "" || envelope.StatusCode != status {
+	if httpapi.Decode(body, &envelope) != nil || envelope.Error == "" || envelope.StatusCode != status {
 		return &Error{
 			Status: status, OutcomeUnknown: unknown,
-			Message: fmt.Sprintf("status %d without the key API's error envelope: is this the operators' listener?", status),
+			Message: fmt.Sprintf("status %d without the key API's error envelope: is this its listener for operators?", status),
 		}
 	}
 	return &Error{Status: status, Code: envelope.Error, Message: envelope.Message, OutcomeUnknown: unknown}
-}
-
-func asError[T error](err error) (T, bool) {
-	var target T
-	ok := errors.As(err, &target)
-	return target, ok
 }

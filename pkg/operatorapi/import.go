@@ -7,34 +7,35 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
+
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
-// ImportProgress is how far an import has come.
+// ImportProgress counts the lines of an import that the API has processed.
 type ImportProgress struct {
-	Lines    int `json:"lines"`    // of the stream
-	Imported int `json:"imported"` // keys that are new
-	Existing int `json:"existing"` // keys that were there before
+	Lines    int `json:"lines"`
+	Imported int `json:"imported"` // new keys
+	Existing int `json:"existing"` // keys that existed before
 }
 
-// importLine is one line of the answer: what has been done so far, or an error's envelope.
+// importLine is one line of the response: the progress, the result or an error envelope.
 type importLine struct {
 	ImportProgress
 	Change     *Change `json:"change"`
 	StatusCode int     `json:"statusCode"`
 }
 
-// ImportKeys sends the lines, each a JSON object with account, sha256, label and, if wanted,
-// scopes and expires_at, and calls tell whenever some of them have been imported. The API takes
-// some thousand at once: when there is an error, those that were told of are imported, and the same
-// lines can be sent again. With a wait, which is brought inside 0 to MaxWait, the last answer comes
-// when the change is effective or the time is up.
+// ImportKeys sends the lines, each a JSON object with account, sha256, label and optionally scopes
+// and expires_at, and calls report each time some have been imported. The API imports some
+// thousand at a time: after an error, the reported ones are imported, and the same lines can
+// be sent again. With a wait, which is limited to 0 to MaxWait, the API responds when the change is
+// effective or the time is up.
 //
-// The Answer has Change and JSON. The error is that of lines as it came, or an *Error. After a
-// return lines may be read for a moment, or if it blocks as long as it does.
-func (c *Client) ImportKeys(ctx context.Context, lines io.Reader, wait time.Duration, tell func(ImportProgress)) (Answer, ImportProgress, error) {
+// The Answer has Change and JSON. The error is an *Error, or that of lines. A Read of lines that
+// is in progress may outlast the return.
+func (c *Client) ImportKeys(ctx context.Context, lines io.Reader, wait time.Duration, report func(ImportProgress)) (Answer, ImportProgress, error) {
 	r := post(nil, []string{"change"}, "keys", "import")
 	if wait > 0 {
 		r = r.Waiting(wait)
@@ -45,126 +46,123 @@ func (c *Client) ImportKeys(ctx context.Context, lines io.Reader, wait time.Dura
 	if err != nil {
 		return Answer{}, ImportProgress{}, err
 	}
-	source := newFeed(lines, answerTimeout+r.wait, func() { cancel(errQuiet) })
-	defer source.rest()
-	request.Body, request.ContentLength = source, -1
+	body := newImportBody(lines, answerTimeout+r.wait, func() { cancel(errNoProgress) })
+	defer body.stop()
+	request.Body, request.ContentLength = body, -1
 	request.Header.Set("Content-Type", "application/x-ndjson")
 	request.Header.Set("Accept", "application/x-ndjson, application/json")
 	response, err := c.http.Do(request)
 	if err != nil {
-		return Answer{}, ImportProgress{}, source.broken(ctx, err)
+		return Answer{}, ImportProgress{}, body.explain(ctx, err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(response.Body, maxBody))
-		return Answer{}, ImportProgress{}, refusal(response.StatusCode, body, true)
+		text, _ := httpapi.ReadBody(response.Body, maxBody)
+		return Answer{}, ImportProgress{}, statusError(response.StatusCode, text, true)
 	}
-	return source.follow(ctx, r, response.Body, tell)
+	return body.readResponse(ctx, r, response.Body, report)
 }
 
-// follow reads the answer to its end.
-func (f *feed) follow(ctx context.Context, r Request, body io.Reader, tell func(ImportProgress)) (Answer, ImportProgress, error) {
+func (b *importBody) readResponse(ctx context.Context, r Request, body io.Reader, report func(ImportProgress)) (Answer, ImportProgress, error) {
 	var sum ImportProgress
 	in := bufio.NewScanner(body)
 	in.Buffer(nil, maxBody)
 	for in.Scan() {
-		f.heard()
+		b.markProgress()
 		var line importLine
-		if err := decode(in.Bytes(), &line); err != nil {
-			return Answer{}, sum, unreadable(r, http.StatusOK, err)
+		if err := httpapi.Decode(in.Bytes(), &line); err != nil {
+			return Answer{}, sum, invalidResponse(r, http.StatusOK, err)
 		}
 		switch {
 		case line.StatusCode != 0:
-			return Answer{}, sum, refusal(line.StatusCode, in.Bytes(), true)
+			return Answer{}, sum, statusError(line.StatusCode, in.Bytes(), true)
 		case line.Change != nil:
 			answer, err := decodeAnswer(in.Bytes(), r.answers)
 			if err != nil {
-				return Answer{}, sum, unreadable(r, http.StatusOK, err)
+				return Answer{}, sum, invalidResponse(r, http.StatusOK, err)
 			}
 			return answer, line.ImportProgress, nil
 		}
 		sum = line.ImportProgress
-		tell(sum)
+		report(sum)
 	}
 	err := in.Err()
 	if err == nil {
 		err = io.ErrUnexpectedEOF
 	}
-	return Answer{}, sum, f.broken(ctx, err)
+	return Answer{}, sum, b.explain(ctx, err)
 }
 
-var errQuiet = fmt.Errorf("it has taken nothing and said nothing for %v", answerTimeout)
+var errNoProgress = fmt.Errorf("the key API made no progress for %v", answerTimeout)
 
-// feed is lines on their way to the API, with a look at whether the API still takes them.
-type feed struct {
-	lines io.Reader
-	quiet time.Duration
-	mu    sync.Mutex
-	timer *time.Timer // runs while the API has to do something
-	asked bool        // lines are being waited for: then it need not
-	begun bool        // something has been asked for, and so was sent perhaps
-	ended bool
-	err   error // of lines
+// importBody is the request body of an import. It calls onTimeout if the API neither reads nor
+// responds for a time. That time does not run during a Read of lines.
+type importBody struct {
+	lines   io.Reader
+	timeout time.Duration
+	mu      sync.Mutex
+	timer   *time.Timer
+	reading bool // a Read of lines is in progress
+	started bool // there has been a Read, so lines may have been sent
+	stopped bool
+	err     error // of lines
 }
 
-func newFeed(lines io.Reader, quiet time.Duration, late func()) *feed {
-	return &feed{lines: lines, quiet: quiet, timer: time.AfterFunc(quiet, late)}
+func newImportBody(lines io.Reader, timeout time.Duration, onTimeout func()) *importBody {
+	return &importBody{lines: lines, timeout: timeout, timer: time.AfterFunc(timeout, onTimeout)}
 }
 
 // Read implements io.Reader.
-func (f *feed) Read(p []byte) (int, error) {
-	f.mu.Lock()
-	f.asked, f.begun = true, true
-	f.timer.Stop()
-	f.mu.Unlock()
-	n, err := f.lines.Read(p)
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (b *importBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	b.reading, b.started = true, true
+	b.timer.Stop()
+	b.mu.Unlock()
+	n, err := b.lines.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if err != nil && !errors.Is(err, io.EOF) {
-		f.err = err
+		b.err = err
 	}
-	f.asked = false
-	if !f.ended {
-		f.timer.Reset(f.quiet)
+	b.reading = false
+	if !b.stopped {
+		b.timer.Reset(b.timeout)
 	}
 	return n, err
 }
 
-// Close implements io.Closer; lines are the caller's.
-func (f *feed) Close() error { return nil }
+// Close implements io.Closer. The caller of ImportKeys closes lines.
+func (b *importBody) Close() error { return nil }
 
-// heard says that something came from the API.
-func (f *feed) heard() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.asked {
-		f.timer.Reset(f.quiet)
+// markProgress notes that the API has sent a line.
+func (b *importBody) markProgress() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.reading {
+		b.timer.Reset(b.timeout)
 	}
 }
 
-// rest ends the look.
-func (f *feed) rest() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.ended = true
-	f.timer.Stop()
+func (b *importBody) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stopped = true
+	b.timer.Stop()
 }
 
-// broken explains why there is no answer, or no more of it.
-func (f *feed) broken(ctx context.Context, err error) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err != nil {
-		return f.err
+// explain returns the reason for err, which ended the request or the response.
+func (b *importBody) explain(ctx context.Context, err error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return b.err
 	}
-	if wrapped, ok := asError[*url.Error](err); ok {
-		err = wrapped.Err
-	}
+	err = httpapi.WithoutURL(err)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	if !f.begun {
-		return &Error{Message: "the key API cannot be reached", Cause: err}
+	if !b.started {
+		return &Error{Message: "cannot reach the key API", Cause: err}
 	}
-	return &Error{Message: "the connection to the key API broke before its last answer came", OutcomeUnknown: true, Cause: err}
+	return &Error{Message: "lost the connection to the key API before the last response", OutcomeUnknown: true, Cause: err}
 }

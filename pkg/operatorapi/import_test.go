@@ -18,7 +18,7 @@ func TestImportKeys(t *testing.T) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		first := make([]byte, 4)
 		_, _ = io.ReadFull(r.Body, first)
-		_, _ = io.WriteString(w, `{"lines":1,"imported":1,"existing":0}`+"\n") // before the rest has come
+		_, _ = io.WriteString(w, `{"lines":1,"imported":1,"existing":0}`+"\n") // before the rest has arrived
 		_ = http.NewResponseController(w).Flush()
 		rest, _ := io.ReadAll(r.Body)
 		sent, about = string(first)+string(rest), r.Method+" "+r.URL.RequestURI()+" "+r.Header.Get("Content-Type")+" "+r.Header.Get("Authorization")
@@ -26,15 +26,15 @@ func TestImportKeys(t *testing.T) {
 			`{"lines":3,"imported":2,"existing":1,"change":{"revision":7,"effective":true,"effective_by":null,"waiting_for":[]}}`+"\n")
 	})
 	in, out := io.Pipe()
-	var told []ImportProgress
+	var reported []ImportProgress
 	go func() { _, _ = io.WriteString(out, "one\n") }()
 	answer, sum, err := c.ImportKeys(t.Context(), in, 1500*time.Millisecond, func(p ImportProgress) {
-		if told = append(told, p); len(told) == 1 {
+		if reported = append(reported, p); len(reported) == 1 {
 			go func() { _, _ = io.WriteString(out, "two\nthree\n"); _ = out.Close() }()
 		}
 	})
-	if err != nil || sum != (ImportProgress{3, 2, 1}) || answer.Change.Revision != 7 || len(told) != 2 || told[0].Lines != 1 {
-		t.Errorf("%+v, %+v, told %+v, %v", answer, sum, told, err)
+	if err != nil || sum != (ImportProgress{3, 2, 1}) || answer.Change.Revision != 7 || len(reported) != 2 || reported[0].Lines != 1 {
+		t.Errorf("%+v, %+v, reported %+v, %v", answer, sum, reported, err)
 	}
 	if !strings.Contains(answer.JSON.Reveal(), `"existing":1,"change"`) {
 		t.Error(answer.JSON.Reveal())
@@ -44,7 +44,7 @@ func TestImportKeys(t *testing.T) {
 	}
 }
 
-func TestImportKeysFails(t *testing.T) {
+func TestImportKeysErrors(t *testing.T) {
 	const first = `{"lines":1,"imported":1,"existing":0}` + "\n"
 	done := func(w http.ResponseWriter, text string) { _, _ = io.WriteString(w, text) }
 	for name, c := range map[string]struct {
@@ -52,11 +52,11 @@ func TestImportKeysFails(t *testing.T) {
 		want    Error
 		lines   int
 	}{
-		"refused": {func(w http.ResponseWriter, _ *http.Request) {
+		"rejected": {func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(400)
 			done(w, `{"error":"BAD_REQUEST","message":"line 1: no","statusCode":400}`)
 		}, Error{Status: 400, Code: "BAD_REQUEST", Message: "line 1: no"}, 0},
-		"refused in the middle": {func(w http.ResponseWriter, _ *http.Request) {
+		"rejected in the middle": {func(w http.ResponseWriter, _ *http.Request) {
 			done(w, first+`{"error":"CONFLICT","message":"line 2: no","statusCode":409}`)
 		}, Error{Status: 409, Code: "CONFLICT", Message: "line 2: no"}, 1},
 		"failed in the middle": {func(w http.ResponseWriter, _ *http.Request) {
@@ -64,22 +64,22 @@ func TestImportKeysFails(t *testing.T) {
 		}, Error{Status: 503, Code: "SERVICE_UNAVAILABLE", Message: "no", OutcomeUnknown: true}, 1},
 		"no last line": {
 			func(w http.ResponseWriter, _ *http.Request) { done(w, first) },
-			Error{Message: "the connection to the key API broke before its last answer came", OutcomeUnknown: true},
+			Error{Message: "lost the connection to the key API before the last response", OutcomeUnknown: true},
 			1,
 		},
 		"cut off": {func(w http.ResponseWriter, _ *http.Request) {
 			done(w, first)
 			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
-		}, Error{Message: "the connection to the key API broke before its last answer came", OutcomeUnknown: true}, 1},
-		"another's": {
+		}, Error{Message: "lost the connection to the key API before the last response", OutcomeUnknown: true}, 1},
+		"not JSON": {
 			func(w http.ResponseWriter, _ *http.Request) { done(w, "<html>") },
-			Error{Status: 200, Message: "the answer cannot be understood", OutcomeUnknown: true},
+			Error{Status: 200, Message: "invalid response", OutcomeUnknown: true},
 			0,
 		},
 	} {
 		_, sum, err := api(t, c.handler).ImportKeys(t.Context(), strings.NewReader("x\n"), 0, func(ImportProgress) {})
-		got, ok := asError[*Error](err)
+		got, ok := errors.AsType[*Error](err)
 		if !ok {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -91,8 +91,8 @@ func TestImportKeysFails(t *testing.T) {
 	}
 }
 
-// An error of the lines is what is told, whatever the connection makes of it.
-func TestImportKeysOfABrokenSource(t *testing.T) {
+// The error of the lines takes precedence over that of the connection.
+func TestImportKeysReturnsErrorOfLines(t *testing.T) {
 	broken := errors.New("broken disk")
 	for range 20 {
 		c := api(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
@@ -103,13 +103,13 @@ func TestImportKeysOfABrokenSource(t *testing.T) {
 	}
 }
 
-// A source may take its time; an API that takes nothing and says nothing may not.
-func TestFeedIsQuiet(t *testing.T) {
+// The lines may take any time to read, the API may not.
+func TestImportTimeoutExcludesReadingLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		in, out := io.Pipe()
-		f := newFeed(in, time.Minute, func() { cancel(errQuiet) })
-		defer f.rest()
+		body := newImportBody(in, time.Minute, func() { cancel(errNoProgress) })
+		defer body.stop()
 		go func() {
 			<-time.After(time.Hour)
 			_, _ = io.WriteString(out, "x\n")
@@ -117,18 +117,18 @@ func TestFeedIsQuiet(t *testing.T) {
 		began := time.Now()
 		go func() {
 			<-time.After(time.Minute / 2)
-			f.heard() // while lines are waited for it counts for nothing
+			body.markProgress() // has no effect during the Read of lines
 		}()
-		if _, err := f.Read(make([]byte, 10)); err != nil || ctx.Err() != nil {
+		if _, err := body.Read(make([]byte, 10)); err != nil || ctx.Err() != nil {
 			t.Fatal(err, ctx.Err())
 		}
 		<-time.After(time.Minute - 1)
-		f.heard()
+		body.markProgress()
 		<-ctx.Done()
 		if took := time.Since(began); took != time.Hour+2*time.Minute-1 {
 			t.Errorf("after %v", took)
 		}
-		if err, ok := asError[*Error](f.broken(ctx, io.EOF)); !ok || !err.OutcomeUnknown || !errors.Is(err, errQuiet) {
+		if err, ok := errors.AsType[*Error](body.explain(ctx, io.EOF)); !ok || !err.OutcomeUnknown || !errors.Is(err, errNoProgress) {
 			t.Error(err)
 		}
 	})

@@ -1,23 +1,27 @@
 package operatorapi
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"net/url"
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
-// pageSize is the most that the API gives at once.
+// pageSize is the maximum that the API allows. Smaller takes more requests.
 const pageSize = 1000
 
-// List is a whole list, all its pages.
+// List is a whole list, all pages of it.
 type List[T any] struct {
 	Items []T
-	// JSON is the list as one page of the API's would be, each thing as it came.
+	// JSON is the list in the form of a single page, with the items as the API sent them.
 	JSON credential.Secret
 }
 
@@ -31,20 +35,18 @@ func (c *Client) Keys(ctx context.Context, account string) (List[Key], error) {
 	return list[Key](ctx, c, paged("keys", nil, "accounts", account, "keys"))
 }
 
-// Events lists the audit, newest first: of one account and one key where these are
-// not "".
+// Events lists the audit, newest first. account and key filter it unless they are "".
 func (c *Client) Events(ctx context.Context, account, key string) (List[Event], error) {
 	query := url.Values{}
-	if account != "" {
-		query.Set("account", account)
-	}
-	if key != "" {
-		query.Set("key", key)
+	for name, value := range map[string]string{"account": account, "key": key} {
+		if value != "" {
+			query.Set(name, value)
+		}
 	}
 	return list[Event](ctx, c, paged("events", query, "audit"))
 }
 
-// Sidecars lists the sidecars that may still act on what they have cached.
+// Sidecars lists the sidecars that may still use cached credentials.
 func (c *Client) Sidecars(ctx context.Context) (List[Sidecar], error) {
 	return list[Sidecar](ctx, c, paged("sidecars", nil, "sidecars"))
 }
@@ -54,71 +56,61 @@ func (c *Client) KeyUsage(ctx context.Context, id string) (List[UsageHour], erro
 	return list[UsageHour](ctx, c, paged("usage", nil, "keys", id, "usage"))
 }
 
-func paged(things string, query url.Values, path ...string) Request {
-	r := get(things, path...)
+// paged makes a request for the list in the field of that name.
+func paged(field string, query url.Values, path ...string) Request {
+	r := get(field, path...)
 	r.query = url.Values{"limit": {strconv.Itoa(pageSize)}}
-	for name, values := range query {
-		r.query[name] = values
-	}
+	maps.Copy(r.query, query)
 	return r
 }
 
-// list reads page after page.
+// list reads all pages.
 func list[T any](ctx context.Context, c *Client, r Request) (List[T], error) {
-	things := r.answers[0]
+	field := r.answers[0]
 	items := []T{}
-	whole := []byte{}
+	var raws [][]byte
 	for {
 		body, status, err := c.send(ctx, r)
 		if err != nil {
 			return List[T]{}, err
 		}
-		page, next, err := decodePage(body, things)
+		page, next, err := decodePage(body, field)
 		if err != nil {
-			return List[T]{}, unreadable(r, status, err)
+			return List[T]{}, invalidResponse(r, status, err)
 		}
 		for _, raw := range page {
 			var item T
-			if err := decode(raw, &item); err != nil {
-				return List[T]{}, unreadable(r, status, err)
+			if err := httpapi.Decode(raw, &item); err != nil {
+				return List[T]{}, invalidResponse(r, status, err)
 			}
-			items = append(items, item)
-			if len(whole) > 0 {
-				whole = append(whole, ',')
-			}
-			whole = append(whole, raw...)
+			items, raws = append(items, item), append(raws, raw)
 		}
 		if next == "" {
 			break
 		}
 		if next == r.query.Get("cursor") {
-			return List[T]{}, unreadable(r, status, errors.New("the list does not end: its cursor leads to itself"))
+			return List[T]{}, invalidResponse(r, status, errors.New("the next page's cursor is that of this page"))
 		}
 		r.query.Set("cursor", next)
 	}
-	return List[T]{Items: items, JSON: credential.NewSecret(`{"` + things + `":[` + string(whole) + `],"next":null}`)}, nil
+	whole := bytes.Join(raws, []byte(","))
+	return List[T]{Items: items, JSON: credential.NewSecret(`{"` + field + `":[` + string(whole) + `],"next":null}`)}, nil
 }
 
-// decodePage reads {"<things>":[…],"next":"…"|null}.
-func decodePage(body []byte, things string) (page []jsontext.Value, next string, err error) {
+// decodePage reads {"<field>":[…],"next":"…"|null}.
+func decodePage(body []byte, field string) (page []jsontext.Value, next string, err error) {
 	var fields map[string]jsontext.Value
-	if err := decode(body, &fields); err != nil {
+	if err := httpapi.Decode(body, &fields); err != nil {
 		return nil, "", err
 	}
-	if fields[things].Kind() != '[' {
-		return nil, "", errors.New("it lacks \"" + things + "\"")
+	if fields[field].Kind() != jsontext.KindBeginArray {
+		return nil, "", fmt.Errorf("missing field %q", field)
 	}
-	if err := decode(fields[things], &page); err != nil {
+	if err := httpapi.Decode(fields[field], &page); err != nil {
 		return nil, "", err
 	}
-	if raw, ok := fields["next"]; ok {
-		var cursor *string
-		if err := decode(raw, &cursor); err != nil {
-			return nil, "", err
-		}
-		if cursor != nil {
-			next = *cursor
-		}
+	if raw, ok := fields["next"]; ok { // null leaves next as it is
+		err = httpapi.Decode(raw, &next)
 	}
-	return page, next, nil
+	return page, next, err
 }

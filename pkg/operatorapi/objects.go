@@ -139,7 +139,7 @@ type Page struct {
 // do not repeat the body.
 func decodeAnswer(body []byte, need []string) (Answer, error) {
 	answer := Answer{JSON: credential.NewSecret(string(body))}
-	if err := decode(body, &answer); err != nil {
+	if err := httpapi.Decode(body, &answer); err != nil {
 		return Answer{}, err
 	}
 	there := map[string]bool{
@@ -155,14 +155,11 @@ func decodeAnswer(body []byte, need []string) (Answer, error) {
 	}
 	for _, field := range need {
 		if !there[field] {
-			return Answer{}, fmt.Errorf("missing %q", field)
+			return Answer{}, fmt.Errorf("missing field %q", field)
 		}
 	}
 	return answer, nil
 }
-
-// decode reads strict JSON. Its errors do not repeat the body, which may have a plaintext.
-func decode(body []byte, into any) error { return httpapi.Decode(body, into) }
 
 // WithChange returns the answer with the change of a later one, as Revision returns it.
 func (a Answer) WithChange(later Answer) Answer {
@@ -174,7 +171,7 @@ func (a Answer) WithChange(later Answer) Answer {
 // replaceField replaces one field of an object by that of another object. All other bytes stay the same.
 func replaceField(object, field, from string) string {
 	var source map[string]jsontext.Value
-	if err := decode([]byte(from), &source); err != nil || source[field] == nil {
+	if err := httpapi.Decode([]byte(from), &source); err != nil || source[field] == nil {
 		return object
 	}
 	in := jsontext.NewDecoder(strings.NewReader(object))

@@ -11,24 +11,24 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
-// ErrNotOffered is returned where the key API does not offer an operation (404).
-var ErrNotOffered = errors.New("the key API does not offer this operation")
+// ErrNotOffered is returned if the key API does not offer an operation (404).
+var ErrNotOffered = errors.New("the key API does not offer this operation (404)")
 
-// ErrConflict is returned by Changes for an answer 409: the poll's number is not larger than
-// the one on record for the sidecar's name. Nothing was recorded.
-var ErrConflict = errors.New("the poll is refused: its number is not larger than the one on record for this sidecar (409)")
+// ErrConflict is returned by Changes for a 409: the poll's number is not larger than the one on
+// record for the sidecar's name. Nothing was recorded.
+var ErrConflict = errors.New("poll rejected: its number is not larger than the one on record for this sidecar (409)")
 
-// Gone is the answer 410 to a poll, with the head of the log. No lease is given with it. It
-// is the only valid answer to a poll with After -1. For other polls it means that the
-// log was replaced or no longer reaches back to After.
+// Gone is the error for a 410, with the head of the log. It gives no lease. It is the only
+// valid response to a poll with After -1. For other polls it means that the log was replaced or
+// no longer reaches back to After.
 type Gone struct {
 	Epoch    string
 	Revision int64
@@ -36,102 +36,76 @@ type Gone struct {
 
 // Error implements error.
 func (g *Gone) Error() string {
-	return fmt.Sprintf("no changes from there on: poll from the head (410; head %d)", g.Revision)
+	return fmt.Sprintf("changes since then are not available: start at the head, revision %d (410)", g.Revision)
 }
 
-// StatusError is an answer that is none of the operation's own.
+// StatusError is the error for a status that the operation does not define.
 type StatusError struct{ Status int }
 
 // Error implements error.
-func (e *StatusError) Error() string { return fmt.Sprintf("the key API answered %d", e.Status) }
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("the key API responded with status %d", e.Status)
+}
 
-// Options of a Client.
+// Options are the options of a Client.
 type Options struct {
 	// URL of the key API: http://, https://, or unix:///PATH of its socket.
 	URL *url.URL
-	// Token returns the service token of the moment; nil sends none.
+	// Token returns the current service token. If it is nil, requests have no token.
 	Token func() credential.Secret
-	// DialTLS connects and shakes hands for https; nil takes the system's roots.
+	// DialTLS connects for https. nil means the default configuration, with the system's CAs.
 	DialTLS func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Timeout of one resolve, its retries included.
+	// Timeout of one resolve, retries included.
 	Timeout time.Duration
-	// DeadAfter is how long a connection may receive nothing before it is closed, in HTTP/2
-	// and for TCP without TLS. The first half passes without traffic, the second half without
-	// an answer to a ping or keep-alive probe. Smaller closes connections of a slow key API;
-	// larger detects a lost one later. 0 means 4 s.
+	// DeadAfter is how long a connection may receive nothing before it is closed; see
+	// httpapi.ClientOptions. 0 means 4 s.
 	DeadAfter time.Duration
 }
 
-// deadAfter is the default of Options.DeadAfter.
-const deadAfter = 4 * time.Second
+const (
+	// deadAfter is the default of Options.DeadAfter. Smaller closes connections of a slow key API;
+	// larger detects a lost one later.
+	deadAfter = 4 * time.Second
+	// connectTimeout is the time limit of connecting. Larger leaves less of a check's time for another try.
+	connectTimeout = 2 * time.Second
+	// maxConns is the maximum number of connections. More only queue inside the key API instead.
+	maxConns = 64
+	// retryPause is the delay before the first retry. Smaller retries before a restarted key API
+	// listens again; larger takes more of the timeout.
+	retryPause = 25 * time.Millisecond
+	// maxUsageBody is the size limit of the response to a usage report, which is an error's body at most.
+	maxUsageBody = 64 << 10
+)
 
-// keepAliveProbes is how many TCP keep-alive probes must be lost. Fewer closes connections
-// that lose single packets.
-const keepAliveProbes = 2
-
-// Client asks a key API. It is safe for concurrent use.
+// Client sends requests to a key API. It is safe for concurrent use.
 type Client struct {
-	http    *http.Client
-	base    string
+	http    *httpapi.Client
 	token   func() credential.Secret
 	timeout time.Duration
 }
 
 // New makes a client. It opens no connection.
 func New(o Options) *Client {
-	half := cmp.Or(o.DeadAfter, deadAfter) / 2
-	transport := &http.Transport{
-		DialTLSContext:      o.DialTLS,
-		ForceAttemptHTTP2:   true,
-		MaxIdleConns:        64,
-		MaxIdleConnsPerHost: 64,
-		// More connections than this would only queue inside the key API instead.
-		MaxConnsPerHost:        64,
-		IdleConnTimeout:        90 * time.Second,
-		TLSHandshakeTimeout:    2 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true, // a bounded body must not unpack into an unbounded one
-		// A connection whose packets are lost reports no error. Without pings every request
-		// would be sent on it until TCP gives up, which takes minutes.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: half, PingTimeout: half, WriteByteTimeout: 2 * half},
-	}
-	dialer := &net.Dialer{
-		Timeout:         2 * time.Second,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: half, Interval: half / keepAliveProbes, Count: keepAliveProbes},
-	}
-	base := strings.TrimSuffix(o.URL.String(), "/")
-	transport.DialContext = dialer.DialContext
-	if o.URL.Scheme == "unix" {
-		base = "http://key-api"
-		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", o.URL.Path)
-		}
-	}
-	return &Client{
-		http: &http.Client{
-			Transport: transport,
-			// A redirect would carry the service token to a place that nobody configured.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		base:    base,
-		token:   o.Token,
-		timeout: o.Timeout,
-	}
+	client := httpapi.NewClient(httpapi.ClientOptions{
+		URL: o.URL, DialTLS: o.DialTLS, HTTP2: true, ConnectTimeout: connectTimeout,
+		DeadAfter: cmp.Or(o.DeadAfter, deadAfter), MaxConns: maxConns,
+	})
+	return &Client{http: client, token: o.Token, timeout: o.Timeout}
 }
 
 // Close closes the idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Resolve asks for the facts about 1 to MaxResolve digests; one result for each, in
-// their order. An error says that nothing at all was learned.
+// Resolve requests the records of 1 to MaxResolve digests. There is one result for each digest,
+// in their order. After an error no digest has a result.
 func (c *Client) Resolve(ctx context.Context, digests []credential.Digest) (Resolved, error) {
-	ask := ResolveRequest{Credentials: make([]string, len(digests))}
+	request := ResolveRequest{Credentials: make([]string, len(digests))}
 	for i, d := range digests {
-		ask.Credentials[i] = d.Hex()
+		request.Credentials[i] = d.Hex()
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	status, body, err := c.postSafely(ctx, ResolvePath, ask, int64(maxHead+len(digests)*maxResult))
+	status, body, err := c.postWithRetry(ctx, ResolvePath, request, int64(maxHead+len(digests)*maxResult))
 	if err != nil {
 		return Resolved{}, err
 	}
@@ -166,10 +140,9 @@ func (c *Client) Changes(ctx context.Context, poll ChangesRequest) (Changes, err
 	return Changes{}, &StatusError{Status: status}
 }
 
-// Usage reports how keys were used. It returns ErrNotOffered where nobody wants to know.
+// Usage reports the use of keys. It returns ErrNotOffered if the key API does not record it.
 func (c *Client) Usage(ctx context.Context, report UsageRequest) error {
-	const limit = 64 << 10
-	status, _, err := c.post(ctx, UsagePath, report, limit)
+	status, _, err := c.post(ctx, UsagePath, report, maxUsageBody)
 	switch {
 	case err != nil:
 		return err
@@ -181,29 +154,23 @@ func (c *Client) Usage(ctx context.Context, report UsageRequest) error {
 	return nil
 }
 
-// retryPause is the wait before a second try: long enough for a restarted key API's
-// listener to be back on the same host, short against any sensible timeout.
-const retryPause = 25 * time.Millisecond
-
-// postSafely posts what may be asked twice, and does so as long as ctx allows when no
-// answer came or the answer asks for it.
-func (c *Client) postSafely(ctx context.Context, path string, ask any, limit int64) (status int, body []byte, err error) {
+// postWithRetry repeats a request without side effects until it gets a response or ctx ends.
+// 502 and 503 are repeated too.
+func (c *Client) postWithRetry(ctx context.Context, path string, request any, limit int64) (status int, body []byte, err error) {
 	for pause := retryPause; ; pause *= 2 {
-		status, body, err = c.post(ctx, path, ask, limit)
-		if !worthRetrying(status, err) {
+		status, body, err = c.post(ctx, path, request, limit)
+		if !retryable(status, err) {
 			return status, body, err
 		}
-		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return status, body, err
-		case <-timer.C:
+		case <-time.After(pause):
 		}
 	}
 }
 
-func worthRetrying(status int, err error) bool {
+func retryable(status int, err error) bool {
 	var netErr net.Error
 	if errors.As(err, &netErr) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return true
@@ -211,14 +178,14 @@ func worthRetrying(status int, err error) bool {
 	return err == nil && (status == http.StatusBadGateway || status == http.StatusServiceUnavailable)
 }
 
-func (c *Client) post(ctx context.Context, path string, ask any, limit int64) (int, []byte, error) {
-	raw, err := json.Marshal(ask)
+func (c *Client) post(ctx context.Context, path string, request any, limit int64) (status int, body []byte, err error) {
+	raw, err := json.Marshal(request)
 	if err != nil {
-		return 0, nil, fmt.Errorf("encode the request: %w", err)
+		return 0, nil, fmt.Errorf("encode request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(raw))
+	req, err := c.http.NewRequest(ctx, http.MethodPost, path, bytes.NewReader(raw))
 	if err != nil {
-		return 0, nil, fmt.Errorf("make the request: %w", err)
+		return 0, nil, fmt.Errorf("make request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	if c.token != nil {
@@ -230,16 +197,12 @@ func (c *Client) post(ctx context.Context, path string, ask any, limit int64) (i
 		return 0, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	if err != nil {
+	if body, err = httpapi.ReadBody(resp.Body, limit); err != nil {
 		c.closeIdleAfterTimeout(ctx)
-		return 0, nil, fmt.Errorf("read the answer: %w", err)
-	}
-	if int64(len(body)) > limit {
-		return 0, nil, fmt.Errorf("the answer is larger than %d bytes", limit)
+		return 0, nil, fmt.Errorf("read response: %w", err)
 	}
 	if ct := resp.Header.Get("Content-Type"); resp.StatusCode == http.StatusOK && !isJSON(ct) {
-		return 0, nil, fmt.Errorf("the answer's content type is %.40q, not application/json", ct)
+		return 0, nil, fmt.Errorf("content type %.40q is invalid: must be application/json", ct)
 	}
 	return resp.StatusCode, body, nil
 }

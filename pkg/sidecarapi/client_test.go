@@ -24,8 +24,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const canary = "canary-service-token"
 
-// served is a client of a server that answers as it is told.
-func served(t *testing.T, timeout time.Duration, handle http.HandlerFunc) *Client {
+// clientOfHandler makes a client of a server with that handler.
+func clientOfHandler(t *testing.T, timeout time.Duration, handle http.HandlerFunc) *Client {
 	t.Helper()
 	server := httptest.NewServer(handle)
 	t.Cleanup(server.Close)
@@ -43,16 +43,16 @@ func clientOf(t *testing.T, address string, timeout time.Duration) *Client {
 	return c
 }
 
-func answer(w http.ResponseWriter, status int, contentType, body string) {
+func respond(w http.ResponseWriter, status int, contentType, body string) {
 	w.Header()["Content-Type"] = []string{contentType}
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, body)
 }
 
-func good(w http.ResponseWriter) { answer(w, 200, "application/json", resolveBody(goodFacts)) }
+func good(w http.ResponseWriter) { respond(w, 200, "application/json", resolveBody(goodFacts)) }
 
-// clean checks that an error tells no secret.
-func clean(t *testing.T, err error) {
+// checkError checks that there is an error and that it holds no secret.
+func checkError(t *testing.T, err error) {
 	t.Helper()
 	if err == nil {
 		t.Error("no error")
@@ -60,7 +60,7 @@ func clean(t *testing.T, err error) {
 	}
 	for _, secret := range []string{canary, digest("a").Hex()} {
 		if strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), secret) {
-			t.Errorf("the error holds a secret: %v", err)
+			t.Errorf("error holds a secret: %v", err)
 		}
 	}
 }
@@ -68,10 +68,10 @@ func clean(t *testing.T, err error) {
 func TestResolve(t *testing.T) {
 	var seen *http.Request
 	var body []byte
-	c := served(t, time.Second, func(w http.ResponseWriter, r *http.Request) {
+	c := clientOfHandler(t, time.Second, func(w http.ResponseWriter, r *http.Request) {
 		seen = r
 		body, _ = io.ReadAll(r.Body)
-		answer(w, 200, "application/json; charset=utf-8", resolveBody(goodFacts, `"found":false`))
+		respond(w, 200, "application/json; charset=utf-8", resolveBody(goodFacts, `"found":false`))
 	})
 	got, err := c.Resolve(context.Background(), []credential.Digest{digest("a"), digest("b")})
 	if err != nil || got.Epoch != "one" || got.Revision != 7 || got.Results[0].Outcome != Found || got.Results[1].Outcome != NotFound {
@@ -86,38 +86,38 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with an answer, it is an error, and it is not asked again.
-func TestResolveRefuses(t *testing.T) {
+// An invalid response is an error, and the request is not repeated.
+func TestResolveRejectsInvalidResponse(t *testing.T) {
 	for name, handle := range map[string]http.HandlerFunc{
-		"400": func(w http.ResponseWriter, _ *http.Request) { answer(w, 400, "application/json", `{}`) },
-		"401": func(w http.ResponseWriter, _ *http.Request) { answer(w, 401, "application/json", `{}`) },
-		"404": func(w http.ResponseWriter, _ *http.Request) { answer(w, 404, "application/json", `{}`) },
-		"413": func(w http.ResponseWriter, _ *http.Request) { answer(w, 413, "application/json", `{}`) },
-		"429": func(w http.ResponseWriter, _ *http.Request) { answer(w, 429, "application/json", `{}`) },
+		"400": func(w http.ResponseWriter, _ *http.Request) { respond(w, 400, "application/json", `{}`) },
+		"401": func(w http.ResponseWriter, _ *http.Request) { respond(w, 401, "application/json", `{}`) },
+		"404": func(w http.ResponseWriter, _ *http.Request) { respond(w, 404, "application/json", `{}`) },
+		"413": func(w http.ResponseWriter, _ *http.Request) { respond(w, 413, "application/json", `{}`) },
+		"429": func(w http.ResponseWriter, _ *http.Request) { respond(w, 429, "application/json", `{}`) },
 		"500": func(w http.ResponseWriter, _ *http.Request) {
-			answer(w, 500, "application/json", resolveBody(goodFacts))
+			respond(w, 500, "application/json", resolveBody(goodFacts))
 		},
-		"201 with an answer": func(w http.ResponseWriter, _ *http.Request) {
-			answer(w, 201, "application/json", resolveBody(goodFacts))
+		"201 with results": func(w http.ResponseWriter, _ *http.Request) {
+			respond(w, 201, "application/json", resolveBody(goodFacts))
 		},
 		"204":             func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) },
-		"no content type": func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "", resolveBody(goodFacts)) },
-		"text":            func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "text/plain", resolveBody(goodFacts)) },
+		"no content type": func(w http.ResponseWriter, _ *http.Request) { respond(w, 200, "", resolveBody(goodFacts)) },
+		"text":            func(w http.ResponseWriter, _ *http.Request) { respond(w, 200, "text/plain", resolveBody(goodFacts)) },
 		"html": func(w http.ResponseWriter, _ *http.Request) {
-			answer(w, 200, "text/html", `<html>captive portal</html>`)
+			respond(w, 200, "text/html", `<html>captive portal</html>`)
 		},
-		"another's JSON": func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "application/json", `{"status":"ok"}`) },
-		"too few":        func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, "application/json", resolveBody()) },
+		"JSON of another API": func(w http.ResponseWriter, _ *http.Request) { respond(w, 200, "application/json", `{"status":"ok"}`) },
+		"too few results":     func(w http.ResponseWriter, _ *http.Request) { respond(w, 200, "application/json", resolveBody()) },
 		"gzip": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
-			answer(w, 200, "application/json", "\x1f\x8b\x08\x00")
+			respond(w, 200, "application/json", "\x1f\x8b\x08\x00")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var asked atomic.Int32
-			c := served(t, 300*time.Millisecond, func(w http.ResponseWriter, r *http.Request) { asked.Add(1); handle(w, r) })
+			c := clientOfHandler(t, 300*time.Millisecond, func(w http.ResponseWriter, r *http.Request) { asked.Add(1); handle(w, r) })
 			_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
-			clean(t, err)
+			checkError(t, err)
 			if n := asked.Load(); n != 1 {
 				t.Errorf("asked %d times", n)
 			}
@@ -125,30 +125,29 @@ func TestResolveRefuses(t *testing.T) {
 	}
 }
 
-// A redirect is not followed: the token would go to a place that nobody configured.
-func TestRedirect(t *testing.T) {
-	var strayed atomic.Bool
-	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { strayed.Store(true) }))
+// Following a redirect would send the token to a server that is not configured.
+func TestRedirectIsNotFollowed(t *testing.T) {
+	var followed atomic.Bool
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Store(true) }))
 	defer elsewhere.Close()
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		c := served(t, time.Second, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, status) })
+		c := clientOfHandler(t, time.Second, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, status) })
 		_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
 		var refused *StatusError
 		if !errors.As(err, &refused) || refused.Status != status {
 			t.Errorf("%d: %v", status, err)
 		}
 		_, err = c.Changes(context.Background(), ChangesRequest{})
-		clean(t, err)
+		checkError(t, err)
 	}
-	if strayed.Load() {
+	if followed.Load() {
 		t.Error("a redirect was followed")
 	}
 }
 
-// A body without end is not read to its end.
-func TestBodiesAreBounded(t *testing.T) {
+func TestBodyIsBounded(t *testing.T) {
 	var wrote atomic.Int64
-	c := served(t, 5*time.Second, func(w http.ResponseWriter, _ *http.Request) {
+	c := clientOfHandler(t, 5*time.Second, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		chunk := []byte(strings.Repeat(" ", 1<<20))
 		for range 100 {
@@ -160,11 +159,11 @@ func TestBodiesAreBounded(t *testing.T) {
 		}
 	})
 	_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
-	clean(t, err)
+	checkError(t, err)
 	if n := wrote.Load(); n > 32<<20 {
-		t.Errorf("%d MiB were taken", n>>20)
+		t.Errorf("read %d MiB", n>>20)
 	}
-	// What may be: a thousand results at every bound, each character of them escaped.
+	// The largest valid response has 1,000 results at every bound, with each character escaped.
 	escaped := func(s string) string {
 		var out strings.Builder
 		for _, c := range []byte(s) {
@@ -186,30 +185,29 @@ func TestBodiesAreBounded(t *testing.T) {
 		asked = append(asked, d)
 		results = append(results, fmt.Sprintf(`{"sha256":%q,%s}`, d.Hex(), facts))
 	}
-	c = served(t, 10*time.Second, func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, 200, "application/json", `{"epoch":"one","revision":7,"credentials":[`+strings.Join(results, ",")+`]}`)
+	c = clientOfHandler(t, 10*time.Second, func(w http.ResponseWriter, _ *http.Request) {
+		respond(w, 200, "application/json", `{"epoch":"one","revision":7,"credentials":[`+strings.Join(results, ",")+`]}`)
 	})
 	if got, err := c.Resolve(context.Background(), asked); err != nil || got.Results[999].Record.Scopes.Len() != credential.MaxScopes {
 		t.Errorf("%v", err)
 	}
 }
 
-// What may pass is tried again, as long as there is time.
-func TestRetries(t *testing.T) {
+func TestTransientFailureIsRetriedUntilTimeout(t *testing.T) {
 	abort := func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
 	status := func(code int) func(http.ResponseWriter) {
-		return func(w http.ResponseWriter) { answer(w, code, "application/json", `{}`) }
+		return func(w http.ResponseWriter) { respond(w, code, "application/json", `{}`) }
 	}
 	truncated := func(w http.ResponseWriter) {
 		w.Header().Set("Content-Length", "1000")
-		answer(w, 200, "application/json", `{"epoch":`)
+		respond(w, 200, "application/json", `{"epoch":`)
 	}
 	for name, fail := range map[string]func(http.ResponseWriter){
 		"reset": abort, "503": status(503), "502": status(502), "truncated": truncated,
 	} {
 		t.Run(name, func(t *testing.T) {
 			var asked atomic.Int32
-			c := served(t, 5*time.Second, func(w http.ResponseWriter, _ *http.Request) {
+			c := clientOfHandler(t, 5*time.Second, func(w http.ResponseWriter, _ *http.Request) {
 				if asked.Add(1) < 3 {
 					fail(w)
 					return
@@ -222,12 +220,12 @@ func TestRetries(t *testing.T) {
 			if n := asked.Load(); n != 3 {
 				t.Errorf("asked %d times", n)
 			}
-			// Without end it ends with the timeout.
+			// A failure that lasts ends with the timeout.
 			asked.Store(-1_000_000)
 			c.timeout = 200 * time.Millisecond
 			began := time.Now()
 			_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
-			clean(t, err)
+			checkError(t, err)
 			if took := time.Since(began); took > 2*time.Second {
 				t.Errorf("took %s", took)
 			}
@@ -238,11 +236,10 @@ func TestRetries(t *testing.T) {
 	}
 }
 
-// One that hangs, or drips, costs the timeout and no more.
-func TestTimeout(t *testing.T) {
+func TestTimeoutBoundsSlowServer(t *testing.T) {
 	for name, handle := range map[string]http.HandlerFunc{
 		"hangs": func(_ http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body) // else the server does not see the client go
+			_, _ = io.Copy(io.Discard, r.Body) // without it the server does not notice that the client disconnects
 			<-r.Context().Done()
 		},
 		"drips": func(w http.ResponseWriter, r *http.Request) {
@@ -258,10 +255,10 @@ func TestTimeout(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := served(t, 150*time.Millisecond, handle)
+			c := clientOfHandler(t, 150*time.Millisecond, handle)
 			began := time.Now()
 			_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
-			clean(t, err)
+			checkError(t, err)
 			if took := time.Since(began); took < 150*time.Millisecond || took > 2*time.Second {
 				t.Errorf("took %s", took)
 			}
@@ -269,7 +266,7 @@ func TestTimeout(t *testing.T) {
 			defer cancel()
 			began = time.Now()
 			_, err = c.Changes(ctx, ChangesRequest{})
-			clean(t, err)
+			checkError(t, err)
 			if took := time.Since(began); took > 2*time.Second {
 				t.Errorf("the poll took %s", took)
 			}
@@ -281,13 +278,13 @@ func TestChanges(t *testing.T) {
 	status, reply := 200, `{"epoch":"one","revision":7,"changes":[{"revision":7,"account":"a"}],"lease_ms":15000}`
 	var body []byte
 	asked := 0
-	c := served(t, time.Second, func(w http.ResponseWriter, r *http.Request) {
+	c := clientOfHandler(t, time.Second, func(w http.ResponseWriter, r *http.Request) {
 		asked++
 		body, _ = io.ReadAll(r.Body)
 		if r.URL.Path != "/v1/changes" {
 			t.Errorf("asked %s", r.URL)
 		}
-		answer(w, status, "application/json", reply)
+		respond(w, status, "application/json", reply)
 	})
 	poll := func(p ChangesRequest) (Changes, error) { return c.Changes(context.Background(), p) }
 	for _, p := range []struct {
@@ -322,7 +319,7 @@ func TestChanges(t *testing.T) {
 	if _, err := poll(ChangesRequest{}); !errors.Is(err, ErrConflict) {
 		t.Errorf("409: %v", err)
 	}
-	// The longest answer: as many changes as there may be, of the longest IDs, escaped.
+	// The largest valid response has MaxChanges changes of the longest IDs, escaped.
 	change := `{"revision":7,"account":"` + strings.Repeat(`\u0061`, maxID) + `"}`
 	status, reply = 200, `{"epoch":"one","revision":7,"changes":[`+strings.Repeat(change+",", MaxChanges-1)+change+`],"lease_ms":1}`
 	if got, err := poll(ChangesRequest{}); err != nil || len(got.List) != MaxChanges {
@@ -337,21 +334,21 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// A token that cannot be a header, and an address where nobody is, tell nothing either.
-func TestErrorsTellNoSecret(t *testing.T) {
+// The causes are a token that is not a valid header value, and an address without a listener.
+func TestErrorHoldsNoSecret(t *testing.T) {
 	u, _ := url.Parse("http://127.0.0.1:1")
 	c := New(Options{URL: u, Timeout: 50 * time.Millisecond, Token: func() credential.Secret { return credential.NewSecret(canary + "\n") }})
 	defer c.Close()
 	_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
-	clean(t, err)
+	checkError(t, err)
 	c = clientOf(t, "http://127.0.0.1:1", 50*time.Millisecond)
 	_, err = c.Resolve(context.Background(), []credential.Digest{digest("a")})
-	clean(t, err)
+	checkError(t, err)
 	_, err = c.Changes(context.Background(), ChangesRequest{})
-	clean(t, err)
+	checkError(t, err)
 }
 
-func TestUnixSocket(t *testing.T) {
+func TestResolveOverUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	ln, err := net.Listen("unix", path)
 	if err != nil {

@@ -9,32 +9,33 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
-// Outcome is what asking about one digest came to. The zero Outcome is Nothing.
+// Outcome is the outcome of resolving one digest. The zero Outcome is Unusable.
 type Outcome uint8
 
 // The outcomes.
 const (
-	Nothing  Outcome = iota // nothing learned: neither remembered nor answered from
-	NotFound                // the key API does not know the digest
+	Unusable Outcome = iota // must neither be cached nor used for a decision
+	NotFound                // the key API has no credential with this digest
 	Found
 )
 
-// Result is the outcome about one digest, with its record if it was found.
+// Result is the outcome for one digest, with the record if it was found.
 type Result struct {
 	Outcome Outcome
 	Record  credential.Record
 }
 
-// Resolved is a checked answer of resolve: one result for each digest asked.
+// Resolved is a validated response of resolve, with one result for each digest of the request.
 type Resolved struct {
 	Epoch    string
 	Revision int64
 	Results  []Result
 }
 
-// Changes is a checked answer of changes.
+// Changes is a validated response of changes.
 type Changes struct {
 	Epoch    string
 	Revision int64         // to acknowledge once List is applied
@@ -42,21 +43,22 @@ type Changes struct {
 	List     []AppliedChange
 }
 
-// AppliedChange names one digest or one account whose facts have changed.
+// AppliedChange names one digest or one account whose record has changed.
 type AppliedChange struct {
 	Revision int64
 	Account  string // "" for a change of one credential
 	Digest   credential.Digest
 }
 
-// Bounds of the values in an answer, in bytes. IDs go into headers: visible ASCII alone. The
-// bounds of scopes are those of package credential, which the key API mints by.
+// Bounds of the values in a response. IDs go into headers, so they are visible ASCII. The bounds
+// of scopes are those of package credential, by which the key API mints.
 const (
-	maxEpoch = 256
-	maxID    = 256
+	maxEpoch   = 256                 // bytes
+	maxID      = 256                 // bytes
+	maxLeaseMS = 24 * 60 * 60 * 1000 // a longer lease is a mistake of the key API
 )
 
-// Bounds of the answers, in bytes. They follow from those of the values, each character of
+// Bounds of the responses, in bytes. They follow from those of the values, each character of
 // which may be written as an escape of six bytes, and leave room for fields that a newer
 // key API adds.
 const (
@@ -67,9 +69,9 @@ const (
 )
 
 var (
-	errCount   = errors.New("the answer has another number of results than were asked for")
-	errOrder   = errors.New("the answer's results are not those asked for, in their order")
-	errMissing = errors.New("the answer lacks a required field or has it out of its bounds")
+	errCount   = errors.New("response is invalid: must have one result for each digest")
+	errOrder   = errors.New("response is invalid: results must be in the order of the digests")
+	errMissing = errors.New("response is invalid: missing field or value out of bounds")
 )
 
 func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
@@ -78,7 +80,7 @@ func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
 		Revision    *int64           `json:"revision"`
 		Credentials []jsontext.Value `json:"credentials"`
 	}
-	if err := unmarshal(body, &wire); err != nil {
+	if err := decode(body, &wire); err != nil {
 		return Resolved{}, err
 	}
 	if !validHead(wire.Epoch, wire.Revision) {
@@ -92,7 +94,7 @@ func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
 		var named struct {
 			SHA256 string `json:"sha256"`
 		}
-		if err := unmarshal(raw, &named); err != nil {
+		if err := decode(raw, &named); err != nil {
 			return Resolved{}, err
 		}
 		if d, err := credential.ParseDigest(named.SHA256); err != nil || d != asked[i] {
@@ -103,8 +105,7 @@ func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
 	return out, nil
 }
 
-// decodeResult reads one result. One that breaks a rule or a bound is unusable alone: the
-// zero Result.
+// decodeResult reads one result. If it breaks a rule or a bound, only this result is unusable.
 func decodeResult(raw jsontext.Value) Result {
 	var wire struct {
 		Found     *bool     `json:"found"`
@@ -118,7 +119,7 @@ func decodeResult(raw jsontext.Value) Result {
 			State string `json:"state"`
 		} `json:"account"`
 	}
-	if err := unmarshal(raw, &wire); err != nil || wire.Found == nil {
+	if err := decode(raw, &wire); err != nil || wire.Found == nil {
 		return Result{}
 	}
 	if !*wire.Found {
@@ -163,7 +164,7 @@ func decodeChanges(body []byte, asked ChangesRequest) (Changes, error) {
 		Changes  *[]jsontext.Value `json:"changes"`
 		LeaseMS  *int64            `json:"lease_ms"`
 	}
-	if err := unmarshal(body, &wire); err != nil {
+	if err := decode(body, &wire); err != nil {
 		return Changes{}, err
 	}
 	if !validHead(wire.Epoch, wire.Revision) || wire.Changes == nil || wire.LeaseMS == nil ||
@@ -182,9 +183,9 @@ func decodeChanges(body []byte, asked ChangesRequest) (Changes, error) {
 		if err != nil {
 			return Changes{}, err
 		}
-		// Several changes of one revision are taken: a key API may commit them together.
+		// Several changes may have the same revision: a key API may commit them together.
 		if c.Revision <= asked.After || c.Revision < last || c.Revision > out.Revision {
-			return Changes{}, fmt.Errorf("the answer's changes are out of order: %d after %d, up to %d", c.Revision, last, out.Revision)
+			return Changes{}, fmt.Errorf("response is invalid: change of revision %d after revision %d, head %d", c.Revision, last, out.Revision)
 		}
 		last = c.Revision
 		out.List = append(out.List, c)
@@ -192,26 +193,23 @@ func decodeChanges(body []byte, asked ChangesRequest) (Changes, error) {
 	return out, nil
 }
 
-// maxLeaseMS bounds a lease to a day: a longer one is a mistake of the key API's.
-const maxLeaseMS = 24 * 60 * 60 * 1000
-
 func decodeChange(raw jsontext.Value) (AppliedChange, error) {
 	var wire struct {
 		Revision   *int64  `json:"revision"`
 		Credential *string `json:"credential"`
 		Account    *string `json:"account"`
 	}
-	// A property that is not known may name something that has changed.
-	if err := json.Unmarshal(raw, &wire, json.RejectUnknownMembers(true)); err != nil {
-		return AppliedChange{}, malformed(err)
+	// An unknown member may name something that has changed.
+	if err := decode(raw, &wire, json.RejectUnknownMembers(true)); err != nil {
+		return AppliedChange{}, err
 	}
 	if wire.Revision == nil || (wire.Credential == nil) == (wire.Account == nil) {
 		return AppliedChange{}, errMissing
 	}
 	c := AppliedChange{Revision: *wire.Revision}
 	if wire.Account != nil {
-		// An ID that is not valid is no error: a result with it is unusable, so nothing is
-		// cached of that account. An error would cost the lease, and with it all others.
+		// An invalid ID is not an error: a result with it is unusable, so nothing of that
+		// account is cached. An error would cost the lease, and with it all other entries.
 		if c.Account = *wire.Account; c.Account == "" {
 			return AppliedChange{}, errMissing
 		}
@@ -227,7 +225,7 @@ func decodeGone(body []byte) (*Gone, error) {
 		Epoch    *string `json:"epoch"`
 		Revision *int64  `json:"revision"`
 	}
-	if err := unmarshal(body, &wire); err != nil {
+	if err := decode(body, &wire); err != nil {
 		return nil, err
 	}
 	if !validHead(wire.Epoch, wire.Revision) {
@@ -236,6 +234,7 @@ func decodeGone(body []byte) (*Gone, error) {
 	return &Gone{Epoch: *wire.Epoch, Revision: *wire.Revision}, nil
 }
 
+// validHead checks the fields that all responses have.
 func validHead(epoch *string, revision *int64) bool {
 	return epoch != nil && *epoch != "" && len(*epoch) <= maxEpoch && revision != nil && *revision >= 0
 }
@@ -252,22 +251,12 @@ func validID(id string) bool {
 	return true
 }
 
-func unmarshal(body []byte, into any) error {
-	if err := json.Unmarshal(body, into); err != nil {
-		return malformed(err)
+// decode reads JSON strictly. Its errors repeat no value of the response.
+func decode(text []byte, into any, opts ...json.Options) error {
+	err := httpapi.Decode(text, into, opts...)
+	var problem *httpapi.JSONError
+	if errors.As(err, &problem) {
+		return fmt.Errorf("response is invalid: %q %s", problem.Field, problem.Problem)
 	}
-	return nil
-}
-
-// malformed tells where an answer's JSON is wrong without repeating any of it.
-func malformed(err error) error {
-	var semantic *json.SemanticError
-	if errors.As(err, &semantic) {
-		return fmt.Errorf("malformed JSON: a value of the wrong type at %q", semantic.JSONPointer)
-	}
-	var syntactic *jsontext.SyntacticError
-	if errors.As(err, &syntactic) {
-		return fmt.Errorf("malformed JSON at byte %d", syntactic.ByteOffset)
-	}
-	return errors.New("malformed JSON")
+	return err
 }

@@ -22,7 +22,7 @@ func goodRecord() credential.Record {
 	}
 }
 
-// resolveBody makes an answer about the digests a, b, … of so many facts.
+// resolveBody makes a response of resolve with these results for the digests a, b, ….
 func resolveBody(results ...string) string {
 	for i, fields := range results {
 		results[i] = fmt.Sprintf(`{"sha256":%q,%s}`, digest(string(rune('a'+i))).Hex(), fields)
@@ -32,8 +32,7 @@ func resolveBody(results ...string) string {
 
 func edit(old, new string) string { return strings.Replace(goodFacts, old, new, 1) }
 
-// What is wrong with one result makes that one teach nothing, and no other.
-func TestOutcomes(t *testing.T) {
+func TestInvalidResultMakesOnlyThatResultUnusable(t *testing.T) {
 	expiring := goodRecord()
 	expiring.ExpiresAt = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	ended := goodRecord()
@@ -45,7 +44,7 @@ func TestOutcomes(t *testing.T) {
 		{`"found":false`, Result{Outcome: NotFound}},
 		{`"found":false,"kind":"key","more":1`, Result{Outcome: NotFound}},
 		{goodFacts, Result{Found, goodRecord()}},
-		{goodFacts + `,"plan":"gold"`, Result{Found, goodRecord()}}, // a newer key API tells more
+		{goodFacts + `,"plan":"gold"`, Result{Found, goodRecord()}}, // from a newer key API
 		{edit(`"expires_at":null,`, ``), Result{Found, goodRecord()}},
 		{edit(`null`, `"2030-01-02T03:04:05Z"`), Result{Found, expiring}},
 		{
@@ -75,10 +74,10 @@ func TestOutcomes(t *testing.T) {
 		{edit(`"state":"active"`, `"state":"suspended"`), Result{}},
 		{edit(`"state":"active"`, `"state":"terminated"`), Result{}}, // an account's
 		{edit(`"state":"active"`, `"state":"active","state":"active"`), Result{}},
-		{edit(`"state":"active"`, `"state":"active","State":"revoked"`), Result{Found, goodRecord()}}, // of no meaning
+		{edit(`"state":"active"`, `"state":"active","State":"revoked"`), Result{Found, goodRecord()}}, // an unknown member
 		{edit(`null`, `"tomorrow"`), Result{}},
 		{edit(`null`, `1893456000`), Result{}},
-		{edit(`null`, `"0001-01-01T00:00:00Z"`), Result{}}, // would mean never
+		{edit(`null`, `"0001-01-01T00:00:00Z"`), Result{}}, // the zero time means never
 		{edit(`"scopes":["b","a"],`, ``), Result{}},
 		{edit(`["b","a"]`, `null`), Result{}},
 		{edit(`["b","a"]`, `"a"`), Result{}},
@@ -86,7 +85,7 @@ func TestOutcomes(t *testing.T) {
 		{edit(`["b","a"]`, `[""]`), Result{}},
 		{edit(`["b","a"]`, `[null]`), Result{}},
 		{edit(`["b","a"]`, `["a\""]`), Result{}},
-		// One that breaks a bound is unusable alone.
+		// out of bounds
 		{edit(`["b","a"]`, `[`+strings.Repeat(`"a",`, credential.MaxScopes)+`"a"]`), Result{}},
 		{edit(`["b","a"]`, `["`+strings.Repeat("a", credential.MaxScopeName+1)+`"]`), Result{}},
 		{edit(`key_1`, strings.Repeat("k", maxID+1)), Result{}},
@@ -101,7 +100,7 @@ func TestOutcomes(t *testing.T) {
 	} {
 		got, err := decodeResolve([]byte(resolveBody(goodFacts, tt.fields, goodFacts)), []credential.Digest{digest("a"), digest("b"), digest("c")})
 		if strings.Count(tt.fields, `"state":"active","state"`)+strings.Count(tt.fields, `"id":"acc_1","id"`) > 0 {
-			// A repeated name is no JSON that anybody agrees on: the whole answer is refused.
+			// Parsers differ on repeated names, so the whole response is invalid.
 			if err == nil {
 				t.Errorf("%s: %+v, want an error", tt.fields, got)
 			}
@@ -118,8 +117,7 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// An answer that is wrong as a whole teaches nothing about anybody.
-func TestResolveAnswersThatAreRefused(t *testing.T) {
+func TestInvalidResolveResponse(t *testing.T) {
 	a := fmt.Sprintf(`{"sha256":%q,"found":false}`, digest("a").Hex())
 	b := fmt.Sprintf(`{"sha256":%q,"found":false}`, digest("b").Hex())
 	head := `"epoch":"one","revision":7`
@@ -151,12 +149,12 @@ func TestResolveAnswersThatAreRefused(t *testing.T) {
 		if got, err := decodeResolve([]byte(body), []credential.Digest{digest("a"), digest("b")}); err == nil {
 			t.Errorf("%s: %+v, want an error", body, got)
 		} else if strings.Contains(err.Error(), digest("a").Hex()[:16]) {
-			t.Errorf("the error repeats the answer: %v", err)
+			t.Errorf("error repeats the response: %v", err)
 		}
 	}
 }
 
-func TestChangesAnswers(t *testing.T) {
+func TestDecodeChanges(t *testing.T) {
 	d := digest("a")
 	one := fmt.Sprintf(`{"revision":5,"credential":%q}`, d.Hex())
 	ok := func(changes string) string {
@@ -170,31 +168,31 @@ func TestChangesAnswers(t *testing.T) {
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("error %v (-want +got):\n%s", err, diff)
 	}
-	// An account whose ID is not valid has nothing cached: no reason to refuse the others.
+	// Nothing of an account with an invalid ID is cached, so the other changes are valid.
 	for _, id := range []string{"a b", strings.Repeat("a", maxID+1)} {
 		got, err := decodeChanges([]byte(ok(`{"revision":6,"account":"`+id+`"},{"revision":7,"account":"acc_1"}`)), ChangesRequest{After: 4})
 		if err != nil || len(got.List) != 2 || got.List[1].Account != "acc_1" {
 			t.Errorf("%.20s: %+v, %v", id, got, err)
 		}
 	}
-	// Several changes may be one commit.
+	// One commit may hold several changes.
 	if _, err := decodeChanges([]byte(ok(one+`,`+one)), ChangesRequest{After: 4}); err != nil {
 		t.Error(err)
 	}
 	for _, body := range []string{
 		``, `null`, `{}`, ok(`null`), ok(`5`), ok(`{}`), ok(`{"revision":5}`),
 		ok(strings.Replace(one, "}", `,"account":"acc_1"}`, 1)),
-		ok(strings.Replace(one, "}", `,"organisation":"o"}`, 1)), // what it names is not known
+		ok(strings.Replace(one, "}", `,"organisation":"o"}`, 1)), // names something unknown
 		ok(strings.ToUpper(one)),
 		ok(`{"revision":5,"credential":"phk_"}`),
 		ok(`{"revision":5,"credential":null,"account":null}`),
 		ok(`{"revision":5,"account":""}`),
 		ok(`{"credential":"` + d.Hex() + `"}`),
-		ok(strings.Replace(one, "5", "4", 1)),                                  // was acknowledged
-		ok(strings.Replace(one, "5", "8", 1)),                                  // beyond the answer's own revision
-		ok(`{"revision":6,"account":"a"},{"revision":5,"account":"a"}`),        // backwards
-		ok(strings.Repeat(`{"revision":5,"account":"a"},`, MaxChanges) + one),  // too many
-		strings.Replace(ok(one), `"lease_ms":15000`, `"lease_ms":-1`, 1),       //
+		ok(strings.Replace(one, "5", "4", 1)),                                 // already acknowledged
+		ok(strings.Replace(one, "5", "8", 1)),                                 // beyond the head
+		ok(`{"revision":6,"account":"a"},{"revision":5,"account":"a"}`),       // decreasing
+		ok(strings.Repeat(`{"revision":5,"account":"a"},`, MaxChanges) + one), // too many
+		strings.Replace(ok(one), `"lease_ms":15000`, `"lease_ms":-1`, 1),
 		strings.Replace(ok(one), `"lease_ms":15000`, `"lease_ms":86400001`, 1), // more than a day
 		strings.Replace(ok(one), `"lease_ms":15000`, `"lease_ms":9223372036854775807`, 1),
 		strings.Replace(ok(one), `"lease_ms":15000`, `"lease_ms":null`, 1),
@@ -208,12 +206,12 @@ func TestChangesAnswers(t *testing.T) {
 		if got, err := decodeChanges([]byte(body), ChangesRequest{Epoch: "one", After: 4}); err == nil {
 			t.Errorf("%.200s: %+v, want an error", body, got)
 		} else if strings.Contains(err.Error(), d.Hex()[:16]) {
-			t.Errorf("the error repeats the answer: %v", err)
+			t.Errorf("error repeats the response: %v", err)
 		}
 	}
 }
 
-func TestGoneAnswers(t *testing.T) {
+func TestDecodeGone(t *testing.T) {
 	got, err := decodeGone([]byte(`{"epoch":"two","revision":0,"more":1}`))
 	if err != nil || *got != (Gone{Epoch: "two"}) {
 		t.Errorf("%+v, %v", got, err)
@@ -228,7 +226,6 @@ func TestGoneAnswers(t *testing.T) {
 	}
 }
 
-// What the server writes is what the client reads.
 func TestCredentialOf(t *testing.T) {
 	rec := goodRecord()
 	rec.ExpiresAt = time.Date(2030, 1, 2, 3, 4, 5, 600, time.FixedZone("", 3600))
@@ -237,6 +234,6 @@ func TestCredentialOf(t *testing.T) {
 		t.Errorf("expires_at %v", c.ExpiresAt)
 	}
 	if c := CredentialOf(digest("a"), false, rec); c.Facts != nil || c.Found {
-		t.Errorf("an unknown one has facts: %+v", c)
+		t.Errorf("unknown credential has facts: %+v", c)
 	}
 }

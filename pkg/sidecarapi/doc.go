@@ -1,9 +1,7 @@
-// Package sidecarapi is the protocol between the sidecar and a key API: its wire
-// types, shared with the server, and the sidecar's client. Only digests pass here,
-// never a plaintext.
+// Package sidecarapi is the protocol between the sidecar and a key API: its wire types, which the
+// server shares, and the sidecar's client. It transfers digests only, never a plaintext.
 //
-// The client trusts no answer: bodies are bounded, JSON is read strictly, and a
-// result that lacks something or has a value that the protocol does not know
-// teaches nothing. The three outcomes of asking about a digest are found, not
-// found, and nothing learned; only the first two may be remembered.
+// The client validates every response: bodies are bounded and JSON is read strictly. The outcome of
+// resolving a digest is Found, NotFound or Unusable. A result that misses a field or has an
+// unknown value is Unusable, and only Found and NotFound may be cached.
 package sidecarapi

@@ -9,8 +9,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// Whatever a key API answers: no panic, and what is taken as found has all that a
-// decision needs.
+// No response causes a panic, and each result that is Found has all fields that a decision needs.
 func FuzzResolve(f *testing.F) {
 	for _, seed := range []string{
 		resolveBody(goodFacts, `"found":false`), resolveBody(`"found":false`, edit(`null`, `"2030-01-02T03:04:05Z"`)),
@@ -40,15 +39,15 @@ func FuzzResolve(f *testing.F) {
 					t.Fatalf("scope %q", scope)
 				}
 			}
-			if r.Outcome == Nothing {
+			if r.Outcome == Unusable {
 				return
 			}
 			again.Credentials = append(again.Credentials, CredentialOf(asked[i], r.Outcome == Found, rec))
 		}
-		// Written as the server writes it, it reads the same.
+		// Encoded as the server does, it decodes to the same.
 		raw, err := json.Marshal(again)
 		if err != nil {
-			return // a year that RFC 3339 does not know
+			return // a year beyond RFC 3339
 		}
 		back, err := decodeResolve(raw, asked)
 		if err != nil || fmt.Sprint(back.Epoch, back.Revision) != fmt.Sprint(got.Epoch, got.Revision) {
@@ -62,8 +61,7 @@ func FuzzResolve(f *testing.F) {
 	})
 }
 
-// Changes that are taken are in order, each names one thing, and none is acknowledged
-// before it is there.
+// Accepted changes are in order, each names one digest or account, and none is beyond the head.
 func FuzzChanges(f *testing.F) {
 	d := digest("a").Hex()
 	for _, seed := range []string{
