@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// checkAnswer holds whatever an answer must be.
+// checkAnswer checks the rules of every answer.
 func checkAnswer(t *testing.T, r reply, about string) {
 	t.Helper()
 	if r.status >= 500 || r.status < 200 {
@@ -40,8 +40,7 @@ func checkAnswer(t *testing.T, r reply, about string) {
 	}
 }
 
-// FuzzBodies sends one body to every operation of every side: never a failure of
-// ours, and always an answer in its form.
+// FuzzBodies sends one body to every operation of every side. No answer is a 5xx, and each is well formed.
 func FuzzBodies(f *testing.F) {
 	digest := strings.Repeat("a", 64)
 	for _, seed := range []string{
@@ -65,7 +64,7 @@ func FuzzBodies(f *testing.F) {
 	s := setUp(f)
 	s.account("a")
 	s.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"`+digest+`"}`).want(201)
-	close(s.drain) // a poll that the fuzzer makes wait would be time lost
+	close(s.drain) // so that no poll waits
 	sides := routesOf(s)
 	for side, rows := range sides {
 		sides[side] = slices.DeleteFunc(rows, func(r route) bool { return r.Method == http.MethodGet || r.Stream })
@@ -86,13 +85,12 @@ func FuzzBodies(f *testing.F) {
 				checkAnswer(t, r, side+" "+row.Method+" "+row.Path)
 			}
 		}
-		// What was taken can be shown.
+		// What was stored can be listed.
 		checkAnswer(t, s.operator("GET", "/v1/audit?limit=5", ""), "audit")
 	})
 }
 
-// FuzzQueries sends one query to every operation that has one, in the whole and as a
-// cursor.
+// FuzzQueries sends one text to every GET operation, as the whole query and as a cursor.
 func FuzzQueries(f *testing.F) {
 	s := setUp(f)
 	s.account("a")

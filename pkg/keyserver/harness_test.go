@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// Canary tokens: none may ever be seen in a log.
+// Canary tokens. None may be in a log.
 const (
 	sidecarToken = "canary-sidecar-token"
 	aliceToken   = "canary-alice-token"
@@ -50,7 +50,7 @@ func testSettings() Settings {
 	}
 }
 
-// fixture is a server on a real store.
+// fixture is a server with a real store.
 type fixture struct {
 	*Server
 	t       testing.TB
@@ -64,7 +64,7 @@ type fixture struct {
 
 func setUp(t testing.TB) *fixture { return setUpOn(t, nil) }
 
-// setUpOn lets the test put something between the server and the store.
+// setUpOn wraps the store.
 func setUpOn(t testing.TB, wrap func(keystore.Store) keystore.Store) *fixture {
 	t.Helper()
 	return setUpAt(t, filepath.Join(t.TempDir(), "keys.db"), wrap)
@@ -80,7 +80,7 @@ func setUpAt(t testing.TB, path string, wrap func(keystore.Store) keystore.Store
 	return f
 }
 
-// setUpIdle leaves out what goes on beside the requests.
+// setUpIdle does not start Run.
 func setUpIdle(t testing.TB, path string, wrap func(keystore.Store) keystore.Store) *fixture {
 	t.Helper()
 	opened, err := sqlite.Open(context.Background(), path, sqlite.Options{})
@@ -95,9 +95,9 @@ func setUpIdle(t testing.TB, path string, wrap func(keystore.Store) keystore.Sto
 	f := &fixture{t: t, path: path, reg: prometheus.NewRegistry(), logs: logs, drain: make(chan struct{})}
 	f.Server = New(Options{Store: store, Log: zap.New(core), Metrics: f.reg, Draining: f.drain}, testSettings())
 	f.handler = map[string]http.Handler{
-		"sidecars":  f.described(f.Sidecars()),
-		"operators": f.described(f.Operators()),
-		"owners":    f.described(f.Owners()),
+		"sidecars":  f.checked(f.Sidecars()),
+		"operators": f.checked(f.Operators()),
+		"owners":    f.checked(f.Owners()),
 	}
 	t.Cleanup(func() {
 		if err := opened.Close(); err != nil {
@@ -107,7 +107,7 @@ func setUpIdle(t testing.TB, path string, wrap func(keystore.Store) keystore.Sto
 	return f
 }
 
-// reply is an answer, read.
+// reply is a response that was read.
 type reply struct {
 	t      testing.TB
 	status int
@@ -136,7 +136,7 @@ func request(method, target, body string) *http.Request {
 	return r
 }
 
-// operator asks as alice.
+// operator sends a request as alice.
 func (f *fixture) operator(method, target, body string) reply {
 	f.t.Helper()
 	r := request(method, target, body)
@@ -144,7 +144,7 @@ func (f *fixture) operator(method, target, body string) reply {
 	return f.do("operators", r)
 }
 
-// sidecar asks as a sidecar.
+// sidecar sends a request as a sidecar.
 func (f *fixture) sidecar(path, body string) reply {
 	f.t.Helper()
 	r := request(http.MethodPost, path, body)
@@ -152,7 +152,7 @@ func (f *fixture) sidecar(path, body string) reply {
 	return f.do("sidecars", r)
 }
 
-// owner asks as Envoy does for a session of the account.
+// owner sends a request as Envoy does for a session of the account.
 func (f *fixture) owner(account, method, target, body string) reply {
 	f.t.Helper()
 	r := request(method, target, body)
@@ -176,7 +176,7 @@ var errorNames = map[int]string{
 	413: "PAYLOAD_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE", 429: "TOO_MANY_REQUESTS", 503: "SERVICE_UNAVAILABLE",
 }
 
-// refused checks an envelope to the byte, its message by what it must contain.
+// refused checks that the reply is an envelope, byte by byte, whose message contains the parts.
 func (r reply) refused(status int, parts ...string) {
 	r.t.Helper()
 	var e struct {
@@ -202,7 +202,7 @@ func (r reply) refused(status int, parts ...string) {
 	}
 }
 
-// at reads a value of the answer: at("key", "id").
+// at returns a value of the body: at("key", "id").
 func (r reply) at(path ...string) any {
 	r.t.Helper()
 	var v any
@@ -225,7 +225,7 @@ func (r reply) text(path ...string) string {
 	r.t.Helper()
 	s, ok := r.at(path...).(string)
 	if !ok {
-		r.t.Fatalf("%v is no string in %s", path, r.raw)
+		r.t.Fatalf("%v is not a string in %s", path, r.raw)
 	}
 	return s
 }
@@ -234,18 +234,18 @@ func (r reply) number(path ...string) int64 {
 	r.t.Helper()
 	n, ok := r.at(path...).(float64)
 	if !ok {
-		r.t.Fatalf("%v is no number in %s", path, r.raw)
+		r.t.Fatalf("%v is not a number in %s", path, r.raw)
 	}
 	return int64(n)
 }
 
-// account makes one.
+// account creates an account.
 func (f *fixture) account(id string) {
 	f.t.Helper()
 	f.operator("POST", "/v1/accounts", fmt.Sprintf(`{"id":%q,"name":"test"}`, id)).want(201)
 }
 
-// key mints one and returns its id and plaintext.
+// key mints a key and returns its id and plaintext.
 func (f *fixture) key(account, fields string) (id, plaintext string) {
 	f.t.Helper()
 	r := f.operator("POST", "/v1/accounts/"+account+"/keys", `{"label":"test"`+fields+`}`).want(201)

@@ -114,7 +114,7 @@ func New(o Options, settings Settings) *Server {
 		failures: map[string]*failures{sidecarsSide: newFailures(), operatorsSide: newFailures()},
 		writes:   newWriteLimits(limitedAccounts),
 		parts:    partLimits{keys: keystore.MaxImport, fill: partFill, timeout: partTimeout},
-		tail:     newTail(),
+		tail:     newTail(keptChanges),
 
 		beyondHead: rate.Sometimes{First: 1, Interval: logInterval},
 		full:       rate.Sometimes{First: 1, Interval: logInterval},

@@ -59,10 +59,11 @@ type tail struct {
 	mu    sync.Mutex
 	head  keystore.Head
 	list  []keystore.Change // without a gap up to the head; its elements never change
+	kept  int
 	moved chan struct{}
 }
 
-func newTail() *tail { return &tail{moved: make(chan struct{})} }
+func newTail(kept int) *tail { return &tail{kept: kept, moved: make(chan struct{})} }
 
 // next returns a channel that is closed at the next move of the log. Get it first, then read, then wait.
 func (t *tail) next() <-chan struct{} {
@@ -88,11 +89,11 @@ func (t *tail) update(head keystore.Head, since []keystore.Change) {
 	switch {
 	case !joins:
 		t.list = nil
-	case len(t.list)+len(since) <= 2*keptChanges:
+	case len(t.list)+len(since) <= 2*t.kept:
 		t.list = append(t.list, since...)
 	default:
 		all := append(t.list, since...)
-		t.list = append(make([]keystore.Change, 0, 2*keptChanges), all[len(all)-keptChanges:]...)
+		t.list = append(make([]keystore.Change, 0, 2*t.kept), all[len(all)-t.kept:]...)
 	}
 	t.head = head
 	close(t.moved)

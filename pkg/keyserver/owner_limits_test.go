@@ -47,19 +47,19 @@ func TestOwnersTokenBucket(t *testing.T) {
 			mint("a").want(201)
 		}
 		mint("a").limited(5)
-		mint("b").want(201) // another account has its own
+		mint("b").want(201) // another account has another bucket
 		for range 20 {      // reads are not limited
 			f.owner("a", "GET", own, "").want(200)
 			f.owner("a", "GET", own+"/"+id+"/usage", "").want(200)
 			f.owner("a", "HEAD", own, "").want(200)
 		}
 		<-time.After(2 * time.Second)
-		mint("a").limited(3) // what was refused before took no token
+		mint("a").limited(3) // a rejection by the limit takes no token
 		<-time.After(3 * time.Second)
 		mint("a").want(201)
 		mint("a").limited(5)
 
-		// A request that is refused for another reason takes a token, too.
+		// A request that is rejected for another reason takes a token.
 		<-time.After(time.Minute)
 		for _, refused := range []struct {
 			reply
@@ -78,7 +78,7 @@ func TestOwnersTokenBucket(t *testing.T) {
 		f.owner("a", "POST", own+"/"+id+"/roll", "").refused(409)
 		f.owner("a", "DELETE", own+"/"+id, "").limited(5)
 
-		// Requests without a session have no account, and other sides have no such limit.
+		// Requests without a session have no account, and the other sides have no limit.
 		f.do("owners", request("POST", own, `{"label":"x"}`)).refused(403)
 		for range 10 {
 			f.key("a", "")
@@ -86,7 +86,7 @@ func TestOwnersTokenBucket(t *testing.T) {
 	})
 }
 
-// A reload counts from the next request on.
+// New limits apply from the next request on.
 func TestOwnerLimitsReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
@@ -108,19 +108,18 @@ func TestOwnerLimitsReload(t *testing.T) {
 		mint().want(201)
 		mint().want(201)
 		mint().limited(1)
-		f.Apply(Settings{}) // the zero limits refuse all
+		f.Apply(Settings{}) // the zero limits reject all
 		mint().refused(429)
 	})
 }
 
-// A request counts as concurrent from its headers on, and no longer once it only waits for its
-// change to become effective.
+// A write counts as concurrent from its headers on, until it only waits for its change to become effective.
 func TestOwnersConcurrentWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
 		f.account("a")
 		f.account("b")
-		f.begun("s", `,"max_stale_ms":60000`) // a sidecar that acknowledges nothing
+		f.startSidecar("s", `,"max_stale_ms":60000`) // a sidecar that acknowledges nothing
 		f.limitOwners(1_000_000, 1_000_000, 2)
 		mint := func(account, query string) reply { return f.owner(account, "POST", own+query, `{"label":"x"}`) }
 
@@ -136,7 +135,7 @@ func TestOwnersConcurrentWrites(t *testing.T) {
 		mint("a", "").want(201)
 		waiting.Wait()
 
-		// Bodies that do not come.
+		// Bodies that do not arrive.
 		var stalled sync.WaitGroup
 		ends := make(chan struct{})
 		for range 2 {
@@ -163,7 +162,7 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// Who brings many accounts gets no more tokens by it, and takes no more memory.
+// A client with many account names gets no more tokens and takes no more memory.
 func TestEvictedBucketsAreNotRefilled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const accounts = 10
@@ -179,12 +178,12 @@ func TestEvictedBucketsAreNotRefilled(t *testing.T) {
 			}
 		}
 		if most := accounts * limits.Burst; accepted > most {
-			t.Errorf("%d writes at one moment, want at most %d", accepted, most)
+			t.Errorf("%d writes at the same time, want at most %d", accepted, most)
 		}
 		if got := l.buckets.Len(); got > accounts {
 			t.Errorf("%d buckets", got)
 		}
-		// An account that comes later has the tokens of its time.
+		// A later account has the tokens of the time that has passed.
 		<-time.After(time.Minute)
 		for range limits.Burst {
 			release, err := l.begin("late", limits)
@@ -212,9 +211,10 @@ func stall(t *testing.T, addr net.Addr, headers string) net.Conn {
 	return conn
 }
 
-// 22 accounts with 100 requests each whose bodies never come: each account holds as many of them
-// as it may, and the others are refused without waiting for the body. Other accounts go on.
-func TestBodiesThatNeverComeLockNobodyOut(t *testing.T) {
+// 22 accounts send 100 requests each whose bodies never arrive. Of each account as many are admitted as its limit
+// allows. The others are rejected without waiting for the body, and another account is not affected.
+func TestStalledBodiesDoNotBlockOtherAccounts(t *testing.T) {
+	t.Parallel()
 	const accounts, each = 22, 100
 	f := setUp(t)
 	f.account("good")
@@ -270,27 +270,29 @@ func TestBodiesThatNeverComeLockNobodyOut(t *testing.T) {
 	}
 }
 
-// A refusal that needs no body does not wait for one, on any side.
-func TestRefusalsDoNotWaitForTheBody(t *testing.T) {
+// A rejection that needs no body does not wait for one, on any side.
+func TestRejectionsDoNotWaitForTheBody(t *testing.T) {
+	t.Parallel()
 	f := setUp(t)
 	for name, c := range map[string]struct {
 		side    http.Handler
 		request string
 		status  int
 	}{
-		"no operator":    {f.Operators(), "/v1/accounts HTTP/1.1\r\n", 401},
-		"no sidecar":     {f.Sidecars(), "/v1/resolve HTTP/1.1\r\n", 401},
-		"no session":     {f.Owners(), own + " HTTP/1.1\r\n", 403},
-		"no such path":   {f.Operators(), "/v1/nothing HTTP/1.1\r\nAuthorization: Bearer " + aliceToken + "\r\n", 404},
-		"no such method": {f.Operators(), "/v1/keys/a HTTP/1.1\r\nAuthorization: Bearer " + aliceToken + "\r\n", 405},
-		"a wrong query":  {f.Operators(), "/v1/accounts?x=1 HTTP/1.1\r\nAuthorization: Bearer " + aliceToken + "\r\n", 400},
+		"unauthenticated operator": {f.Operators(), "/v1/accounts HTTP/1.1\r\n", 401},
+		"unauthenticated sidecar":  {f.Sidecars(), "/v1/resolve HTTP/1.1\r\n", 401},
+		"unauthenticated owner":    {f.Owners(), own + " HTTP/1.1\r\n", 403},
+		"unknown path":             {f.Operators(), "/v1/nothing HTTP/1.1\r\nAuthorization: Bearer " + aliceToken + "\r\n", 404},
+		"unknown method":           {f.Operators(), "/v1/keys/a HTTP/1.1\r\nAuthorization: Bearer " + aliceToken + "\r\n", 405},
+		"invalid query":            {f.Operators(), "/v1/accounts?x=1 HTTP/1.1\r\nAuthorization: Bearer " + aliceToken + "\r\n", 400},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			server := httptest.NewServer(c.side)
 			defer server.Close()
 			conn := stall(t, server.Listener.Addr(), c.request)
 			defer func() { _ = conn.Close() }()
-			_ = conn.SetReadDeadline(time.Now().Add(3 * time.Second)) // less than any body may take
+			_ = conn.SetReadDeadline(time.Now().Add(3 * time.Second)) // less than the time limit of a body
 			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
 				t.Fatal(err)

@@ -19,7 +19,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
-// stored is all that the database holds, as another program reads it.
+// stored is the content of the database, as another program reads it.
 func (f *fixture) stored() string {
 	f.t.Helper()
 	db, err := sql.Open("sqlite", "file:"+f.path+"?mode=ro")
@@ -61,7 +61,7 @@ func (f *fixture) dump(w io.Writer, db *sql.DB, table string) {
 	}
 }
 
-// ask sends a request to a side as one who is let in.
+// ask sends an authenticated request to a side.
 func (f *fixture) ask(side string, r *http.Request) reply {
 	f.t.Helper()
 	switch side {
@@ -76,8 +76,8 @@ func (f *fixture) ask(side string, r *http.Request) reply {
 	return f.do(side, r)
 }
 
-// peopled is a server with one of everything.
-func (f *fixture) peopled() (key, session, digest string) {
+// populate creates an account, keys and a session.
+func (f *fixture) populate() (key, session, digest string) {
 	f.t.Helper()
 	f.account("a")
 	key, plaintext := f.key("a", `,"scopes":["read"]`)
@@ -86,15 +86,15 @@ func (f *fixture) peopled() (key, session, digest string) {
 	return key, session, digestOf(plaintext)
 }
 
-// mistake is something wrong with a request, and what the answer to it must be.
+// mistake is a mistake in a request, and the expected answer.
 type mistake struct {
 	what       string
-	spoil      func(*http.Request)
+	change     func(*http.Request)
 	body       string
 	status     int
-	names      string
-	onlyWith   string // a query parameter that the route must take
-	withFields bool   // only where the body has fields
+	names      string // part of the message
+	onlyWith   string // only on routes with this query parameter
+	withFields bool   // only on routes whose body has fields
 }
 
 func mistakes() []mistake {
@@ -103,7 +103,7 @@ func mistakes() []mistake {
 	return []mistake{
 		{what: "an unknown field", body: `{"unheard":1}`, status: 400, names: "unheard"},
 		{what: "an unknown field after a good one", body: `{"label":"x","name":"x","sidecar":"s","unheard":{}}`, status: 400},
-		{what: "no object", body: `[]`, status: 400, names: "body"},
+		{what: "not an object", body: `[]`, status: 400, names: "body"},
 		{what: "half an object", body: `{"label":"x"`, status: 400},
 		{what: "two objects", body: `{}{}`, status: 400, names: "body"},
 		{what: "not UTF-8", body: "{\"\xff\":1}", status: 400},
@@ -111,19 +111,19 @@ func mistakes() []mistake {
 		{what: "a bad time", body: `{"label":"x","expires_at":"2999-02-30T00:00:00Z"}`, status: 400, names: "expires_at", withFields: true},
 		{what: "a time in words", body: `{"label":"x","expires_at":"tomorrow"}`, status: 400, names: "expires_at", withFields: true},
 		{what: "a control character", body: `{"label":"a\u001bb"}`, status: 400, names: "label", withFields: true},
-		{what: "another media type", body: `{}`, spoil: header("Content-Type", "text/plain"), status: 415, names: "application/json"},
-		{what: "an unknown parameter", spoil: query("unheard=1"), status: 400, names: "unheard"},
-		{what: "a parameter twice", spoil: query("wait_ms=1&wait_ms=1"), status: 400, names: "wait_ms", onlyWith: httpapi.WaitParam},
-		{what: "too long a wait", spoil: query("wait_ms=60001"), status: 400, names: "wait_ms", onlyWith: httpapi.WaitParam},
-		{what: "a query of no form", spoil: query("%zz"), status: 400, names: "query"},
+		{what: "wrong media type", body: `{}`, change: header("Content-Type", "text/plain"), status: 415, names: "application/json"},
+		{what: "an unknown parameter", change: query("unheard=1"), status: 400, names: "unheard"},
+		{what: "a parameter twice", change: query("wait_ms=1&wait_ms=1"), status: 400, names: "wait_ms", onlyWith: httpapi.WaitParam},
+		{what: "too long a wait", change: query("wait_ms=60001"), status: 400, names: "wait_ms", onlyWith: httpapi.WaitParam},
+		{what: "a malformed query", change: query("%zz"), status: 400, names: "query"},
 	}
 }
 
-// Every mistake on every route of every side gets its envelope, and changes nothing.
-func TestMistakesChangeNothing(t *testing.T) {
+// Every mistake on every route of every side is rejected with an envelope and changes nothing.
+func TestRejectedRequestsChangeNothing(t *testing.T) {
 	f := setUp(t)
-	key, session, digest := f.peopled()
-	f.begun("s", "")
+	key, session, digest := f.populate()
+	f.startSidecar("s", "")
 	before := f.stored()
 	for side, rows := range routesOf(f) {
 		for _, row := range rows {
@@ -134,7 +134,7 @@ func TestMistakesChangeNothing(t *testing.T) {
 			for _, m := range mistakes() {
 				hasLabel := strings.HasSuffix(row.Path, "/keys") || strings.HasSuffix(row.Path, "/import")
 				if row.Stream {
-					m.names = "" // other words: it names the line
+					m.names = "" // the message names the line
 				}
 				if m.withFields && !hasLabel || m.onlyWith != "" && len(row.Query) == 0 {
 					continue
@@ -148,8 +148,8 @@ func TestMistakesChangeNothing(t *testing.T) {
 					m.names = "unheard"
 				}
 				r := request(row.Method, target, body)
-				if m.spoil != nil {
-					m.spoil(r)
+				if m.change != nil {
+					m.change(r)
 				}
 				f.ask(side, r).refused(m.status, m.names)
 			}
@@ -170,15 +170,15 @@ func TestMistakesChangeNothing(t *testing.T) {
 	}
 }
 
-// A cursor is good for the list that gave it, and for no other.
+// A cursor is valid for the list that returned it only.
 func TestCursorsOfOtherLists(t *testing.T) {
 	f := setUp(t)
-	id, _, _ := f.peopled()
+	id, _, _ := f.populate()
 	f.account("b")
 	f.key("b", "")
 	f.key("b", "")
-	f.begun("s", "")
-	f.begun("t", "")
+	f.startSidecar("s", "")
+	f.startSidecar("t", "")
 	lists := []struct{ side, path string }{
 		{operatorsSide, "/v1/accounts"},
 		{operatorsSide, "/v1/accounts/a/keys"},
@@ -199,7 +199,7 @@ func TestCursorsOfOtherLists(t *testing.T) {
 	}
 	for _, from := range lists {
 		if strings.HasSuffix(from.path, "/usage") {
-			continue // it gives none
+			continue // it returns no cursor
 		}
 		next := page(from.side, from.path, "limit=1").want(200).text("next")
 		for _, to := range lists {
@@ -213,15 +213,15 @@ func TestCursorsOfOtherLists(t *testing.T) {
 	}
 }
 
-// spoilt tells what is done to each new connection that writes to a file.
-var spoilt sync.Map // of func(sqlite.ExecQuerierContext) error, by path
+// hooks run on each new connection that writes to the file of that path.
+var hooks sync.Map // of func(sqlite.ExecQuerierContext) error, by path
 
-var hook = sync.OnceFunc(func() {
+var registerHooks = sync.OnceFunc(func() {
 	sqlite.RegisterConnectionHook(func(conn sqlite.ExecQuerierContext, dsn string) error {
 		var err error
-		spoilt.Range(func(path, spoil any) bool {
+		hooks.Range(func(path, hook any) bool {
 			if strings.Contains(dsn, path.(string)) && !strings.Contains(dsn, "_query_only") {
-				err = spoil.(func(sqlite.ExecQuerierContext) error)(conn)
+				err = hook.(func(sqlite.ExecQuerierContext) error)(conn)
 			}
 			return err == nil
 		})
@@ -229,13 +229,12 @@ var hook = sync.OnceFunc(func() {
 	})
 })
 
-// A database that cannot be written: what is answered 503 has not been done at all, and
-// reading goes on.
+// The database cannot be written. A request that is answered with 503 changes nothing, and reads succeed.
 func TestDatabaseThatCannotBeWritten(t *testing.T) {
-	hook()
+	registerHooks()
 	var broken atomic.Bool
-	for name, spoil := range map[string]func(sqlite.ExecQuerierContext) error{
-		"full": func(conn sqlite.ExecQuerierContext) error { // no page more than there are
+	for name, hook := range map[string]func(sqlite.ExecQuerierContext) error{
+		"full": func(conn sqlite.ExecQuerierContext) error { // no more pages
 			_, err := conn.ExecContext(context.Background(), "PRAGMA max_page_count = 1", nil)
 			return err
 		},
@@ -255,19 +254,19 @@ func TestDatabaseThatCannotBeWritten(t *testing.T) {
 			var key, session, digest string
 			t.Run("healthy", func(t *testing.T) {
 				f := setUpAt(t, path, nil)
-				key, session, digest = f.peopled()
+				key, session, digest = f.populate()
 			})
-			spoilt.Store(path, spoil)
-			defer spoilt.Delete(path)
+			hooks.Store(path, hook)
+			defer hooks.Delete(path)
 			f := setUpAt(t, path, nil)
 			broken.Store(true)
 			f.fill()
-			f.changesNothing(name != "full", key, session, digest)
+			f.checkUnchanged(name != "full", key, session, digest)
 		})
 	}
 }
 
-// fill mints until nothing more can be.
+// fill mints keys until the database is full.
 func (f *fixture) fill() {
 	f.t.Helper()
 	body := `{"label":"` + strings.Repeat("ü", 200) + `"}`
@@ -276,10 +275,10 @@ func (f *fixture) fill() {
 			return
 		}
 	}
-	f.t.Fatal("the database takes everything")
+	f.t.Fatal("the database is not full")
 }
 
-func (f *fixture) changesNothing(all bool, key, session, digest string) {
+func (f *fixture) checkUnchanged(all bool, key, session, digest string) {
 	f.t.Helper()
 	long := strings.Repeat("ü", 200)
 	failed := 0
@@ -304,7 +303,7 @@ func (f *fixture) changesNothing(all bool, key, session, digest string) {
 		before := f.stored()
 		r := f.ask(m.side, request(m.method, m.path, m.body))
 		if r.status != 503 {
-			if all && !strings.HasSuffix(m.path, "reinstate") { // it is not terminated: nothing to do
+			if all && !strings.HasSuffix(m.path, "reinstate") { // nothing to do, because it is not terminated
 				f.t.Errorf("%s %s: %d %s", m.method, m.path, r.status, r.raw)
 			}
 			continue
@@ -316,7 +315,7 @@ func (f *fixture) changesNothing(all bool, key, session, digest string) {
 		}
 	}
 	if failed == 0 {
-		f.t.Error("nothing failed: is the database spoilt?")
+		f.t.Error("nothing failed: is the hook active?")
 	}
 	for _, path := range []string{"/v1/accounts", "/v1/keys/" + key, "/v1/accounts/a/keys", "/v1/audit", "/v1/sidecars", "/v1/revisions/1"} {
 		f.operator("GET", path, "").want(200)

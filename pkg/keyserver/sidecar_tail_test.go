@@ -13,13 +13,14 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// The model of the tail is the whole log. What the tail tells is a run of it, from the
-// revision asked for on and without a gap; what it does not know it does not tell.
+const kept = 16 // changes of the tail in TestTail
+
+// The model is the whole log. The tail returns the changes after a revision without a gap, or nothing.
 func TestTail(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		tail := newTail()
+		tail := newTail(kept)
 		epoch, head := "one", int64(0)
-		known := int64(0) // the tail must tell what comes after this
+		known := int64(0) // the tail must have the changes after this revision
 		changes := func(after, until int64) (list []keystore.Change) {
 			for r := after + 1; r <= until; r++ {
 				list = append(list, keystore.Change{Revision: r})
@@ -30,13 +31,13 @@ func TestTail(t *testing.T) {
 			before, moved := tail.end(), tail.next()
 			switch rapid.SampledFrom([]string{"grow", "grow", "grow", "skip", "epoch", "back", "forget", "again"}).Draw(t, "step") {
 			case "grow":
-				next := head + int64(rapid.SampledFrom([]int{1, 2, 1000, keptChanges}).Draw(t, "by"))
+				next := head + int64(rapid.SampledFrom([]int{1, 2, kept / 2, kept}).Draw(t, "by"))
 				tail.update(keystore.Head{Epoch: epoch, Revision: next}, changes(head, next))
-				if before.Epoch != epoch { // the first
+				if before.Epoch != epoch { // the first update
 					known = next
 				}
 				head = next
-			case "skip": // and what was read is not what joins
+			case "skip": // the changes do not follow the head
 				head += 3
 				tail.update(keystore.Head{Epoch: epoch, Revision: head}, changes(head-2, head))
 				known = head
@@ -55,15 +56,15 @@ func TestTail(t *testing.T) {
 				tail.update(tail.end(), nil)
 			}
 			end := tail.end()
-			if told(moved) != (end != before) {
-				t.Fatalf("from %v to %v: woken %t", before, end, told(moved))
+			if isClosed(moved) != (end != before) {
+				t.Fatalf("from %v to %v: woken %t", before, end, isClosed(moved))
 			}
-			checkTail(t, tail, end, max(known, head-keptChanges))
+			checkTail(t, tail, end, max(known, head-kept))
 		}
 	})
 }
 
-func told(moved <-chan struct{}) bool {
+func isClosed(moved <-chan struct{}) bool {
 	select {
 	case <-moved:
 		return true
@@ -73,12 +74,12 @@ func told(moved <-chan struct{}) bool {
 }
 
 func checkTail(t *rapid.T, tail *tail, end keystore.Head, known int64) {
-	const limit = 1000
+	const limit = kept * 3 / 4
 	after := rapid.Int64Range(max(0, end.Revision-2*limit), end.Revision+1).Draw(t, "after")
 	got, list, ok := tail.after(after, limit, end)
 	if !ok {
 		if end.Epoch != "" && after >= known && after <= end.Revision {
-			t.Fatalf("%d is not known, of %d to %d", after, known, end.Revision)
+			t.Fatalf("no changes after %d, of %d to %d", after, known, end.Revision)
 		}
 		return
 	}
@@ -92,20 +93,19 @@ func checkTail(t *rapid.T, tail *tail, end keystore.Head, known int64) {
 	}
 	for _, seen := range []keystore.Head{{Epoch: end.Epoch, Revision: end.Revision + 1}, {Epoch: end.Epoch + "y"}} {
 		if _, _, ok := tail.after(after, limit, seen); ok {
-			t.Fatalf("told to one who has seen %v", seen)
+			t.Fatalf("returned to a caller that has seen %v", seen)
 		}
 	}
 }
 
-// overtaken has something change just before each poll is recorded, and notes what is
-// asked of it.
-type overtaken struct {
+// changedBeforePoll makes a change just before each poll is recorded, and notes the calls.
+type changedBeforePoll struct {
 	keystore.Store
 	change func()
 	calls  []string
 }
 
-func (o *overtaken) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.Head, time.Duration, error) {
+func (o *changedBeforePoll) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.Head, time.Duration, error) {
 	if o.change != nil {
 		o.change()
 	}
@@ -113,23 +113,23 @@ func (o *overtaken) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.H
 	return o.Store.RecordPoll(ctx, p)
 }
 
-func (o *overtaken) Changes(ctx context.Context, epoch string, after int64, limit int) (keystore.Head, []keystore.Change, error) {
+func (o *changedBeforePoll) Changes(ctx context.Context, epoch string, after int64, limit int) (keystore.Head, []keystore.Change, error) {
 	o.calls = append(o.calls, "Changes")
 	return o.Store.Changes(ctx, epoch, after, limit)
 }
 
-// setUpOvertaken is an idle server with one account, over such a store.
-func setUpOvertaken(t *testing.T) (f *fixture, store *overtaken) {
+// setUpChanged is an idle server with one account and such a store.
+func setUpChanged(t *testing.T) (f *fixture, store *changedBeforePoll) {
 	t.Helper()
 	f = setUpIdle(t, filepath.Join(t.TempDir(), "keys.db"), func(s keystore.Store) keystore.Store {
-		store = &overtaken{Store: s}
+		store = &changedBeforePoll{Store: s}
 		return store
 	})
 	f.account("a")
 	return f, store
 }
 
-// catchUpNow does what follow does when the store has changed.
+// catchUpNow does what follow does after a change.
 func (f *fixture) catchUpNow() {
 	f.t.Helper()
 	if err := f.catchUp(f.t.Context()); err != nil {
@@ -137,16 +137,16 @@ func (f *fixture) catchUpNow() {
 	}
 }
 
-// What was committed before the poll was recorded may be effective without it, and so
-// must be in the answer, whatever is in memory.
+// A change that was committed before the poll was recorded may be effective without it, so the answer must have it even
+// if it is not in memory.
 func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
-	f, store := setUpOvertaken(t)
-	epoch, head := f.begun("s", "")
+	f, store := setUpChanged(t)
+	epoch, head := f.startSidecar("s", "")
 	f.catchUpNow()
 	store.calls = nil
 	f.poll("s", head, epoch, "").want(200)
 	if got := strings.Join(store.calls, " "); got != "RecordPoll" {
-		t.Errorf("nothing has changed: %s", got)
+		t.Errorf("without a change: %s", got)
 	}
 	store.calls, store.change = nil, func() { f.key("a", "") }
 	if got := len(f.poll("s", head, epoch, "").want(200).at("changes").([]any)); got != 1 {
@@ -157,10 +157,10 @@ func TestPollIsRecordedBeforeTheLogIsRead(t *testing.T) {
 	}
 }
 
-// What changes is read once for all polls that wait, and not at all if there is none.
-func TestTailIsReadForThoseWhoWait(t *testing.T) {
-	f, store := setUpOvertaken(t)
-	epoch, head := f.begun("s", "")
+// Changes are read once for all waiting polls, and not if no poll waits.
+func TestTailIsReadOnlyForWaitingPolls(t *testing.T) {
+	f, store := setUpChanged(t)
+	epoch, head := f.startSidecar("s", "")
 	for _, waits := range []bool{true, false} {
 		f.catchUpNow()
 		f.key("a", "")

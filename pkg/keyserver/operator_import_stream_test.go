@@ -22,12 +22,12 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// client is a real one: it writes and reads at the same time.
+// client is an HTTP client that writes and reads at the same time.
 type client struct {
 	t      testing.TB
 	body   *io.PipeWriter
-	answer chan reply // whole
-	lines  chan importTold
+	answer chan reply // the whole answer
+	lines  chan importMessage
 	stop   context.CancelFunc
 }
 
@@ -49,7 +49,7 @@ func begin(t testing.TB, url string) *client {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	read, write := io.Pipe()
-	c := &client{t: t, body: write, answer: make(chan reply, 1), lines: make(chan importTold, 1000), stop: stop}
+	c := &client{t: t, body: write, answer: make(chan reply, 1), lines: make(chan importMessage, 1000), stop: stop}
 	r, err := http.NewRequestWithContext(ctx, "POST", url+importPath, read)
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func begin(t testing.TB, url string) *client {
 		defer func() { _ = response.Body.Close() }()
 		var whole strings.Builder
 		for dec := json.NewDecoder(io.TeeReader(response.Body, &whole)); ; {
-			var line importTold
+			var line importMessage
 			if dec.Decode(&line) != nil {
 				break
 			}
@@ -89,22 +89,23 @@ func (c *client) send(text string) error {
 	return err
 }
 
-func (c *client) next() importTold {
+func (c *client) next() importMessage {
 	c.t.Helper()
 	select {
 	case line, ok := <-c.lines:
 		if !ok {
-			c.t.Fatal("the answer is at its end")
+			c.t.Fatal("the answer has ended")
 		}
 		return line
 	case <-time.After(20 * time.Second):
-		c.t.Fatal("nothing came")
+		c.t.Fatal("timed out waiting for a line")
 	}
-	return importTold{}
+	return importMessage{}
 }
 
-// The answer to a part comes while the client still sends.
-func TestImportTellsAsItGoes(t *testing.T) {
+// The answer to a part arrives while the client still sends.
+func TestImportAnswersEachPart(t *testing.T) {
+	t.Parallel()
 	f := setUp(t).smallParts()
 	f.parts.fill = partFill
 	f.account("a")
@@ -117,7 +118,7 @@ func TestImportTellsAsItGoes(t *testing.T) {
 			t.Fatalf("%+v", got)
 		}
 	}
-	// A slow source: what is there is not kept waiting for the rest of a part.
+	// A slow client: a part is imported after a while although it is not full.
 	if err := c.send(importing(-1) + "\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -140,14 +141,14 @@ func TestImportTellsAsItGoes(t *testing.T) {
 				t.Fatal(err)
 			}
 		case <-deadline:
-			t.Fatal("a part that does not get full is never imported")
+			t.Fatal("timed out waiting for a part that is not full")
 		}
 	}
 }
 
-// A client that breaks off in the middle of a line: the part is not imported, and the same
-// stream again makes it whole.
-func TestImportOfABrokenStream(t *testing.T) {
+// A client disconnects in the middle of a line. The part is not imported. Sending the same stream again imports the
+// missing keys.
+func TestImportAfterABrokenStream(t *testing.T) {
 	f := setUp(t).smallParts()
 	f.account("a")
 	server := f.serve()
@@ -172,8 +173,9 @@ func TestImportOfABrokenStream(t *testing.T) {
 	}
 }
 
-// Whoever goes on sending after a refusal reads the answer all the same, and is then cut off.
-func TestImportRefusesInTheMiddle(t *testing.T) {
+// A client that continues to send after a rejection gets the answer, and then its connection is closed.
+func TestImportRejectsMidStream(t *testing.T) {
+	t.Parallel()
 	f := setUp(t).smallParts()
 	f.account("a")
 	c := begin(t, f.serve().URL)
@@ -192,11 +194,11 @@ func TestImportRefusesInTheMiddle(t *testing.T) {
 		t.Fatal("no answer")
 	}
 	if err := <-sent; err == nil {
-		t.Error("it could send for ever")
+		t.Error("the connection was not closed")
 	}
 }
 
-// A stop of the program ends a stream that is under way, and says so.
+// A shutdown ends a stream with an error.
 func TestImportEndsWhenDraining(t *testing.T) {
 	for name, begun := range map[string]bool{"at the beginning": false, "in the middle": true} {
 		t.Run(name, func(t *testing.T) {
@@ -225,21 +227,21 @@ func TestImportEndsWhenDraining(t *testing.T) {
 	}
 }
 
-// failing is a store whose imports fail from the n-th on.
-type failing struct {
+// failingImports fails all imports from the n-th on.
+type failingImports struct {
 	keystore.Store
 	after atomic.Int32
 }
 
-func (s *failing) ImportKeys(ctx context.Context, actor string, keys []keystore.NewKey) (keystore.Imported, error) {
+func (s *failingImports) ImportKeys(ctx context.Context, actor string, keys []keystore.NewKey) (keystore.Imported, error) {
 	if s.after.Add(-1) < 0 {
-		return keystore.Imported{}, errBroken
+		return keystore.Imported{}, errStore
 	}
 	return s.Store.ImportKeys(ctx, actor, keys)
 }
 
 func TestImportWhenTheStoreFails(t *testing.T) {
-	store := &failing{}
+	store := &failingImports{}
 	f := setUpOn(t, func(s keystore.Store) keystore.Store { store.Store = s; return store }).smallParts()
 	f.account("a")
 	f.imports(importing(0)).refused(503, unavailable+unknownOutcome+"; nothing is imported")
@@ -251,8 +253,8 @@ func TestImportWhenTheStoreFails(t *testing.T) {
 	}
 }
 
-// Other changes get in between the parts of a stream.
-func TestImportLetsOthersIn(t *testing.T) {
+// Other changes can be made between two parts.
+func TestImportAllowsOtherChanges(t *testing.T) {
 	f := setUp(t).smallParts()
 	f.account("a")
 	c := begin(t, f.serve().URL)
@@ -269,7 +271,7 @@ func TestImportLetsOthersIn(t *testing.T) {
 	}
 }
 
-// onePipe is a listener with one connection.
+// onePipe is a listener with a single connection.
 type onePipe struct{ conn chan net.Conn }
 
 func (l onePipe) Accept() (net.Conn, error) {
@@ -281,7 +283,7 @@ func (l onePipe) Accept() (net.Conn, error) {
 func (l onePipe) Close() error   { return nil }
 func (l onePipe) Addr() net.Addr { return &net.UnixAddr{} }
 
-// Whoever sends too slowly is cut off, wherever he is in a line.
+// A client that is too slow is rejected, between lines and inside a line.
 func TestImportOfASlowClient(t *testing.T) {
 	for name, sends := range map[string]string{"nothing": "", "half a line": `14` + "\r\n" + `{"account":"a","sha2`} {
 		synctest.Test(t, func(t *testing.T) {

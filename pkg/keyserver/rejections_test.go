@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Each row: what is wrong, and what the message must name.
+// Each row has a request, the status and a part of the message.
 func TestOperatorMistakes(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
@@ -119,7 +119,7 @@ func TestOperatorMistakes(t *testing.T) {
 	} {
 		f.operator(m.method, m.path, m.body).refused(m.status, m.names)
 	}
-	// None of these has left anything behind.
+	// None of these has changed anything.
 	if got := len(f.operator("GET", "/v1/accounts", "").at("accounts").([]any)); got != 1 {
 		t.Errorf("%d accounts", got)
 	}
@@ -128,7 +128,7 @@ func TestOperatorMistakes(t *testing.T) {
 	}
 }
 
-// A number may be written in every way that JSON has.
+// A whole number may have any of the forms of JSON.
 func TestWholeNumbers(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
@@ -148,7 +148,7 @@ func TestWholeNumbers(t *testing.T) {
 	began, err1 := time.Parse(time.RFC3339, r.text("session", "created_at"))
 	ends, err2 := time.Parse(time.RFC3339, r.text("session", "expires_at"))
 	if life := ends.Sub(began); err1 != nil || err2 != nil || life != time.Minute {
-		t.Errorf("a session of %s", life)
+		t.Errorf("a session with a lifetime of %s", life)
 	}
 }
 
@@ -195,7 +195,7 @@ func TestLabels(t *testing.T) {
 	}
 }
 
-// routesOf lists a side's rows with example paths.
+// routesOf returns the routes of each side.
 func routesOf(f *fixture) map[string][]route {
 	s := f.Server
 	return map[string][]route{"operators": s.operatorRoutes(), "owners": s.ownerRoutes(), "sidecars": s.sidecarRoutes()}
@@ -227,12 +227,12 @@ func TestMethodsAndMedia(t *testing.T) {
 			got.refused(405)
 			for _, m := range methods {
 				if !strings.Contains(got.header.Get("Allow"), m) {
-					t.Errorf("%s: allow %q lacks %s", path, got.header.Get("Allow"), m)
+					t.Errorf("%s: allow %q without %s", path, got.header.Get("Allow"), m)
 				}
 			}
 		}
 		for _, row := range rows {
-			if row.Method == http.MethodGet || row.Stream { // TestImportRefusals has those
+			if row.Method == http.MethodGet || row.Stream { // see TestImportRejections
 				continue
 			}
 			for _, ct := range []string{"", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "nonsense;;"} {

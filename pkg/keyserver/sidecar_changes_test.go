@@ -16,17 +16,17 @@ import (
 // poll sends the next poll of a sidecar; fields follow after sidecar, poll and after.
 func (f *fixture) poll(name string, after int64, epoch, fields string) reply {
 	f.t.Helper()
-	return f.numbered(name, f.polls.Add(1), after, epoch, fields)
+	return f.pollNumber(name, f.polls.Add(1), after, epoch, fields)
 }
 
-// numbered sends a poll with that number.
-func (f *fixture) numbered(name string, number, after int64, epoch, fields string) reply {
+// pollNumber sends a poll with that number.
+func (f *fixture) pollNumber(name string, number, after int64, epoch, fields string) reply {
 	f.t.Helper()
 	return f.sidecar("/v1/changes", fmt.Sprintf(`{"sidecar":%q,"poll":%d,"after":%d,"epoch":%q%s}`, name, number, after, epoch, fields))
 }
 
-// begun is the start of a sidecar: it requests the head and acknowledges it.
-func (f *fixture) begun(name, fields string) (epoch string, head int64) {
+// startSidecar requests the head and acknowledges it, as a sidecar does at its start.
+func (f *fixture) startSidecar(name, fields string) (epoch string, head int64) {
 	f.t.Helper()
 	r := f.poll(name, -1, "", fields).want(410)
 	epoch, head = r.text("epoch"), r.number("revision")
@@ -34,8 +34,8 @@ func (f *fixture) begun(name, fields string) (epoch string, head int64) {
 	return epoch, head
 }
 
-// synced runs the test in a bubble: time is the test's own.
-func synced(t *testing.T, test func(t *testing.T, f *fixture)) {
+// bubble runs a test with an account in a synctest bubble.
+func bubble(t *testing.T, test func(t *testing.T, f *fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
@@ -44,9 +44,9 @@ func synced(t *testing.T, test func(t *testing.T, f *fixture)) {
 	})
 }
 
-// The head is told without a record; the poll from there is the acknowledgement, and gets the first lease.
+// The first poll gets the head and is not recorded. The second poll is the acknowledgement and gets the first lease.
 func TestPollBeginsAtTheHead(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
+	bubble(t, func(t *testing.T, f *fixture) {
 		began := time.Now()
 		r := f.poll("s", -1, "", `,"wait_ms":30000,"max_stale_ms":60000`).want(410)
 		epoch := r.text("epoch")
@@ -68,9 +68,9 @@ func TestPollBeginsAtTheHead(t *testing.T) {
 	})
 }
 
-func TestPollAnswersAtOnceWhenThereAreChanges(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("s", "")
+func TestPollAnswersImmediatelyWithChanges(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.startSidecar("s", "")
 		_, plaintext := f.key("a", "")
 		f.operator("POST", "/v1/accounts/a/terminate", "").want(200)
 		began := time.Now()
@@ -84,8 +84,8 @@ func TestPollAnswersAtOnceWhenThereAreChanges(t *testing.T) {
 }
 
 func TestPollHeartbeat(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("s", "")
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.startSidecar("s", "")
 		for _, wait := range []time.Duration{0, 2500 * time.Millisecond, 30 * time.Second} {
 			began := time.Now()
 			r := f.poll("s", head, epoch, fmt.Sprintf(`,"wait_ms":%d`, wait.Milliseconds())).want(200)
@@ -97,33 +97,32 @@ func TestPollHeartbeat(t *testing.T) {
 	})
 }
 
-// While a poll waits: another's change ends it; so does the drain; its client's going
-// leaves nothing behind.
-func TestPollIsWoken(t *testing.T) {
+// A change and the drain end the wait of a poll, but not the poll of another sidecar.
+func TestPollReturnsEarly(t *testing.T) {
 	for name, wake := range map[string]struct {
 		do      func(f *fixture)
 		changes int
 	}{
-		"by a change":    {func(f *fixture) { f.key("a", "") }, 1},
-		"by the drain":   {func(f *fixture) { close(f.drain) }, 0},
-		"by another end": {func(f *fixture) { f.poll("t", 1, "nonsense", "") }, -1},
+		"change":                  {func(f *fixture) { f.key("a", "") }, 1},
+		"drain":                   {func(f *fixture) { close(f.drain) }, 0},
+		"poll of another sidecar": {func(f *fixture) { f.poll("t", 1, "nonsense", "") }, -1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synced(t, func(t *testing.T, f *fixture) {
-				epoch, head := f.begun("s", "")
+			bubble(t, func(t *testing.T, f *fixture) {
+				epoch, head := f.startSidecar("s", "")
 				began := time.Now()
 				answered := make(chan reply, 1)
 				go func() { answered <- f.poll("s", head, epoch, `,"wait_ms":30000`) }()
 				<-time.After(5 * time.Second)
 				if len(answered) > 0 {
-					t.Fatalf("answered with nothing to tell: %s", (<-answered).raw)
+					t.Fatalf("answered without changes: %s", (<-answered).raw)
 				}
 				wake.do(f)
 				r := (<-answered).want(200)
 				took := time.Since(began)
 				if wake.changes < 0 {
 					if took < 30*time.Second {
-						t.Errorf("another sidecar's poll ended this one after %s", took)
+						t.Errorf("the poll of another sidecar ended this one after %s", took)
 					}
 					return
 				}
@@ -138,16 +137,16 @@ func TestPollIsWoken(t *testing.T) {
 	}
 }
 
-// Where the store's wake-ups never come, a poll hears of a change within a second.
-type deaf struct{ keystore.Store }
+// Without signals of the store a poll gets a change within a second.
+type withoutSignals struct{ keystore.Store }
 
-func (deaf) Changed() <-chan struct{} { return nil }
+func (withoutSignals) Changed() <-chan struct{} { return nil }
 
-func TestPollLooksEachSecond(t *testing.T) {
+func TestPollWithoutSignals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := setUpOn(t, func(s keystore.Store) keystore.Store { return deaf{s} })
+		f := setUpOn(t, func(s keystore.Store) keystore.Store { return withoutSignals{s} })
 		f.account("a")
-		epoch, head := f.begun("s", "")
+		epoch, head := f.startSidecar("s", "")
 		answered := make(chan reply, 1)
 		go func() { answered <- f.poll("s", head, epoch, `,"wait_ms":30000`) }()
 		<-time.After(5 * time.Second)
@@ -161,8 +160,8 @@ func TestPollLooksEachSecond(t *testing.T) {
 }
 
 func TestPollAcknowledges(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, _ := f.begun("s", "")
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, _ := f.startSidecar("s", "")
 		f.key("a", "")
 		f.poll("s", 2, epoch, "").want(200)
 		revision := func() int64 {
@@ -172,7 +171,7 @@ func TestPollAcknowledges(t *testing.T) {
 		if got := revision(); got != 2 {
 			t.Errorf("acknowledged %d", got)
 		}
-		f.poll("s", 1, epoch, "").want(200) // a late one that was overtaken
+		f.poll("s", 1, epoch, "").want(200) // delayed on its way
 		if got := revision(); got != 2 {
 			t.Errorf("went back to %d", got)
 		}
@@ -180,8 +179,8 @@ func TestPollAcknowledges(t *testing.T) {
 }
 
 func TestPollGone(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("first", "")
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.startSidecar("first", "")
 		gone := func(r reply) {
 			t.Helper()
 			if want := fmt.Sprintf(`{"epoch":%q,"revision":%d}`, epoch, head); r.want(410).raw != want {
@@ -200,19 +199,19 @@ func TestPollGone(t *testing.T) {
 			f.key("a", "")
 		}
 		head += 3
-		<-time.After(2 * time.Hour)
-		if err := f.store.Prune(context.Background(), time.Hour); err != nil {
+		<-time.After(2 * time.Minute)
+		if err := f.store.Prune(context.Background(), time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		gone(f.poll("s", 0, epoch, `,"wait_ms":30000`))
-		// The sidecar goes on with what it was told.
+		// The sidecar continues from that head.
 		f.poll("s", head, epoch, "").want(200)
 	})
 }
 
 func TestPollOverANewEpoch(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("s", "")
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.startSidecar("s", "")
 		answered := make(chan reply, 1)
 		go func() { answered <- f.poll("s", head, epoch, `,"wait_ms":30000`) }()
 		<-time.After(time.Second)
@@ -223,7 +222,7 @@ func TestPollOverANewEpoch(t *testing.T) {
 		began := time.Now()
 		r := (<-answered).want(410)
 		if took := time.Since(began); took > 1100*time.Millisecond {
-			t.Errorf("told after %s", took)
+			t.Errorf("answered after %s", took)
 		}
 		if got := r.text("epoch"); got != newHead.Epoch || got == epoch {
 			t.Errorf("epoch %q", got)
@@ -235,62 +234,62 @@ func TestPollOverANewEpoch(t *testing.T) {
 	})
 }
 
-// narrow has answers that carry three changes at most.
-type narrow struct{ keystore.Store }
+// smallAnswers returns three changes at most.
+type smallAnswers struct{ keystore.Store }
 
-const carried = 3
+const maxChanges = 3
 
-func (n narrow) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.Head, time.Duration, error) {
-	p.Limit = carried
+func (n smallAnswers) RecordPoll(ctx context.Context, p keystore.Poll) (keystore.Head, time.Duration, error) {
+	p.Limit = maxChanges
 	return n.Store.RecordPoll(ctx, p)
 }
 
-func (n narrow) Changes(ctx context.Context, epoch string, after int64, _ int) (keystore.Head, []keystore.Change, error) {
-	return n.Store.Changes(ctx, epoch, after, carried)
+func (n smallAnswers) Changes(ctx context.Context, epoch string, after int64, _ int) (keystore.Head, []keystore.Change, error) {
+	return n.Store.Changes(ctx, epoch, after, maxChanges)
 }
 
-// An answer that leaves changes out gives no lease beyond those that there were: so no
-// moment that was told of one of those changes is broken.
-func TestPartOfTheChanges(t *testing.T) {
+// An answer that leaves out changes does not extend the lease. Otherwise an effective_by that was returned for one of
+// those changes could be broken.
+func TestPartialAnswerGivesNoLongerLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := setUpOn(t, func(s keystore.Store) keystore.Store { return narrow{s} })
+		f := setUpOn(t, func(s keystore.Store) keystore.Store { return smallAnswers{s} })
 		f.account("a")
-		epoch, head := f.begun("s", "")
-		for range carried {
+		epoch, head := f.startSidecar("s", "")
+		for range maxChanges {
 			f.key("a", "")
 		}
 		id, _ := f.key("a", "")
-		change := fmt.Sprintf("/v1/revisions/%d", head+carried+1)
+		change := fmt.Sprintf("/v1/revisions/%d", head+maxChanges+1)
 		before := f.operator("GET", change, "").raw
 		<-time.After(5 * time.Second)
 		r := f.poll("s", head, epoch, "").want(200)
-		if got := len(r.at("changes").([]any)); got != carried || r.number("revision") != head+carried || r.number("lease_ms") != 10000 {
+		if got := len(r.at("changes").([]any)); got != maxChanges || r.number("revision") != head+maxChanges || r.number("lease_ms") != 10000 {
 			t.Errorf("%d changes up to %d, lease %d", got, r.number("revision"), r.number("lease_ms"))
 		}
 		if after := f.operator("GET", change, "").raw; after != before {
-			t.Errorf("told %s and then %s", before, after)
+			t.Errorf("got %s and then %s", before, after)
 		}
 		f.poll("never seen", head, epoch, "").want(410)
-		r = f.poll("s", head+carried, epoch, "").want(200)
+		r = f.poll("s", head+maxChanges, epoch, "").want(200)
 		if got := len(r.at("changes").([]any)); got != 1 || r.number("lease_ms") != 15000 {
 			t.Errorf("%d changes, lease %d", got, r.number("lease_ms"))
 		}
-		for range carried {
+		for range maxChanges {
 			id, _ = f.key("a", "")
 		}
 		f.operator("POST", "/v1/keys/"+id+"/revoke", "")
 		<-time.After(15 * time.Second)
-		r = f.poll("s", head+carried+1, epoch, "").want(410)
-		if r.number("revision") != head+2*carried+2 {
+		r = f.poll("s", head+maxChanges+1, epoch, "").want(410)
+		if r.number("revision") != head+2*maxChanges+2 {
 			t.Errorf("got %s", r.raw)
 		}
 	})
 }
 
-// A sidecar that asks and asks and hears nothing: what was told of a change stays.
-func TestUnheardPollsDelayNothing(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("s", `,"max_stale_ms":20000`)
+// A sidecar repeats a poll without acknowledging the change. The effective_by of the change stays.
+func TestRepeatedPollsDoNotExtendADeadline(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.startSidecar("s", `,"max_stale_ms":20000`)
 		began := time.Now()
 		f.key("a", "")
 		change := fmt.Sprintf("/v1/revisions/%d", head+1)
@@ -302,7 +301,7 @@ func TestUnheardPollsDelayNothing(t *testing.T) {
 			<-time.After(2 * time.Second)
 			f.poll("s", head, epoch, `,"max_stale_ms":20000`).want(200)
 			if now := f.operator("GET", change, "").raw; now != first {
-				t.Fatalf("told %s, and then %s", first, now)
+				t.Fatalf("got %s, and then %s", first, now)
 			}
 		}
 		<-time.After(time.Second)
@@ -313,15 +312,15 @@ func TestUnheardPollsDelayNothing(t *testing.T) {
 	})
 }
 
-// unrecorded cannot take a poll down.
-type unrecorded struct{ keystore.Store }
+// failingPolls cannot record a poll.
+type failingPolls struct{ keystore.Store }
 
-func (unrecorded) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
+func (failingPolls) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
 	return keystore.Head{}, 0, errors.New("disk full at /var/lib")
 }
 
 func TestNoLeaseWithoutARecord(t *testing.T) {
-	f := setUpOn(t, func(s keystore.Store) keystore.Store { return unrecorded{s} })
+	f := setUpOn(t, func(s keystore.Store) keystore.Store { return failingPolls{s} })
 	f.account("a")
 	head, err := f.store.Head(context.Background())
 	if err != nil {
@@ -331,15 +330,15 @@ func TestNoLeaseWithoutARecord(t *testing.T) {
 	f.poll("s", head.Revision, head.Epoch, "").refused(503)
 }
 
-// Whoever goes away is not waited for, and is no failure.
-func TestNobodyWaitsForAClientThatHasGone(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("s", "")
+// A client that disconnects ends the wait of its request, and nothing is logged.
+func TestDisconnectEndsTheWait(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.startSidecar("s", "")
 		asks := map[string]*http.Request{
 			"sidecars":  request("POST", "/v1/changes", fmt.Sprintf(`{"sidecar":"s","poll":%d,"after":%d,"epoch":%q,"wait_ms":30000}`, f.polls.Add(1), head, epoch)),
 			"operators": request("POST", "/v1/accounts/a/terminate?wait_ms=30000", ""),
 		}
-		for _, side := range []string{"sidecars", "operators"} { // the poll first: the other is a change
+		for _, side := range []string{"sidecars", "operators"} { // the poll first, because the other is a change
 			r := asks[side]
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			stopped, stop := context.WithCancel(context.Background())

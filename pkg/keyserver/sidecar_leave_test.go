@@ -13,38 +13,37 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// A number that is not larger than the one on record is refused first, whatever else the
-// poll says, and nothing is recorded.
+// A poll number that is not larger than the one on record is rejected before anything else is checked, and nothing is
+// recorded.
 func TestPollNumberIsCheckedFirst(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("other", "")
-		f.numbered("s", 9, -1, "", "").want(410)
-		f.numbered("s", 5, head, epoch, "").want(200) // the request for the head did not record its number
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.startSidecar("other", "")
+		f.pollNumber("s", 9, -1, "", "").want(410)
+		f.pollNumber("s", 5, head, epoch, "").want(200) // the first request did not record its number
 		f.key("a", "")
 		before := f.stored()
 		for _, number := range []int64{5, 4, 1} {
 			for _, fields := range []string{"", `,"leave":true`, `,"wait_ms":30000`} {
 				for _, after := range []int64{-1, 0, head, head + 1, head + 9} {
-					f.numbered("s", number, after, epoch, fields).refused(409, "poll", "5")
+					f.pollNumber("s", number, after, epoch, fields).refused(409, "poll", "5")
 				}
-				f.numbered("s", number, 0, "another", fields).refused(409, "poll", "5")
+				f.pollNumber("s", number, 0, "another", fields).refused(409, "poll", "5")
 			}
 		}
 		if after := f.stored(); after != before {
 			t.Errorf("before\n%s\nafter\n%s", before, after)
 		}
-		f.numbered("s", 6, head+9, epoch, "").want(410)
-		f.numbered("s", 6, head, epoch, "").refused(409, "6")
-		f.numbered("s", 7, head, epoch, "").want(200)
+		f.pollNumber("s", 6, head+9, epoch, "").want(410)
+		f.pollNumber("s", 6, head, epoch, "").refused(409, "6")
+		f.pollNumber("s", 7, head, epoch, "").want(200)
 	})
 }
 
-// A first poll that was delayed acknowledges nothing: it arrives after a revocation that the
-// sidecar does not have.
+// A first poll that arrives late, after a revocation that the sidecar does not have, acknowledges nothing.
 func TestDelayedFirstPollAcknowledgesNothing(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
+	bubble(t, func(t *testing.T, f *fixture) {
 		id, _ := f.key("a", "")
-		epoch, head := f.begun("s", "")
+		epoch, head := f.startSidecar("s", "")
 		change := f.operator("POST", "/v1/keys/"+id+"/revoke", "").want(200).number("change", "revision")
 		f.poll("s", -1, "", "").want(410)
 		r := f.operator("GET", fmt.Sprintf("/v1/revisions/%d", change), "")
@@ -59,20 +58,20 @@ func TestDelayedFirstPollAcknowledgesNothing(t *testing.T) {
 }
 
 func TestLeave(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("s", `,"max_stale_ms":600000`)
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.startSidecar("s", `,"max_stale_ms":600000`)
 		id, _ := f.key("a", "")
 		change := f.operator("POST", "/v1/keys/"+id+"/revoke", "").want(200)
 		if change.at("change", "effective") != false {
 			t.Fatalf("got %s", change.raw)
 		}
 		began := time.Now()
-		r := f.numbered("s", 100, -7, "nonsense", `,"leave":true,"wait_ms":30000,"max_stale_ms":86400000`).want(200)
+		r := f.pollNumber("s", 100, -7, "nonsense", `,"leave":true,"wait_ms":30000,"max_stale_ms":86400000`).want(200)
 		if want := fmt.Sprintf(`{"epoch":%q,"revision":%d,"changes":[],"lease_ms":0}`, epoch, head+2); r.raw != want {
 			t.Errorf("got %s, want %s", r.raw, want)
 		}
 		if time.Since(began) > time.Second {
-			t.Error("did not answer at once")
+			t.Error("did not answer immediately")
 		}
 		if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[],"next":null}` {
 			t.Errorf("still listed: %s", got)
@@ -84,45 +83,48 @@ func TestLeave(t *testing.T) {
 		refused := func() {
 			t.Helper()
 			for _, number := range []int64{7, 100, 101, 1 << 50} {
-				f.numbered("s", number, head, epoch, "").refused(409)
-				f.numbered("s", number, -1, "", "").refused(409)
+				f.pollNumber("s", number, head, epoch, "").refused(409)
+				f.pollNumber("s", number, -1, "", "").refused(409)
 			}
 		}
 		refused()
-		f.numbered("s", 100, 0, "", `,"leave":true`).refused(409)
-		f.numbered("s", 101, 0, "", `,"leave":true`).want(200)
+		f.pollNumber("s", 100, 0, "", `,"leave":true`).refused(409)
+		f.pollNumber("s", 101, 0, "", `,"leave":true`).want(200)
 		<-time.After(10 * time.Minute)
 		refused()
-		<-time.After(16 * time.Second) // the record would have counted until now
-		f.numbered("s", 1, head, epoch, "").want(200)
+		<-time.After(16 * time.Second) // the end of the record
+		f.pollNumber("s", 1, head, epoch, "").want(200)
 	})
 }
 
-// The leave may overtake the first poll: a name that is not on record stays refused for as
-// long as any lease and stale time.
+// The last request of a sidecar may arrive before its first poll. A name that is not on record is rejected for as
+// long as the longest lease and stale time.
 func TestLeaveOfAnUnknownName(t *testing.T) {
-	synced(t, func(_ *testing.T, f *fixture) {
-		epoch, head := f.begun("other", "")
-		f.numbered("s", 2, 0, "", `,"leave":true`).want(200)
-		f.numbered("s", 1, head, epoch, "").refused(409)
-		<-time.After(time.Hour + 14*time.Second)
-		f.numbered("s", 3, head, epoch, "").refused(409)
+	bubble(t, func(_ *testing.T, f *fixture) {
+		settings := testSettings()
+		settings.LongestMaxStale = time.Minute
+		f.Apply(settings)
+		epoch, head := f.startSidecar("other", "")
+		f.pollNumber("s", 2, 0, "", `,"leave":true`).want(200)
+		f.pollNumber("s", 1, head, epoch, "").refused(409)
+		<-time.After(time.Minute + 14*time.Second)
+		f.pollNumber("s", 3, head, epoch, "").refused(409)
 		<-time.After(2 * time.Second)
-		f.numbered("s", 4, head, epoch, "").want(200)
+		f.pollNumber("s", 4, head, epoch, "").want(200)
 	})
 }
 
 func TestForgetSidecar(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
+	bubble(t, func(t *testing.T, f *fixture) {
 		for _, name := range []string{"s", "a/b", "..", ".", "ü 100%?#&+", strings.Repeat("ü", 128)} {
 			path := "/v1/sidecars/" + escaped(name)
 			f.operator("DELETE", path, "").refused(404, "sidecar")
-			epoch, head := f.begun(name, `,"max_stale_ms":60000`)
+			epoch, head := f.startSidecar(name, `,"max_stale_ms":60000`)
 			list := f.operator("GET", "/v1/sidecars", "").raw
 			change := f.operator("POST", "/v1/accounts/a/keys", `{"label":"x"}`).number("change", "revision")
 			r := f.operator("DELETE", path, "").want(200)
 			if want := `{"sidecars":[` + strings.TrimPrefix(strings.TrimSuffix(r.raw, "}"), `{"sidecar":`) + `],"next":null}`; list != want {
-				t.Errorf("%s: got %s, it was listed as %s", name, r.raw, list)
+				t.Errorf("%s: got %s, listed as %s", name, r.raw, list)
 			}
 			if got := f.operator("GET", fmt.Sprintf("/v1/revisions/%d", change), ""); got.at("change", "effective") != true {
 				t.Errorf("%s: the change still waits: %s", name, got.raw)
@@ -137,7 +139,7 @@ func TestForgetSidecar(t *testing.T) {
 				t.Errorf("%s: the event is %v", name, event)
 			}
 		}
-		for _, name := range []string{"%00", "%ff", strings.Repeat("x", 129), "%e2%80%ae"} { // nobody can have polled so
+		for _, name := range []string{"%00", "%ff", strings.Repeat("x", 129), "%e2%80%ae"} { // not valid in a poll
 			f.operator("DELETE", "/v1/sidecars/"+name, "").refused(404, "sidecar")
 		}
 		f.operator("DELETE", "/v1/sidecars/s", `{"unheard":1}`).refused(400, "unheard")
@@ -154,18 +156,17 @@ func escaped(name string) string {
 	return b.String()
 }
 
-// crowded has no room for one more sidecar.
-type crowded struct{ keystore.Store }
+// fullStore has no room for another sidecar.
+type fullStore struct{ keystore.Store }
 
-func (crowded) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
+func (fullStore) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
 	return keystore.Head{}, 0, keystore.ErrFull
 }
 
-// A poll that is refused because too many sidecars are on record is 503, and what many of
-// them leave in the log is a line a minute.
+// A poll is rejected with 503 if too many sidecars are on record. That is logged once a minute.
 func TestTooManySidecars(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := setUpOn(t, func(s keystore.Store) keystore.Store { return crowded{s} })
+		f := setUpOn(t, func(s keystore.Store) keystore.Store { return fullStore{s} })
 		for range 3 {
 			for range 100 {
 				r := f.poll("s", 0, "e", "")
@@ -177,15 +178,15 @@ func TestTooManySidecars(t *testing.T) {
 			<-time.After(logInterval)
 		}
 		if n := f.logs.FilterMessageSnippet("too many sidecars").Len(); n != 3 || f.logs.Len() != n {
-			t.Errorf("%d lines of this, %d in all", n, f.logs.Len())
+			t.Errorf("%d lines with this message of %d", n, f.logs.Len())
 		}
 	})
 }
 
-// A sidecar that has seen more than the store has: the store was restored without -new-epoch.
+// A sidecar acknowledges a revision beyond the head if the store was restored without -new-epoch.
 func TestPollsBeyondTheHeadAreCounted(t *testing.T) {
-	synced(t, func(t *testing.T, f *fixture) {
-		epoch, head := f.begun("s", "")
+	bubble(t, func(t *testing.T, f *fixture) {
+		epoch, head := f.startSidecar("s", "")
 		for _, not := range []reply{f.poll("s", -1, epoch, ""), f.poll("s", head+1, "another", ""), f.poll("s", head, "another", "")} {
 			not.want(410)
 		}

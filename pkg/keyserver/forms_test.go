@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// null, an empty object and nothing mean the same where a request needs no field.
-func TestNoBodyIsNeeded(t *testing.T) {
+// An empty body, null and an empty object are the same for a request that needs no field.
+func TestEmptyBodies(t *testing.T) {
 	for _, body := range []string{"", "{}", "null", " null\n", "{ }"} {
 		t.Run(fmt.Sprintf("%q", body), func(t *testing.T) {
 			f := setUp(t)
@@ -36,7 +36,7 @@ func TestNoBodyIsNeeded(t *testing.T) {
 	f.operator("POST", "/v1/accounts/a/terminate", "[]").refused(400, "body must be a JSON object")
 }
 
-// null for an optional field is the same as leaving it out.
+// null for an optional field is the same as an absent field.
 func TestNullIsAbsent(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
@@ -48,7 +48,7 @@ func TestNullIsAbsent(t *testing.T) {
 	f.operator("POST", "/v1/accounts/a/sessions", `{"ttl_seconds":null}`).want(201)
 	f.operator("POST", "/v1/keys/"+id+"/roll", `{"grace_seconds":null}`).want(201)
 	if revoked := f.operator("POST", "/v1/keys/"+id+"/revoke", `{"chain":null}`).want(200); strings.Contains(revoked.raw, `"revoked":[`) {
-		t.Errorf("chain null is a chain: %s", revoked.raw)
+		t.Errorf("chain null revokes a chain: %s", revoked.raw)
 	}
 	f.imports(`{"account":"a","label":"x","sha256":"` + strings.Repeat("cd", 32) + `","scopes":null,"expires_at":null}`).lines()
 	for _, body := range []string{`{"label":null}`, `{"label":"x","scopes":[null]}`} {
@@ -56,13 +56,13 @@ func TestNullIsAbsent(t *testing.T) {
 	}
 	f.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":null}`).refused(400, "sha256 is required")
 	r := request("POST", "/v1/usage", `{"sidecar":"s","used":[{"sha256":"`+digest+`","last_used_at":"2026-01-01T00:00:00Z","allowed":null,"denied":null}]}`)
-	if got := f.undescribed(sidecarsSide, r); got.status != http.StatusNoContent {
+	if got := f.askUnchecked(sidecarsSide, r); got.status != http.StatusNoContent {
 		t.Errorf("a report: %d %s", got.status, got.raw)
 	}
 }
 
-// A SHA-256 may be written in either case where an operator gives it. It is kept, and answered
-// to sidecars, in lower case; the sidecars' own protocol has no other.
+// Operators may send a SHA-256 in either case. It is stored, and sent to sidecars, in lower case, the only case of
+// the sidecars' protocol.
 func TestDigestsInEitherCase(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
@@ -70,11 +70,11 @@ func TestDigestsInEitherCase(t *testing.T) {
 	f.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"`+strings.ToUpper(digest)+`"}`).want(201)
 	f.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"`+digest+`"}`).refused(409)
 	other := strings.Repeat("Cd", 32)
-	told := f.imports(join(
+	lines := f.imports(join(
 		`{"account":"a","label":"x","sha256":"`+digest+`"}`,
 		`{"account":"a","label":"x","sha256":"`+other+`"}`,
 		`{"account":"a","label":"x","sha256":"`+strings.ToUpper(other)+`"}`)).lines()
-	if last := told[len(told)-1]; last.Imported != 1 || last.Existing != 2 {
+	if last := lines[len(lines)-1]; last.Imported != 1 || last.Existing != 2 {
 		t.Errorf("imported %+v", last)
 	}
 	for _, d := range []string{digest, other} {
@@ -105,8 +105,8 @@ func TestTimesInEitherCase(t *testing.T) {
 	} {
 		body := `{"label":"x","expires_at":"` + c.given + `"}`
 		for _, got := range []reply{
-			f.undescribed(operatorsSide, request("POST", "/v1/accounts/a/keys", body)),
-			f.undescribed(ownersSide, request("POST", own, body)),
+			f.askUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys", body)),
+			f.askUnchecked(ownersSide, request("POST", own, body)),
 		} {
 			if c.want == "" {
 				got.refused(400, "expires_at must be a time as in RFC 3339")
@@ -116,19 +116,19 @@ func TestTimesInEitherCase(t *testing.T) {
 		}
 		f.operator("POST", "/v1/accounts/a/terminate", "").want(200)
 		f.operator("POST", "/v1/accounts/a/reinstate", "").want(200)
-		for _, k := range f.inForce() {
+		for _, k := range f.activeKeys() {
 			f.operator("POST", "/v1/keys/"+k+"/revoke", "").want(200)
 		}
 	}
 	id, _ := f.key("a", "")
-	got := f.undescribed(operatorsSide, request("GET", "/v1/keys/"+id+"/usage?from=2026-01-01t00:00:00z&until=2026-02-01t00:00:00z", ""))
+	got := f.askUnchecked(operatorsSide, request("GET", "/v1/keys/"+id+"/usage?from=2026-01-01t00:00:00z&until=2026-02-01t00:00:00z", ""))
 	got.want(200)
-	got = f.undescribed(sidecarsSide, request("POST", "/v1/usage", `{"sidecar":"s","used":[{"sha256":"`+strings.Repeat("a", 64)+`","last_used_at":"2026-01-01t00:00:00z"}]}`))
+	got = f.askUnchecked(sidecarsSide, request("POST", "/v1/usage", `{"sidecar":"s","used":[{"sha256":"`+strings.Repeat("a", 64)+`","last_used_at":"2026-01-01t00:00:00z"}]}`))
 	got.want(204)
 }
 
-// The ends of lines and marks that editors and exports leave in files of keys.
-func TestImportOfFilesOfOtherSystems(t *testing.T) {
+// Editors and exports write different line ends and byte order marks.
+func TestImportLineEndings(t *testing.T) {
 	for name, body := range map[string]string{
 		"a mark":                        "\ufeff" + importing(1) + "\n" + importing(2) + "\n",
 		"a mark and CRLF":               "\ufeff" + importing(1) + "\r\n" + importing(2) + "\r\n",
@@ -144,25 +144,25 @@ func TestImportOfFilesOfOtherSystems(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := setUp(t)
 			f.account("a")
-			told := f.imports(body).lines()
-			if last := told[len(told)-1]; last.Imported != 2 || last.Change == nil {
-				t.Errorf("imported %+v", told)
+			lines := f.imports(body).lines()
+			if last := lines[len(lines)-1]; last.Imported != 2 || last.Change == nil {
+				t.Errorf("imported %+v", lines)
 			}
 		})
 	}
 }
 
-// undescribed asks as ask does, and does not compare with the OpenAPI document: the server accepts
-// more forms than that describes.
-func (f *fixture) undescribed(side string, r *http.Request) reply {
+// askUnchecked is ask without the comparison with the OpenAPI document, because the server accepts more forms than
+// that describes.
+func (f *fixture) askUnchecked(side string, r *http.Request) reply {
 	f.t.Helper()
-	described := f.handler[side]
-	defer func() { f.handler[side] = described }()
+	checked := f.handler[side]
+	defer func() { f.handler[side] = checked }()
 	f.handler[side] = map[string]func() http.Handler{operatorsSide: f.Operators, ownersSide: f.Owners, sidecarsSide: f.Sidecars}[side]()
 	return f.ask(side, r)
 }
 
-// What every sidecar refuses is not minted, imported or granted.
+// Sidecars reject records with more or longer scopes, so they cannot be minted, imported or granted.
 func TestScopeBounds(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
@@ -181,23 +181,23 @@ func TestScopeBounds(t *testing.T) {
 	digest := func(c string) string { return `"sha256":"` + strings.Repeat(c, 64) + `","label":"x","scopes":` }
 	for _, ask := range []func(scopes string) reply{
 		func(scopes string) reply {
-			return f.undescribed(operatorsSide, request("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+scopes+`}`))
+			return f.askUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+scopes+`}`))
 		},
 		func(scopes string) reply {
-			return f.undescribed(ownersSide, request("POST", own, `{"label":"x","scopes":`+scopes+`}`))
+			return f.askUnchecked(ownersSide, request("POST", own, `{"label":"x","scopes":`+scopes+`}`))
 		},
 		func(scopes string) reply {
-			return f.undescribed(operatorsSide, request("POST", "/v1/accounts/a/keys/import", `{`+digest("a")+scopes+`}`))
+			return f.askUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys/import", `{`+digest("a")+scopes+`}`))
 		},
 		func(scopes string) reply {
-			return f.undescribed(operatorsSide, request("POST", importPath, `{"account":"a",`+digest("b")+scopes+`}`))
+			return f.askUnchecked(operatorsSide, request("POST", importPath, `{"account":"a",`+digest("b")+scopes+`}`))
 		},
 	} {
 		ask(all).refused(400, "scopes must be at most 64 different scopes")
 		ask(long).refused(400, "scopes must have at most 64 characters each")
 	}
 	id := f.operator("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+most+`}`).want(201).text("key", "id")
-	f.undescribed(operatorsSide, request("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+twice+`}`)).want(201)
+	f.askUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+twice+`}`)).want(201)
 	f.operator("PUT", "/v1/keys/"+id+"/scopes/scope-64", "").refused(409, "64 scopes")
 	f.operator("PUT", "/v1/keys/"+id+"/scopes/scope-63", "").want(200) // it has that one
 	f.operator("DELETE", "/v1/keys/"+id+"/scopes/scope-00", "").want(200)

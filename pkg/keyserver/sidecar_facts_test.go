@@ -91,7 +91,7 @@ func TestSidecarMistakes(t *testing.T) {
 		f.sidecar(m.path, m.body).refused(400, m.names)
 	}
 	if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[],"next":null}` {
-		t.Errorf("a refused poll was recorded: %s", got)
+		t.Errorf("a rejected poll was recorded: %s", got)
 	}
 }
 
@@ -99,7 +99,7 @@ func TestUsage(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
 	id, plaintext := f.key("a", "")
-	_, head := f.begun("s", "")
+	_, head := f.startSidecar("s", "")
 	used := time.Now().UTC().Truncate(time.Second)
 	body := fmt.Sprintf(`{"sidecar":"s","used":[{"sha256":%q,"last_used_at":%q,"allowed":3},{"sha256":%q,"last_used_at":%q,"denied":1}]}`,
 		digestOf(plaintext), used.Format(time.RFC3339), strings.Repeat("0", 64), used.Format(time.RFC3339))
@@ -110,7 +110,7 @@ func TestUsage(t *testing.T) {
 	if got := f.operator("GET", "/v1/keys/"+id, "").text("key", "last_used_at"); got != used.Format(time.RFC3339) {
 		t.Errorf("last_used_at %s, want %s", got, used)
 	}
-	if _, now := f.begun("s", ""); now != head {
+	if _, now := f.startSidecar("s", ""); now != head {
 		t.Error("usage passed through the change log")
 	}
 	// A full report fits.
@@ -120,10 +120,10 @@ func TestUsage(t *testing.T) {
 	f.sidecar("/v1/usage", `{"sidecar":"s","used":[`+full+","+entry+`]}`).refused(400, "used")
 }
 
-// What sidecars report is what operators and the key's owner read, and nobody else.
-func TestUsageIsRead(t *testing.T) { synctest.Test(t, usageIsRead) } // its clock passes no hour by chance
+// Operators and the owner of the key can read the reported usage.
+func TestUsageQuery(t *testing.T) { synctest.Test(t, usageQuery) } // the clock must not pass an hour
 
-func usageIsRead(t *testing.T) {
+func usageQuery(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
 	f.account("b")
@@ -149,13 +149,13 @@ func usageIsRead(t *testing.T) {
 	}
 	unknown := f.owner("a", "GET", own+"/nope/usage", "")
 	unknown.refused(404)
-	if foreign := f.owner("b", "GET", owned, ""); foreign.status != 404 || foreign.raw != unknown.raw {
-		t.Errorf("another account's key: %d %s", foreign.status, foreign.raw)
+	if other := f.owner("b", "GET", owned, ""); other.status != 404 || other.raw != unknown.raw {
+		t.Errorf("another account's key: %d %s", other.status, other.raw)
 	}
 	f.owner("a", "GET", owned+"?from=1", "").refused(400, "from")
 	f.owner("a", "POST", owned, "").refused(405)
 	if kept := fmt.Sprintf("kept for %d days", keystore.UsageRetention/(24*time.Hour)); strings.Count(description, kept) != 2 {
-		t.Errorf("the document does not say twice that it is %s", kept)
+		t.Errorf("the document does not mention twice: %s", kept)
 	}
 	if got := f.operator("GET", "/v1/audit?key="+id, "").at("events").([]any); len(got) != 1 {
 		t.Errorf("usage is in the audit: %v", got)

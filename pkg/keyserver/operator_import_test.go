@@ -14,7 +14,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// importing is a line for the n-th key.
+// importing is the line of the n-th key.
 func importing(n int) string {
 	return fmt.Sprintf(`{"account":"a","sha256":%q,"label":"key %d"}`, digestOf(fmt.Sprint("imported ", n)), n)
 }
@@ -29,21 +29,21 @@ func manyLines(from, to int) string {
 	return b.String()
 }
 
-// importTold is one line of an answer.
-type importTold struct {
+// importMessage is one line of the answer.
+type importMessage struct {
 	Lines, Imported, Existing int
 	Change                    *struct{ Revision int64 }
 	Error, Message            string
 	StatusCode                int
 }
 
-func (r reply) lines() (all []importTold) {
+func (r reply) lines() (all []importMessage) {
 	r.t.Helper()
 	if got := r.header.Get("Content-Type"); r.status != 200 || got != httpapi.LinesMedia {
 		r.t.Fatalf("%d, content-type %q: %s", r.status, got, r.raw)
 	}
 	for line := range strings.Lines(r.raw) {
-		var one importTold
+		var one importMessage
 		if err := json.Unmarshal([]byte(line), &one); err != nil || !strings.HasSuffix(line, "\n") {
 			r.t.Fatalf("%q: %v", line, err)
 		}
@@ -94,15 +94,15 @@ func TestImportKeys(t *testing.T) {
 	if none := f.imports("").lines(); len(none) != 1 || none[0].Lines != 0 || none[0].Change.Revision != 0 {
 		t.Errorf("nothing: %+v", none)
 	}
-	f.begun("s", "")
+	f.startSidecar("s", "")
 	waited := f.operator("POST", importPath+"?wait_ms=1", importing(2)).lines()
 	if last := waited[len(waited)-1]; last.Change == nil || last.Change.Revision != 6 {
 		t.Errorf("%+v", waited)
 	}
 }
 
-// Each row: what a line is, the status, and what the message must say.
-func TestImportRefusals(t *testing.T) {
+// Each row has a line, the status and a part of the message.
+func TestImportRejections(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
 	f.account("gone")
@@ -162,7 +162,7 @@ func TestImportRefusals(t *testing.T) {
 			got.refused(m.status, fmt.Sprintf("line %d: %s", place, m.names), "; nothing is imported")
 			for _, secret := range []string{plaintext, digestOf(plaintext), session, digest} {
 				if strings.Contains(got.raw, secret) {
-					t.Errorf("it repeats what it was sent: %s", got.raw)
+					t.Errorf("the message repeats a value: %s", got.raw)
 				}
 			}
 		}
@@ -182,8 +182,8 @@ func TestImportRefusals(t *testing.T) {
 	f.operator("GET", "/v1/keys/"+id, "").want(200)
 }
 
-// All mistakes of a part at once, the first ten in words; the parts before it are done.
-func TestImportTellsAllMistakes(t *testing.T) {
+// A rejection describes the first ten mistakes of a part and counts the others. The parts before it are imported.
+func TestImportReportsAllMistakes(t *testing.T) {
 	f := setUp(t).smallParts()
 	f.account("a")
 	body := strings.Repeat("{}\n", 13)
@@ -199,8 +199,8 @@ func TestImportTellsAllMistakes(t *testing.T) {
 	}
 }
 
-// FuzzImport: whatever a stream holds, it is answered in its form, no line is counted
-// twice, and what is sent again is there already.
+// FuzzImport sends a stream twice. Each answer is well formed, no line is counted twice, and the second time all keys
+// exist.
 func FuzzImport(f *testing.F) {
 	good := importing(1)
 	for _, seed := range []string{
@@ -220,15 +220,15 @@ func FuzzImport(f *testing.F) {
 		s.t = t
 		first := s.imports(string(body))
 		if strings.Contains(first.raw, "phk_000000") {
-			t.Fatalf("it repeats what it was sent: %s", first.raw)
+			t.Fatalf("the message repeats a value: %s", first.raw)
 		}
 		if first.status != 200 {
 			checkAnswer(t, first, "import")
 			return
 		}
-		last := func(r reply) importTold { all := r.lines(); return all[len(all)-1] }
+		last := func(r reply) importMessage { all := r.lines(); return all[len(all)-1] }
 		was := last(first)
-		if was.Change == nil { // a mistake behind the first part
+		if was.Change == nil { // a mistake after the first part
 			return
 		}
 		again := last(s.imports(string(body)))
@@ -238,8 +238,8 @@ func FuzzImport(f *testing.F) {
 	})
 }
 
-// Ids and digests rise within a part, and each key keeps what its line says.
-func TestImportIsInOrder(t *testing.T) {
+// Ids and digests ascend within a part, and each key has the values of its line.
+func TestImportSortsIDsAndDigests(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
 	f.imports(manyLines(0, 500)).lines()
@@ -251,7 +251,7 @@ func TestImportIsInOrder(t *testing.T) {
 	for _, k := range keys {
 		n := strings.TrimPrefix(k.Label, "key ")
 		if k.Digest != credential.NewSecret("imported "+n).Digest() {
-			t.Fatalf("%q has the digest of another", k.Label)
+			t.Fatalf("%q has the digest of another key", k.Label)
 		}
 		labels[k.Label] = true
 	}
@@ -259,9 +259,9 @@ func TestImportIsInOrder(t *testing.T) {
 		t.Errorf("%d labels", len(labels))
 	}
 	if !slices.IsSortedFunc(keys, func(a, b keystore.Key) int { return strings.Compare(a.ID, b.ID) }) {
-		t.Error("the ids do not rise")
+		t.Error("the ids do not ascend")
 	}
 	if !slices.IsSortedFunc(keys, func(a, b keystore.Key) int { return bytes.Compare(a.Digest[:], b.Digest[:]) }) {
-		t.Error("the digests do not rise")
+		t.Error("the digests do not ascend")
 	}
 }

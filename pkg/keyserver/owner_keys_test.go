@@ -14,7 +14,7 @@ func TestOwnersTable(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
 	f.account("b")
-	foreign, _ := f.key("b", "")
+	other, _ := f.key("b", "")
 	like(t, f.owner("a", "GET", own, "").want(200).raw, `{"keys":[],"next":null}`)
 
 	minted := f.owner("a", "POST", own, `{"label":"mine","scopes":["write","read"],"expires_at":null}`).want(201)
@@ -27,15 +27,15 @@ func TestOwnersTable(t *testing.T) {
 	next := f.operator("GET", "/v1/accounts?limit=1", "").text("next")
 	f.owner("a", "GET", own+"?cursor="+next, "").refused(400, "cursor")
 
-	// Another's key is not there at all.
-	for _, who := range []struct{ account, key string }{{"a", foreign}, {"b", id}, {"a", "nope"}, {"nobody", id}} {
+	// A key of another account is not found.
+	for _, who := range []struct{ account, key string }{{"a", other}, {"b", id}, {"a", "nope"}, {"nobody", id}} {
 		f.owner(who.account, "DELETE", own+"/"+who.key, "").refused(404)
 		f.owner(who.account, "POST", own+"/"+who.key+"/roll", "").refused(404)
 	}
 	f.owner("nobody", "GET", own, "").refused(404)
 	f.owner("nobody", "POST", own, `{"label":"x"}`).refused(404)
-	if f.operator("GET", "/v1/keys/"+foreign, "").text("key", "state") != "active" {
-		t.Error("another account's key was touched")
+	if f.operator("GET", "/v1/keys/"+other, "").text("key", "state") != "active" {
+		t.Error("another account's key was changed")
 	}
 
 	f.owner("a", "POST", own+"/"+id+"/roll", `{"grace_seconds":86401}`).refused(400, "grace_seconds", "86400")
@@ -62,7 +62,7 @@ func TestOwnersLimit(t *testing.T) {
 		id = f.owner("a", "POST", own, `{"label":"x"}`).want(201).text("key", "id")
 	}
 	f.owner("a", "POST", own, `{"label":"x"}`).refused(409, "3")
-	f.key("a", "") // operators are not bound
+	f.key("a", "") // operators have no limit
 	f.owner("a", "POST", own+"/"+id+"/roll", "").want(201)
 	for _, key := range f.owner("a", "GET", own, "").at("keys").([]any) {
 		if k := key.(map[string]any); k["state"] == "active" {
@@ -72,7 +72,7 @@ func TestOwnersLimit(t *testing.T) {
 	f.owner("a", "POST", own, `{"label":"x"}`).want(201)
 }
 
-// Without the identity headers as Envoy sets them, each exactly once, nobody asks.
+// Every request needs the identity headers as Envoy sets them, each exactly once.
 func TestOwnersNeedASession(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
@@ -102,14 +102,14 @@ func TestOwnersNeedASession(t *testing.T) {
 			f.do("owners", r).refused(403)
 		}
 	}
-	// A header that only looks like it is another header.
+	// A header with underscores is another header.
 	r := request("GET", own, "")
 	r.Header["X_phantom_account_id"] = []string{"a"}
 	r.Header["X_phantom_principal"] = []string{"session"}
 	f.do("owners", r).refused(403)
 }
 
-// An owner asks for what only operators grant, in every way there is.
+// An owner cannot get a scope that only operators grant, by any field, query or path.
 func TestNobodyGrantsHimself(t *testing.T) {
 	const onlyOperators = "Scope is granted by operators only: chat:companion"
 	f := setUp(t)
@@ -121,12 +121,12 @@ func TestNobodyGrantsHimself(t *testing.T) {
 		status             int
 		names              string
 	}{
-		"plainly":                   {"POST", own, `{"label":"x","scopes":["chat:companion"]}`, 403, onlyOperators},
-		"beside one that is his":    {"POST", own, `{"label":"x","scopes":["read","chat:companion"]}`, 403, onlyOperators},
+		"plain":                     {"POST", own, `{"label":"x","scopes":["chat:companion"]}`, 403, onlyOperators},
+		"with a scope of owners":    {"POST", own, `{"label":"x","scopes":["read","chat:companion"]}`, 403, onlyOperators},
 		"twice":                     {"POST", own, `{"label":"x","scopes":["chat:companion","chat:companion"]}`, 403, onlyOperators},
 		"escaped":                   {"POST", own, `{"label":"x","scopes":["chat\u003acompanion"]}`, 403, onlyOperators},
 		"with an expiry":            {"POST", own, `{"label":"x","expires_at":"` + far + `","scopes":["chat:companion"]}`, 403, onlyOperators},
-		"in other letters":          {"POST", own, `{"label":"x","scopes":["CHAT:COMPANION"]}`, 400, "scopes"},
+		"in capitals":               {"POST", own, `{"label":"x","scopes":["CHAT:COMPANION"]}`, 400, "scopes"},
 		"with a space":              {"POST", own, `{"label":"x","scopes":["chat:companion "]}`, 400, "scopes"},
 		"with a NUL":                {"POST", own, `{"label":"x","scopes":["chat:companion\u0000"]}`, 400, "scopes"},
 		"with a line break":         {"POST", own, `{"label":"x","scopes":["\nchat:companion"]}`, 400, "scopes"},
@@ -149,18 +149,18 @@ func TestNobodyGrantsHimself(t *testing.T) {
 		"the field twice, escaped":  {"POST", own, `{"label":"x","scopes":[],"scop\u0065s":["chat:companion"]}`, 400, "scopes"},
 		"the field in capitals":     {"POST", own, `{"label":"x","Scopes":["chat:companion"]}`, 400, "Scopes"},
 		"the field in the singular": {"POST", own, `{"label":"x","scope":"chat:companion"}`, 400, "scope"},
-		"as another":                {"POST", own, `{"label":"x","created_by":"operator:alice","scopes":["read"]}`, 400, "created_by"},
+		"as an operator":            {"POST", own, `{"label":"x","created_by":"operator:alice","scopes":["read"]}`, 400, "created_by"},
 		"for another account":       {"POST", own, `{"label":"x","account":"b"}`, 400, "account"},
 		"as granted by an owner":    {"POST", own, `{"label":"x","granted_by":"owner"}`, 400, "granted_by"},
-		"a digest of his own":       {"POST", own, `{"label":"x","sha256":"` + strings.Repeat("a", 64) + `"}`, 400, "sha256"},
+		"with a digest":             {"POST", own, `{"label":"x","sha256":"` + strings.Repeat("a", 64) + `"}`, 400, "sha256"},
 		"two bodies":                {"POST", own, `{"label":"x"}{"label":"x","scopes":["chat:companion"]}`, 400, "body"},
 		"in the query":              {"POST", own + "?scopes=chat:companion", `{"label":"x"}`, 400, "scopes"},
 		"by a roll":                 {"POST", own + "/" + id + "/roll", `{"scopes":["chat:companion"]}`, 400, "scopes"},
 		"by a roll's query":         {"POST", own + "/" + id + "/roll?scope=chat:companion", ``, 400, "scope"},
 		"by an import":              {"POST", own + "/import", `{"label":"x","scopes":["chat:companion"],"sha256":"` + strings.Repeat("a", 64) + `"}`, 405, ""},
-		"by the operators' path":    {"PUT", own + "/" + id + "/scopes/chat:companion", ``, 404, ""},
-		"by the operators' base":    {"PUT", "/v1/keys/" + id + "/scopes/chat:companion", ``, 404, ""},
-		"by a path that is unclean": {"PUT", "/api/v1/me/keys/../../../../v1/keys/" + id + "/scopes/chat:companion", ``, 404, ""},
+		"by the path of operators":  {"PUT", own + "/" + id + "/scopes/chat:companion", ``, 404, ""},
+		"by the base of operators":  {"PUT", "/v1/keys/" + id + "/scopes/chat:companion", ``, 404, ""},
+		"by an unclean path":        {"PUT", "/api/v1/me/keys/../../../../v1/keys/" + id + "/scopes/chat:companion", ``, 404, ""},
 		"by an escaped path":        {"PUT", "/api/v1/me/keys/%2e%2e/%2e%2e/v1/keys/" + id + "/scopes/chat:companion", ``, 404, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -169,7 +169,7 @@ func TestNobodyGrantsHimself(t *testing.T) {
 			r.refused(try.status, try.names)
 		})
 	}
-	// Headers that claim what a session carries, or another method, change nothing.
+	// Headers that claim scopes or another method change nothing.
 	r := request("POST", own, `{"label":"x","scopes":["chat:companion"]}`)
 	for name, value := range map[string]string{
 		accountHeader: "a", principalHeader: "session", "X-Phantom-Scopes": "chat:companion",
@@ -186,8 +186,8 @@ func TestNobodyGrantsHimself(t *testing.T) {
 	}
 }
 
-// A grant moves to the successor, and only there: the one way in which an owner
-// comes by a key with it, and it makes no more of them.
+// A roll moves a granted scope to the successor. It is the only way for an owner to get a key with it, and it does not
+// multiply it.
 func TestRollCarriesTheGrantOver(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
@@ -198,6 +198,6 @@ func TestRollCarriesTheGrantOver(t *testing.T) {
 		t.Errorf("the successor has %s", got)
 	}
 	if r.text("replaced", "state") != "revoked" {
-		t.Error("the old key lives on")
+		t.Error("the old key is not revoked")
 	}
 }

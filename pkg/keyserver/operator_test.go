@@ -13,8 +13,8 @@ import (
 
 const stampPattern = `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`
 
-// like compares an answer with a pattern in which TIME stands for a moment, ID for
-// an id, SECRET for a plaintext, and N for a revision.
+// like compares an answer with a pattern in which TIME means a time, ID an id, SECRET a plaintext, HINT a hint and REV
+// a revision.
 func like(t *testing.T, got, pattern string) {
 	t.Helper()
 	p := regexp.QuoteMeta(pattern)
@@ -110,7 +110,7 @@ func TestKeyLife(t *testing.T) {
 	second := rolled.text("key", "id")
 	now := f.operator("POST", "/v1/keys/"+second+"/roll", "").want(201)
 	if now.text("replaced", "state") != "revoked" {
-		t.Error("a roll without grace does not revoke")
+		t.Error("a roll without grace did not revoke")
 	}
 	f.operator("POST", "/v1/keys/"+second+"/roll", "").refused(409)
 	third := now.text("key", "id")
@@ -123,7 +123,7 @@ func TestKeyLife(t *testing.T) {
 	}
 }
 
-// A repeated operation tells of the change that made things so, not of the head.
+// A repeated operation returns the revision of the change that it repeats, not the head.
 func TestRepetitionKeepsTheRevision(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
@@ -146,7 +146,7 @@ func TestRepetitionKeepsTheRevision(t *testing.T) {
 	}
 }
 
-func TestTerminatedAccountTakesNothingNew(t *testing.T) {
+func TestTerminatedAccountRejectsNewCredentials(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
 	id, _ := f.key("a", "")
@@ -202,8 +202,8 @@ func TestPages(t *testing.T) {
 		f.key("a0", "")
 	}
 	for _, list := range []struct {
-		path, things string
-		count        int
+		path, field string
+		count       int
 	}{
 		{"/v1/accounts", "accounts", 5},
 		{"/v1/accounts/a0/keys", "keys", 5},
@@ -213,7 +213,7 @@ func TestPages(t *testing.T) {
 		query := "?limit=2"
 		for {
 			r := f.operator("GET", list.path+query, "").want(200)
-			page := r.at(list.things).([]any)
+			page := r.at(list.field).([]any)
 			if len(page) > 2 {
 				t.Fatalf("%s: a page of %d", list.path, len(page))
 			}
@@ -226,7 +226,7 @@ func TestPages(t *testing.T) {
 			query = "?limit=2&cursor=" + url.QueryEscape(r.text("next"))
 		}
 		var whole []string
-		for _, thing := range f.operator("GET", list.path, "").at(list.things).([]any) {
+		for _, thing := range f.operator("GET", list.path, "").at(list.field).([]any) {
 			whole = append(whole, fmt.Sprint(thing))
 		}
 		if len(seen) != list.count || !slices.Equal(seen, whole) {
@@ -241,7 +241,7 @@ func TestPages(t *testing.T) {
 	f.operator("GET", "/v1/accounts?cursor=", "").want(200)
 }
 
-// What has left the catalogue since it was granted can still be taken away.
+// A scope that is no longer in the catalogue can still be removed from a key.
 func TestUngrantOutsideTheCatalogue(t *testing.T) {
 	f := setUp(t)
 	f.account("a")

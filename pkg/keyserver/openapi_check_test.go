@@ -20,10 +20,9 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
-// described lets every request and answer of the tests be compared with the OpenAPI
-// document.
-func (f *fixture) described(side http.Handler) http.Handler {
-	// A fuzzer makes too many: of its requests only the seeds are compared, by go test.
+// checked compares every request and answer with the OpenAPI document.
+func (f *fixture) checked(side http.Handler) http.Handler {
+	// Comparing is too slow for a fuzzer. go test compares the seeds.
 	if fuzzes := flag.Lookup("test.fuzz"); fuzzes != nil && fuzzes.Value.String() != "" {
 		return side
 	}
@@ -32,19 +31,19 @@ func (f *fixture) described(side http.Handler) http.Handler {
 		r.Body = teed{io.TeeReader(r.Body, sent), r.Body}
 		got := &copied{ResponseWriter: w}
 		side.ServeHTTP(got, r)
-		if err := matchesDescription(r, sent.Bytes(), got); err != nil {
-			f.t.Errorf("%s %s, answered %d %.300s, is not what openapi.yaml says: %v", r.Method, r.URL, got.status, got.body.String(), err)
+		if err := compare(r, sent.Bytes(), got); err != nil {
+			f.t.Errorf("%s %s, answered %d %.300s, deviates from openapi.yaml: %v", r.Method, r.URL, got.status, got.body.String(), err)
 		}
 	})
 }
 
-// teed reads from the one and closes the other.
+// teed reads from one reader and closes another.
 type teed struct {
 	io.Reader
 	io.Closer
 }
 
-// copied keeps what is written.
+// copied keeps a copy of what is written.
 type copied struct {
 	http.ResponseWriter
 	status int
@@ -63,9 +62,8 @@ func (c *copied) Write(p []byte) (int, error) {
 	return c.ResponseWriter.Write(p)
 }
 
-// theDescription is the document, with one more rule for every object in it that names
-// its fields: it has no others. So an answer cannot tell what the document does not.
-var theDescription = sync.OnceValues(func() (*openapi3.T, error) {
+// openAPI is the document in which no object may have fields that are not in its schema.
+var openAPI = sync.OnceValues(func() (*openapi3.T, error) {
 	doc, err := openapi3.NewLoader().LoadFromData([]byte(description))
 	if err != nil {
 		return nil, err
@@ -83,13 +81,13 @@ var theDescription = sync.OnceValues(func() (*openapi3.T, error) {
 	return doc, err
 })
 
-var strictly = &openapi3filter.Options{
-	AuthenticationFunc:    openapi3filter.NoopAuthenticationFunc, // the tests say who must be let in
+var strict = &openapi3filter.Options{
+	AuthenticationFunc:    openapi3filter.NoopAuthenticationFunc, // the tests check authentication themselves
 	IncludeResponseStatus: true,
 	SkipSettingDefaults:   true,
 }
 
-// The document shows a stream of lines as a list.
+// The document describes a stream of lines as a list.
 func init() {
 	openapi3filter.RegisterBodyDecoder(httpapi.LinesMedia, func(body io.Reader, _ http.Header, _ *openapi3.SchemaRef, _ openapi3filter.EncodingFn) (any, error) {
 		list := []any{}
@@ -110,10 +108,10 @@ func init() {
 	})
 }
 
-// matchesDescription compares an answer, and the request if it was not refused. What
-// the document does not have must be refused with one of the envelopes.
-func matchesDescription(r *http.Request, sent []byte, got *copied) error {
-	doc, err := theDescription()
+// compare compares an answer, and the request if it was not rejected, with the document. A request that is not in
+// the document must be rejected with an envelope.
+func compare(r *http.Request, sent []byte, got *copied) error {
+	doc, err := openAPI()
 	if err != nil {
 		return err
 	}
@@ -123,24 +121,24 @@ func matchesDescription(r *http.Request, sent []byte, got *copied) error {
 		method = http.MethodGet
 	}
 	if item == nil || item.GetOperation(method) == nil {
-		return isEnvelope(doc, got)
+		return checkEnvelope(doc, got)
 	}
 	input := &openapi3filter.RequestValidationInput{
 		Request:    r.Clone(context.Background()),
 		PathParams: pathValues(r),
 		Route:      &routers.Route{Spec: doc, Path: r.Pattern, PathItem: item, Method: method, Operation: item.GetOperation(method)},
-		Options:    strictly,
+		Options:    strict,
 	}
 	input.Request.Body = io.NopCloser(bytes.NewReader(sent))
 	input.Request.ContentLength = int64(len(sent))
-	input.Request.Method = method                                        // or nothing is said of HEAD
-	refused := bytes.Contains(got.body.Bytes(), []byte("\n{\"error\":")) // a stream, in the middle
+	input.Request.Method = method                                        // the document does not list HEAD
+	refused := bytes.Contains(got.body.Bytes(), []byte("\n{\"error\":")) // in the middle of a stream
 	if got.status < 300 && !refused {
 		if err := openapi3filter.ValidateRequest(context.Background(), input); err != nil {
 			return fmt.Errorf("the request: %w", err)
 		}
 	}
-	answer := &openapi3filter.ResponseValidationInput{RequestValidationInput: input, Status: got.status, Header: got.Header(), Options: strictly}
+	answer := &openapi3filter.ResponseValidationInput{RequestValidationInput: input, Status: got.status, Header: got.Header(), Options: strict}
 	if err := openapi3filter.ValidateResponse(context.Background(), answer.SetBodyBytes(got.body.Bytes())); err != nil {
 		return fmt.Errorf("the answer: %w", err)
 	}
@@ -160,10 +158,10 @@ func pathValues(r *http.Request) map[string]string {
 	return values
 }
 
-// isEnvelope: an answer to what is not in the document is an error of it.
-func isEnvelope(doc *openapi3.T, got *copied) error {
+// checkEnvelope checks that a request that is not in the document was rejected.
+func checkEnvelope(doc *openapi3.T, got *copied) error {
 	if got.status < 400 {
-		return errors.New("it is not in the document, and it was not refused")
+		return errors.New("it is not in the document and was not rejected")
 	}
 	if got.status == http.StatusMethodNotAllowed && got.Header().Get("Allow") == "" {
 		return errors.New("405 without allow")
@@ -175,9 +173,8 @@ func isEnvelope(doc *openapi3.T, got *copied) error {
 	return doc.Components.Responses["Error"].Value.Content.Get("application/json").Schema.Value.VisitJSON(body, openapi3.EnableJSONSchema2020())
 }
 
-// The comparison sees what is wrong: a row is an answer of the server with one thing
-// broken.
-func TestDescriptionIsSeenToBeBroken(t *testing.T) {
+// Each row is an answer of the server with one deviation.
+func TestCheckFindsDeviations(t *testing.T) {
 	const good = `{"account":{"id":"a","name":"Ann","state":"active","created_at":"2026-01-02T03:04:05Z","terminated_at":null}}`
 	ask := func(method, target, pattern, body string) *http.Request {
 		r := request(method, target, body)
@@ -190,19 +187,19 @@ func TestDescriptionIsSeenToBeBroken(t *testing.T) {
 		r      *http.Request
 		status int
 		body   string
-		broken string // what the error must say; "" if nothing is broken
+		broken string // part of the error; "" if nothing is broken
 	}{
-		"as it is":            {get, 200, good, ""},
-		"a field is missing":  {get, 200, strings.Replace(good, `"name":"Ann",`, "", 1), "name"},
-		"a field too many":    {get, 200, strings.Replace(good, `"id"`, `"digest":"x","id"`, 1), "digest"},
-		"a field of null":     {get, 200, strings.Replace(good, `"Ann"`, "null", 1), "name"},
-		"an unknown state":    {get, 200, strings.Replace(good, "active", "asleep", 1), "state"},
-		"a time of elsewhere": {get, 200, strings.Replace(good, `05Z`, "05+01:00", 1), "created_at"},
-		"no time":             {get, 200, strings.Replace(good, `2026-01-02T03:04:05Z`, "yesterdayZ", 1), "created_at"},
-		"a name that hides":   {get, 200, strings.Replace(good, `Ann`, `\u202e`, 1), "name"},
-		"an unknown status":   {get, 202, good, "status"},
-		"another's envelope":  {get, 404, `{"error":"CONFLICT","message":"x","statusCode":409}`, "error"},
-		"no envelope":         {get, 404, `Not found`, "Content-Type"},
+		"unchanged":                      {get, 200, good, ""},
+		"a field is missing":             {get, 200, strings.Replace(good, `"name":"Ann",`, "", 1), "name"},
+		"a field too many":               {get, 200, strings.Replace(good, `"id"`, `"digest":"x","id"`, 1), "digest"},
+		"a field of null":                {get, 200, strings.Replace(good, `"Ann"`, "null", 1), "name"},
+		"an unknown state":               {get, 200, strings.Replace(good, "active", "asleep", 1), "state"},
+		"a time with an offset":          {get, 200, strings.Replace(good, `05Z`, "05+01:00", 1), "created_at"},
+		"not a time":                     {get, 200, strings.Replace(good, `2026-01-02T03:04:05Z`, "yesterdayZ", 1), "created_at"},
+		"a bidirectional control":        {get, 200, strings.Replace(good, `Ann`, `\u202e`, 1), "name"},
+		"an unknown status":              {get, 202, good, "status"},
+		"the envelope of another status": {get, 404, `{"error":"CONFLICT","message":"x","statusCode":409}`, "error"},
+		"no envelope":                    {get, 404, `Not found`, "Content-Type"},
 		"503 without a header": {
 			get, 503, `{"error":"SERVICE_UNAVAILABLE","message":"x","statusCode":503}`, "Retry-After",
 		},
@@ -221,7 +218,7 @@ func TestDescriptionIsSeenToBeBroken(t *testing.T) {
 			w.status = c.status
 			w.body.WriteString(c.body)
 			sent, _ := io.ReadAll(c.r.Body)
-			err := matchesDescription(c.r, sent, w)
+			err := compare(c.r, sent, w)
 			switch {
 			case c.broken == "" && err != nil:
 				t.Error(err)
