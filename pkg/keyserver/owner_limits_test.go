@@ -269,38 +269,3 @@ func TestStalledBodiesDoNotBlockOtherAccounts(t *testing.T) {
 		t.Errorf("the last answer came after %v", took)
 	}
 }
-
-// A rejection that needs no body does not wait for one, on any side.
-func TestRejectionsDoNotWaitForTheBody(t *testing.T) {
-	t.Parallel()
-	f := setUp(t)
-	for name, c := range map[string]struct {
-		side    http.Handler
-		request string
-		status  int
-	}{
-		"unauthenticated operator": {f.Operators(), "/v1/accounts HTTP/1.1\r\n", 401},
-		"unauthenticated sidecar":  {f.Sidecars(), "/v1/resolve HTTP/1.1\r\n", 401},
-		"unauthenticated owner":    {f.Owners(), own + " HTTP/1.1\r\n", 403},
-		"unknown path":             {f.Operators(), "/v1/nothing HTTP/1.1\r\nAuthorization: Bearer " + aliceToken + "\r\n", 404},
-		"unknown method":           {f.Operators(), "/v1/keys/a HTTP/1.1\r\nAuthorization: Bearer " + aliceToken + "\r\n", 405},
-		"invalid query":            {f.Operators(), "/v1/accounts?x=1 HTTP/1.1\r\nAuthorization: Bearer " + aliceToken + "\r\n", 400},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server := httptest.NewServer(c.side)
-			defer server.Close()
-			conn := stall(t, server.Listener.Addr(), c.request)
-			defer func() { _ = conn.Close() }()
-			_ = conn.SetReadDeadline(time.Now().Add(3 * time.Second)) // less than the time limit of a body
-			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			_ = resp.Body.Close()
-			if resp.StatusCode != c.status {
-				t.Errorf("status %d, want %d", resp.StatusCode, c.status)
-			}
-		})
-	}
-}

@@ -267,11 +267,3 @@ func TestMethodsAndMedia(t *testing.T) {
 		}
 	}
 }
-
-func TestHeadIsGet(t *testing.T) {
-	f := setUp(t)
-	f.operator("HEAD", "/v1/accounts", "").want(200)
-	if got := f.operator("PATCH", "/v1/accounts", "").header.Get("Allow"); got != "GET, HEAD, POST" {
-		t.Errorf("allow %q", got)
-	}
-}
