@@ -47,7 +47,7 @@ func (s *stack) seed(ctx context.Context) (credentials, error) {
 	o.do("revoke a key", operatorapi.RevokeKey(revoked))
 	_, c.terminated = o.mint(bob, operatorapi.NewKey{Label: "of a terminated account"})
 	o.do("terminate an account", operatorapi.TerminateAccount(bob))
-	c.session = o.do("mint a session", operatorapi.MintSession(alice, 0)).Token
+	c.session = o.do("mint a session", operatorapi.MintSession(alice, 0)).Token.Secret
 	return c, o.err
 }
 
@@ -81,7 +81,7 @@ func (o *operator) mint(account string, k operatorapi.NewKey) (id string, plaint
 	if answer.Key != nil {
 		id = answer.Key.ID
 	}
-	return id, answer.Plaintext
+	return id, answer.Plaintext.Secret
 }
 
 // variables are what demo.env tells, in its order.

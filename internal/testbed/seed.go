@@ -29,7 +29,7 @@ func (s *Site) Mint(ctx context.Context, account string) (Key, error) {
 		return Key{}, err
 	}
 	s.Canaries.Add(answer.Plaintext.Reveal())
-	return Key{ID: answer.Key.ID, Secret: answer.Plaintext}, nil
+	return Key{ID: answer.Key.ID, Secret: answer.Plaintext.Secret}, nil
 }
 
 // MintSession mints a session, whose token is a canary.
@@ -39,7 +39,7 @@ func (s *Site) MintSession(ctx context.Context, account string) (credential.Secr
 		return credential.Secret{}, err
 	}
 	s.Canaries.Add(answer.Token.Reveal())
-	return answer.Token, nil
+	return answer.Token.Secret, nil
 }
 
 // Unknown makes a key that nobody has minted; it is a canary all the same.

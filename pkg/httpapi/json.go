@@ -57,9 +57,12 @@ func Decode(text []byte, into any, opts ...json.Options) error {
 // members. An empty body and null are an object without members. Whole numbers may be written as
 // 60.0 or 6e1, and times as ParseTime reads them. The error is a *JSONError.
 func DecodeRequest(body []byte, into any) error {
+	if len(body) == 0 {
+		return nil
+	}
 	body = bytes.Trim(body, " \t\r\n")
 	switch {
-	case len(body) == 0, string(body) == "null":
+	case string(body) == "null":
 		return nil
 	case !bytes.HasPrefix(body, []byte("{")):
 		return &JSONError{Field: wholeBody, Problem: "must be a JSON object"}

@@ -23,6 +23,7 @@ func TestDecodeRequest(t *testing.T) {
 	for body, want := range map[string]string{
 		"":                               "",
 		" null\r\n":                      "",
+		" ":                              "body must be a JSON object",
 		"{}":                             "",
 		`{"name":null,"count":null}`:     "",
 		`{"count":60.0}`:                 "",
