@@ -14,8 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// The scripts in testdata/fake speak with a key API that answers with the script's own
-// files: what it says is known to the byte, and it can misbehave.
+// The scripts in testdata/fake use a key API that responds with files of the script.
 func TestScriptsWithFake(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/fake", UpdateScripts: update, Cmds: scriptCommands,
@@ -30,11 +29,11 @@ func TestScriptsWithFake(t *testing.T) {
 	})
 }
 
-// fakeAPI answers a request with the file that is named after it: GET_accounts_acc_1 for
-// GET /v1/accounts/acc_1, with =CURSOR behind it for a later page; the Nth such request
-// with that of the name and .N, if there is one. Its first line is the status, or "hang up";
-// "truncated" behind the status announces more than it sends.
-// Requests go to requests.log: method, address, token, body.
+// fakeAPI responds to a request with the file that is named after it: GET_accounts_acc_1 for
+// GET /v1/accounts/acc_1, with the suffix =CURSOR for a later page. If there is a file with the
+// suffix .N, the Nth such request gets it. The first line is the status, or "hang up". With
+// "truncated" after the status, the response is shorter than its Content-Length.
+// Requests are logged in requests.log: method, address, token, body.
 type fakeAPI struct {
 	dir   string
 	mu    sync.Mutex
@@ -44,7 +43,7 @@ type fakeAPI struct {
 func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.note(r)
+	f.log(r)
 	content, err := f.find(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusNotFound)
@@ -83,7 +82,7 @@ func (f *fakeAPI) find(r *http.Request) ([]byte, error) {
 	return content, err
 }
 
-func (f *fakeAPI) note(r *http.Request) {
+func (f *fakeAPI) log(r *http.Request) {
 	whole := new(strings.Builder)
 	_ = r.Write(whole)
 	_, body, _ := strings.Cut(whole.String(), "\r\n\r\n")

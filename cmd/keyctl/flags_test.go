@@ -4,6 +4,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 678_900_000, time.UTC)
@@ -15,7 +19,7 @@ func TestParseExpires(t *testing.T) {
 		"1d12h30m":                  "2026-01-03T15:34:05.678Z",
 		"500ms":                     "2026-01-02T03:04:06.178Z",
 		"2030-01-31T12:00:00+02:00": "2030-01-31T10:00:00Z",
-		"2001-01-01T00:00:00Z":      "2001-01-01T00:00:00Z", // the API says what is too late
+		"2001-01-01T00:00:00Z":      "2001-01-01T00:00:00Z", // the API rejects times in the past
 		"0":                         "",
 		"0d":                        "",
 		"-1h":                       "",
@@ -61,72 +65,77 @@ func FuzzParseExpires(f *testing.F) {
 	})
 }
 
-func TestParse(t *testing.T) {
-	type want struct {
-		words, label, id string
-		scopes           string
-		noValue          string
-	}
-	for args, w := range map[string]want{
-		"key mint -label a":                  {words: "key mint", label: "a"},
-		"-label a key mint":                  {words: "key mint", label: "a"},
-		"key -label=a mint":                  {words: "key mint", label: "a"},
-		"key mint --label a -id b":           {words: "key mint", label: "a", id: "b"},
-		"-scope a -scope=b x":                {words: "x", scopes: "a b"},
-		"-label -id b":                       {id: "b", noValue: "label"},
-		"-label=-id":                         {label: "-id"},
-		"-label -5%":                         {label: "-5%"},
-		"-label - x":                         {label: "-", words: "x"},
-		"x -label":                           {words: "x", noValue: "label"},
-		"-label a=b=c":                       {label: "a=b=c"},
-		"-label -h":                          {noValue: "label"},
-		"- -- x":                             {words: "-", noValue: ""}, // "--" is a flag without a name: refused by check
-		"-label=":                            {},
-		"key mint -label=x=y -scope chat:co": {words: "key mint", label: "x=y", scopes: "chat:co"},
+func TestNormalize(t *testing.T) {
+	for args, want := range map[string]string{
+		"key mint -label a":        "key mint --label=a",
+		"-label a key mint":        "--label=a key mint",
+		"key -label=a mint":        "key --label=a mint",
+		"key mint --label a -id b": "key mint --label=a --id=b",
+		"-scope a -scope=b x":      "--scope=a --scope=b x",
+		"-label=-id":               "--label=-id",
+		"-label -5%":               "--label=-5%",
+		"-label - x":               "--label=- x",
+		"-label a=b=c":             "--label=a=b=c",
+		"-label=":                  "--label=",
+		"x -label":                 "x --label",
+		"-chain x":                 "--chain=true x",
+		"--chain=false":            "--chain=false",
+		"-o json":                  "--output=json",
+		"--o=json -scope=a":        "--output=json --scope=a",
+		"-id a --id=b":             "flag given more than once: --id",
+		"-h -help --help":          "--help --help --help",
+		"-version":                 "--version",
+		"-acount x":                "--acount x",
+		"- -- -x":                  "- -- -x",
+		"-label -id b":             "flag needs an argument: --label",
+		"-label -h":                "flag needs an argument: --label",
+		"__complete -o key -la":    "__complete --output=key --la",
+		"__complete -label -id b":  "__complete --label --id=b",
 	} {
-		line := parse(strings.Fields(args))
-		got := want{
-			words: strings.Join(line.words, " "), label: strings.Join(line.values["label"], " "),
-			id: strings.Join(line.values["id"], " "), scopes: strings.Join(line.values["scope"], " "),
-			noValue: strings.Join(line.noValue, " "),
+		got, err := normalize(strings.Fields(args), newFlags(&options{}))
+		if err != nil {
+			got = []string{err.Error()}
 		}
-		if got != w {
-			t.Errorf("parse(%s) = %+v, want %+v", args, got, w)
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("normalize(%s) = %s, want %s", args, text, want)
 		}
 	}
 }
 
-// Every flag that a command names exists, and every flag and command can be reached.
-func TestCommandTable(t *testing.T) {
+func TestNormalizeRejectsPlaintext(t *testing.T) {
+	for _, kind := range []credential.Kind{credential.Key, credential.Session} {
+		plaintext := credential.Mint(kind).Reveal()
+		for _, args := range [][]string{{"key", plaintext}, {"-id", plaintext}, {"--id=" + plaintext}, {"-label", "my " + plaintext + "."}} {
+			if _, err := normalize(args, newFlags(&options{})); err == nil || strings.Contains(err.Error(), plaintext) {
+				t.Errorf("%v: %v", args, err)
+			}
+		}
+	}
+}
+
+func TestCommandTableIsConsistent(t *testing.T) {
 	used := map[string]bool{}
+	cli := &cli{}
+	root := cli.root()
 	for i := range commands {
 		c := &commands[i]
-		found, problem := findCommand(strings.Fields(c.name))
-		if found != nil {
-			found = commandLine{names: []string{c.form}}.form(found)
+		found, rest, err := root.Find(strings.Fields(c.name))
+		if err != nil || len(rest) > 0 || found.CommandPath() != "keyctl "+c.name {
+			t.Errorf("%q is not found: %v", c.name, err)
 		}
-		if found != c {
-			t.Errorf("%q is not found: %s", c.title(), problem)
+		if isGroup := c.requests == nil && c.list == nil; isGroup != found.HasSubCommands() || c.requests != nil && c.list != nil {
+			t.Errorf("%q must have subcommands, requests or list", c.name)
 		}
-		ways := 0
-		for _, set := range []bool{c.requests != nil, c.list != nil, c.own != nil} {
-			if set {
-				ways++
-			}
-		}
-		if ways != 1 {
-			t.Errorf("%q has not exactly one of requests, list and own", c.title())
-		}
-		for _, name := range c.flags() {
+		for _, name := range strings.Fields(c.needs + " " + c.takes) {
 			used[name] = true
-			if flagNamed(name) == nil {
-				t.Errorf("%q takes -%s, which there is not", c.name, name)
-			}
 		}
 	}
-	for _, f := range flags {
-		if !used[f.name] {
-			t.Errorf("no command takes -%s", f.name)
-		}
+	for _, f := range globalFlags {
+		used[f.name] = true
 	}
+	cli.flags.VisitAll(func(f *pflag.Flag) {
+		if !used[f.Name] {
+			t.Errorf("no command has the flag --%s", f.Name)
+		}
+	})
 }

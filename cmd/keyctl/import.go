@@ -8,44 +8,45 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// How often an import says how far it is, on a terminal and elsewhere.
+// How often the progress of an import is shown. Shorter makes a terminal flicker and fills a log;
+// longer makes the import look hung.
 const (
-	newsOnTerminal = 200 * time.Millisecond
-	newsInLog      = 3 * time.Second
+	terminalInterval = 200 * time.Millisecond
+	logInterval      = 3 * time.Second
 )
 
-// importFile sends a file of keys and tells how it goes.
+// importFile sends a file of keys and shows the progress.
 func (s *session) importFile(ctx context.Context) int {
 	file, name := os.Stdin, "standard input"
 	if s.opts.file != "-" {
 		var err error
 		if file, err = os.Open(s.opts.file); err != nil {
-			s.con.say("the file of keys cannot be read: %s", visible(err.Error())) // it names the file
+			s.con.say("read file of keys: %s", visible(err.Error()))
 			return exitFailed
 		}
 		defer func() { _ = file.Close() }()
 		name = s.opts.file
 	}
 	began := time.Now()
-	news := importNews{progress: progress{con: s.con}, began: began, last: began}
+	news := importProgress{progress: progress{con: s.con}, began: began, last: began}
 	var wait time.Duration
 	if s.opts.wait {
 		wait = min(s.opts.waits, firstWait)
 	}
-	answer, sum, err := s.client.ImportKeys(ctx, newKeyLines(file, name), wait, news.tell)
+	answer, sum, err := s.client.ImportKeys(ctx, newKeyLines(file, name), wait, news.update)
 	if err != nil {
 		news.end(s.reason(err))
 		s.unfinished(err, sum)
 		return exitFailed
 	}
 	done := fmt.Sprintf("imported %d, %d already there", sum.Imported, sum.Existing)
-	if s.opts.json {
+	if s.opts.output == "json" {
 		news.end(done)
 		return s.finishJSON(ctx, answer, began)
 	}
@@ -61,71 +62,60 @@ func (s *session) importFile(ctx context.Context) int {
 	return exitDone
 }
 
-// unfinished tells what was done before the error. An envelope's message says it by itself.
+// unfinished reports how much was imported before the error. The API's own errors say so themselves.
 func (s *session) unfinished(err error, sum operatorapi.ImportProgress) {
-	var failure *operatorapi.Error
-	if !errors.As(err, &failure) || failure.Code == "" && failure.OutcomeUnknown {
-		s.con.say("of what was sent the key API has told of %d lines: %d imported, %d already there; it may have imported more",
+	if failure, ok := errors.AsType[*operatorapi.Error](err); !ok || failure.Code == "" && failure.OutcomeUnknown {
+		s.con.say("the key API has confirmed %d lines: %d imported, %d already there; it may have imported more",
 			sum.Lines, sum.Imported, sum.Existing)
 	}
-	s.con.say("the same file can be sent again: keys that are there already are passed over")
+	s.con.say("the file can be imported again: keys that exist already are skipped")
 }
 
-// importNews shows how far an import is, now and then.
-type importNews struct {
+// importProgress shows the progress of an import at intervals.
+type importProgress struct {
 	progress
 	began, last time.Time
 }
 
-func (n *importNews) tell(sum operatorapi.ImportProgress) {
-	pause := newsInLog
+func (n *importProgress) update(sum operatorapi.ImportProgress) {
+	interval := logInterval
 	if n.con.terminal {
-		pause = newsOnTerminal
+		interval = terminalInterval
 	}
 	now := time.Now()
-	if now.Sub(n.last) < pause {
+	if now.Sub(n.last) < interval {
 		return
 	}
 	n.last = now
 	n.show(fmt.Sprintf("%d lines, %.0f a second", sum.Lines, float64(sum.Lines)/now.Sub(n.began).Seconds()))
 }
 
-// clear takes away what is shown on a terminal.
-func (n *importNews) clear() {
+// clear removes the progress from a terminal.
+func (n *importProgress) clear() {
 	if n.con.terminal && n.last != n.began {
 		_, _ = fmt.Fprint(n.con.err, "\r\x1b[K")
 	}
 }
 
-// plaintextError is a line that must not be sent.
-type plaintextError struct {
-	line int
-	name string
-}
-
-// Error implements error. The key is not repeated.
-func (e *plaintextError) Error() string {
-	return fmt.Sprintf("line %d of %s holds the plaintext of a key or session, which is not sent to anybody: give its SHA-256, and take it out of the file",
-		e.line, e.name)
-}
-
-// keyLines passes whole lines on, and ends before the first that holds a plaintext.
+// keyLines reads a file of keys by whole lines. It ends with an error before the first line that
+// holds a plaintext.
 type keyLines struct {
 	in   *bufio.Reader
 	name string
-	read int
-	rest []byte // of a line that did not fit
+	read int    // lines
+	rest []byte // of a line that did not fit into the reader's buffer
 	err  error
 }
 
-// longestLine is more than the API takes, so that it is the one to refuse.
-const longestLine = 64 << 10
+// maxLine is the maximum length of a line in bytes. It is larger than that of the API, which reports
+// the line's number and its own limit.
+const maxLine = 64 << 10
 
 func newKeyLines(in io.Reader, name string) *keyLines {
-	return &keyLines{in: bufio.NewReaderSize(in, longestLine), name: name}
+	return &keyLines{in: bufio.NewReaderSize(in, maxLine), name: name}
 }
 
-// Read implements io.Reader. It waits for one line, and takes those with it that are there.
+// Read implements io.Reader. It waits for one line, and adds all buffered ones.
 func (k *keyLines) Read(p []byte) (n int, err error) {
 	for n < len(p) {
 		if len(k.rest) > 0 {
@@ -133,7 +123,7 @@ func (k *keyLines) Read(p []byte) (n int, err error) {
 			n, k.rest = n+copied, k.rest[copied:]
 			continue
 		}
-		if k.err != nil || n > 0 && !k.lineIsThere() {
+		if k.err != nil || n > 0 && !k.hasBufferedLine() {
 			break
 		}
 		k.next()
@@ -144,9 +134,9 @@ func (k *keyLines) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-func (k *keyLines) lineIsThere() bool {
-	there, _ := k.in.Peek(k.in.Buffered())
-	return bytes.IndexByte(there, '\n') >= 0
+func (k *keyLines) hasBufferedLine() bool {
+	buffered, _ := k.in.Peek(k.in.Buffered())
+	return bytes.IndexByte(buffered, '\n') >= 0
 }
 
 func (k *keyLines) next() {
@@ -155,37 +145,17 @@ func (k *keyLines) next() {
 	switch {
 	case err == nil || errors.Is(err, io.EOF):
 	case errors.Is(err, bufio.ErrBufferFull):
-		err = fmt.Errorf("line %d of %s is longer than %d KiB: is it a file of lines?", k.read, k.name, longestLine>>10)
+		err = fmt.Errorf("line %d of %s is too long: must be at most %d KiB", k.read, k.name, maxLine>>10)
 	default:
-		err = fmt.Errorf("%s cannot be read: %w", k.name, err)
+		err = fmt.Errorf("read %s: %w", k.name, err)
 	}
-	line = bytes.TrimPrefix(line, []byte("\ufeff")) // a byte order mark
-	if holdsPlaintext(line) {
-		err = &plaintextError{k.read, k.name}
+	line = bytes.TrimPrefix(line, []byte("\ufeff")) // byte order mark
+	if credential.ContainsPlaintext(string(line)) {
+		err = fmt.Errorf("line %d of %s holds the plaintext of a key or session, which is not sent: use its SHA-256, and remove the plaintext from the file",
+			k.read, k.name)
 	}
 	k.err = err
 	if err == nil || errors.Is(err, io.EOF) {
-		k.rest = line // good until the next line is read
+		k.rest = line // valid until the next ReadSlice
 	}
 }
-
-// holdsPlaintext looks for what has the shape of one of our keys or session tokens, whatever
-// field it is in.
-func holdsPlaintext(line []byte) bool {
-	const digits = 38
-	for _, prefix := range []string{"phk_", "phs_"} {
-		for rest := line; ; {
-			at := bytes.Index(rest, []byte(prefix))
-			if at < 0 {
-				break
-			}
-			rest = rest[at+len(prefix):]
-			if len(rest) >= digits && strings.TrimLeft(string(rest[:digits]), base62) == "" {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

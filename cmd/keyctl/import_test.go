@@ -15,8 +15,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// What is passed on is the file, however it is read and written.
-func TestKeyLines(t *testing.T) {
+func TestKeyLinesPassFileUnchanged(t *testing.T) {
 	var file strings.Builder
 	for n := range 3000 {
 		fmt.Fprintf(&file, "%d %s\n", n, strings.Repeat("x", n%97))
@@ -32,8 +31,7 @@ func TestKeyLines(t *testing.T) {
 	}
 }
 
-// A line that is there is not kept waiting for the next.
-func TestKeyLinesDoNotWait(t *testing.T) {
+func TestKeyLinesDoNotWaitForNextLine(t *testing.T) {
 	in, out := io.Pipe()
 	defer func() { _ = out.Close() }()
 	lines := newKeyLines(in, "f")
@@ -44,7 +42,7 @@ func TestKeyLinesDoNotWait(t *testing.T) {
 	}
 }
 
-func TestKeyLinesRefuse(t *testing.T) {
+func TestKeyLinesStopAtInvalidLine(t *testing.T) {
 	key, session := credential.Mint(credential.Key).Reveal(), credential.Mint(credential.Session).Reveal()
 	wrong := key[:len(key)-1] + "!"
 	for text, want := range map[string]string{
@@ -52,7 +50,7 @@ func TestKeyLinesRefuse(t *testing.T) {
 		`phk_ {"label":"` + session + `"}` + "\nb\n": "line 1 of f holds the plaintext",
 		"a\n\n" + key: "line 3 of f holds the plaintext",
 		`{"sha256":"` + wrong + `","label":"phk_"}`: "",
-		"a\n" + strings.Repeat("x", longestLine+1):  "line 2 of f is longer than 64 KiB",
+		"a\n" + strings.Repeat("x", maxLine+1):      "line 2 of f is too long: must be at most 64 KiB",
 	} {
 		sent, err := io.ReadAll(newKeyLines(strings.NewReader(text), "f"))
 		if want == "" {
@@ -65,16 +63,16 @@ func TestKeyLinesRefuse(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 		if strings.Contains(string(sent)+fmt.Sprint(err), key) || strings.Contains(string(sent)+fmt.Sprint(err), session) {
-			t.Error("it is passed on")
+			t.Error("the plaintext is passed on")
 		}
 	}
-	if _, err := io.ReadAll(newKeyLines(iotest.ErrReader(errors.New("broken disk")), "f")); err == nil || err.Error() != "f cannot be read: broken disk" {
+	if _, err := io.ReadAll(newKeyLines(iotest.ErrReader(errors.New("broken disk")), "f")); err == nil || err.Error() != "read f: broken disk" {
 		t.Error(err)
 	}
 }
 
-// On a terminal one line is written over and taken away; elsewhere a line comes every few seconds.
-func TestImportNews(t *testing.T) {
+// On a terminal one line is overwritten and removed. Elsewhere a line is printed at intervals.
+func TestImportProgress(t *testing.T) {
 	for terminal, want := range map[bool]string{
 		true: "\r\x1b[Kkeyctl: 4000 lines, 2000 a second\r\x1b[Kkeyctl: 8000 lines, 2000 a second\r\x1b[Kkeyctl: 12000 lines, 2000 a second" +
 			"\r\x1b[Kkeyctl: 16000 lines, 2000 a second\r\x1b[K",
@@ -83,10 +81,10 @@ func TestImportNews(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var out bytes.Buffer
 			began := time.Now()
-			news := importNews{progress: progress{con: console{err: &out, terminal: terminal}}, began: began, last: began}
+			news := importProgress{progress: progress{con: console{err: &out, terminal: terminal}}, began: began, last: began}
 			for lines := range 5 {
-				news.tell(operatorapi.ImportProgress{Lines: lines * 4000})
-				news.tell(operatorapi.ImportProgress{Lines: lines*4000 + 1})
+				news.update(operatorapi.ImportProgress{Lines: lines * 4000})
+				news.update(operatorapi.ImportProgress{Lines: lines*4000 + 1})
 				<-time.After(2 * time.Second)
 			}
 			news.clear()

@@ -20,7 +20,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// The scripts in testdata/keyd speak with the real key API over a fresh database.
+// The scripts in testdata/keyd use the real key API with an empty database.
 func TestScriptsWithKeyd(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/keyd", UpdateScripts: update, Cmds: scriptCommands,
@@ -66,14 +66,14 @@ func TestScriptsWithKeyd(t *testing.T) {
 
 type sidecarKey struct{}
 
-// sidecar is one that polls when the script says so.
+// sidecar polls the change log when the script asks for it.
 type sidecar struct {
 	url, token, epoch string
 	poll, revision    int64
 }
 
-// runSidecar is the scripts' command: sidecar poll (a lease, with 15 minutes of stale time), sidecar
-// acknowledge (what has changed since).
+// runSidecar implements the commands "sidecar poll", which takes a lease with a max_stale of 15 minutes,
+// and "sidecar acknowledge", which acknowledges all later changes.
 func runSidecar(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: sidecar poll|acknowledge")
@@ -81,7 +81,7 @@ func runSidecar(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value(sidecarKey{}).(*sidecar)
 	switch args[0] {
 	case "poll":
-		ts.Check(s.changes(sidecarapi.ChangesRequest{After: -1})) // tells the head only
+		ts.Check(s.changes(sidecarapi.ChangesRequest{After: -1})) // returns only the head
 		ts.Check(s.changes(sidecarapi.ChangesRequest{After: s.revision}))
 	case "acknowledge":
 		ts.Check(s.changes(sidecarapi.ChangesRequest{After: s.revision, WaitMS: 10_000}))
@@ -107,7 +107,7 @@ func (s *sidecar) changes(ask sidecarapi.ChangesRequest) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	var answer sidecarapi.ChangesResponse // of which a 410 has the head
+	var answer sidecarapi.ChangesResponse // a 410 has its first two fields
 	if err := json.UnmarshalRead(response.Body, &answer); err != nil {
 		return err
 	}

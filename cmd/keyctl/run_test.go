@@ -13,8 +13,9 @@ import (
 	"testing"
 )
 
-// minting answers every request with a minted key whose change is not effective.
-func minting(t *testing.T) func(string) string {
+// startMinting starts an API that responds to every request with a minted key whose change is not
+// effective, and returns the environment for keyctl.
+func startMinting(t *testing.T) func(string) string {
 	const answer = `{"key":{"id":"key_1","account":"acc_1","label":"x","hint":"phk_AbCd","scopes":[],"state":"active","created_at":"2026-01-02T03:04:05Z",` +
 		`"created_by":"operator:alice","expires_at":null,"revoked_at":null,"last_used_at":null},"plaintext":"phk_the-plaintext",` +
 		`"change":{"revision":7,"effective":false,"effective_by":"2026-01-02T03:19:05Z","waiting_for":["pod-a"]}}`
@@ -38,15 +39,14 @@ type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
 
-// A key that was made and could not be printed is not passed over.
-func TestUnprintedKey(t *testing.T) {
+func TestUnprintedKeyIsReported(t *testing.T) {
 	for _, format := range []string{"table", "json"} {
 		var messages bytes.Buffer
-		code := run(t.Context(), []string{"key", "mint", "-account", "acc_1", "-label", "x", "-o", format}, minting(t),
+		code := run(t.Context(), []string{"key", "mint", "-account", "acc_1", "-label", "x", "-o", format}, startMinting(t),
 			console{out: fullDisk{}, err: &messages})
 		if code != exitFailed || !strings.Contains(messages.String(), "no space left on device") ||
 			!strings.Contains(messages.String(), "revoke it with `keyctl key revoke -id key_1`") {
-			t.Errorf("-o %s: exit code %d, said %s", format, code, &messages)
+			t.Errorf("-o %s: exit code %d, messages %s", format, code, &messages)
 		}
 		if strings.Contains(messages.String(), "the-plaintext") {
 			t.Errorf("-o %s: the plaintext is in %s", format, &messages)
@@ -54,7 +54,7 @@ func TestUnprintedKey(t *testing.T) {
 	}
 }
 
-// stopper ends a context when the text has been written.
+// stopper cancels a context when the text has been written.
 type stopper struct {
 	mu   sync.Mutex
 	all  bytes.Buffer
@@ -72,17 +72,16 @@ func (s *stopper) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Ctrl-C while it waits: what was made is printed, and how far it has come.
-func TestInterruptedWait(t *testing.T) {
+func TestInterruptedWaitPrintsKeyAndState(t *testing.T) {
 	for format, plaintext := range map[string]string{"table": "phk_the-plaintext\n", "json": `"plaintext": "phk_the-plaintext"`} {
 		ctx, stop := context.WithCancel(t.Context())
 		messages := &stopper{text: "revision 7 waits for pod-a", stop: stop}
 		var out bytes.Buffer
-		code := run(ctx, []string{"key", "mint", "-account", "acc_1", "-label", "x", "-wait", "1h", "-o", format}, minting(t),
+		code := run(ctx, []string{"key", "mint", "-account", "acc_1", "-label", "x", "-wait", "1h", "-o", format}, startMinting(t),
 			console{out: &out, err: messages})
 		if code != exitNotEffective || !strings.Contains(out.String(), plaintext) ||
-			!strings.HasSuffix(messages.all.String(), "keyctl: not yet effective: revision 7 waits for pod-a; certain by 2026-01-02T03:19:05Z\n") {
-			t.Errorf("-o %s: exit code %d, printed %s, said %s", format, code, &out, &messages.all)
+			!strings.HasSuffix(messages.all.String(), "keyctl: not yet effective: revision 7 waits for pod-a; effective by 2026-01-02T03:19:05Z at the latest\n") {
+			t.Errorf("-o %s: exit code %d, printed %s, messages %s", format, code, &out, &messages.all)
 		}
 	}
 }

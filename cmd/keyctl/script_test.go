@@ -13,31 +13,31 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// update writes what keyctl prints now into the scripts, to be read before it is committed.
+// update writes the actual output into the scripts. Review it before committing.
 var update = os.Getenv("UPDATE_SCRIPTS") != ""
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"keyctl": main})
 }
 
-// scriptCommands are what the scripts can do beyond testscript's own.
+// scriptCommands are the additional commands of the scripts.
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"exits": exits,
 	"field": field, "sidecar": runSidecar,
-	// usage runs keyctl with mistakes in its arguments: exit 2, nothing on standard output,
-	// and nothing was sent.
+	// usage runs keyctl with invalid arguments: it must exit with 2, print nothing on standard
+	// output and send no request.
 	"usage": func(ts *testscript.TestScript, neg bool, args []string) {
 		exits(ts, neg, append([]string{"2", "keyctl"}, args...))
 		if out := ts.ReadFile("stdout"); out != "" {
-			ts.Fatalf("it printed %q", out)
+			ts.Fatalf("printed %q", out)
 		}
 		if _, err := os.Stat(ts.MkAbs("api/requests.log")); err == nil {
-			ts.Fatalf("it sent a request")
+			ts.Fatalf("sent a request")
 		}
 	},
 }
 
-// field sets a variable to a text in the JSON that was printed: field VARIABLE NAME…
+// field sets a variable to a string in the printed JSON: field VARIABLE NAME…
 func field(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: field VARIABLE NAME…")
@@ -53,7 +53,7 @@ func field(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], text)
 }
 
-// exits runs a program that must end with the code: exits CODE PROGRAM ARGUMENTS.
+// exits runs a program that must exit with the code: exits CODE PROGRAM ARGUMENTS.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE PROGRAM ARGUMENTS")
@@ -72,7 +72,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// operator gives a script what keyctl finds the key API by.
+// operator sets the environment by which keyctl finds the key API.
 func operator(env *testscript.Env, url, token string) error {
 	file := filepath.Join(env.WorkDir, "alice.token")
 	env.Setenv("URL", url)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,19 +19,18 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 )
 
-// session is one command on its way.
+// session is the execution of one command.
 type session struct {
 	client *operatorapi.Client
 	opts   options
 	con    console
 }
 
-// connect makes the client. Its errors are mistakes in the flags or the token's file;
-// nothing is sent yet.
+// connect makes the client. Its errors are usage errors; it sends nothing.
 func connect(opts options, con console) (*session, error) {
 	token, err := tokenOf(opts.tokenFile, con)
 	if err != nil {
-		return nil, fmt.Errorf("the token file cannot be used: %w", err)
+		return nil, fmt.Errorf("read token file: %w", err)
 	}
 	conf, err := certificates(opts, con)
 	if err != nil {
@@ -38,16 +38,12 @@ func connect(opts options, con console) (*session, error) {
 	}
 	client, err := operatorapi.NewTLS(opts.url, conf, func() (credential.Secret, error) { return token(), nil })
 	if err != nil {
-		found := shown(opts.url)
-		if strings.Contains(opts.url, "@") {
-			found = "not shown, for it may hold a password"
-		}
-		return nil, fmt.Errorf("the URL is %s: %w", found, err)
+		return nil, fmt.Errorf("--url or KEYCTL_URL: %w", err) // the URL may hold a password
 	}
 	return &session{client: client, opts: opts, con: con}, nil
 }
 
-// tokenOf reads the token. What is not a regular file, such as a pipe, can be read once.
+// tokenOf reads the token. A file that is not regular, such as a pipe, can be read only once.
 func tokenOf(path string, con console) (func() credential.Secret, error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
 		token, err := secretfile.ReadOnce(path)
@@ -60,45 +56,45 @@ func tokenOf(path string, con console) (func() credential.Secret, error) {
 	return file.Get, nil
 }
 
-// certificates is what the flags say of TLS; nil if they say nothing.
+// certificates returns the TLS configuration, or nil if no flag asks for one.
 func certificates(opts options, con console) (*tls.Config, error) {
 	switch {
 	case (opts.certFile == "") != (opts.keyFile == ""):
-		return nil, errors.New("-cert-file (or KEYCTL_CERT_FILE) and -key-file (or KEYCTL_KEY_FILE) need each other")
+		return nil, errors.New("--cert-file (or KEYCTL_CERT_FILE) and --key-file (or KEYCTL_KEY_FILE) require each other")
 	case opts.caFile == "" && opts.certFile == "":
 		return nil, nil
 	}
 	conf, err := secretfile.ReadClient(opts.caFile, opts.certFile, opts.keyFile, con.warnings())
 	if err != nil {
-		return nil, fmt.Errorf("the certificates cannot be used: %w", err)
+		return nil, fmt.Errorf("read certificates: %w", err)
 	}
 	return conf, nil
 }
 
-// do carries the command out and returns the exit code.
+// do executes the command and returns the exit code.
 func (s *session) do(ctx context.Context, cmd *command) int {
 	switch {
-	case cmd.own != nil:
-		return cmd.own(s, ctx)
+	case s.opts.file != "":
+		return s.importFile(ctx)
 	case cmd.list == nil:
-		return s.carryOut(ctx, cmd)
+		return s.send(ctx, cmd)
 	}
 	list, err := cmd.list(ctx, s.client, s.opts)
 	if err != nil {
 		s.explain(err, cmd)
 		return exitFailed
 	}
-	if s.opts.json {
+	if s.opts.output == "json" {
 		return s.print(indented(list.json.Reveal()))
 	}
 	return s.print(list.table.String())
 }
 
-func (s *session) carryOut(ctx context.Context, cmd *command) int {
+func (s *session) send(ctx context.Context, cmd *command) int {
 	var answer operatorapi.Answer
 	requests, began := cmd.requests(s.opts), time.Now()
 	for i, request := range requests {
-		// Revisions rise: when the last one's is effective the others' are.
+		// Revisions increase, so when that of the last request is effective, all are.
 		if i == len(requests)-1 && s.opts.wait {
 			request = request.Waiting(min(s.opts.waits, firstWait))
 		}
@@ -106,12 +102,12 @@ func (s *session) carryOut(ctx context.Context, cmd *command) int {
 		if answer, err = s.client.Do(ctx, request); err != nil {
 			s.explain(err, cmd)
 			if i > 0 {
-				s.con.say("done before that: %s for %s", cmd.name, visible(strings.Join(s.opts.scopes[:i], ", ")))
+				s.con.say("done before the failure: %s for %s", cmd.name, visible(strings.Join(s.opts.scopes[:i], ", ")))
 			}
 			return exitFailed
 		}
 	}
-	if s.opts.json {
+	if s.opts.output == "json" {
 		return s.finishJSON(ctx, answer, began)
 	}
 	return s.finishTable(ctx, answer, began)
@@ -144,7 +140,7 @@ func (s *session) finishTable(ctx context.Context, answer operatorapi.Answer, be
 			return exitFailed
 		}
 		_, _ = fmt.Fprint(s.con.err, table)
-		s.con.say("keep it: it is shown this once, and only its digest is stored")
+		s.con.say("store it now: it is shown only once, and the key API keeps only its digest")
 	}
 	s.noteChain(answer)
 	switch {
@@ -158,31 +154,31 @@ func (s *session) finishTable(ctx context.Context, answer operatorapi.Answer, be
 	return exitDone
 }
 
-// noteChain says what a change of a replaced key did not do, because it is easily overlooked.
+// noteChain notes that a change of a replaced key does not change its successor.
 func (s *session) noteChain(a operatorapi.Answer) {
 	if a.Key == nil || a.Key.ReplacedBy == nil || a.Change == nil || a.Revoked != nil {
 		return
 	}
 	id, next := cell(a.Key.ID), cell(*a.Key.ReplacedBy)
 	if a.Key.State == "revoked" {
-		s.con.say("%s has been replaced by %s, which is not revoked by this: `keyctl key revoke -chain -id %s` revokes both", id, next, id)
+		s.con.say("%s has been replaced by %s, which is not revoked: `keyctl key revoke -chain -id %s` revokes both", id, next, id)
 		return
 	}
-	s.con.say("%s has been replaced by %s, which is not changed by this", id, next)
+	s.con.say("%s has been replaced by %s, which is not changed", id, next)
 }
 
-// print writes to standard output.
+// print writes to standard output and returns the exit code.
 func (s *session) print(text string) int {
 	if _, err := fmt.Fprint(s.con.out, text); err != nil {
-		if !errors.Is(err, syscall.EPIPE) { // whoever closed it knows
-			s.con.say("standard output cannot be written: %v", err)
+		if !errors.Is(err, syscall.EPIPE) { // the reader does not want the rest
+			s.con.say("write standard output: %v", err)
 		}
 		return exitFailed
 	}
 	return exitDone
 }
 
-// unprinted tells of a secret that was made and that nobody has seen.
+// unprinted reports a secret that was made but not printed.
 func (s *session) unprinted(a operatorapi.Answer) {
 	switch {
 	case !a.Plaintext.Empty():
@@ -192,31 +188,30 @@ func (s *session) unprinted(a operatorapi.Answer) {
 	}
 }
 
-// explain tells why a request failed, and what that leaves open.
+// explain reports why a request failed, and whether its outcome is unknown.
 func (s *session) explain(err error, cmd *command) {
 	s.con.say("%s", s.reason(err))
-	var failure *operatorapi.Error
-	if errors.As(err, &failure) && failure.OutcomeUnknown {
-		s.con.say("the outcome is unknown: the change may have been made; %s", cmd.doubt)
+	if failure, ok := errors.AsType[*operatorapi.Error](err); ok && failure.OutcomeUnknown {
+		s.con.say("the outcome is unknown: the change may have been made; %s", cmp.Or(cmd.ifUnknown, "the command can be repeated without harm"))
 	}
 }
 
 func (s *session) reason(err error) string {
-	var failure *operatorapi.Error
-	if !errors.As(err, &failure) {
+	failure, ok := errors.AsType[*operatorapi.Error](err)
+	if !ok {
 		return visible(err.Error())
 	}
 	text := visible(failure.Error())
 	switch {
 	case failure.Status == http.StatusUnauthorized:
-		return fmt.Sprintf("the key API at %s refuses the token in %s: %s", s.opts.url, s.opts.tokenFile, text)
+		return fmt.Sprintf("the key API at %s rejects the token in %s: %s", s.opts.url, s.opts.tokenFile, text)
 	case failure.Code == "":
 		return fmt.Sprintf("%s: %s", s.opts.url, text)
 	}
 	return text
 }
 
-// indented is the API's JSON in lines, its values as they came.
+// indented formats the API's JSON and keeps the form of all values.
 func indented(text string) string {
 	value := jsontext.Value(text)
 	if err := value.Indent(jsontext.WithIndent("  ")); err != nil {

@@ -20,8 +20,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 )
 
-// certify writes NAME.crt and NAME.key: a certificate that is its own CA, for servers on
-// this machine and for clients.
+// certify writes NAME.crt and NAME.key: a self-signed certificate for servers on loopback and for clients.
 func certify(dir, name string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -51,8 +50,8 @@ func certify(dir, name string) error {
 	return errors.Join(write(".crt", "CERTIFICATE", cert), write(".key", "PRIVATE KEY", private))
 }
 
-// serveMutualTLS serves as keyd does with listen.tls: to those that ours.crt vouches for.
-// There is also a stranger.crt.
+// serveMutualTLS serves like keyd with listen.tls: ours.crt is the certificate and the client CA.
+// It also makes stranger.crt.
 func serveMutualTLS(dir string, h http.Handler) (*httptest.Server, error) {
 	if err := errors.Join(certify(dir, "ours"), certify(dir, "stranger")); err != nil {
 		return nil, err

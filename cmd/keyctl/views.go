@@ -12,16 +12,16 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// listing is a list in both of its forms.
+// listing is a list in both output formats.
 type listing struct {
 	table table
 	json  credential.Secret
 }
 
 func newListing[T any](list operatorapi.List[T], err error, header []string, row func(T) []string) (listing, error) {
-	l := listing{table: table{header: header}, json: list.JSON}
+	l := listing{table: table{header}, json: list.JSON}
 	for _, item := range list.Items {
-		l.table.rows = append(l.table.rows, row(item))
+		l.table = append(l.table, row(item))
 	}
 	return l, err
 }
@@ -58,10 +58,17 @@ func listEvents(ctx context.Context, c *operatorapi.Client, o options) (listing,
 	})
 }
 
-// answerTable shows the things in an answer, one field a line.
+func listUsage(ctx context.Context, c *operatorapi.Client, o options) (listing, error) {
+	list, err := c.KeyUsage(ctx, o.id)
+	return newListing(list, err, []string{"HOUR", "ALLOWED", "DENIED"}, func(u operatorapi.UsageHour) []string {
+		return []string{moment(&u.Hour), strconv.FormatInt(u.Allowed, 10), strconv.FormatInt(u.Denied, 10)}
+	})
+}
+
+// answerTable shows the objects of an answer, with one field in each row.
 func answerTable(a operatorapi.Answer) table {
 	var t table
-	add := func(name, value string) { t.rows = append(t.rows, []string{name, value}) }
+	add := func(name, value string) { t = append(t, []string{name, value}) }
 	switch {
 	case a.Account != nil:
 		add("account", cell(a.Account.ID))
@@ -105,7 +112,7 @@ func answerTable(a operatorapi.Answer) table {
 	return t
 }
 
-// cell makes a text from outside fit for a table; an empty one is a dash.
+// cell makes a text from outside safe for a table. An empty text is a dash.
 func cell(s string) string {
 	if s == "" {
 		return "-"
@@ -134,7 +141,7 @@ func optional(s *string) string {
 	return cell(*s)
 }
 
-// keyState also tells of an expiry that has passed, which for the API is no state.
+// keyState returns the state, or expired, which is not a state of the API.
 func keyState(k operatorapi.Key) string {
 	if k.State == "active" && k.ExpiresAt != nil && !time.Now().Before(*k.ExpiresAt) {
 		return "expired"

@@ -7,39 +7,37 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
 const (
-	// firstWait is how long the change's own request waits. Mostly every sidecar
-	// acknowledges within milliseconds, and that is all; else a minted key should not
-	// stay unprinted for long, nor the person without news.
+	// firstWait is how long the change's own request waits. Mostly all sidecars acknowledge within
+	// milliseconds. Larger delays printing a minted key; smaller costs another request.
 	firstWait = time.Second
-	// step is how often the state is looked at after that. The API answers at once when
-	// the change is effective, so this costs no time.
+	// step is how long each later request waits. Larger shows progress later; smaller costs requests.
+	// The API responds when the change is effective, so larger does not delay the end.
 	step = time.Second
 )
 
-// await waits until the change in the answer is effective or -wait is over, and tells how
-// it goes. It returns the answer with the last that is known of the change.
+// await waits until the change in the answer is effective or -wait has run out, and shows the
+// progress. It returns the answer with the last known state of the change, and the exit code.
 func (s *session) await(ctx context.Context, answer operatorapi.Answer, began time.Time) (operatorapi.Answer, int) {
-	news := progress{con: s.con}
+	shown := progress{con: s.con}
 	revision := answer.Change.Revision
-	ask := func(ctx context.Context, wait time.Duration) (operatorapi.Answer, error) {
+	request := func(ctx context.Context, wait time.Duration) (operatorapi.Answer, error) {
 		return s.client.Do(ctx, operatorapi.Revision(revision).Waiting(wait))
 	}
-	answer, err := follow(ctx, answer, began.Add(s.opts.waits), ask, func(c operatorapi.Change, trouble error) {
-		if trouble != nil {
-			news.show("trying again: " + s.reason(trouble))
+	answer, err := poll(ctx, answer, began.Add(s.opts.waits), request, func(c operatorapi.Change, lastErr error) {
+		if lastErr != nil {
+			shown.show("retrying: " + s.reason(lastErr))
 			return
 		}
-		news.show(news.waiting(c))
+		shown.show(shown.waiting(c))
 	})
-	news.end(outcome(*answer.Change))
+	shown.end(outcome(*answer.Change))
 	if err != nil {
-		s.con.say("how far it has come since cannot be learnt: %s", s.reason(err))
+		s.con.say("its state since then is unknown: %s", s.reason(err))
 	}
 	if answer.Change.Effective {
 		return answer, exitDone
@@ -47,51 +45,49 @@ func (s *session) await(ctx context.Context, answer operatorapi.Answer, began ti
 	return answer, exitNotEffective
 }
 
-// follow asks again and again until the change is effective, the deadline has come or the
-// context has ended. The change has been made, so an outage of the key API does not end
-// it; a refusal does, and is the error.
-func follow(
+// poll repeats the request until the change is effective, or the deadline or ctx ends. The change
+// has been made, so poll continues if the key API is unavailable. It ends with an error if the key
+// API rejects the request, or is still unavailable at the end.
+func poll(
 	ctx context.Context, answer operatorapi.Answer, deadline time.Time,
-	ask func(context.Context, time.Duration) (operatorapi.Answer, error), tell func(operatorapi.Change, error),
+	request func(context.Context, time.Duration) (operatorapi.Answer, error), report func(operatorapi.Change, error),
 ) (operatorapi.Answer, error) {
-	var trouble error
+	var lastErr error
 	for !answer.Change.Effective && ctx.Err() == nil {
 		wait := min(step, time.Until(deadline))
 		if wait <= 0 {
 			break
 		}
-		tell(*answer.Change, trouble)
-		// A key API that answers sooner than it was asked to must not be asked in a hurry.
-		pause := time.NewTimer(wait)
-		asking, cancel := context.WithDeadline(ctx, deadline.Add(step))
-		later, err := ask(asking, wait)
+		report(*answer.Change, lastErr)
+		pause := time.After(wait) // for a key API that responds sooner
+		bounded, cancel := context.WithDeadline(ctx, deadline.Add(step))
+		later, err := request(bounded, wait)
 		cancel()
 		switch {
 		case err == nil:
-			answer, trouble = answer.WithChange(later), nil
-		case refused(err):
+			answer, lastErr = answer.WithChange(later), nil
+		case rejected(err):
 			return answer, err
 		case ctx.Err() == nil:
-			trouble = err
+			lastErr = err
 		}
 		if !answer.Change.Effective {
 			select {
-			case <-pause.C:
+			case <-pause:
 			case <-ctx.Done():
 			}
 		}
-		pause.Stop()
 	}
-	return answer, trouble
+	return answer, lastErr
 }
 
-// refused tells whether asking again is of no use.
-func refused(err error) bool {
-	var failure *operatorapi.Error
-	return errors.As(err, &failure) && failure.Status >= http.StatusBadRequest && failure.Status < http.StatusInternalServerError
+// rejected reports whether a retry is useless.
+func rejected(err error) bool {
+	failure, ok := errors.AsType[*operatorapi.Error](err)
+	return ok && failure.Status >= http.StatusBadRequest && failure.Status < http.StatusInternalServerError
 }
 
-// outcome is how far a change has come, in a line.
+// outcome is the state of a change in one line.
 func outcome(c operatorapi.Change) string {
 	if c.Effective {
 		return fmt.Sprintf("effective: no sidecar can act on the old fact any more (revision %d)", c.Revision)
@@ -103,12 +99,12 @@ func remaining(c operatorapi.Change) string {
 	const most = 5
 	names := c.WaitingFor
 	if len(names) == 0 {
-		// After an older store was put back there may be sidecars that it does not know.
-		return fmt.Sprintf("revision %d waits for the time of sidecars that are not on record", c.Revision)
+		// After an older store was restored, sidecars may exist that it does not have on record.
+		return fmt.Sprintf("revision %d waits until sidecars that are not on record can no longer act", c.Revision)
 	}
 	names = names[:min(most, len(names))]
 	more := ""
-	if rest := c.Remaining() - len(names); rest > 0 { // the API names 100 at most
+	if rest := c.Remaining() - len(names); rest > 0 { // the API names at most 100
 		more = fmt.Sprintf(" and %d more", rest)
 	}
 	return fmt.Sprintf("revision %d waits for %s%s", c.Revision, visible(strings.Join(names, ", ")), more)
@@ -118,21 +114,20 @@ func by(c operatorapi.Change) string {
 	if c.EffectiveBy == nil {
 		return ""
 	}
-	return "; certain by " + moment(c.EffectiveBy)
+	return "; effective by " + moment(c.EffectiveBy) + " at the latest"
 }
 
-// progress shows a state while it lasts: on a terminal in one line that is written over,
-// else in a line for each new state.
+// progress shows a state. On a terminal it overwrites one line, else it prints a line for each new state.
 type progress struct {
 	con  console
 	last string
 }
 
-// waiting is the state of a change that is waited for.
+// waiting is the state of a change that is not yet effective.
 func (p *progress) waiting(c operatorapi.Change) string {
 	if p.con.terminal && c.EffectiveBy != nil {
 		left := max(0, time.Until(*c.EffectiveBy)).Round(time.Second)
-		return fmt.Sprintf("%s; certain in %v", remaining(c), left)
+		return fmt.Sprintf("%s; effective in %v at the latest", remaining(c), left)
 	}
 	return remaining(c) + by(c)
 }
@@ -146,18 +141,14 @@ func (p *progress) show(state string) {
 		p.con.say("%s", state)
 		return
 	}
-	const most = 70 // a line that wraps cannot be written over
-	if columns(state) > most {
-		for columns(state) >= most {
-			_, last := utf8.DecodeLastRuneInString(state)
-			state = state[:len(state)-last]
-		}
-		state += "…"
+	const most = 70 // characters: a line that wraps cannot be overwritten
+	if runes := []rune(state); len(runes) > most {
+		state = string(runes[:most-1]) + "…"
 	}
 	_, _ = fmt.Fprintf(p.con.err, "\r\x1b[Kkeyctl: %s", state)
 }
 
-// end replaces what is shown by the last line.
+// end prints the final state.
 func (p *progress) end(state string) {
 	if p.con.terminal && p.last != "" {
 		_, _ = fmt.Fprint(p.con.err, "\r\x1b[K")

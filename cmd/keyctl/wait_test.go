@@ -19,13 +19,13 @@ func notYet(by time.Duration, names ...string) operatorapi.Answer {
 
 var effective = operatorapi.Answer{Change: &operatorapi.Change{Revision: 7, Effective: true}}
 
-func TestFollow(t *testing.T) {
+func TestPoll(t *testing.T) {
 	down := &operatorapi.Error{Message: "down"}
 	gone := &operatorapi.Error{Status: 404, Code: "NOT_FOUND", Message: "no"}
-	type ask func(asked int, wait time.Duration) (operatorapi.Answer, error)
-	patient := func(answer operatorapi.Answer, after int) ask { // an API that waits as it should
-		return func(asked int, wait time.Duration) (operatorapi.Answer, error) {
-			if asked == after {
+	type responder func(requests int, wait time.Duration) (operatorapi.Answer, error)
+	waiting := func(answer operatorapi.Answer, after int) responder { // an API that honours wait_ms
+		return func(requests int, wait time.Duration) (operatorapi.Answer, error) {
+			if requests == after {
 				return answer, nil
 			}
 			<-time.After(wait)
@@ -33,62 +33,61 @@ func TestFollow(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		ask       ask
+		respond   responder
 		effective bool
 		err       error
 		took      time.Duration
-		asked     int
+		requests  int
 	}{
-		"effective at the third look": {patient(effective, 3), true, nil, 2 * time.Second, 3},
-		"never":                       {patient(effective, 0), false, nil, 10500 * time.Millisecond, 11},
-		"an API that does not wait is not asked in a hurry": {
+		"effective at third request": {waiting(effective, 3), true, nil, 2 * time.Second, 3},
+		"never effective":            {waiting(effective, 0), false, nil, 10500 * time.Millisecond, 11},
+		"requests are spaced if the API does not wait": {
 			func(int, time.Duration) (operatorapi.Answer, error) { return notYet(0, "a"), nil },
 			false, nil, 10500 * time.Millisecond, 11,
 		},
-		"an outage that ends": {
-			func(asked int, _ time.Duration) (operatorapi.Answer, error) {
-				if asked < 4 {
+		"outage that ends": {
+			func(requests int, _ time.Duration) (operatorapi.Answer, error) {
+				if requests < 4 {
 					return operatorapi.Answer{}, down
 				}
 				return effective, nil
 			}, true, nil, 3 * time.Second, 4,
 		},
-		"an outage that lasts": {
+		"outage that lasts": {
 			func(int, time.Duration) (operatorapi.Answer, error) { return operatorapi.Answer{}, down },
 			false, down, 10500 * time.Millisecond, 11,
 		},
-		"a refusal": {
+		"rejected": {
 			func(int, time.Duration) (operatorapi.Answer, error) { return operatorapi.Answer{}, gone },
 			false, gone, 0, 1,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				began, asked := time.Now(), 0
-				answer, err := follow(t.Context(), notYet(time.Minute, "a"), began.Add(10500*time.Millisecond),
+				began, requests := time.Now(), 0
+				answer, err := poll(t.Context(), notYet(time.Minute, "a"), began.Add(10500*time.Millisecond),
 					func(_ context.Context, wait time.Duration) (operatorapi.Answer, error) {
-						asked++
-						return c.ask(asked, wait)
+						requests++
+						return c.respond(requests, wait)
 					},
 					func(operatorapi.Change, error) {})
 				if answer.Change.Effective != c.effective || !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
 					t.Errorf("effective %v, error %v", answer.Change.Effective, err)
 				}
-				if took := time.Since(began); took != c.took || asked != c.asked {
-					t.Errorf("it took %v and %d requests, want %v and %d", took, asked, c.took, c.asked)
+				if took := time.Since(began); took != c.took || requests != c.requests {
+					t.Errorf("took %v and %d requests, want %v and %d", took, requests, c.took, c.requests)
 				}
 			})
 		})
 	}
 }
 
-// Who stops waiting is told at once how far it is.
-func TestFollowEndsWithItsContext(t *testing.T) {
+func TestPollReturnsLastStateIfCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		time.AfterFunc(2500*time.Millisecond, stop)
 		began := time.Now()
-		answer, err := follow(ctx, notYet(time.Minute, "a"), began.Add(time.Hour),
+		answer, err := poll(ctx, notYet(time.Minute, "a"), began.Add(time.Hour),
 			func(ctx context.Context, wait time.Duration) (operatorapi.Answer, error) {
 				select {
 				case <-time.After(wait):
@@ -103,19 +102,18 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// On a terminal there is one line, written over each second, and the last one stays.
-func TestProgressOnATerminal(t *testing.T) {
+func TestProgressOverwritesLineOnTerminal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var screen bytes.Buffer
 		p := progress{con: console{err: &screen, terminal: true}}
 		long := notYet(90*time.Second, strings.Repeat("x", 100))
 		p.show(p.waiting(*long.Change))
 		p.show(p.waiting(*notYet(89*time.Second, "b\x1b").Change))
-		p.show(p.waiting(*notYet(89*time.Second, "b\x1b").Change)) // nothing new
+		p.show(p.waiting(*notYet(89*time.Second, "b\x1b").Change)) // unchanged
 		p.end(outcome(*effective.Change))
 		const clear = "\r\x1b[K"
 		want := clear + "keyctl: revision 7 waits for " + strings.Repeat("x", 48) + "…" +
-			clear + `keyctl: revision 7 waits for b\u{1b}; certain in 1m29s` +
+			clear + `keyctl: revision 7 waits for b\u{1b}; effective in 1m29s at the latest` +
 			clear + "keyctl: effective: no sidecar can act on the old fact any more (revision 7)\n"
 		if got := screen.String(); got != want {
 			t.Errorf("got  %q\nwant %q", got, want)

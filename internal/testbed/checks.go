@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -67,7 +68,7 @@ func (c *Checks) AsEnvoy(ctx context.Context, s credential.Secret) (Answer, erro
 // Request makes the message that Envoy sends for a request with that credential.
 func Request(s credential.Secret) *authv3.CheckRequest {
 	headers := map[string]string{":method": "GET", ":path": "/api/v1/me", ":authority": "api.example.com", "user-agent": "tests"}
-	if text := s.Reveal(); len(text) > 4 && text[:4] == "phs_" {
+	if text := s.Reveal(); strings.HasPrefix(text, credential.SessionPrefix) {
 		headers["cookie"] = "phantom_session=" + text
 		headers["origin"] = "https://app.phantomrouter.ai"
 	} else {

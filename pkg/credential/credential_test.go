@@ -103,12 +103,12 @@ func TestFormat(t *testing.T) {
 		want  credential.Shape
 	}{
 		{zeros + zerosSum, credential.KeyShape},
-		{zeros + "000000", credential.Broken},
-		{zeros, credential.Broken},
-		{"phk_", credential.Broken},
-		{zeros + zerosSum + "0", credential.Broken},
-		{"phs_" + zeros[4:] + zerosSum, credential.Broken},
-		{"phk_" + strings.Repeat("-", 32) + zerosSum, credential.Broken},
+		{zeros + "000000", credential.Malformed},
+		{zeros, credential.Malformed},
+		{"phk_", credential.Malformed},
+		{zeros + zerosSum + "0", credential.Malformed},
+		{"phs_" + zeros[4:] + zerosSum, credential.Malformed},
+		{"phk_" + strings.Repeat("-", 32) + zerosSum, credential.Malformed},
 		{"PHK_" + zeros[4:] + zerosSum, credential.Foreign},
 		{"sk-live-something", credential.Foreign},
 		{"", credential.Foreign},
@@ -149,6 +149,39 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+func TestContainsPlaintext(t *testing.T) {
+	key, session := credential.Mint(credential.Key).Reveal(), credential.Mint(credential.Session).Reveal()
+	wrongSum := key[:len(key)-1] + "-"
+	for text, want := range map[string]bool{
+		key: true, "phk_" + key: true, `{"label":"` + session + `"}`: true, key[:len(key)-6] + "000000": true, key + "x": true,
+		"": false, key[:len(key)-1]: false, wrongSum: false, "phx_" + key[4:]: false, "phk_ " + key[4:]: false,
+	} {
+		if got := credential.ContainsPlaintext(text); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
+
+func TestReservedHeaders(t *testing.T) {
+	for name, want := range map[string]bool{
+		"x-phantom-account-id": true, "x_phantom_account_id": true, "X-Phantom_Account-Id": true, "X_PHANTOM-x": true,
+		"x-phantom-": true, "x_phantom_": true, "x-phantom": false, "x-phantomx": false, "xx-phantom-a": false, "": false,
+		"x.phantom.a": false, "x-ph\u00e4ntom-": false,
+	} {
+		if credential.IsReserved(name) != want || credential.IsReserved([]byte(name)) != want {
+			t.Errorf("%q: want %v", name, want)
+		}
+	}
+	for name, want := range map[string]string{
+		credential.AccountHeader: "x-phantom-account-id", credential.PrincipalHeader: "x-phantom-principal",
+		credential.CredentialHeader: "x-phantom-credential-id", credential.ScopesHeader: "x-phantom-scopes",
+	} {
+		if name != want {
+			t.Errorf("%q, want %q", name, want)
+		}
+	}
+}
+
 // FuzzShapeOf: only what Mint could have made has a shape of ours.
 func FuzzShapeOf(f *testing.F) {
 	f.Add("phk_")
@@ -164,7 +197,7 @@ func FuzzShapeOf(f *testing.F) {
 			for i := 4; i < len(s); i++ {
 				other := []byte(s)
 				other[i] ^= 1
-				if shape := credential.ShapeOf(string(other)); shape != credential.Broken {
+				if shape := credential.ShapeOf(string(other)); shape != credential.Malformed {
 					t.Fatalf("%q and %q are both %d", s, other, shape)
 				}
 			}
@@ -172,7 +205,7 @@ func FuzzShapeOf(f *testing.F) {
 			if strings.HasPrefix(s, "phk_") || strings.HasPrefix(s, "phs_") {
 				t.Fatalf("%q is foreign", s)
 			}
-		case credential.Broken:
+		case credential.Malformed:
 		}
 	})
 }

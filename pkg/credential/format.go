@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// The format of minted credentials: a prefix that names the kind, 32 base62
-// characters from a CSPRNG (190 bits), and a CRC-32 (IEEE) of those 36 bytes in
-// base62, most significant digit first, padded to 6. The checksum lets a typo or
-// a random guess be refused without a look-up; it is no protection of its own.
+// The format of minted credentials: a prefix that names the kind, 32 base62 characters from a
+// CSPRNG (190 bits), and a CRC-32 (IEEE) of those 36 bytes in base62, most significant digit
+// first, padded to 6. The checksum rejects typos and random guesses without a look-up. It is not
+// a protection.
 const (
 	KeyPrefix     = "phk_"
 	SessionPrefix = "phs_"
@@ -19,14 +19,14 @@ const (
 	sumLen    = 6
 	// TokenLen is the length of a minted credential in bytes.
 	TokenLen = prefixLen + randomLen + sumLen
-	// HintLen is how much of a key's plaintext is kept for people to recognise it.
+	// HintLen is the length of a key's hint in bytes. More reveals random characters; fewer
+	// make keys hard to distinguish.
 	HintLen = 8
 
 	base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
-// Mint makes a new credential of the kind, Key or Session. It panics on any
-// other kind, which is a mistake of the program.
+// Mint makes a new credential of the kind, Key or Session. It panics on any other kind.
 func Mint(kind Kind) Secret {
 	var prefix string
 	switch kind {
@@ -37,15 +37,11 @@ func Mint(kind Kind) Secret {
 	default:
 		panic("credential: no format for this kind")
 	}
-	var b strings.Builder
-	b.WriteString(prefix)
-	b.WriteString(RandomBase62(randomLen))
-	b.WriteString(checksum(b.String()))
-	return NewSecret(b.String())
+	text := prefix + RandomBase62(randomLen)
+	return NewSecret(text + checksum(text))
 }
 
-// RandomBase62 returns n base62 characters, each of which is equally likely,
-// from the system's CSPRNG.
+// RandomBase62 returns n base62 characters from the system's CSPRNG, each equally likely.
 func RandomBase62(n int) string {
 	const unbiased = 256 - 256%len(base62) // bytes from here on would favour the first digits
 	out := make([]byte, 0, n)
@@ -71,18 +67,18 @@ func checksum(s string) string {
 	return string(out[:])
 }
 
-// Shape is what a value's form alone tells of it.
+// Shape is the result of a check of a plaintext's format.
 type Shape uint8
 
-// The shapes. The zero Shape is Foreign: nothing is known but that it is not ours.
+// The shapes.
 const (
-	Foreign      Shape = iota // no prefix of ours: only a look-up can tell
-	KeyShape                  // a key of ours with the right checksum
-	SessionShape              // a session of ours with the right checksum
-	Broken                    // a prefix of ours, but not the length, digits or checksum
+	Foreign      Shape = iota // no prefix of ours: only a look-up can decide
+	KeyShape                  // a key of ours with a correct checksum
+	SessionShape              // a session token of ours with a correct checksum
+	Malformed                 // a prefix of ours with an incorrect length, character or checksum
 )
 
-// ShapeOf tells the shape of a plaintext.
+// ShapeOf returns the shape of a plaintext.
 func ShapeOf(value string) Shape {
 	var shape Shape
 	switch {
@@ -93,17 +89,17 @@ func ShapeOf(value string) Shape {
 	default:
 		return Foreign
 	}
-	// Only base62 can follow: a CRC alone would accept any 32 bytes.
-	if len(value) != TokenLen || !allBase62(value[prefixLen:]) {
-		return Broken
+	// The checksum alone would accept any 32 bytes.
+	if len(value) != TokenLen || !isBase62(value[prefixLen:]) {
+		return Malformed
 	}
 	if checksum(value[:prefixLen+randomLen]) != value[prefixLen+randomLen:] {
-		return Broken
+		return Malformed
 	}
 	return shape
 }
 
-func allBase62(s string) bool {
+func isBase62(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
@@ -113,8 +109,20 @@ func allBase62(s string) bool {
 	return true
 }
 
-// Hint returns the first characters of a minted plaintext, for people to
-// recognise a key by.
+// ContainsPlaintext reports whether text contains a minted credential with a correct or incorrect checksum. Text
+// such as an import file must not contain one.
+func ContainsPlaintext(text string) bool {
+	for len(text) >= TokenLen {
+		ours := strings.HasPrefix(text, KeyPrefix) || strings.HasPrefix(text, SessionPrefix)
+		if ours && isBase62(text[prefixLen:TokenLen]) {
+			return true
+		}
+		text = text[1:]
+	}
+	return false
+}
+
+// Hint returns the first characters of a minted plaintext, by which people recognise a key.
 func Hint(plaintext Secret) string {
 	return plaintext.Reveal()[:min(HintLen, len(plaintext.Reveal()))]
 }

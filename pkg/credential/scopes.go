@@ -5,20 +5,19 @@ import (
 	"strings"
 )
 
-// Scopes is a set of scope names, sorted and without repeats. It is immutable;
-// the zero value is the empty set and means "no scope", never "all".
-type Scopes struct{ names []string }
+// Scopes is an immutable set of scope names. The zero Scopes is the empty set and means "no
+// scope", never "all".
+type Scopes struct{ names []string } // sorted, without repeats
 
-// NewScopes makes a set of the names. Empty names are left out.
+// NewScopes makes a set of the names without the empty ones.
 func NewScopes(names ...string) Scopes {
 	set := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == "" })
 	slices.Sort(set)
 	return Scopes{names: slices.Clip(slices.Compact(set))}
 }
 
-// Has tells whether the set holds name.
+// Has reports whether the set contains name. It scans, because sets have a handful of members.
 func (s Scopes) Has(name string) bool {
-	// Sets have a handful of members: a scan beats a search.
 	return slices.Contains(s.names, name)
 }
 
@@ -33,34 +32,34 @@ func (s Scopes) With(other Scopes) Scopes {
 	return NewScopes(slices.Concat(s.names, other.names)...)
 }
 
-// Without returns the set less name.
+// Without returns the set without name.
 func (s Scopes) Without(name string) Scopes {
 	return NewScopes(slices.DeleteFunc(slices.Clone(s.names), func(n string) bool { return n == name })...)
 }
 
-// Len returns how many scopes the set holds.
+// Len returns the number of scopes.
 func (s Scopes) Len() int { return len(s.names) }
 
-// List returns the names in order, as a slice of the caller's own.
+// List returns a sorted copy of the names, never nil.
 func (s Scopes) List() []string { return append([]string{}, s.names...) }
 
-// Equal tells whether both sets hold the same names.
+// Equal reports whether both sets contain the same names.
 func (s Scopes) Equal(other Scopes) bool { return slices.Equal(s.names, other.names) }
 
 // String returns the names joined by single spaces, as OAuth 2.0 writes a scope
 // list (RFC 6749 section 3.3).
 func (s Scopes) String() string { return strings.Join(s.names, " ") }
 
-// Bounds of scopes, the same for the sidecar and the key API: what the key API mints, every sidecar
-// accepts.
+// Bounds of scopes. The sidecar and the key API share them, so that every sidecar accepts what
+// the key API mints.
 const (
 	MaxScopes    = 64 // scopes of one credential
 	MaxScopeName = 64 // characters of a scope's name
 )
 
-// ValidScope reports whether name is one RFC 6749 scope-token of at most MaxScopeName bytes:
-// printable ASCII without space, quote and backslash. Such a name can stand in a
-// header and in WWW-Authenticate's quoted string as it is.
+// ValidScope reports whether name is an RFC 6749 scope-token of at most MaxScopeName bytes:
+// printable ASCII without space, quote and backslash. A valid name needs no escapes in a header,
+// in WWW-Authenticate's quoted string and in JSON.
 func ValidScope(name string) bool {
 	if name == "" || len(name) > MaxScopeName {
 		return false

@@ -65,15 +65,9 @@ func (s *Server) authenticateOperator(r *http.Request) (caller, error) {
 	return c, nil
 }
 
-// Envoy's identity headers.
-const (
-	accountHeader   = "X-Phantom-Account-Id"
-	principalHeader = "X-Phantom-Principal"
-)
-
 // authenticateOwner reads Envoy's identity headers, each of which must be there exactly once.
 func authenticateOwner(r *http.Request) (caller, error) {
-	principal, account := r.Header.Values(principalHeader), r.Header.Values(accountHeader)
+	principal, account := r.Header.Values(credential.PrincipalHeader), r.Header.Values(credential.AccountHeader)
 	if len(principal) != 1 || principal[0] != credential.Session.String() {
 		return caller{}, httpapi.Errorf(http.StatusForbidden, "Only sessions may manage keys")
 	}

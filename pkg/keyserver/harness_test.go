@@ -33,6 +33,12 @@ const (
 	bobToken     = "canary-bob-token"
 )
 
+// The headers with which Envoy identifies an owner, as http.Header spells them.
+var (
+	accountHeader   = http.CanonicalHeaderKey(credential.AccountHeader)
+	principalHeader = http.CanonicalHeaderKey(credential.PrincipalHeader)
+)
+
 func token(text string) Token {
 	return func() credential.Secret { return credential.NewSecret(text) }
 }

@@ -47,7 +47,7 @@ func (c *Client) ImportKeys(ctx context.Context, lines io.Reader, wait time.Dura
 		return Answer{}, ImportProgress{}, err
 	}
 	body := newImportBody(lines, answerTimeout+r.wait, func() { cancel(errNoProgress) })
-	defer body.stop()
+	defer body.timer.Stop()
 	request.Body, request.ContentLength = body, -1
 	request.Header.Set("Content-Type", "application/x-ndjson")
 	request.Header.Set("Accept", "application/x-ndjson, application/json")
@@ -102,9 +102,8 @@ type importBody struct {
 	timeout time.Duration
 	mu      sync.Mutex
 	timer   *time.Timer
-	reading bool // a Read of lines is in progress
-	started bool // there has been a Read, so lines may have been sent
-	stopped bool
+	reading bool  // a Read of lines is in progress
+	started bool  // there has been a Read, so lines may have been sent
 	err     error // of lines
 }
 
@@ -125,9 +124,7 @@ func (b *importBody) Read(p []byte) (int, error) {
 		b.err = err
 	}
 	b.reading = false
-	if !b.stopped {
-		b.timer.Reset(b.timeout)
-	}
+	b.timer.Reset(b.timeout) // after the end of the request onTimeout has no effect
 	return n, err
 }
 
@@ -141,13 +138,6 @@ func (b *importBody) markProgress() {
 	if !b.reading {
 		b.timer.Reset(b.timeout)
 	}
-}
-
-func (b *importBody) stop() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.stopped = true
-	b.timer.Stop()
 }
 
 // explain returns the reason for err, which ended the request or the response.

@@ -109,7 +109,7 @@ func TestImportTimeoutExcludesReadingLines(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		in, out := io.Pipe()
 		body := newImportBody(in, time.Minute, func() { cancel(errNoProgress) })
-		defer body.stop()
+		defer body.timer.Stop()
 		go func() {
 			<-time.After(time.Hour)
 			_, _ = io.WriteString(out, "x\n")

@@ -1,10 +1,13 @@
 package secretfile
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,11 +16,13 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// put writes a file as most programs do: a new one, renamed over the old one.
+// put replaces a file by rename.
 func put(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
@@ -41,13 +46,13 @@ func TestOpen(t *testing.T) {
 		"spaces stay":  {" abc \n", " abc ", ""},
 		"mark":         {"\ufeffabc", "abc", ""},
 		"mark, crlf":   {"\ufeffabc\r\n", "abc", ""},
-		"mark only":    {"\ufeff", "", "is empty"},
-		"empty":        {"", "", "is empty"},
-		"newline only": {"\n", "", "is empty"},
-		"two newlines": {"hunter2\n\n", "", "several lines"},
-		"two lines":    {"hunter2\nb", "", "several lines"},
-		"NUL":          {"hunter2\x00", "", "control characters"},
-		"too large":    {strings.Repeat("hunter2", 1000), "", "more than 4096 bytes"},
+		"mark only":    {"\ufeff", "", "must not be empty"},
+		"empty":        {"", "", "must not be empty"},
+		"newline only": {"\n", "", "must not be empty"},
+		"two newlines": {"hunter2\n\n", "", "must hold one line"},
+		"two lines":    {"hunter2\nb", "", "must hold one line"},
+		"NUL":          {"hunter2\x00", "", "without control characters"},
+		"too large":    {strings.Repeat("hunter2", 1000), "", "at most 4096 bytes"},
 	} {
 		path := filepath.Join(t.TempDir(), "secret")
 		put(t, path, c.content)
@@ -66,14 +71,85 @@ func TestOpen(t *testing.T) {
 		}
 	}
 	if _, err := Open(filepath.Join(t.TempDir(), "nowhere"), zap.NewNop()); err == nil {
-		t.Error("a file that is not there was opened")
+		t.Error("a missing file was opened")
 	}
-	if _, err := Open(t.TempDir(), zap.NewNop()); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
-		t.Errorf("a folder: %v", err)
+	if _, err := Open(t.TempDir(), zap.NewNop()); err == nil || !strings.Contains(err.Error(), "must be a regular file") {
+		t.Errorf("a directory: %v", err)
 	}
 }
 
-func TestReadableByOthers(t *testing.T) {
+// CheckSecret and CheckToken must agree with Open and OpenToken.
+func TestChecksAgreeWithOpen(t *testing.T) {
+	for name, content := range map[string]string{
+		"token": "canary-1", "newline": "canary-1\n", "crlf": "canary-1\r\n", "two newlines": "canary-1\n\n", "empty": "", "newline only": "\n",
+		"two lines": "canary-a\nb", "tab": "canary-a\tb", "space": " canary-a ", "not ASCII": "canary-ä", "NUL": "canary-a\x00", "DEL": "canary-a\x7f",
+		"largest": strings.Repeat("a", maxSecret), "too large": strings.Repeat("a", maxSecret+1),
+		"mark": "\ufeffcanary-1\r\n", "mark only": "\ufeff", "mark and largest": "\ufeff" + strings.Repeat("a", maxSecret),
+		"mark and too large": "\ufeff" + strings.Repeat("a", maxSecret+1), "UTF-16": "\xff\xfec\x00a\x00n\x00a\x00r\x00y\x00",
+		"short": "1234567", "short with a mark": "\ufeff1234567\r\n", "8 characters": "äääääääß", "7 characters": "ääääääß",
+	} {
+		path := filepath.Join(t.TempDir(), "secret")
+		put(t, path, content)
+		for _, f := range []struct {
+			check func(string) (credential.Secret, error)
+			open  func(string, *zap.Logger) (*File, error)
+		}{{CheckSecret, Open}, {CheckToken, OpenToken}} {
+			checked, checkErr := f.check(path)
+			opened, openErr := f.open(path, zap.NewNop())
+			switch {
+			case (checkErr == nil) != (openErr == nil):
+				t.Errorf("%s: check %v, open %v", name, checkErr, openErr)
+			case openErr == nil && checked.Digest() != opened.Get().Digest():
+				t.Errorf("%s: checked %q, opened %q", name, checked.Reveal(), opened.Get().Reveal())
+			}
+		}
+	}
+	for _, check := range []func(string) error{
+		CheckPEM, CheckCAs,
+		func(path string) error { _, err := CheckSecret(path); return err },
+		func(path string) error { _, err := CheckToken(path); return err },
+		func(path string) error { return CheckKeyPair(path, path) },
+	} {
+		if err := check("/dev/zero"); err == nil || err.Error() != "/dev/zero is invalid: must be a regular file" {
+			t.Errorf("a device: %v", err)
+		}
+		if err := check(filepath.Join(t.TempDir(), "nowhere")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a missing file: %v", err)
+		}
+	}
+}
+
+// pipe makes a named pipe with the content.
+func pipe(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = os.WriteFile(path, []byte(content), 0o600) // waits for the reader
+	}()
+	t.Cleanup(func() { <-done })
+	return path
+}
+
+func TestReadOnceReadsPipes(t *testing.T) {
+	secret, err := ReadOnce(pipe(t, "a-long-enough-secret\n"))
+	if err != nil || secret.Reveal() != "a-long-enough-secret" {
+		t.Errorf("got %q, %v", secret.Reveal(), err)
+	}
+	path := pipe(t, "hunter2\ntwo lines")
+	if _, err := ReadOnce(path); err == nil || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("two lines: %v", err)
+	}
+	if _, err := ReadOnce(filepath.Join(t.TempDir(), "nowhere")); err == nil {
+		t.Error("a missing file was read")
+	}
+}
+
+func TestWarnsAboutFilesThatEveryoneCanRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	put(t, path, "abc")
 	for mode, want := range map[os.FileMode]int{0o600: 0, 0o640: 0, 0o644: 1, 0o604: 1} {
@@ -90,8 +166,8 @@ func TestReadableByOthers(t *testing.T) {
 	}
 }
 
-// A change counts at the first use that is a second after the last look.
-func TestChangeWithinASecond(t *testing.T) {
+// The first use after interval finds a change.
+func TestChangeIsFoundAfterInterval(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	synctest.Test(t, func(t *testing.T) {
 		put(t, path, "old")
@@ -108,11 +184,11 @@ func TestChangeWithinASecond(t *testing.T) {
 		}
 		put(t, path, "new")
 		<-time.After(interval - time.Nanosecond)
-		expect("old") // no look at the file yet
+		expect("old") // no look yet
 		<-time.After(time.Nanosecond)
 		expect("new")
 
-		put(t, path, "") // a rotation that went wrong
+		put(t, path, "") // a failed rotation
 		for range 3 {
 			<-time.After(interval)
 			expect("new")
@@ -123,7 +199,7 @@ func TestChangeWithinASecond(t *testing.T) {
 		<-time.After(interval)
 		expect("new")
 		if errors := logs.FilterLevelExact(zapcore.ErrorLevel).Len(); errors != 2 {
-			t.Errorf("two different failures were told %d times", errors)
+			t.Errorf("two failures were logged %d times", errors)
 		}
 		put(t, path, "newest\n")
 		<-time.After(interval)
@@ -137,7 +213,7 @@ func TestChangeWithinASecond(t *testing.T) {
 }
 
 // Kubernetes swaps a Secret by renaming a symbolic link to its folder.
-func TestSymbolicLink(t *testing.T) {
+func TestSwapOfASymbolicLinkIsAChange(t *testing.T) {
 	dir := t.TempDir()
 	mount := func(name, content string) {
 		t.Helper()
@@ -191,7 +267,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	all.Wait()
 	if got := f.Get().Reveal(); got != "bb" {
-		t.Errorf("found %q at last", got)
+		t.Errorf("found %q at the end", got)
 	}
 }
 

@@ -74,16 +74,25 @@ var (
 	errMissing = errors.New("response is invalid: missing field or value out of bounds")
 )
 
+// head holds the fields that all responses have.
+type head struct {
+	Epoch    *string `json:"epoch"`
+	Revision *int64  `json:"revision"`
+}
+
+func (h head) valid() bool {
+	return h.Epoch != nil && *h.Epoch != "" && len(*h.Epoch) <= maxEpoch && h.Revision != nil && *h.Revision >= 0
+}
+
 func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
 	var wire struct {
-		Epoch       *string          `json:"epoch"`
-		Revision    *int64           `json:"revision"`
+		head
 		Credentials []jsontext.Value `json:"credentials"`
 	}
 	if err := decode(body, &wire); err != nil {
 		return Resolved{}, err
 	}
-	if !validHead(wire.Epoch, wire.Revision) {
+	if !wire.valid() {
 		return Resolved{}, errMissing
 	}
 	if len(wire.Credentials) != len(asked) {
@@ -159,15 +168,14 @@ var (
 
 func decodeChanges(body []byte, asked ChangesRequest) (Changes, error) {
 	var wire struct {
-		Epoch    *string           `json:"epoch"`
-		Revision *int64            `json:"revision"`
-		Changes  *[]jsontext.Value `json:"changes"`
-		LeaseMS  *int64            `json:"lease_ms"`
+		head
+		Changes *[]jsontext.Value `json:"changes"`
+		LeaseMS *int64            `json:"lease_ms"`
 	}
 	if err := decode(body, &wire); err != nil {
 		return Changes{}, err
 	}
-	if !validHead(wire.Epoch, wire.Revision) || wire.Changes == nil || wire.LeaseMS == nil ||
+	if !wire.valid() || wire.Changes == nil || wire.LeaseMS == nil ||
 		*wire.LeaseMS < 0 || *wire.LeaseMS > maxLeaseMS || len(*wire.Changes) > MaxChanges {
 		return Changes{}, errMissing
 	}
@@ -221,22 +229,14 @@ func decodeChange(raw jsontext.Value) (AppliedChange, error) {
 }
 
 func decodeGone(body []byte) (*Gone, error) {
-	var wire struct {
-		Epoch    *string `json:"epoch"`
-		Revision *int64  `json:"revision"`
-	}
+	var wire head
 	if err := decode(body, &wire); err != nil {
 		return nil, err
 	}
-	if !validHead(wire.Epoch, wire.Revision) {
+	if !wire.valid() {
 		return nil, errMissing
 	}
 	return &Gone{Epoch: *wire.Epoch, Revision: *wire.Revision}, nil
-}
-
-// validHead checks the fields that all responses have.
-func validHead(epoch *string, revision *int64) bool {
-	return epoch != nil && *epoch != "" && len(*epoch) <= maxEpoch && revision != nil && *revision >= 0
 }
 
 func validID(id string) bool {

@@ -6,45 +6,35 @@ import (
 	"strings"
 )
 
-// Reasons why a path is never matched. The text of each completes the sentence "the path …".
+// Rules of paths and hosts. Requests that break a path rule are always denied, because an upstream
+// may interpret their path differently.
 var (
-	errPathRelative  = errors.New("does not begin with /")
-	errPathQuery     = errors.New("has a query or fragment")
-	errPathCharacter = errors.New("has a space, control or non-ASCII character")
-	errPathSeparator = errors.New(`has ;, \ or // and so is always denied`)
-	errPathEscape    = errors.New("has %2f, %5c or %00 and so is always denied")
-	errPathSegment   = errors.New("has a dot segment and so is always denied")
-	errPathNested    = errors.New("has an escape within an escape and so is always denied")
+	errPathRelative  = errors.New("must begin with /")
+	errPathQuery     = errors.New("must not have a query or fragment")
+	errPathCharacter = errors.New("must consist of printable ASCII characters without space")
+	errPathSeparator = errors.New(`must not contain ;, \ or //`)
+	errPathEscape    = errors.New("must not contain %2f, %5c or %00")
+	errPathSegment   = errors.New("must not contain a dot segment")
+	errPathNested    = errors.New("must not contain an escape within an escape")
+	errPrefixSlash   = errors.New("must not end in /")
+
+	errHostDot  = errors.New("must not end in a dot")
+	errHostPort = errors.New("must not have a port")
+	errHostForm = errors.New("must be a host name, an IPv4 address or an IPv6 address in brackets")
 )
 
-// Reasons why a host is never matched. The text of each completes the sentence "the host …".
-var (
-	errHostDot  = errors.New("ends in a dot")
-	errHostPort = errors.New("has a port")
-	errHostForm = errors.New("is not a host name or address")
-)
-
-// NormalizePath returns the one spelling of a path that endpoint tables compare: escapes of
-// unreserved characters are decoded (RFC 3986 section 6.2.2.2), and the hexadecimal digits of
-// the other escapes are upper case (section 6.2.2.1). The error says why no request's path can
-// match p, because Endpoints.Match denies every path that an upstream might read otherwise than
-// it is written; its text completes the sentence "the path …".
+// NormalizePath returns the spelling of an entry's path that endpoint tables compare: escapes of
+// unreserved characters are decoded (RFC 3986 section 6.2.2.2), and the hexadecimal digits of the
+// other escapes are upper case (section 6.2.2.1). The error begins with "must" and names the rule
+// that keeps every request from matching p.
 func NormalizePath(p string) (string, error) {
-	if strings.ContainsAny(p, "?#") {
-		return "", errPathQuery
-	}
-	return normalizePath(p)
-}
-
-// normalizePath is NormalizePath for the path of a request, without its query.
-func normalizePath(p string) (string, error) {
 	if p == "" || p[0] != '/' {
 		return "", errPathRelative
 	}
 	if strings.IndexByte(p, '%') >= 0 {
 		once := normalizeEscapes(p)
 		if normalizeEscapes(once) != once {
-			return "", errPathNested // %%32e is %2e when it is decoded once, and a dot when twice
+			return "", errPathNested // %%32e is %2e after one decoding and a dot after two
 		}
 		p = once
 	}
@@ -54,7 +44,7 @@ func normalizePath(p string) (string, error) {
 			return "", errPathCharacter
 		case c == ';' || c == '\\', c == '/' && i+1 < len(p) && p[i+1] == '/':
 			return "", errPathSeparator
-		case c == '#':
+		case c == '#' || c == '?':
 			return "", errPathQuery
 		case c == '%' && ambiguousEscape(p[i:]):
 			return "", errPathEscape
@@ -68,14 +58,24 @@ func normalizePath(p string) (string, error) {
 	return p, nil
 }
 
+// NormalizePrefix is NormalizePath for the path of an entry with Prefix. Only the prefix "/" may
+// end in "/".
+func NormalizePrefix(p string) (string, error) {
+	p, err := NormalizePath(p)
+	if err == nil && p != "/" && strings.HasSuffix(p, "/") {
+		return "", errPrefixSlash
+	}
+	return p, err
+}
+
 // ambiguousEscape reports whether s begins with an escaped slash, backslash or NUL. The digits
 // are upper case.
 func ambiguousEscape(s string) bool {
 	return strings.HasPrefix(s, "%2F") || strings.HasPrefix(s, "%5C") || strings.HasPrefix(s, "%00")
 }
 
-// normalizeEscapes decodes the escapes of unreserved characters and writes the others in upper
-// case. What is not an escape stays as it is.
+// normalizeEscapes decodes the escapes of unreserved characters and converts the others to upper
+// case.
 func normalizeEscapes(path string) string {
 	var b strings.Builder
 	b.Grow(len(path))
@@ -96,15 +96,15 @@ func normalizeEscapes(path string) string {
 	return b.String()
 }
 
-// unreserved characters are those of RFC 3986 section 2.3.
+// unreserved reports whether c is an unreserved character of RFC 3986 section 2.3.
 func unreserved(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
 		c == '-' || c == '.' || c == '_' || c == '~'
 }
 
-// NormalizeHost returns the one spelling of an entry's host that endpoint tables compare: lower
-// case. "" stays "" and means every host. The error says why no request's host can match; its
-// text completes the sentence "the host …".
+// NormalizeHost returns the spelling of an entry's host that endpoint tables compare: lower case.
+// "" stays "" and means every host. The error begins with "must" and names the rule that keeps
+// every request from matching.
 func NormalizeHost(host string) (string, error) {
 	if host == "" {
 		return "", nil
@@ -121,15 +121,9 @@ func NormalizeHost(host string) (string, error) {
 	return name, nil
 }
 
-// normalizeHost returns the host of a request's authority in the spelling of NormalizeHost, and
-// false if it is not the authority of one host, such as two that a proxy joined with ','.
-func normalizeHost(authority string) (string, bool) {
-	name, _, ok := splitHost(authority)
-	return name, ok
-}
-
-// splitHost splits an authority into its host in lower case and what may follow it: one dot, a
-// port, or both. A port of other characters than digits is accepted, because no port is compared.
+// splitHost splits an authority into its host in lower case and the rest: one dot, a port, or
+// both. It accepts any characters in a port, because no port is compared. It returns false for
+// anything but one host, such as two that a proxy joined with ','.
 func splitHost(authority string) (host, rest string, ok bool) {
 	end := strings.IndexByte(authority, ':')
 	if strings.HasPrefix(authority, "[") { // an IPv6 address (RFC 3986 section 3.2.2)
@@ -148,7 +142,7 @@ func splitHost(authority string) (host, rest string, ok bool) {
 	}
 	rest = authority[len(host):]
 	if port := strings.TrimPrefix(rest, "."); port != "" && port[0] != ':' {
-		return "", "", false // what follows the brackets is neither
+		return "", "", false // text after the brackets
 	}
 	for i := range len(authority) {
 		if c := authority[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`,/\@?#%`, c) >= 0 {
