@@ -268,7 +268,7 @@ func TestQuery(t *testing.T) {
 		"wait_ms=60001":                            "wait_ms must be a whole number from 0 to 60000",
 		"wait_ms=-1":                               "wait_ms must be a whole number from 0 to 60000",
 		"wait_ms=1s":                               "wait_ms must be a whole number from 0 to 60000",
-		"wait_ms=1&wait_ms=1":                      "wait_ms is there more than once",
+		"wait_ms=1&wait_ms=1":                      "wait_ms is given more than once",
 		"cursor=" + strings.Repeat("x", 1025):      "cursor is not one of this list",
 		"flag=":                                    "flag must be true or false",
 		"flag=1":                                   "flag must be true or false",

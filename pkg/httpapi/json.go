@@ -42,7 +42,7 @@ func Decode(text []byte, into any, opts ...json.Options) error {
 	var semantic *json.SemanticError
 	switch {
 	case errors.As(err, &syntax) && errors.Is(err, jsontext.ErrDuplicateName):
-		return &JSONError{fieldPath(syntax.JSONPointer), "is there more than once", syntax.ByteOffset}
+		return &JSONError{fieldPath(syntax.JSONPointer), "is given more than once", syntax.ByteOffset}
 	case errors.As(err, &syntax):
 		return &JSONError{fieldPath(syntax.JSONPointer), fmt.Sprintf("is not valid JSON (at byte %d)", syntax.ByteOffset), 0}
 	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
@@ -50,7 +50,7 @@ func Decode(text []byte, into any, opts ...json.Options) error {
 	case errors.As(err, &semantic):
 		return &JSONError{fieldPath(semantic.JSONPointer), "must be " + typeName(semantic.GoType), semantic.ByteOffset}
 	}
-	return &JSONError{Field: wholeBody, Problem: "is not what is expected here"}
+	return &JSONError{Field: wholeBody, Problem: "is not valid"}
 }
 
 // DecodeRequest reads the body of a request, a JSON object, into a struct. It also rejects unknown

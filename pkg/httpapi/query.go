@@ -47,7 +47,7 @@ func readQuery(r *http.Request, allowed []string) (Query, error) {
 			return Query{}, BadRequest(name, "is not a query parameter of this request")
 		}
 		if len(given) > 1 {
-			return Query{}, BadRequest(name, "is there more than once")
+			return Query{}, BadRequest(name, "is given more than once")
 		}
 	}
 	q := Query{Cursor: values.Get(CursorParam), values: values}

@@ -97,7 +97,7 @@ func (s *Server) incomplete(c *call, err error, sum operatorapi.ImportProgress) 
 	rejected := s.reject(operatorsSide, c.Request, err)
 	before := "nothing is imported"
 	if sum.Lines > 0 {
-		before = fmt.Sprintf("the lines up to %d are imported (%d new, %d there before), none behind them", sum.Lines, sum.Imported, sum.Existing)
+		before = fmt.Sprintf("the lines up to %d are imported (%d new, %d existing), none after them", sum.Lines, sum.Imported, sum.Existing)
 	}
 	return &httpapi.Error{Status: rejected.Status, Message: rejected.Message + "; " + before, Header: rejected.Header}
 }
@@ -176,7 +176,7 @@ func (s *Server) readPart(in *httpapi.Stream) (part importPart, more bool) {
 			part.sort()
 			return part, false
 		case errors.Is(err, httpapi.ErrLineTooLong):
-			part.wrong.add(in.Lines, httpapi.Errorf(http.StatusRequestEntityTooLarge, "it may have at most %d bytes", httpapi.MaxLine))
+			part.wrong.add(in.Lines, httpapi.Errorf(http.StatusRequestEntityTooLarge, "must have at most %d bytes", httpapi.MaxLine))
 			return part, false
 		case err != nil:
 			part.err = err
@@ -240,10 +240,7 @@ func (m *wrongLines) add(line int, err error) {
 		m.more++
 		return
 	}
-	if rest, ok := strings.CutPrefix(text, "body "); ok {
-		text = "it " + rest
-	}
-	m.texts = append(m.texts, fmt.Sprintf("line %d: %s", line, text))
+	m.texts = append(m.texts, fmt.Sprintf("line %d: %s", line, strings.TrimPrefix(text, "body ")))
 }
 
 func (m *wrongLines) err() error {

@@ -218,7 +218,7 @@ func TestImportEndsWhenDraining(t *testing.T) {
 			got := c.next()
 			want := "The key API is stopping; nothing is imported"
 			if begun {
-				want = "The key API is stopping; the lines up to 50 are imported (50 new, 0 there before), none behind them"
+				want = "The key API is stopping; the lines up to 50 are imported (50 new, 0 existing), none after them"
 			}
 			if got.StatusCode != 503 || got.Message != want {
 				t.Errorf("%+v", got)
@@ -248,7 +248,7 @@ func TestImportWhenTheStoreFails(t *testing.T) {
 	store.after.Store(1)
 	lines := f.imports(manyLines(0, partKeys+1)).lines()
 	if len(lines) != 2 || lines[1].StatusCode != 503 ||
-		lines[1].Message != unavailable+unknownOutcome+"; the lines up to 50 are imported (50 new, 0 there before), none behind them" {
+		lines[1].Message != unavailable+unknownOutcome+"; the lines up to 50 are imported (50 new, 0 existing), none after them" {
 		t.Errorf("%+v", lines)
 	}
 }

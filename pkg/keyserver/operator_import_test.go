@@ -144,14 +144,14 @@ func TestImportRejections(t *testing.T) {
 		{with("plaintext", `"x"`), 400, "plaintext is not a known field"},
 		{with("Label", `"x"`), 400, "Label is not a known field"},
 		{with("id", `"key_1"`), 400, "id is not a known field"},
-		{`{"label":"x","label":"x"}`, 400, "label is there more than once"},
-		{`[]`, 400, "it must be a JSON object"},
+		{`{"label":"x","label":"x"}`, 400, "label is given more than once"},
+		{`[]`, 400, "must be a JSON object"},
 		{`null`, 400, "account is required"},
-		{with("label", "") + with("label", ""), 400, "it is not valid JSON"},
-		{`{"account":"a"`, 400, "it is not valid JSON"},
-		{"\ufeff\ufeff" + with("", ""), 400, "it must be a JSON object"},
-		{with("", "") + "\r" + with("", ""), 400, "it is not valid JSON"}, // a carriage return alone ends no line
-		{`{"label":"` + strings.Repeat("x", httpapi.MaxLine) + `"}`, 413, "it may have at most 16384 bytes"},
+		{with("label", "") + with("label", ""), 400, "is not valid JSON"},
+		{`{"account":"a"`, 400, "is not valid JSON"},
+		{"\ufeff\ufeff" + with("", ""), 400, "must be a JSON object"},
+		{with("", "") + "\r" + with("", ""), 400, "is not valid JSON"}, // a carriage return alone ends no line
+		{`{"label":"` + strings.Repeat("x", httpapi.MaxLine) + `"}`, 413, "must have at most 16384 bytes"},
 	} {
 		for _, place := range []int{1, 3} {
 			body := m.line
@@ -192,7 +192,7 @@ func TestImportReportsAllMistakes(t *testing.T) {
 	f.imports(body).refused(404, "line 1: No such account; line 2: ", "line 10: No such account; and 2 more; nothing is imported")
 
 	lines := f.imports(manyLines(0, partKeys) + importing(1) + "\n{}\n" + importing(7)).lines()
-	want := fmt.Sprintf("line %d: account is required; the lines up to %d are imported (%d new, 0 there before), none behind them",
+	want := fmt.Sprintf("line %d: account is required; the lines up to %d are imported (%d new, 0 existing), none after them",
 		partKeys+2, partKeys, partKeys)
 	if len(lines) != 2 || lines[0].Imported != partKeys || lines[1].StatusCode != 400 || lines[1].Error != "BAD_REQUEST" || lines[1].Message != want {
 		t.Errorf("%+v", lines)
