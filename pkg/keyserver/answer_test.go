@@ -76,7 +76,7 @@ func TestWaitOfEveryChange(t *testing.T) {
 					head++
 				}
 				path := strings.NewReplacer("KEY", key, "SESSION", session, "HEAD", fmt.Sprint(head)).Replace(c.path)
-				ask := func(wait int) reply {
+				send := func(wait int) reply {
 					target := fmt.Sprintf("%s?wait_ms=%d", path, wait)
 					if c.side == "owners" {
 						return f.owner("a", c.method, target, c.body)
@@ -85,7 +85,7 @@ func TestWaitOfEveryChange(t *testing.T) {
 				}
 				began := time.Now()
 				answered := make(chan reply, 1)
-				go func() { answered <- ask(10000) }()
+				go func() { answered <- send(10000) }()
 				<-time.After(5 * time.Second)
 				if len(answered) > 0 {
 					t.Fatalf("did not wait: %s", (<-answered).raw)

@@ -47,7 +47,7 @@ func TestAuthentication(t *testing.T) {
 				r.Header["Authorization"] = headers
 				r.RemoteAddr = fmt.Sprintf("10.0.0.%d:1", len(fmt.Sprint(headers))) // below the rate limit
 				got := f.do(side.name, r)
-				got.refused(401)
+				got.rejected(401)
 				if got.header.Get("WWW-Authenticate") != "Bearer" {
 					t.Errorf("%q: WWW-Authenticate %q", headers, got.header.Get("WWW-Authenticate"))
 				}
@@ -66,7 +66,7 @@ func TestBodyIsNotReadWithoutAuthentication(t *testing.T) {
 	body := &counted{}
 	r := request("POST", "/v1/accounts", "x")
 	r.Body = io.NopCloser(body)
-	f.do("operators", r).refused(401)
+	f.do("operators", r).rejected(401)
 	if body.read > 0 {
 		t.Error("the body was read")
 	}
@@ -79,7 +79,7 @@ func (c *counted) Read(p []byte) (int, error) { c.read += len(p); return len(p),
 func TestTokensRotate(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
-	ask := func(path, bearer string) int {
+	send := func(path, bearer string) int {
 		r := request("GET", path, "")
 		r.Header.Set("Authorization", "Bearer "+bearer)
 		if path == "/v1/resolve" {
@@ -87,7 +87,7 @@ func TestTokensRotate(t *testing.T) {
 		}
 		return f.do("operators", r).status
 	}
-	if got := ask("/v1/resolve", "an-older-sidecar-token"); got != 405 {
+	if got := send("/v1/resolve", "an-older-sidecar-token"); got != 405 {
 		t.Errorf("the older token: %d", got)
 	}
 	current := "first"
@@ -97,19 +97,19 @@ func TestTokensRotate(t *testing.T) {
 	f.Apply(settings)
 	for _, path := range []string{"/v1/accounts", "/v1/resolve"} {
 		current = "first"
-		if got := ask(path, "first"); got == 401 {
+		if got := send(path, "first"); got == 401 {
 			t.Errorf("%s: the current token was rejected", path)
 		}
 		current = "second"
-		if got := ask(path, "first"); got != 401 {
+		if got := send(path, "first"); got != 401 {
 			t.Errorf("%s: an old token: %d", path, got)
 		}
-		if got := ask(path, "second"); got == 401 {
+		if got := send(path, "second"); got == 401 {
 			t.Errorf("%s: the current token was rejected", path)
 		}
 		current = "" // a file that has been emptied
 		for _, bearer := range []string{"", "second"} {
-			if got := ask(path, bearer); got != 401 {
+			if got := send(path, bearer); got != 401 {
 				t.Errorf("%s: %q against an empty token: %d", path, bearer, got)
 			}
 		}
@@ -127,21 +127,21 @@ func TestRejectedWithoutConfiguredTokens(t *testing.T) {
 		r := request("POST", "/v1/resolve", "")
 		r.Header.Set("Authorization", "Bearer "+sidecarToken)
 		r.TLS = state
-		f.do("sidecars", r).refused(401, "certificate")
+		f.do("sidecars", r).rejected(401, "certificate")
 	}
 	r := request("POST", "/v1/resolve", "")
 	r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{}}}}
-	f.do("sidecars", r).refused(400, "credentials")
-	f.operator("GET", "/v1/accounts", "").refused(401)
+	f.do("sidecars", r).rejected(400, "credentials")
+	f.operator("GET", "/v1/accounts", "").rejected(401)
 	// With tokens a certificate alone is not enough.
 	f.Apply(testSettings())
-	f.do("sidecars", r).refused(401)
+	f.do("sidecars", r).rejected(401)
 }
 
 func TestFailedTokensAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
-		ask := func(remote, bearer string) reply {
+		send := func(remote, bearer string) reply {
 			r := request("GET", "/v1/accounts", "")
 			r.Header.Set("Authorization", "Bearer "+bearer)
 			r.RemoteAddr = remote
@@ -154,35 +154,35 @@ func TestFailedTokensAreLimited(t *testing.T) {
 			return f.do("sidecars", r)
 		}
 		for range failuresBurst {
-			sidecar("192.0.2.1:1", "guess").refused(401)
+			sidecar("192.0.2.1:1", "guess").rejected(401)
 		}
-		sidecar("192.0.2.1:1", "guess").refused(429)
-		sidecar("192.0.2.1:1", aliceToken).refused(429) // a token of another side
+		sidecar("192.0.2.1:1", "guess").rejected(429)
+		sidecar("192.0.2.1:1", aliceToken).rejected(429) // a token of another side
 		sidecar("192.0.2.1:1", sidecarToken).want(204)
 		sidecar("192.0.2.1:1", "an-older-sidecar-token").want(204)
-		sidecar("192.0.2.2:1", "guess").refused(401)
-		ask("192.0.2.1:1", aliceToken).want(200)
+		sidecar("192.0.2.2:1", "guess").rejected(401)
+		send("192.0.2.1:1", aliceToken).want(200)
 		for range failuresBurst {
-			ask("192.0.2.1:1", "guess").refused(401)
+			send("192.0.2.1:1", "guess").rejected(401)
 		}
-		limited := ask("192.0.2.1:2", "guess")
-		limited.refused(429)
+		limited := send("192.0.2.1:2", "guess")
+		limited.rejected(429)
 		if limited.header.Get("Retry-After") != "1" {
 			t.Error("no retry-after")
 		}
-		ask("192.0.2.1:3", aliceToken).want(200) // good tokens are not limited
-		ask("192.0.2.2:1", "guess").refused(401) // other peers are not limited
+		send("192.0.2.1:3", aliceToken).want(200)  // good tokens are not limited
+		send("192.0.2.2:1", "guess").rejected(401) // other peers are not limited
 		for i := range failuresBurst {
-			ask(fmt.Sprintf("[2001:db8:0:1::%x]:1", i), "guess").refused(401)
+			send(fmt.Sprintf("[2001:db8:0:1::%x]:1", i), "guess").rejected(401)
 		}
-		ask("[2001:db8:0:1::ffff]:1", "guess").refused(429) // an IPv6 /64 is one peer
-		ask("[2001:db8:0:2::1]:1", "guess").refused(401)
-		ask("@", "guess").refused(401) // a Unix socket's peer
+		send("[2001:db8:0:1::ffff]:1", "guess").rejected(429) // an IPv6 /64 is one peer
+		send("[2001:db8:0:2::1]:1", "guess").rejected(401)
+		send("@", "guess").rejected(401) // a Unix socket's peer
 		<-time.After(time.Second)
 		for range failuresPerSecond {
-			ask("192.0.2.1:1", "guess").refused(401)
+			send("192.0.2.1:1", "guess").rejected(401)
 		}
-		ask("192.0.2.1:1", "guess").refused(429)
+		send("192.0.2.1:1", "guess").rejected(429)
 		limits := f.failures[operatorsSide]
 		for i := range 3 * failuresPeers {
 			if remote := fmt.Sprintf("10.%d.%d.1:1", i/256, i%256); !limits.allow(remote) {
@@ -227,7 +227,7 @@ func TestClientNames(t *testing.T) {
 		sidecarsSide: {"POST", "/v1/usage"}, operatorsSide: {"GET", "/v1/accounts"}, ownersSide: {"GET", own},
 	}
 	bodies := map[string]string{sidecarsSide: `{"sidecar":"s","used":[]}`}
-	ask := func(side string, state *tls.ConnectionState, network string) reply {
+	send := func(side string, state *tls.ConnectionState, network string) reply {
 		r := request(routes[side][0], routes[side][1], bodies[side])
 		r.TLS = state
 		if network == "unix" {
@@ -235,7 +235,7 @@ func TestClientNames(t *testing.T) {
 		} else {
 			r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{}))
 		}
-		return f.ask(side, r)
+		return f.send(side, r)
 	}
 	for _, c := range []struct {
 		name  string
@@ -258,23 +258,23 @@ func TestClientNames(t *testing.T) {
 	} {
 		for side := range routes {
 			f.Apply(settings)
-			got := ask(side, c.state, "tcp")
+			got := send(side, c.state, "tcp")
 			if side == c.sides {
 				if got.status >= 300 {
 					t.Errorf("%s on the side of %s: %d %s", c.name, side, got.status, got.raw)
 				}
 			} else {
-				got.refused(403, "The client certificate is not accepted here")
+				got.rejected(403, "The client certificate is not accepted here")
 			}
 			f.Apply(testSettings()) // without lists every name is accepted
-			if got := ask(side, c.state, "tcp"); got.status >= 300 {
+			if got := send(side, c.state, "tcp"); got.status >= 300 {
 				t.Errorf("%s on the side of %s without lists: %d %s", c.name, side, got.status, got.raw)
 			}
 		}
 	}
 	f.Apply(settings)
 	for side := range routes {
-		if got := ask(side, nil, "unix"); got.status >= 300 {
+		if got := send(side, nil, "unix"); got.status >= 300 {
 			t.Errorf("a Unix socket on the side of %s: %d %s", side, got.status, got.raw)
 		}
 	}
@@ -282,15 +282,15 @@ func TestClientNames(t *testing.T) {
 	for _, path := range []string{descriptionPath, "/v1/nothing", "/v1//accounts"} {
 		r := request("GET", path, "")
 		r.TLS = certified("unknown.example", "")
-		f.do(operatorsSide, r).refused(403, "certificate")
+		f.do(operatorsSide, r).rejected(403, "certificate")
 	}
 	// A side without a list accepts every name.
 	settings.ClientNames.Sidecars = nil
 	f.Apply(settings)
-	if got := ask(sidecarsSide, certified("unknown.example", ""), "tcp"); got.status >= 300 {
+	if got := send(sidecarsSide, certified("unknown.example", ""), "tcp"); got.status >= 300 {
 		t.Errorf("a side without a list: %d", got.status)
 	}
 	settings.ClientNames.Operators = []string{} // accepts none; a configuration cannot express it
 	f.Apply(settings)
-	ask(operatorsSide, certified("operator.example", ""), "tcp").refused(403)
+	send(operatorsSide, certified("operator.example", ""), "tcp").rejected(403)
 }

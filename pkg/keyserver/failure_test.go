@@ -86,7 +86,9 @@ func (failingStore) RecordUsage(context.Context, string, []keystore.Usage) error
 func (failingStore) Resolve(context.Context, []credential.Digest) (keystore.Head, []keystore.Fact, error) {
 	return keystore.Head{}, nil, errStore
 }
+
 func (failingStore) Head(context.Context) (keystore.Head, error) { return keystore.Head{}, errStore }
+
 func (failingStore) Changes(context.Context, string, int64, int) (keystore.Head, []keystore.Change, error) {
 	return keystore.Head{}, nil, errStore
 }
@@ -122,7 +124,7 @@ var goodBodies = map[string]string{
 
 func TestFailingStore(t *testing.T) {
 	f := setUpOn(t, func(s keystore.Store) keystore.Store { return failingStore{s} })
-	asked := 0
+	sent := 0
 	for side, rows := range routesOf(f) {
 		for _, row := range rows {
 			bodies := []string{""}
@@ -145,7 +147,7 @@ func TestFailingStore(t *testing.T) {
 				if strings.Contains(r.raw, "sqlite") || strings.Contains(r.raw, "/var/lib") {
 					t.Errorf("%s %s shows internals: %s", row.Method, row.Path, r.raw)
 				}
-				r.refused(503)
+				r.rejected(503)
 				changes := side != sidecarsSide && row.Method != http.MethodGet
 				if unknown := strings.Contains(r.raw, unknownOutcome); unknown != changes {
 					t.Errorf("%s %s: %s", row.Method, row.Path, r.raw)
@@ -153,12 +155,12 @@ func TestFailingStore(t *testing.T) {
 				if r.header.Get("Retry-After") != "1" {
 					t.Errorf("%s %s: no retry-after", row.Method, row.Path)
 				}
-				asked++
+				sent++
 			}
 		}
 	}
-	if logged := f.logs.FilterMessage("the store failed").FilterField(zap.Error(errStore)).Len(); logged < asked {
-		t.Errorf("%d failures, %d in the log", asked, logged)
+	if logged := f.logs.FilterMessage("the store failed").FilterField(zap.Error(errStore)).Len(); logged < sent {
+		t.Errorf("%d failures, %d in the log", sent, logged)
 	}
 	var counted int
 	for _, line := range f.scrape() {
@@ -168,8 +170,8 @@ func TestFailingStore(t *testing.T) {
 			counted += n
 		}
 	}
-	if counted != asked {
-		t.Errorf("%d failures, %v counted", asked, counted)
+	if counted != sent {
+		t.Errorf("%d failures, %v counted", sent, counted)
 	}
 	if got := f.scrape(); !slices.Contains(got, "keyd_sidecars NaN") {
 		t.Error("the number of sidecars is not NaN")
@@ -191,7 +193,7 @@ func TestDisconnectedClientIsNotLogged(t *testing.T) {
 	cancel()
 	r := request("GET", "/v1/accounts", "").WithContext(ctx)
 	r.Header.Set("Authorization", "Bearer "+aliceToken)
-	f.do("operators", r).refused(503)
+	f.do("operators", r).rejected(503)
 	if f.logs.Len() > 0 {
 		t.Errorf("logged: %v", f.logs.All())
 	}
@@ -200,9 +202,9 @@ func TestDisconnectedClientIsNotLogged(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
-	f.operator("GET", "/v1/accounts/nope", "").refused(404)
-	f.operator("FROB", "/v1/accounts", "").refused(405)
-	f.operator("GET", "/random/"+strings.Repeat("x", 100), "").refused(404)
+	f.operator("GET", "/v1/accounts/nope", "").rejected(404)
+	f.operator("FROB", "/v1/accounts", "").rejected(405)
+	f.operator("GET", "/random/"+strings.Repeat("x", 100), "").rejected(404)
 	_, plaintext := f.key("a", "")
 	f.sidecar("/v1/resolve", fmt.Sprintf(`{"credentials":[%q,%q]}`, digestOf(plaintext), strings.Repeat("0", 64))).want(200)
 	f.startSidecar("s", "")

@@ -29,11 +29,11 @@ func TestEmptyBodies(t *testing.T) {
 	}
 	f := setUp(t)
 	f.account("a")
-	f.operator("POST", "/v1/accounts/a/keys", "null").refused(400, "label is required")
-	f.sidecar("/v1/resolve", "null").refused(400, "credentials")
-	f.operator("POST", "/v1/accounts/a/terminate", "nul").refused(400, "body must be a JSON object")
-	f.operator("POST", "/v1/accounts/a/terminate", "null null").refused(400, "body must be a JSON object")
-	f.operator("POST", "/v1/accounts/a/terminate", "[]").refused(400, "body must be a JSON object")
+	f.operator("POST", "/v1/accounts/a/keys", "null").rejected(400, "label is required")
+	f.sidecar("/v1/resolve", "null").rejected(400, "credentials")
+	f.operator("POST", "/v1/accounts/a/terminate", "nul").rejected(400, "body must be a JSON object")
+	f.operator("POST", "/v1/accounts/a/terminate", "null null").rejected(400, "body must be a JSON object")
+	f.operator("POST", "/v1/accounts/a/terminate", "[]").rejected(400, "body must be a JSON object")
 }
 
 // null for an optional field is the same as an absent field.
@@ -52,11 +52,11 @@ func TestNullIsAbsent(t *testing.T) {
 	}
 	f.imports(`{"account":"a","label":"x","sha256":"` + strings.Repeat("cd", 32) + `","scopes":null,"expires_at":null}`).lines()
 	for _, body := range []string{`{"label":null}`, `{"label":"x","scopes":[null]}`} {
-		f.operator("POST", "/v1/accounts/a/keys", body).refused(400)
+		f.operator("POST", "/v1/accounts/a/keys", body).rejected(400)
 	}
-	f.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":null}`).refused(400, "sha256 is required")
+	f.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":null}`).rejected(400, "sha256 is required")
 	r := request("POST", "/v1/usage", `{"sidecar":"s","used":[{"sha256":"`+digest+`","last_used_at":"2026-01-01T00:00:00Z","allowed":null,"denied":null}]}`)
-	if got := f.askUnchecked(sidecarsSide, r); got.status != http.StatusNoContent {
+	if got := f.sendUnchecked(sidecarsSide, r); got.status != http.StatusNoContent {
 		t.Errorf("a report: %d %s", got.status, got.raw)
 	}
 }
@@ -68,7 +68,7 @@ func TestDigestsInEitherCase(t *testing.T) {
 	f.account("a")
 	digest := strings.Repeat("aB", 32)
 	f.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"`+strings.ToUpper(digest)+`"}`).want(201)
-	f.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"`+digest+`"}`).refused(409)
+	f.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"`+digest+`"}`).rejected(409)
 	other := strings.Repeat("Cd", 32)
 	lines := f.imports(join(
 		`{"account":"a","label":"x","sha256":"`+digest+`"}`,
@@ -82,7 +82,7 @@ func TestDigestsInEitherCase(t *testing.T) {
 		if result := found.at("credentials").([]any)[0].(map[string]any); result["found"] != true || result["sha256"] != strings.ToLower(d) {
 			t.Errorf("resolve: %s", found.raw)
 		}
-		f.sidecar("/v1/resolve", `{"credentials":["`+strings.ToUpper(d)+`"]}`).refused(400, "credentials[0]")
+		f.sidecar("/v1/resolve", `{"credentials":["`+strings.ToUpper(d)+`"]}`).rejected(400, "credentials[0]")
 	}
 }
 
@@ -105,11 +105,11 @@ func TestTimesInEitherCase(t *testing.T) {
 	} {
 		body := `{"label":"x","expires_at":"` + c.given + `"}`
 		for _, got := range []reply{
-			f.askUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys", body)),
-			f.askUnchecked(ownersSide, request("POST", own, body)),
+			f.sendUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys", body)),
+			f.sendUnchecked(ownersSide, request("POST", own, body)),
 		} {
 			if c.want == "" {
-				got.refused(400, "expires_at must be a time as in RFC 3339")
+				got.rejected(400, "expires_at must be a time as in RFC 3339")
 			} else if at := got.want(201).text("key", "expires_at"); at != c.want {
 				t.Errorf("%q became %s, want %s", c.given, at, c.want)
 			}
@@ -121,9 +121,9 @@ func TestTimesInEitherCase(t *testing.T) {
 		}
 	}
 	id, _ := f.key("a", "")
-	got := f.askUnchecked(operatorsSide, request("GET", "/v1/keys/"+id+"/usage?from=2026-01-01t00:00:00z&until=2026-02-01t00:00:00z", ""))
+	got := f.sendUnchecked(operatorsSide, request("GET", "/v1/keys/"+id+"/usage?from=2026-01-01t00:00:00z&until=2026-02-01t00:00:00z", ""))
 	got.want(200)
-	got = f.askUnchecked(sidecarsSide, request("POST", "/v1/usage", `{"sidecar":"s","used":[{"sha256":"`+strings.Repeat("a", 64)+`","last_used_at":"2026-01-01t00:00:00z"}]}`))
+	got = f.sendUnchecked(sidecarsSide, request("POST", "/v1/usage", `{"sidecar":"s","used":[{"sha256":"`+strings.Repeat("a", 64)+`","last_used_at":"2026-01-01t00:00:00z"}]}`))
 	got.want(204)
 }
 
@@ -152,14 +152,14 @@ func TestImportLineEndings(t *testing.T) {
 	}
 }
 
-// askUnchecked is ask without the comparison with the OpenAPI document, because the server accepts more forms than
+// sendUnchecked is send without the comparison with the OpenAPI document, because the server accepts more forms than
 // that describes.
-func (f *fixture) askUnchecked(side string, r *http.Request) reply {
+func (f *fixture) sendUnchecked(side string, r *http.Request) reply {
 	f.t.Helper()
 	checked := f.handler[side]
 	defer func() { f.handler[side] = checked }()
 	f.handler[side] = map[string]func() http.Handler{operatorsSide: f.Operators, ownersSide: f.Owners, sidecarsSide: f.Sidecars}[side]()
-	return f.ask(side, r)
+	return f.send(side, r)
 }
 
 // Sidecars reject records with more or longer scopes, so they cannot be minted, imported or granted.
@@ -179,28 +179,28 @@ func TestScopeBounds(t *testing.T) {
 	twice := "[" + strings.Join(append(names[:64:64], names[:64]...), ",") + "]"
 	long := `["` + strings.Repeat("x", 65) + `"]`
 	digest := func(c string) string { return `"sha256":"` + strings.Repeat(c, 64) + `","label":"x","scopes":` }
-	for _, ask := range []func(scopes string) reply{
+	for _, send := range []func(scopes string) reply{
 		func(scopes string) reply {
-			return f.askUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+scopes+`}`))
+			return f.sendUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+scopes+`}`))
 		},
 		func(scopes string) reply {
-			return f.askUnchecked(ownersSide, request("POST", own, `{"label":"x","scopes":`+scopes+`}`))
+			return f.sendUnchecked(ownersSide, request("POST", own, `{"label":"x","scopes":`+scopes+`}`))
 		},
 		func(scopes string) reply {
-			return f.askUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys/import", `{`+digest("a")+scopes+`}`))
+			return f.sendUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys/import", `{`+digest("a")+scopes+`}`))
 		},
 		func(scopes string) reply {
-			return f.askUnchecked(operatorsSide, request("POST", importPath, `{"account":"a",`+digest("b")+scopes+`}`))
+			return f.sendUnchecked(operatorsSide, request("POST", importPath, `{"account":"a",`+digest("b")+scopes+`}`))
 		},
 	} {
-		ask(all).refused(400, "scopes must be at most 64 different scopes")
-		ask(long).refused(400, "scopes must have at most 64 characters each")
+		send(all).rejected(400, "scopes must be at most 64 different scopes")
+		send(long).rejected(400, "scopes must have at most 64 characters each")
 	}
 	id := f.operator("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+most+`}`).want(201).text("key", "id")
-	f.askUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+twice+`}`)).want(201)
-	f.operator("PUT", "/v1/keys/"+id+"/scopes/scope-64", "").refused(409, "64 scopes")
+	f.sendUnchecked(operatorsSide, request("POST", "/v1/accounts/a/keys", `{"label":"x","scopes":`+twice+`}`)).want(201)
+	f.operator("PUT", "/v1/keys/"+id+"/scopes/scope-64", "").rejected(409, "64 scopes")
 	f.operator("PUT", "/v1/keys/"+id+"/scopes/scope-63", "").want(200) // it has that one
 	f.operator("DELETE", "/v1/keys/"+id+"/scopes/scope-00", "").want(200)
 	f.operator("PUT", "/v1/keys/"+id+"/scopes/scope-64", "").want(200)
-	f.operator("PUT", "/v1/keys/"+id+"/scopes/"+strings.Repeat("x", 65), "").refused(400, "scope must have at most 64 characters")
+	f.operator("PUT", "/v1/keys/"+id+"/scopes/"+strings.Repeat("x", 65), "").rejected(400, "scope must have at most 64 characters")
 }

@@ -182,8 +182,8 @@ var errorNames = map[int]string{
 	413: "PAYLOAD_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE", 429: "TOO_MANY_REQUESTS", 503: "SERVICE_UNAVAILABLE",
 }
 
-// refused checks that the reply is an envelope, byte by byte, whose message contains the parts.
-func (r reply) refused(status int, parts ...string) {
+// rejected checks that the reply is an envelope, byte by byte, whose message contains the parts.
+func (r reply) rejected(status int, parts ...string) {
 	r.t.Helper()
 	var e struct {
 		Error      string

@@ -131,9 +131,9 @@ func compare(r *http.Request, sent []byte, got *copied) error {
 	}
 	input.Request.Body = io.NopCloser(bytes.NewReader(sent))
 	input.Request.ContentLength = int64(len(sent))
-	input.Request.Method = method                                        // the document does not list HEAD
-	refused := bytes.Contains(got.body.Bytes(), []byte("\n{\"error\":")) // in the middle of a stream
-	if got.status < 300 && !refused {
+	input.Request.Method = method                                         // the document does not list HEAD
+	rejected := bytes.Contains(got.body.Bytes(), []byte("\n{\"error\":")) // in the middle of a stream
+	if got.status < 300 && !rejected {
 		if err := openapi3filter.ValidateRequest(context.Background(), input); err != nil {
 			return fmt.Errorf("the request: %w", err)
 		}
@@ -176,13 +176,13 @@ func checkEnvelope(doc *openapi3.T, got *copied) error {
 // Each row is an answer of the server with one deviation.
 func TestCheckFindsDeviations(t *testing.T) {
 	const good = `{"account":{"id":"a","name":"Ann","state":"active","created_at":"2026-01-02T03:04:05Z","terminated_at":null}}`
-	ask := func(method, target, pattern, body string) *http.Request {
+	send := func(method, target, pattern, body string) *http.Request {
 		r := request(method, target, body)
 		r.Pattern = pattern
 		r.SetPathValue("id", "a")
 		return r
 	}
-	get := ask("GET", "/v1/accounts/a", "/v1/accounts/{id}", "")
+	get := send("GET", "/v1/accounts/a", "/v1/accounts/{id}", "")
 	for name, c := range map[string]struct {
 		r      *http.Request
 		status int
@@ -203,14 +203,14 @@ func TestCheckFindsDeviations(t *testing.T) {
 		"503 without a header": {
 			get, 503, `{"error":"SERVICE_UNAVAILABLE","message":"x","statusCode":503}`, "Retry-After",
 		},
-		"an unknown path":      {ask("GET", "/v1/x", "/", ""), 200, `{}`, "not in the document"},
-		"an unknown method":    {ask("PATCH", "/v1/accounts/a", "/v1/accounts/{id}", ""), 200, good, "not in the document"},
-		"a wrong request":      {ask("POST", "/v1/accounts", "/v1/accounts", `{"nam":"x"}`), 201, good, "nam"},
-		"a request too long":   {ask("POST", "/v1/accounts", "/v1/accounts", `{"name":"`+strings.Repeat("x", 201)+`"}`), 201, good, "name"},
-		"a request with null":  {ask("POST", "/v1/accounts", "/v1/accounts", `{"id":null,"name":"x"}`), 201, good, ""},
-		"a parameter too high": {ask("GET", "/v1/accounts?limit=1001", "/v1/accounts", ""), 200, `{"accounts":[],"next":null}`, "limit"},
+		"an unknown path":      {send("GET", "/v1/x", "/", ""), 200, `{}`, "not in the document"},
+		"an unknown method":    {send("PATCH", "/v1/accounts/a", "/v1/accounts/{id}", ""), 200, good, "not in the document"},
+		"a wrong request":      {send("POST", "/v1/accounts", "/v1/accounts", `{"nam":"x"}`), 201, good, "nam"},
+		"a request too long":   {send("POST", "/v1/accounts", "/v1/accounts", `{"name":"`+strings.Repeat("x", 201)+`"}`), 201, good, "name"},
+		"a request with null":  {send("POST", "/v1/accounts", "/v1/accounts", `{"id":null,"name":"x"}`), 201, good, ""},
+		"a parameter too high": {send("GET", "/v1/accounts?limit=1001", "/v1/accounts", ""), 200, `{"accounts":[],"next":null}`, "limit"},
 		"204 with a body": {
-			ask("POST", "/v1/usage", "/v1/usage", `{"sidecar":"s","used":[]}`), 204, `{}`, "body",
+			send("POST", "/v1/usage", "/v1/usage", `{"sidecar":"s","used":[]}`), 204, `{}`, "body",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -31,12 +31,12 @@ func TestDescriptionIsServed(t *testing.T) {
 				t.Errorf("%s %s: %q and %d bytes", side, method, r.header.Get("Content-Type"), len(r.raw))
 			}
 		}
-		f.do(side, request("GET", descriptionPath+"?format=json", "")).refused(400, "format")
+		f.do(side, request("GET", descriptionPath+"?format=json", "")).rejected(400, "format")
 		if r := f.do(side, request("PUT", descriptionPath, "")); r.status != 401 && r.status != 403 {
 			t.Errorf("%s: PUT without authentication: %d", side, r.status)
 		}
 	}
-	f.operator("DELETE", descriptionPath, "").refused(405, "GET, HEAD")
+	f.operator("DELETE", descriptionPath, "").rejected(405, "GET, HEAD")
 }
 
 func load(t *testing.T, raw []byte) map[string]any {

@@ -45,8 +45,8 @@ func TestRollNamesTheSuccessor(t *testing.T) {
 		t.Errorf("replaced by %s, want %s", got, second)
 	}
 	message := "Key has been replaced by " + second
-	f.operator("POST", "/v1/keys/"+first+"/roll", `{"grace_seconds":3600}`).refused(409, message)
-	f.owner("a", "POST", own+"/"+first+"/roll", "").refused(409, message)
+	f.operator("POST", "/v1/keys/"+first+"/roll", `{"grace_seconds":3600}`).rejected(409, message)
+	f.owner("a", "POST", own+"/"+first+"/roll", "").rejected(409, message)
 
 	// The second roll revokes the first key. The change of its answer includes that.
 	third := f.operator("POST", "/v1/keys/"+second+"/roll", `{"grace_seconds":60}`).want(201)
@@ -54,7 +54,7 @@ func TestRollNamesTheSuccessor(t *testing.T) {
 		t.Errorf("replaced is %s, want %s", got, second)
 	}
 	newest := f.operator("GET", fmt.Sprintf("/v1/revisions/%d", third.number("change", "revision")+1), "")
-	newest.refused(404)
+	newest.rejected(404)
 	like(t, f.operator("GET", "/v1/audit?limit=1", "").raw, `{"events":[{"at":TIME,"actor":"operator:alice","action":"key.roll","account":"a","key":"`+second+
 		`","detail":{"grace_seconds":"60","revoked":"`+first+`","successor":"`+third.text("key", "id")+`"}}],"next":"`+
 		f.operator("GET", "/v1/audit?limit=1", "").text("next")+`"}`)
@@ -62,7 +62,7 @@ func TestRollNamesTheSuccessor(t *testing.T) {
 		t.Errorf("in force: %s", got)
 	}
 	// Of the reasons for a rejection, revoked comes before replaced.
-	f.operator("POST", "/v1/keys/"+first+"/roll", "").refused(409, "API key has been revoked")
+	f.operator("POST", "/v1/keys/"+first+"/roll", "").rejected(409, "API key has been revoked")
 }
 
 // ownerView removes the fields of a change that only operators get.
@@ -95,7 +95,7 @@ func TestRevokeChain(t *testing.T) {
 			like(t, done.ownerView(), `{"key":`+fmt.Sprintf(key, first, "TIME", `"`+second+`"`)+
 				`,"revoked":["`+first+`","`+second+`"],"change":`+change+`}`)
 			revision := done.number("change", "revision")
-			f.operator("GET", fmt.Sprintf("/v1/revisions/%d", revision+1), "").refused(404)
+			f.operator("GET", fmt.Sprintf("/v1/revisions/%d", revision+1), "").rejected(404)
 			again := revoke(f, second, true).want(200)
 			like(t, again.ownerView(), `{"key":`+fmt.Sprintf(key, second, "null", "null")+`,"revoked":[],"change":`+change+`}`)
 			if got := again.number("change", "revision"); got != revision {
@@ -116,20 +116,20 @@ func TestRevokeChain(t *testing.T) {
 			if got := fmt.Sprint(f.activeKeys()); got != fmt.Sprint([]string{rolled}) {
 				t.Errorf("in force: %s", got)
 			}
-			revoke(f, "nope", true).refused(404)
+			revoke(f, "nope", true).rejected(404)
 			if name == "owner" {
-				revoke(f, other, true).refused(404)
+				revoke(f, other, true).rejected(404)
 			}
 		})
 	}
 	f := setUp(t)
 	f.account("a")
 	id, _ := f.key("a", "")
-	f.operator("POST", "/v1/keys/"+id+"/revoke", `{"chain":1}`).refused(400, "chain must be true or false")
-	f.operator("POST", "/v1/keys/"+id+"/revoke?chain=true", ``).refused(400, "chain is not a query parameter")
-	f.owner("a", "DELETE", own+"/"+id+"?chain=1", "").refused(400, "chain must be true or false")
-	f.owner("a", "DELETE", own+"/"+id+"?chain=", "").refused(400, "chain must be true or false")
-	f.owner("a", "DELETE", own+"/"+id, `{"chain":true}`).refused(400, "chain is not a known field")
+	f.operator("POST", "/v1/keys/"+id+"/revoke", `{"chain":1}`).rejected(400, "chain must be true or false")
+	f.operator("POST", "/v1/keys/"+id+"/revoke?chain=true", ``).rejected(400, "chain is not a query parameter")
+	f.owner("a", "DELETE", own+"/"+id+"?chain=1", "").rejected(400, "chain must be true or false")
+	f.owner("a", "DELETE", own+"/"+id+"?chain=", "").rejected(400, "chain must be true or false")
+	f.owner("a", "DELETE", own+"/"+id, `{"chain":true}`).rejected(400, "chain is not a known field")
 	if got := len(f.activeKeys()); got != 1 {
 		t.Errorf("%d keys in force", got)
 	}

@@ -121,11 +121,11 @@ func (s *Server) importPart(ctx context.Context, c *call, part importPart) (keys
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	done, err := s.store.ImportKeys(ctx, c.Caller.actor, keys)
-	if refused, ok := errors.AsType[keystore.ImportErrors](err); ok {
-		slices.SortFunc(refused, func(a, b *keystore.ImportError) int {
+	if rejected, ok := errors.AsType[keystore.ImportErrors](err); ok {
+		slices.SortFunc(rejected, func(a, b *keystore.ImportError) int {
 			return cmp.Compare(part.lines[a.Index].number, part.lines[b.Index].number)
 		})
-		for _, one := range refused {
+		for _, one := range rejected {
 			part.wrong.add(part.lines[one.Index].number, one.Err)
 		}
 		err = part.wrong.err()

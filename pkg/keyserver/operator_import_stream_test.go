@@ -189,7 +189,7 @@ func TestImportRejectsMidStream(t *testing.T) {
 	}()
 	select {
 	case got := <-c.answer:
-		got.refused(400, "line 1: account is required; nothing is imported")
+		got.rejected(400, "line 1: account is required; nothing is imported")
 	case <-time.After(20 * time.Second):
 		t.Fatal("no answer")
 	}
@@ -244,7 +244,7 @@ func TestImportWhenTheStoreFails(t *testing.T) {
 	store := &failingImports{}
 	f := setUpOn(t, func(s keystore.Store) keystore.Store { store.Store = s; return store }).smallParts()
 	f.account("a")
-	f.imports(importing(0)).refused(503, unavailable+unknownOutcome+"; nothing is imported")
+	f.imports(importing(0)).rejected(503, unavailable+unknownOutcome+"; nothing is imported")
 	store.after.Store(1)
 	lines := f.imports(manyLines(0, partKeys+1)).lines()
 	if len(lines) != 2 || lines[1].StatusCode != 503 ||

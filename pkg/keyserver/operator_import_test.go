@@ -159,7 +159,7 @@ func TestImportRejections(t *testing.T) {
 				body = join(importing(1), "", m.line, importing(2))
 			}
 			got := f.imports(body)
-			got.refused(m.status, fmt.Sprintf("line %d: %s", place, m.names), "; nothing is imported")
+			got.rejected(m.status, fmt.Sprintf("line %d: %s", place, m.names), "; nothing is imported")
 			for _, secret := range []string{plaintext, digestOf(plaintext), session, digest} {
 				if strings.Contains(got.raw, secret) {
 					t.Errorf("the message repeats a value: %s", got.raw)
@@ -170,12 +170,12 @@ func TestImportRejections(t *testing.T) {
 	for _, ct := range []string{"", "application/json", "text/plain", "nonsense;;"} {
 		r := request("POST", importPath, importing(1))
 		r.Header.Set("Content-Type", ct)
-		f.ask("operators", r).refused(415, httpapi.LinesMedia)
+		f.send("operators", r).rejected(415, httpapi.LinesMedia)
 	}
 	r := request("POST", importPath, importing(1))
-	f.do("operators", r).refused(401)
-	f.operator("GET", importPath, "").refused(405, "POST")
-	f.operator("POST", importPath+"?limit=1", "").refused(400, "limit")
+	f.do("operators", r).rejected(401)
+	f.operator("GET", importPath, "").rejected(405, "POST")
+	f.operator("POST", importPath+"?limit=1", "").rejected(400, "limit")
 	if f.keysOf("a") != 1 || f.keysOf("b") != 0 {
 		t.Error("something was imported")
 	}
@@ -187,9 +187,9 @@ func TestImportReportsAllMistakes(t *testing.T) {
 	f := setUp(t).smallParts()
 	f.account("a")
 	body := strings.Repeat("{}\n", 13)
-	f.imports(importing(0)+"\n"+body).refused(400, "line 2: account is required; line 3: ", "line 11: account is required; and 3 more; nothing is imported")
+	f.imports(importing(0)+"\n"+body).rejected(400, "line 2: account is required; line 3: ", "line 11: account is required; and 3 more; nothing is imported")
 	body = strings.ReplaceAll(manyLines(0, 12), `"a"`, `"none"`)
-	f.imports(body).refused(404, "line 1: No such account; line 2: ", "line 10: No such account; and 2 more; nothing is imported")
+	f.imports(body).rejected(404, "line 1: No such account; line 2: ", "line 10: No such account; and 2 more; nothing is imported")
 
 	lines := f.imports(manyLines(0, partKeys) + importing(1) + "\n{}\n" + importing(7)).lines()
 	want := fmt.Sprintf("line %d: account is required; the lines up to %d are imported (%d new, 0 existing), none after them",

@@ -34,7 +34,7 @@ func TestOperatorsTable(t *testing.T) {
 	like(t, f.operator("POST", "/v1/accounts", `{"id":"a","name":"Ann"}`).want(201).raw, `{"account":`+active+`}`)
 	like(t, f.operator("POST", "/v1/accounts", `{"id":null,"name":"Ben"}`).want(201).raw,
 		`{"account":{"id":"ID","name":"Ben","state":"active","created_at":TIME,"terminated_at":null}}`)
-	f.operator("POST", "/v1/accounts", `{"id":"a","name":"Ann"}`).refused(409)
+	f.operator("POST", "/v1/accounts", `{"id":"a","name":"Ann"}`).rejected(409)
 	like(t, f.operator("GET", "/v1/accounts/a", "").want(200).raw, `{"account":`+active+`}`)
 	like(t, f.operator("GET", "/v1/accounts?limit=1000", "").want(200).raw,
 		`{"accounts":[`+active+`,{"id":"ID","name":"Ben","state":"active","created_at":TIME,"terminated_at":null}],"next":null}`)
@@ -57,8 +57,8 @@ func TestOperatorsTable(t *testing.T) {
 	imported := f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+strings.Repeat("ab", 32)+`","label":"old","scopes":null,"expires_at":null}`).want(201)
 	like(t, imported.raw, `{"key":{"id":"ID","account":"a","label":"old","hint":null,"scopes":[],"state":"active","created_at":TIME,`+
 		`"created_by":"operator:alice","expires_at":null,"revoked_at":null,"last_used_at":null,"replaced_by":null},"change":`+effective+`}`)
-	f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+strings.Repeat("ab", 32)+`","label":"again"}`).refused(409)
-	f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+digestOf(plaintext)+`","label":"again"}`).refused(409)
+	f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+strings.Repeat("ab", 32)+`","label":"again"}`).rejected(409)
+	f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+digestOf(plaintext)+`","label":"again"}`).rejected(409)
 
 	session := f.operator("POST", "/v1/accounts/a/sessions", `{}`).want(201)
 	like(t, session.raw, `{"session":{"id":"ID","account":"a","created_at":TIME,"expires_at":TIME},"token":"SECRET"}`)
@@ -87,8 +87,8 @@ func TestKeyLife(t *testing.T) {
 	if again.raw != granted.raw {
 		t.Errorf("a repeated grant: %s\nwas: %s", again.raw, granted.raw)
 	}
-	f.operator("PUT", "/v1/keys/"+id+"/scopes/chat:companio", "").refused(400, "scope", "chat:companion, read, write")
-	f.operator("DELETE", "/v1/keys/"+id+"/scopes/nonsense", "").refused(400, "scope", "chat:companion, read, write")
+	f.operator("PUT", "/v1/keys/"+id+"/scopes/chat:companio", "").rejected(400, "scope", "chat:companion, read, write")
+	f.operator("DELETE", "/v1/keys/"+id+"/scopes/nonsense", "").rejected(400, "scope", "chat:companion, read, write")
 	ungranted := f.operator("DELETE", "/v1/keys/"+id+"/scopes/chat:companion", "").want(200)
 	if got := fmt.Sprint(ungranted.at("key", "scopes")); got != "[]" {
 		t.Errorf("scopes %s", got)
@@ -105,14 +105,14 @@ func TestKeyLife(t *testing.T) {
 	}
 	head := f.operator("GET", fmt.Sprintf("/v1/revisions/%d", rolled.number("change", "revision")), "").want(200)
 	like(t, head.raw, `{"change":`+effective+`}`)
-	f.operator("GET", fmt.Sprintf("/v1/revisions/%d", rolled.number("change", "revision")+1), "").refused(404)
+	f.operator("GET", fmt.Sprintf("/v1/revisions/%d", rolled.number("change", "revision")+1), "").rejected(404)
 
 	second := rolled.text("key", "id")
 	now := f.operator("POST", "/v1/keys/"+second+"/roll", "").want(201)
 	if now.text("replaced", "state") != "revoked" {
 		t.Error("a roll without grace did not revoke")
 	}
-	f.operator("POST", "/v1/keys/"+second+"/roll", "").refused(409)
+	f.operator("POST", "/v1/keys/"+second+"/roll", "").rejected(409)
 	third := now.text("key", "id")
 	revoked := f.operator("POST", "/v1/keys/"+third+"/revoke", "").want(200)
 	if revoked.text("key", "state") != "revoked" || revoked.text("key", "revoked_at") == "" {
@@ -151,11 +151,11 @@ func TestTerminatedAccountRejectsNewCredentials(t *testing.T) {
 	f.account("a")
 	id, _ := f.key("a", "")
 	f.operator("POST", "/v1/accounts/a/terminate", "").want(200)
-	f.operator("POST", "/v1/accounts/a/keys", `{"label":"x"}`).refused(409)
-	f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+strings.Repeat("0", 64)+`","label":"x"}`).refused(409)
-	f.operator("POST", "/v1/keys/"+id+"/roll", "").refused(409)
-	f.operator("PUT", "/v1/keys/"+id+"/scopes/read", "").refused(409)
-	f.operator("POST", "/v1/accounts/a/sessions", "").refused(409)
+	f.operator("POST", "/v1/accounts/a/keys", `{"label":"x"}`).rejected(409)
+	f.operator("POST", "/v1/accounts/a/keys/import", `{"sha256":"`+strings.Repeat("0", 64)+`","label":"x"}`).rejected(409)
+	f.operator("POST", "/v1/keys/"+id+"/roll", "").rejected(409)
+	f.operator("PUT", "/v1/keys/"+id+"/scopes/read", "").rejected(409)
+	f.operator("POST", "/v1/accounts/a/sessions", "").rejected(409)
 	f.operator("POST", "/v1/keys/"+id+"/revoke", "").want(200)
 }
 
@@ -234,10 +234,10 @@ func TestPages(t *testing.T) {
 		}
 	}
 	other := f.operator("GET", "/v1/accounts?limit=1", "").text("next")
-	f.operator("GET", "/v1/audit?cursor="+other, "").refused(400, "cursor")
-	f.operator("GET", "/v1/accounts/a0/keys?cursor="+other, "").refused(400, "cursor")
-	f.operator("GET", "/v1/accounts?cursor=nonsense", "").refused(400, "cursor")
-	f.operator("GET", "/v1/accounts?cursor="+strings.Repeat("x", 2000), "").refused(400, "cursor")
+	f.operator("GET", "/v1/audit?cursor="+other, "").rejected(400, "cursor")
+	f.operator("GET", "/v1/accounts/a0/keys?cursor="+other, "").rejected(400, "cursor")
+	f.operator("GET", "/v1/accounts?cursor=nonsense", "").rejected(400, "cursor")
+	f.operator("GET", "/v1/accounts?cursor="+strings.Repeat("x", 2000), "").rejected(400, "cursor")
 	f.operator("GET", "/v1/accounts?cursor=", "").want(200)
 }
 
@@ -249,7 +249,7 @@ func TestUngrantOutsideTheCatalogue(t *testing.T) {
 	settings := testSettings()
 	settings.Catalogue = Catalogue{"chat:companion": ByOperator}
 	f.Apply(settings)
-	f.operator("PUT", "/v1/keys/"+id+"/scopes/read", "").refused(400, "scope", "chat:companion")
+	f.operator("PUT", "/v1/keys/"+id+"/scopes/read", "").rejected(400, "scope", "chat:companion")
 	f.operator("DELETE", "/v1/keys/"+id+"/scopes/read", "").want(200)
-	f.operator("DELETE", "/v1/keys/"+id+"/scopes/read", "").refused(400, "scope", "chat:companion")
+	f.operator("DELETE", "/v1/keys/"+id+"/scopes/read", "").rejected(400, "scope", "chat:companion")
 }

@@ -23,22 +23,22 @@ func TestOwnersTable(t *testing.T) {
 	like(t, minted.raw, `{"key":`+key+`,"plaintext":"SECRET","change":{"revision":REV,"effective":true,"effective_by":null}}`)
 	id := minted.text("key", "id")
 	like(t, f.owner("a", "GET", own, "").want(200).raw, `{"keys":[`+key+`],"next":null}`)
-	f.owner("a", "GET", own+"?limit=0", "").refused(400, "limit")
+	f.owner("a", "GET", own+"?limit=0", "").rejected(400, "limit")
 	next := f.operator("GET", "/v1/accounts?limit=1", "").text("next")
-	f.owner("a", "GET", own+"?cursor="+next, "").refused(400, "cursor")
+	f.owner("a", "GET", own+"?cursor="+next, "").rejected(400, "cursor")
 
 	// A key of another account is not found.
 	for _, who := range []struct{ account, key string }{{"a", other}, {"b", id}, {"a", "nope"}, {"nobody", id}} {
-		f.owner(who.account, "DELETE", own+"/"+who.key, "").refused(404)
-		f.owner(who.account, "POST", own+"/"+who.key+"/roll", "").refused(404)
+		f.owner(who.account, "DELETE", own+"/"+who.key, "").rejected(404)
+		f.owner(who.account, "POST", own+"/"+who.key+"/roll", "").rejected(404)
 	}
-	f.owner("nobody", "GET", own, "").refused(404)
-	f.owner("nobody", "POST", own, `{"label":"x"}`).refused(404)
+	f.owner("nobody", "GET", own, "").rejected(404)
+	f.owner("nobody", "POST", own, `{"label":"x"}`).rejected(404)
 	if f.operator("GET", "/v1/keys/"+other, "").text("key", "state") != "active" {
 		t.Error("another account's key was changed")
 	}
 
-	f.owner("a", "POST", own+"/"+id+"/roll", `{"grace_seconds":86401}`).refused(400, "grace_seconds", "86400")
+	f.owner("a", "POST", own+"/"+id+"/roll", `{"grace_seconds":86401}`).rejected(400, "grace_seconds", "86400")
 	rolled := f.owner("a", "POST", own+"/"+id+"/roll", `{"grace_seconds":86400}`).want(201)
 	if got := fmt.Sprint(rolled.at("key", "scopes")); got != "[read write]" {
 		t.Errorf("the successor's scopes: %s", got)
@@ -48,10 +48,10 @@ func TestOwnersTable(t *testing.T) {
 	if revoked.text("key", "state") != "revoked" || revoked.at("change", "effective") != true {
 		t.Errorf("got %s", revoked.raw)
 	}
-	f.owner("a", "POST", own+"/"+id+"/roll", "").refused(409)
+	f.owner("a", "POST", own+"/"+id+"/roll", "").rejected(409)
 
 	f.operator("POST", "/v1/accounts/a/terminate", "").want(200)
-	f.owner("a", "POST", own, `{"label":"x"}`).refused(409)
+	f.owner("a", "POST", own, `{"label":"x"}`).rejected(409)
 }
 
 func TestOwnersLimit(t *testing.T) {
@@ -61,7 +61,7 @@ func TestOwnersLimit(t *testing.T) {
 	for range testSettings().KeysPerAccount {
 		id = f.owner("a", "POST", own, `{"label":"x"}`).want(201).text("key", "id")
 	}
-	f.owner("a", "POST", own, `{"label":"x"}`).refused(409, "3")
+	f.owner("a", "POST", own, `{"label":"x"}`).rejected(409, "3")
 	f.key("a", "") // operators have no limit
 	f.owner("a", "POST", own+"/"+id+"/roll", "").want(201)
 	for _, key := range f.owner("a", "GET", own, "").at("keys").([]any) {
@@ -99,14 +99,14 @@ func TestOwnersNeedASession(t *testing.T) {
 		for _, row := range f.ownerRoutes() {
 			r := request(row.Method, example(row.Path), "")
 			r.Header = h.Clone()
-			f.do("owners", r).refused(403)
+			f.do("owners", r).rejected(403)
 		}
 	}
 	// A header with underscores is another header.
 	r := request("GET", own, "")
 	r.Header["X_phantom_account_id"] = []string{"a"}
 	r.Header["X_phantom_principal"] = []string{"session"}
-	f.do("owners", r).refused(403)
+	f.do("owners", r).rejected(403)
 }
 
 // An owner cannot get a scope that only operators grant, by any field, query or path.
@@ -166,7 +166,7 @@ func TestNobodyGrantsHimself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := f.owner("a", try.method, try.path, try.body)
 			r.t = t
-			r.refused(try.status, try.names)
+			r.rejected(try.status, try.names)
 		})
 	}
 	// Headers that claim scopes or another method change nothing.
@@ -177,7 +177,7 @@ func TestNobodyGrantsHimself(t *testing.T) {
 	} {
 		r.Header.Set(name, value)
 	}
-	f.do("owners", r).refused(403, onlyOperators)
+	f.do("owners", r).rejected(403, onlyOperators)
 
 	for _, key := range f.operator("GET", "/v1/accounts/a/keys", "").at("keys").([]any) {
 		if got := fmt.Sprint(key.(map[string]any)["scopes"]); got != "[read]" {

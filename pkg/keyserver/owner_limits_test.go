@@ -26,10 +26,10 @@ func (f *fixture) limitOwners(perMinute, burst, concurrent int) {
 	f.Apply(settings)
 }
 
-// limited checks a refusal by owner_limits.
+// limited checks a rejection by owner_limits.
 func (r reply) limited(retryAfter int) {
 	r.t.Helper()
-	r.refused(429, "Too many requests")
+	r.rejected(429, "Too many requests")
 	if got := r.header.Get("Retry-After"); got != strconv.Itoa(retryAfter) {
 		r.t.Errorf("retry-after %q, want %d", got, retryAfter)
 	}
@@ -61,7 +61,7 @@ func TestOwnersTokenBucket(t *testing.T) {
 
 		// A request that is rejected for another reason takes a token.
 		<-time.After(time.Minute)
-		for _, refused := range []struct {
+		for _, rejected := range []struct {
 			reply
 			status int
 		}{
@@ -70,16 +70,16 @@ func TestOwnersTokenBucket(t *testing.T) {
 			{f.owner("a", "DELETE", own+"/key_none", ""), 404},
 			{f.owner("a", "POST", own+"?wait=1", `{"label":"x"}`), 400},
 		} {
-			refused.want(refused.status)
+			rejected.want(rejected.status)
 		}
 		mint("a").limited(5)
 		<-time.After(5 * time.Second)
 		f.operator("POST", "/v1/keys/"+id+"/revoke", "").want(200)
-		f.owner("a", "POST", own+"/"+id+"/roll", "").refused(409)
+		f.owner("a", "POST", own+"/"+id+"/roll", "").rejected(409)
 		f.owner("a", "DELETE", own+"/"+id, "").limited(5)
 
 		// Requests without a session have no account, and the other sides have no limit.
-		f.do("owners", request("POST", own, `{"label":"x"}`)).refused(403)
+		f.do("owners", request("POST", own, `{"label":"x"}`)).rejected(403)
 		for range 10 {
 			f.key("a", "")
 		}
@@ -109,7 +109,7 @@ func TestOwnerLimitsReload(t *testing.T) {
 		mint().want(201)
 		mint().limited(1)
 		f.Apply(Settings{}) // the zero limits reject all
-		mint().refused(429)
+		mint().rejected(429)
 	})
 }
 
@@ -142,7 +142,7 @@ func TestOwnersConcurrentWrites(t *testing.T) {
 			stalled.Go(func() {
 				r := request("POST", own, "x")
 				r.Body = io.NopCloser(readerFunc(func([]byte) (int, error) { <-ends; return 0, context.DeadlineExceeded }))
-				f.ask(ownersSide, r).refused(400, "body could not be read to its end")
+				f.send(ownersSide, r).rejected(400, "body could not be read to its end")
 			})
 		}
 		synctest.Wait()

@@ -61,8 +61,8 @@ func (f *fixture) dump(w io.Writer, db *sql.DB, table string) {
 	}
 }
 
-// ask sends an authenticated request to a side.
-func (f *fixture) ask(side string, r *http.Request) reply {
+// send sends an authenticated request to a side.
+func (f *fixture) send(side string, r *http.Request) reply {
 	f.t.Helper()
 	switch side {
 	case operatorsSide:
@@ -151,10 +151,10 @@ func TestRejectedRequestsChangeNothing(t *testing.T) {
 				if m.change != nil {
 					m.change(r)
 				}
-				f.ask(side, r).refused(m.status, m.names)
+				f.send(side, r).rejected(m.status, m.names)
 			}
 			large := request(row.Method, target, `{"label":"`+strings.Repeat("x", int(max(row.MaxBody, httpapi.MaxBody)))+`"}`)
-			f.ask(side, large).refused(413, "bytes")
+			f.send(side, large).rejected(413, "bytes")
 		}
 	}
 	for _, m := range []struct{ path, body, names string }{
@@ -163,7 +163,7 @@ func TestRejectedRequestsChangeNothing(t *testing.T) {
 		{"/v1/usage", `{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"2026-01-01T00:00:00Z"},{"sha256":"` + digest + `","last_used_at":"2026-13-01T00:00:00Z"}]}`, "used[1].last_used_at"},
 		{"/v1/usage", `{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"2026-01-01T00:00:00Z"},{"sha256":"x","last_used_at":"2026-01-01T00:00:00Z"}]}`, "used[1].sha256"},
 	} {
-		f.sidecar(m.path, m.body).refused(400, m.names)
+		f.sidecar(m.path, m.body).rejected(400, m.names)
 	}
 	if after := f.stored(); after != before {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
@@ -195,7 +195,7 @@ func TestCursorsOfOtherLists(t *testing.T) {
 		if strings.Contains(path, "?") {
 			joint = "&"
 		}
-		return f.ask(side, request("GET", path+joint+query, ""))
+		return f.send(side, request("GET", path+joint+query, ""))
 	}
 	for _, from := range lists {
 		if strings.HasSuffix(from.path, "/usage") {
@@ -207,7 +207,7 @@ func TestCursorsOfOtherLists(t *testing.T) {
 			if from == to || same[from.path] == to.path || same[to.path] == from.path {
 				got.want(200)
 			} else {
-				got.refused(400, "cursor")
+				got.rejected(400, "cursor")
 			}
 		}
 	}
@@ -301,7 +301,7 @@ func (f *fixture) checkUnchanged(all bool, key, session, digest string) {
 		{sidecarsSide, "POST", "/v1/usage", `{"sidecar":"s","used":[{"sha256":"` + digest + `","last_used_at":"` + time.Now().UTC().Format(time.RFC3339) + `","allowed":1}]}`},
 	} {
 		before := f.stored()
-		r := f.ask(m.side, request(m.method, m.path, m.body))
+		r := f.send(m.side, request(m.method, m.path, m.body))
 		if r.status != 503 {
 			if all && !strings.HasSuffix(m.path, "reinstate") { // nothing to do, because it is not terminated
 				f.t.Errorf("%s %s: %d %s", m.method, m.path, r.status, r.raw)
@@ -309,7 +309,7 @@ func (f *fixture) checkUnchanged(all bool, key, session, digest string) {
 			continue
 		}
 		failed++
-		r.refused(503, unavailable)
+		r.rejected(503, unavailable)
 		if after := f.stored(); after != before {
 			f.t.Errorf("%s %s: before\n%s\nafter\n%s", m.method, m.path, before, after)
 		}
@@ -321,5 +321,5 @@ func (f *fixture) checkUnchanged(all bool, key, session, digest string) {
 		f.operator("GET", path, "").want(200)
 	}
 	f.sidecar("/v1/resolve", `{"credentials":["`+digest+`"]}`).want(200)
-	f.ask(ownersSide, request("GET", own, "")).want(200)
+	f.send(ownersSide, request("GET", own, "")).want(200)
 }

@@ -117,7 +117,7 @@ func TestOperatorMistakes(t *testing.T) {
 		{"POST", "/v1/resolve", `{}`, 404, ""},
 		{"GET", "/api/v1/me/keys", ``, 404, ""},
 	} {
-		f.operator(m.method, m.path, m.body).refused(m.status, m.names)
+		f.operator(m.method, m.path, m.body).rejected(m.status, m.names)
 	}
 	// None of these has changed anything.
 	if got := len(f.operator("GET", "/v1/accounts", "").at("accounts").([]any)); got != 1 {
@@ -141,7 +141,7 @@ func TestWholeNumbers(t *testing.T) {
 		if good {
 			r.want(201)
 		} else {
-			r.refused(400, "ttl_seconds must be a whole number")
+			r.rejected(400, "ttl_seconds must be a whole number")
 		}
 	}
 	r := f.operator("POST", "/v1/accounts/a/sessions", `{"ttl_seconds":6e1}`)
@@ -181,17 +181,17 @@ func TestLabels(t *testing.T) {
 				t.Errorf("%q came back as %q", label, got)
 			}
 		} else {
-			r.refused(400, "label")
+			r.rejected(400, "label")
 		}
 		r = f.operator("POST", "/v1/accounts", `{"name":`+string(raw)+`}`)
 		if good {
 			r.want(201)
 		} else {
-			r.refused(400, "name")
+			r.rejected(400, "name")
 		}
 	}
 	for _, raw := range []string{"\"a\xffb\"", `"\ud800"`, "\"\xed\xa0\x80\""} {
-		f.operator("POST", "/v1/accounts/a/keys", `{"label":`+raw+`}`).refused(400, "label")
+		f.operator("POST", "/v1/accounts/a/keys", `{"label":`+raw+`}`).rejected(400, "label")
 	}
 }
 
@@ -207,7 +207,7 @@ func example(path string) string {
 
 func TestMethodsAndMedia(t *testing.T) {
 	f := setUp(t)
-	ask := map[string]func(*http.Request){
+	send := map[string]func(*http.Request){
 		"operators": func(r *http.Request) { r.Header.Set("Authorization", "bearer "+bobToken) },
 		"owners": func(r *http.Request) {
 			r.Header.Set(accountHeader, "a")
@@ -222,9 +222,9 @@ func TestMethodsAndMedia(t *testing.T) {
 		}
 		for path, methods := range allowed {
 			r := request("PATCH", example(path), "")
-			ask[side](r)
+			send[side](r)
 			got := f.do(side, r)
-			got.refused(405)
+			got.rejected(405)
 			for _, m := range methods {
 				if !strings.Contains(got.header.Get("Allow"), m) {
 					t.Errorf("%s: allow %q without %s", path, got.header.Get("Allow"), m)
@@ -241,8 +241,8 @@ func TestMethodsAndMedia(t *testing.T) {
 				if ct != "" {
 					r.Header.Set("Content-Type", ct)
 				}
-				ask[side](r)
-				f.do(side, r).refused(415, "application/json")
+				send[side](r)
+				f.do(side, r).rejected(415, "application/json")
 			}
 			limit := int(row.MaxBody)
 			if limit == 0 {
@@ -252,18 +252,18 @@ func TestMethodsAndMedia(t *testing.T) {
 			for _, length := range []int64{int64(len(body)), -1} {
 				r := request(row.Method, example(row.Path), body)
 				r.ContentLength = length
-				ask[side](r)
-				f.do(side, r).refused(413, fmt.Sprint(limit))
+				send[side](r)
+				f.do(side, r).rejected(413, fmt.Sprint(limit))
 			}
 			r := request(row.Method, example(row.Path), "{}")
 			r.Header.Set("Content-Type", "application/json; charset=utf-8")
-			ask[side](r)
+			send[side](r)
 			if got := f.do(side, r); got.status == 415 || got.status >= 500 {
 				t.Errorf("%s %s: %d %s", row.Method, row.Path, got.status, got.raw)
 			}
 			r = request(row.Method, example(row.Path)+"?verbose", "")
-			ask[side](r)
-			f.do(side, r).refused(400, "verbose")
+			send[side](r)
+			f.do(side, r).rejected(400, "verbose")
 		}
 	}
 }

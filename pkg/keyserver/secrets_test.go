@@ -113,7 +113,7 @@ func (f *fixture) useAll() []string {
 		}
 		r := request("GET", "/v1/accounts", "")
 		r.Header.Set("Authorization", "Bearer "+s)
-		f.do("operators", r).refused(401)
+		f.do("operators", r).rejected(401)
 	}
 	for _, list := range []string{"/v1/accounts/a/keys", "/v1/keys/" + id, "/v1/audit", "/v1/sidecars"} {
 		search(f.t.(*testing.T), list, f.operator("GET", list, "").want(200).raw, secrets)

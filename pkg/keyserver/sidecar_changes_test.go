@@ -326,20 +326,20 @@ func TestNoLeaseWithoutARecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.poll("s", -1, "", "").refused(503)
-	f.poll("s", head.Revision, head.Epoch, "").refused(503)
+	f.poll("s", -1, "", "").rejected(503)
+	f.poll("s", head.Revision, head.Epoch, "").rejected(503)
 }
 
 // A client that disconnects ends the wait of its request, and nothing is logged.
 func TestDisconnectEndsTheWait(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		epoch, head := f.startSidecar("s", "")
-		asks := map[string]*http.Request{
+		requests := map[string]*http.Request{
 			"sidecars":  request("POST", "/v1/changes", fmt.Sprintf(`{"sidecar":"s","poll":%d,"after":%d,"epoch":%q,"wait_ms":30000}`, f.polls.Add(1), head, epoch)),
 			"operators": request("POST", "/v1/accounts/a/terminate?wait_ms=30000", ""),
 		}
 		for _, side := range []string{"sidecars", "operators"} { // the poll first, because the other is a change
-			r := asks[side]
+			r := requests[side]
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			stopped, stop := context.WithCancel(context.Background())
 			context.AfterFunc(ctx, stop)

@@ -88,7 +88,7 @@ func TestSidecarMistakes(t *testing.T) {
 		{"/v1/usage", `{"sidecar":"a","used":[{"sha256":"` + digest + `","last_used_at":"2026-01-01T00:00:00Z","denied":-1}]}`, "used[0].denied"},
 		{"/v1/usage", `{"sidecar":"a","used":[{"sha256":"` + digest + `","last_used_at":"2026-01-01T00:00:00Z","plaintext":"x"}]}`, "used[0].plaintext"},
 	} {
-		f.sidecar(m.path, m.body).refused(400, m.names)
+		f.sidecar(m.path, m.body).rejected(400, m.names)
 	}
 	if got := f.operator("GET", "/v1/sidecars", "").raw; got != `{"sidecars":[],"next":null}` {
 		t.Errorf("a rejected poll was recorded: %s", got)
@@ -117,10 +117,10 @@ func TestUsage(t *testing.T) {
 	entry := fmt.Sprintf(`{"sha256":%q,"last_used_at":"2026-01-01T00:00:00.123456789+01:00","allowed":9007199254740991,"denied":0}`, digestOf(plaintext))
 	full := strings.Repeat(entry+",", 9999) + entry
 	report := func(used string) reply {
-		return f.askUnchecked(sidecarsSide, request("POST", "/v1/usage", `{"sidecar":"s","used":[`+used+`]}`)) // comparing takes seconds
+		return f.sendUnchecked(sidecarsSide, request("POST", "/v1/usage", `{"sidecar":"s","used":[`+used+`]}`)) // comparing takes seconds
 	}
 	report(full).want(204)
-	report(full+","+entry).refused(400, "used")
+	report(full+","+entry).rejected(400, "used")
 }
 
 // Operators and the owner of the key can read the reported usage.
@@ -151,12 +151,12 @@ func usageQuery(t *testing.T) {
 		}
 	}
 	unknown := f.owner("a", "GET", own+"/nope/usage", "")
-	unknown.refused(404)
+	unknown.rejected(404)
 	if other := f.owner("b", "GET", owned, ""); other.status != 404 || other.raw != unknown.raw {
 		t.Errorf("another account's key: %d %s", other.status, other.raw)
 	}
-	f.owner("a", "GET", owned+"?from=1", "").refused(400, "from")
-	f.owner("a", "POST", owned, "").refused(405)
+	f.owner("a", "GET", owned+"?from=1", "").rejected(400, "from")
+	f.owner("a", "POST", owned, "").rejected(405)
 	if kept := fmt.Sprintf("kept for %d days", keystore.UsageRetention/(24*time.Hour)); strings.Count(description, kept) != 2 {
 		t.Errorf("the document does not mention twice: %s", kept)
 	}

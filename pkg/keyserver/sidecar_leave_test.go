@@ -25,16 +25,16 @@ func TestPollNumberIsCheckedFirst(t *testing.T) {
 		for _, number := range []int64{5, 4, 1} {
 			for _, fields := range []string{"", `,"leave":true`, `,"wait_ms":30000`} {
 				for _, after := range []int64{-1, 0, head, head + 1, head + 9} {
-					f.pollNumber("s", number, after, epoch, fields).refused(409, "poll", "5")
+					f.pollNumber("s", number, after, epoch, fields).rejected(409, "poll", "5")
 				}
-				f.pollNumber("s", number, 0, "another", fields).refused(409, "poll", "5")
+				f.pollNumber("s", number, 0, "another", fields).rejected(409, "poll", "5")
 			}
 		}
 		if after := f.stored(); after != before {
 			t.Errorf("before\n%s\nafter\n%s", before, after)
 		}
 		f.pollNumber("s", 6, head+9, epoch, "").want(410)
-		f.pollNumber("s", 6, head, epoch, "").refused(409, "6")
+		f.pollNumber("s", 6, head, epoch, "").rejected(409, "6")
 		f.pollNumber("s", 7, head, epoch, "").want(200)
 	})
 }
@@ -80,18 +80,18 @@ func TestLeave(t *testing.T) {
 		if r.at("change", "effective") != true {
 			t.Errorf("the change waits for a sidecar that has left: %s", r.raw)
 		}
-		refused := func() {
+		rejected := func() {
 			t.Helper()
 			for _, number := range []int64{7, 100, 101, 1 << 50} {
-				f.pollNumber("s", number, head, epoch, "").refused(409)
-				f.pollNumber("s", number, -1, "", "").refused(409)
+				f.pollNumber("s", number, head, epoch, "").rejected(409)
+				f.pollNumber("s", number, -1, "", "").rejected(409)
 			}
 		}
-		refused()
-		f.pollNumber("s", 100, 0, "", `,"leave":true`).refused(409)
+		rejected()
+		f.pollNumber("s", 100, 0, "", `,"leave":true`).rejected(409)
 		f.pollNumber("s", 101, 0, "", `,"leave":true`).want(200)
 		<-time.After(10 * time.Minute)
-		refused()
+		rejected()
 		<-time.After(16 * time.Second) // the end of the record
 		f.pollNumber("s", 1, head, epoch, "").want(200)
 	})
@@ -106,9 +106,9 @@ func TestLeaveOfAnUnknownName(t *testing.T) {
 		f.Apply(settings)
 		epoch, head := f.startSidecar("other", "")
 		f.pollNumber("s", 2, 0, "", `,"leave":true`).want(200)
-		f.pollNumber("s", 1, head, epoch, "").refused(409)
+		f.pollNumber("s", 1, head, epoch, "").rejected(409)
 		<-time.After(time.Minute + 14*time.Second)
-		f.pollNumber("s", 3, head, epoch, "").refused(409)
+		f.pollNumber("s", 3, head, epoch, "").rejected(409)
 		<-time.After(2 * time.Second)
 		f.pollNumber("s", 4, head, epoch, "").want(200)
 	})
@@ -118,7 +118,7 @@ func TestForgetSidecar(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fixture) {
 		for _, name := range []string{"s", "a/b", "..", ".", "ü 100%?#&+", strings.Repeat("ü", 128)} {
 			path := "/v1/sidecars/" + escaped(name)
-			f.operator("DELETE", path, "").refused(404, "sidecar")
+			f.operator("DELETE", path, "").rejected(404, "sidecar")
 			epoch, head := f.startSidecar(name, `,"max_stale_ms":60000`)
 			list := f.operator("GET", "/v1/sidecars", "").raw
 			change := f.operator("POST", "/v1/accounts/a/keys", `{"label":"x"}`).number("change", "revision")
@@ -129,9 +129,9 @@ func TestForgetSidecar(t *testing.T) {
 			if got := f.operator("GET", fmt.Sprintf("/v1/revisions/%d", change), ""); got.at("change", "effective") != true {
 				t.Errorf("%s: the change still waits: %s", name, got.raw)
 			}
-			f.poll(name, head, epoch, "").refused(409)
-			f.poll(name, -1, "", "").refused(409)
-			f.operator("DELETE", path, "").refused(404, "sidecar")
+			f.poll(name, head, epoch, "").rejected(409)
+			f.poll(name, -1, "", "").rejected(409)
+			f.operator("DELETE", path, "").rejected(404, "sidecar")
 			f.poll(name, head, epoch, `,"leave":true`).want(200)
 			event := f.operator("GET", "/v1/audit?limit=1", "").at("events").([]any)[0].(map[string]any)
 			if event["action"] != "sidecar.forget" || event["account"] != "" || event["key"] != nil || event["actor"] != "operator:alice" ||
@@ -140,10 +140,10 @@ func TestForgetSidecar(t *testing.T) {
 			}
 		}
 		for _, name := range []string{"%00", "%ff", strings.Repeat("x", 129), "%e2%80%ae"} { // not valid in a poll
-			f.operator("DELETE", "/v1/sidecars/"+name, "").refused(404, "sidecar")
+			f.operator("DELETE", "/v1/sidecars/"+name, "").rejected(404, "sidecar")
 		}
-		f.operator("DELETE", "/v1/sidecars/s", `{"unheard":1}`).refused(400, "unheard")
-		f.sidecar("/v1/sidecars/s", "").refused(404)
+		f.operator("DELETE", "/v1/sidecars/s", `{"unheard":1}`).rejected(400, "unheard")
+		f.sidecar("/v1/sidecars/s", "").rejected(404)
 	})
 }
 
@@ -170,7 +170,7 @@ func TestTooManySidecars(t *testing.T) {
 		for range 3 {
 			for range 100 {
 				r := f.poll("s", 0, "e", "")
-				r.refused(503, "Too many sidecars")
+				r.rejected(503, "Too many sidecars")
 				if r.header.Get("Retry-After") != "1" {
 					t.Errorf("retry-after %q", r.header.Get("Retry-After"))
 				}
