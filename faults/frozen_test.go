@@ -106,7 +106,7 @@ func (s *site) drainWhileWaiting(revision int64) {
 	}()
 	eventually(s.t, "the request has arrived", func() error {
 		stacks, err := testbed.Get(s.t.Context(), s.keyd.Admin()+"/debug/pprof/goroutine?debug=1")
-		if err == nil && !strings.Contains(string(stacks), "keyserver.(*Server).reached") {
+		if err == nil && !strings.Contains(string(stacks), "keyserver.(*Server).awaitChange") {
 			err = errors.New("nobody waits")
 		}
 		return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -40,7 +39,7 @@ func listKeys(ctx context.Context, c *operatorapi.Client, o options) (listing, e
 	return newListing(list, err, header, func(k operatorapi.Key) []string {
 		return []string{
 			cell(k.ID), cell(k.Label), hint(k), keyState(k), cell(strings.Join(k.Scopes, " ")),
-			moment(&k.CreatedAt), moment(k.ExpiresAt), moment(k.LastUsedAt), successor(k),
+			moment(&k.CreatedAt), moment(k.ExpiresAt), moment(k.LastUsedAt), optional(k.ReplacedBy),
 		}
 	})
 }
@@ -55,7 +54,7 @@ func listSidecars(ctx context.Context, c *operatorapi.Client, _ options) (listin
 func listEvents(ctx context.Context, c *operatorapi.Client, o options) (listing, error) {
 	list, err := c.Events(ctx, o.account, o.key)
 	return newListing(list, err, []string{"AT", "ACTOR", "ACTION", "ACCOUNT", "KEY", "DETAIL"}, func(e operatorapi.Event) []string {
-		return []string{moment(&e.At), cell(e.Actor), cell(e.Action), cell(e.Account), cell(e.Key), detail(e.Detail)}
+		return []string{moment(&e.At), cell(e.Actor), cell(e.Action), cell(e.Account), optional(e.Key), detail(e.Detail)}
 	})
 }
 
@@ -93,7 +92,7 @@ func answerTable(a operatorapi.Answer) table {
 		add("expires", moment(a.Key.ExpiresAt))
 		add("revoked", moment(a.Key.RevokedAt))
 		add("last used", moment(a.Key.LastUsedAt))
-		add("replaced by", successor(*a.Key))
+		add("replaced by", optional(a.Key.ReplacedBy))
 	case a.Sidecar != nil:
 		add("sidecar", cell(a.Sidecar.Name))
 		add("revision", strconv.FormatInt(a.Sidecar.Revision, 10))
@@ -135,12 +134,11 @@ func hint(k operatorapi.Key) string {
 	return cell(*k.Hint + "…")
 }
 
-// successor returns the key that has replaced this one.
-func successor(k operatorapi.Key) string {
-	if k.ReplacedBy == nil {
+func optional(s *string) string {
+	if s == nil {
 		return "-"
 	}
-	return cell(*k.ReplacedBy)
+	return cell(*s)
 }
 
 // keyState returns the state, or expired, which is not a state of the API.
@@ -151,10 +149,10 @@ func keyState(k operatorapi.Key) string {
 	return cell(k.State)
 }
 
-func detail(fields map[string]any) string {
+func detail(fields map[string]string) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		value := visible(fmt.Sprint(fields[name]))
+		value := visible(fields[name])
 		if value == "" || strings.ContainsAny(value, ` "=`) {
 			value = `"` + strings.ReplaceAll(value, `"`, `\"`) + `"`
 		}

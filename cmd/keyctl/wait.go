@@ -104,7 +104,7 @@ func remaining(c operatorapi.Change) string {
 	}
 	names = names[:min(most, len(names))]
 	more := ""
-	if rest := max(c.Waiting, len(c.WaitingFor)) - len(names); rest > 0 { // the API names at most 100
+	if rest := c.Remaining() - len(names); rest > 0 { // the API names at most 100
 		more = fmt.Sprintf(" and %d more", rest)
 	}
 	return fmt.Sprintf("revision %d waits for %s%s", c.Revision, visible(strings.Join(names, ", ")), more)

@@ -29,7 +29,7 @@ func (tb *Testbed) MintKey(ctx context.Context, account string) (Key, error) {
 		return Key{}, err
 	}
 	tb.Canaries.Add(answer.Plaintext.Reveal())
-	return Key{ID: answer.Key.ID, Secret: answer.Plaintext}, nil
+	return Key{ID: answer.Key.ID, Secret: answer.Plaintext.Secret}, nil
 }
 
 // MintSession mints a session, whose token is a canary.
@@ -39,7 +39,7 @@ func (tb *Testbed) MintSession(ctx context.Context, account string) (credential.
 		return credential.Secret{}, err
 	}
 	tb.Canaries.Add(answer.Token.Reveal())
-	return answer.Token, nil
+	return answer.Token.Secret, nil
 }
 
 // UnknownKey returns a key that was never minted. It is a canary.

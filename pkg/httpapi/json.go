@@ -42,7 +42,7 @@ func Decode(text []byte, into any, opts ...json.Options) error {
 	var semantic *json.SemanticError
 	switch {
 	case errors.As(err, &syntax) && errors.Is(err, jsontext.ErrDuplicateName):
-		return &JSONError{fieldPath(syntax.JSONPointer), "is there more than once", syntax.ByteOffset}
+		return &JSONError{fieldPath(syntax.JSONPointer), "is given more than once", syntax.ByteOffset}
 	case errors.As(err, &syntax):
 		return &JSONError{fieldPath(syntax.JSONPointer), fmt.Sprintf("is not valid JSON (at byte %d)", syntax.ByteOffset), 0}
 	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
@@ -50,16 +50,19 @@ func Decode(text []byte, into any, opts ...json.Options) error {
 	case errors.As(err, &semantic):
 		return &JSONError{fieldPath(semantic.JSONPointer), "must be " + typeName(semantic.GoType), semantic.ByteOffset}
 	}
-	return &JSONError{Field: wholeBody, Problem: "is not what is expected here"}
+	return &JSONError{Field: wholeBody, Problem: "is not valid"}
 }
 
 // DecodeRequest reads the body of a request, a JSON object, into a struct. It also rejects unknown
 // members. An empty body and null are an object without members. Whole numbers may be written as
 // 60.0 or 6e1, and times as ParseTime reads them. The error is a *JSONError.
 func DecodeRequest(body []byte, into any) error {
+	if len(body) == 0 {
+		return nil
+	}
 	body = bytes.Trim(body, " \t\r\n")
 	switch {
-	case len(body) == 0, string(body) == "null":
+	case string(body) == "null":
 		return nil
 	case !bytes.HasPrefix(body, []byte("{")):
 		return &JSONError{Field: wholeBody, Problem: "must be a JSON object"}

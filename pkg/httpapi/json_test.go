@@ -23,6 +23,7 @@ func TestDecodeRequest(t *testing.T) {
 	for body, want := range map[string]string{
 		"":                               "",
 		" null\r\n":                      "",
+		" ":                              "body must be a JSON object",
 		"{}":                             "",
 		`{"name":null,"count":null}`:     "",
 		`{"count":60.0}`:                 "",
@@ -43,7 +44,7 @@ func TestDecodeRequest(t *testing.T) {
 		`{"nested":[{"name":true}]}`:     "nested[0].name must be a string",
 		`{"Name":"a"}`:                   "Name is not a known field",
 		`{"nested":[{"other":1}]}`:       "nested[0].other is not a known field",
-		`{"name":"a","name":"b"}`:        "name is there more than once",
+		`{"name":"a","name":"b"}`:        "name is given more than once",
 		`{"name":"a"} {}`:                "body is not valid JSON (at byte 13)",
 		"{\"name\":\"\xff\"}":            "name is not valid JSON (at byte 9)",
 		`{"name":`:                       "name is not valid JSON (at byte 8)",

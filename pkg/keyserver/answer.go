@@ -2,147 +2,184 @@ package keyserver
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net/http"
 	"time"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
-	"go.uber.org/zap"
-
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
-	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
-
-// answer is what one request gets.
-type answer struct {
-	status int
-	body   any // nil: none
-	header map[string]string
-}
-
-func ok(body any) (answer, error)      { return answer{status: http.StatusOK, body: body}, nil }
-func created(body any) (answer, error) { return answer{status: http.StatusCreated, body: body}, nil }
-
-// writeTimeout bounds the sending of one answer; there is none for the connection,
-// because long polls live as long as they wait.
-const writeTimeout = 10 * time.Second
-
-// encode makes the bytes of the body.
-func (a answer) encode() ([]byte, error) {
-	switch body := a.body.(type) {
-	case nil:
-		return nil, nil
-	case text:
-		return []byte(body), nil
-	}
-	raw, err := json.Marshal(a.body, jsontext.AllowInvalidUTF8(true), json.Deterministic(true))
-	if err != nil {
-		return nil, fmt.Errorf("encode the answer: %w", err)
-	}
-	return raw, nil
-}
-
-func (a answer) write(w http.ResponseWriter, body []byte) {
-	if s, lines := w.(*stream); lines && (s.begun || a.status == http.StatusOK) {
-		_ = s.tell(body)
-		return
-	}
-	// A writer without deadlines is a test's.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
-	w.Header().Set("Cache-Control", "no-store")
-	if body != nil {
-		w.Header().Set("Content-Type", jsonMedia)
-	}
-	for name, value := range a.header {
-		w.Header().Set(name, value)
-	}
-	w.WriteHeader(a.status)
-	_, _ = w.Write(body)
-}
-
-// shown is a plaintext on its way to the one who minted it. It is written by this
-// package's encoder alone: fmt, loggers and encoding/json find nothing in it.
-type shown struct{ secret credential.Secret }
-
-// MarshalJSONTo implements json.MarshalerTo: the single place where a plaintext
-// leaves.
-func (s shown) MarshalJSONTo(enc *jsontext.Encoder) error {
-	return enc.WriteToken(jsontext.String(s.secret.Reveal()))
-}
-
-// problem is a request that is refused; its message is for the caller.
-type problem struct {
-	status  int
-	message string
-	header  map[string]string
-}
-
-// Error implements error.
-func (p *problem) Error() string { return p.message }
-
-// badRequest names the field or parameter and says what is wrong with it.
-func badRequest(field, format string, args ...any) error {
-	return &problem{status: http.StatusBadRequest, message: field + " " + fmt.Sprintf(format, args...)}
-}
-
-var errorNames = map[int]string{
-	http.StatusBadRequest:            "BAD_REQUEST",
-	http.StatusUnauthorized:          "UNAUTHORIZED",
-	http.StatusForbidden:             "FORBIDDEN",
-	http.StatusNotFound:              "NOT_FOUND",
-	http.StatusMethodNotAllowed:      "METHOD_NOT_ALLOWED",
-	http.StatusConflict:              "CONFLICT",
-	http.StatusRequestEntityTooLarge: "PAYLOAD_TOO_LARGE",
-	http.StatusUnsupportedMediaType:  "UNSUPPORTED_MEDIA_TYPE",
-	http.StatusTooManyRequests:       "TOO_MANY_REQUESTS",
-	http.StatusServiceUnavailable:    "SERVICE_UNAVAILABLE",
-}
 
 const (
-	unavailable    = "The key API's store cannot answer"
-	unknownOutcome = "; whether the change was made is not known"
+	// Thousands of sidecars acknowledge a change within moments of each other. Between two reads of its progress
+	// is a pause of readPauseFactor times the duration of a read. Smaller takes the processor from the
+	// acknowledgements; larger delays the answer after the last one.
+	readPauseFactor = 4
+	minReadPause    = time.Millisecond
+	// maxReadPause is a part of the delay after the last acknowledgement, 50 ms at most. Reads that take longer
+	// than it have longer pauses.
+	maxReadPause = 10 * time.Millisecond
+	// checkInterval is how often the store is read if it signals nothing. Its signals may be late or lost. Smaller
+	// costs the store more reads; larger makes a lost signal delay an answer for longer.
+	checkInterval = time.Second
 )
 
-func envelope(status int, message string) sidecarapi.ErrorResponse {
-	return sidecarapi.ErrorResponse{Error: errorNames[status], Message: message, StatusCode: status}
+// changed answers a request that has made the change of the revision, or failed. It adds the change to the answer.
+func (s *Server) changed(ctx context.Context, c *call, status int, answer operatorapi.Answer, revision int64, err error) (httpapi.Response, error) {
+	if err != nil {
+		return httpapi.Response{}, err
+	}
+	change, err := s.awaitChange(ctx, c, revision)
+	if err != nil {
+		return httpapi.Response{}, err
+	}
+	answer.Change = &change
+	return httpapi.Response{Status: status, Body: answer}, nil
 }
 
-// failure maps an operation's error to its answer. What is none of the errors that
-// are meant for the caller stays in the log.
-func (s *Server) failure(err error, side string, r *http.Request) answer {
-	var refused *problem
-	var conflict *keystore.Conflict
-	switch {
-	case errors.As(err, &refused):
-	case errors.As(err, &conflict):
-		refused = &problem{status: http.StatusConflict, message: conflict.Message}
-	case errors.Is(err, keystore.ErrNotFound):
-		refused = &problem{status: http.StatusNotFound, message: "No such account, key or session"}
-	case errors.Is(err, keystore.ErrFull):
-		refused = &problem{status: http.StatusServiceUnavailable, message: "Too many sidecars are on record", header: map[string]string{"Retry-After": "1"}}
-		s.full.Do(func() {
-			s.log.Error("too many sidecars are on record, new ones are refused: forget those that are gone, or replace the service token if it has leaked",
-				zap.Int("limit", keystore.MaxSidecars))
-		})
-	case errors.Is(err, keystore.ErrCursor):
-		refused = &problem{status: http.StatusBadRequest, message: "cursor is not one of this list"}
-	default:
-		refused = &problem{status: http.StatusServiceUnavailable, message: unavailable, header: map[string]string{"Retry-After": "1"}}
-		if side != sidecarsSide && r.Method != http.MethodGet && r.Method != http.MethodHead {
-			refused.message += unknownOutcome
+// awaitChange returns the progress of a change once it is effective or the wait of the request is over.
+func (s *Server) awaitChange(ctx context.Context, c *call, revision int64) (operatorapi.Change, error) {
+	c.Release()
+	ctx = context.WithoutCancel(ctx) // the wait may be longer than the timeout of the store
+	until := time.Now().Add(c.Query.Wait)
+	var last operatorapi.Change
+	for first := true; ; first = false {
+		signal, began := s.store.Changed(), time.Now()
+		head, progress, err := s.progress(ctx, revision)
+		if err != nil {
+			if first {
+				return operatorapi.Change{}, err
+			}
+			break // the progress that was read before is still true
 		}
-		if !errors.Is(r.Context().Err(), context.Canceled) { // else the client has gone, and took the call with it
-			s.metrics.storeErrors.WithLabelValues(side).Inc()
-			s.log.Error("the store failed", zap.String("side", side), zap.String("route", r.Pattern), zap.Error(err))
+		last = changeOf(c, revision, progress)
+		left, took := time.Until(until), time.Since(began)
+		rest := min(max(readPauseFactor*took, minReadPause), maxReadPause)
+		if took > maxReadPause { // many sidecars: reads must stay a part of the time
+			rest = readPauseFactor * took
+		}
+		if progress.Effective || left <= 0 || !pause(c.Request.Context(), min(left, rest), nil, s.draining) {
+			break
+		}
+		// Without a signal the change becomes effective when the time of the last sidecar is over.
+		left = min(time.Until(until), checkInterval, progress.EffectiveBy.Sub(head.Now)-maxReadPause)
+		if !pause(c.Request.Context(), left, signal, s.draining) {
+			break
 		}
 	}
-	message := refused.message
-	var part *unfinished
-	if errors.As(err, &part) {
-		message += "; " + part.before
+	return last, nil
+}
+
+func (s *Server) progress(ctx context.Context, revision int64) (keystore.Head, keystore.Progress, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return s.store.Progress(ctx, revision)
+}
+
+// pause returns after d or when signal is closed. It returns false if ctx ends or stop is closed before.
+func pause(ctx context.Context, d time.Duration, signal, stop <-chan struct{}) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-signal:
+		return true
+	case <-stop:
+		return false
+	case <-ctx.Done():
+		return false
 	}
-	return answer{status: refused.status, body: envelope(refused.status, message), header: refused.header}
+}
+
+// listed answers a request for a list.
+func listed(page operatorapi.Page, next string, err error) (httpapi.Response, error) {
+	page.Next = notEmpty(next)
+	if err != nil {
+		return httpapi.Response{}, err
+	}
+	return httpapi.OK(page)
+}
+
+// each converts the elements of a list. It returns an empty list for none, which is not null in JSON.
+func each[T, V any](list []T, convert func(T) V) []V {
+	out := make([]V, len(list))
+	for i, item := range list {
+		out[i] = convert(item)
+	}
+	return out
+}
+
+func accountOf(a keystore.Account) operatorapi.Account {
+	return operatorapi.Account{
+		ID:           a.ID,
+		Name:         a.Name,
+		State:        a.State.String(),
+		CreatedAt:    a.CreatedAt.UTC(),
+		TerminatedAt: notZero(a.TerminatedAt),
+	}
+}
+
+func keyOf(k keystore.Key) operatorapi.Key {
+	return operatorapi.Key{
+		ID:         k.ID,
+		Account:    k.Account,
+		Label:      k.Label,
+		Hint:       notEmpty(k.Hint),
+		Scopes:     k.Scopes.List(),
+		State:      k.State.String(),
+		CreatedAt:  k.CreatedAt.UTC(),
+		CreatedBy:  k.CreatedBy,
+		ExpiresAt:  notZero(k.ExpiresAt),
+		RevokedAt:  notZero(k.RevokedAt),
+		LastUsedAt: notZero(k.LastUsedAt),
+		ReplacedBy: notEmpty(k.ReplacedBy),
+	}
+}
+
+func sessionOf(s keystore.Session) operatorapi.Session {
+	return operatorapi.Session{ID: s.ID, Account: s.Account, CreatedAt: s.CreatedAt.UTC(), ExpiresAt: s.ExpiresAt.UTC()}
+}
+
+func changeOf(c *call, revision int64, p keystore.Progress) operatorapi.Change {
+	change := operatorapi.Change{Revision: revision, Effective: p.Effective, EffectiveBy: notZero(p.EffectiveBy)}
+	if c.Caller.operator {
+		change.Waiting, change.WaitingFor = &p.Waiting, p.WaitingFor
+	}
+	return change
+}
+
+func sidecarOf(s keystore.Sidecar) operatorapi.Sidecar {
+	return operatorapi.Sidecar{Name: s.Name, Revision: s.Revision, LeaseEndsAt: s.LeaseEndsAt.UTC(), StaleEndsAt: s.StaleEndsAt.UTC()}
+}
+
+func eventOf(e keystore.Event) operatorapi.Event {
+	return operatorapi.Event{
+		At: e.At.UTC(), Actor: e.Actor, Action: string(e.Action), Account: e.Account, Key: notEmpty(e.Key), Detail: e.Detail,
+	}
+}
+
+func usageOf(u keystore.UsageHour) operatorapi.UsageHour {
+	return operatorapi.UsageHour{Hour: u.Hour.UTC(), Allowed: u.Allowed, Denied: u.Denied}
+}
+
+// notZero returns nil for the zero time.
+func notZero(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// notEmpty returns nil for the empty string.
+func notEmpty(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// mint makes a credential: its plaintext and what is stored of it.
+func mint(kind credential.Kind) (plaintext operatorapi.Plaintext, digest credential.Digest, hint string) {
+	secret := credential.Mint(kind)
+	return operatorapi.Plaintext{Secret: secret}, secret.Digest(), credential.Hint(secret)
 }

@@ -18,97 +18,100 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// broken is a store that cannot be had. Its error has internals that no caller may
-// see.
-type broken struct{ keystore.Store }
+// failingStore fails in every method. Its error has internals that no caller may see.
+type failingStore struct{ keystore.Store }
 
-var errBroken = errors.New("sqlite: disk I/O error (522) at /var/lib/phantom/keys.db")
+var errStore = errors.New("sqlite: disk I/O error (522) at /var/lib/phantom/keys.db")
 
-func (broken) CreateAccount(context.Context, string, string, string) (keystore.Account, error) {
-	return keystore.Account{}, errBroken
+func (failingStore) CreateAccount(context.Context, string, string, string) (keystore.Account, error) {
+	return keystore.Account{}, errStore
 }
 
-func (broken) Account(context.Context, string) (keystore.Account, error) {
-	return keystore.Account{}, errBroken
+func (failingStore) Account(context.Context, string) (keystore.Account, error) {
+	return keystore.Account{}, errStore
 }
 
-func (broken) Accounts(context.Context, keystore.Page) ([]keystore.Account, string, error) {
-	return nil, "", errBroken
+func (failingStore) Accounts(context.Context, keystore.Page) ([]keystore.Account, string, error) {
+	return nil, "", errStore
 }
 
-func (broken) SetAccountState(context.Context, string, string, credential.State) (keystore.Account, error) {
-	return keystore.Account{}, errBroken
+func (failingStore) SetAccountState(context.Context, string, string, credential.State) (keystore.Account, error) {
+	return keystore.Account{}, errStore
 }
 
-func (broken) CreateKey(context.Context, string, keystore.NewKey) (keystore.Key, error) {
-	return keystore.Key{}, errBroken
+func (failingStore) CreateKey(context.Context, string, keystore.NewKey) (keystore.Key, error) {
+	return keystore.Key{}, errStore
 }
 
-func (broken) Key(context.Context, string) (keystore.Key, error) { return keystore.Key{}, errBroken }
-
-func (broken) Keys(context.Context, string, keystore.Page) ([]keystore.Key, string, error) {
-	return nil, "", errBroken
+func (failingStore) Key(context.Context, string) (keystore.Key, error) {
+	return keystore.Key{}, errStore
 }
 
-func (broken) RevokeKey(context.Context, string, string, string) (keystore.Key, error) {
-	return keystore.Key{}, errBroken
+func (failingStore) Keys(context.Context, string, keystore.Page) ([]keystore.Key, string, error) {
+	return nil, "", errStore
 }
 
-func (broken) RevokeChain(context.Context, string, string, string) (keystore.RevokedChain, error) {
-	return keystore.RevokedChain{}, errBroken
+func (failingStore) RevokeKey(context.Context, string, string, string) (keystore.Key, error) {
+	return keystore.Key{}, errStore
 }
 
-func (broken) RollKey(context.Context, string, keystore.Roll) (successor, replaced keystore.Key, err error) {
-	return keystore.Key{}, keystore.Key{}, errBroken
+func (failingStore) RevokeChain(context.Context, string, string, string) (keystore.RevokedChain, error) {
+	return keystore.RevokedChain{}, errStore
 }
 
-func (broken) SetKeyScope(context.Context, string, string, string, bool) (keystore.Key, error) {
-	return keystore.Key{}, errBroken
+func (failingStore) RollKey(context.Context, string, keystore.Roll) (successor, replaced keystore.Key, err error) {
+	return keystore.Key{}, keystore.Key{}, errStore
 }
 
-func (broken) CreateSession(context.Context, string, keystore.NewSession) (keystore.Session, error) {
-	return keystore.Session{}, errBroken
+func (failingStore) SetKeyScope(context.Context, string, string, string, bool) (keystore.Key, error) {
+	return keystore.Key{}, errStore
 }
 
-func (broken) EndSession(context.Context, string, string) (keystore.Session, error) {
-	return keystore.Session{}, errBroken
+func (failingStore) CreateSession(context.Context, string, keystore.NewSession) (keystore.Session, error) {
+	return keystore.Session{}, errStore
 }
 
-func (broken) Events(context.Context, string, string, keystore.Page) ([]keystore.Event, string, error) {
-	return nil, "", errBroken
+func (failingStore) EndSession(context.Context, string, string) (keystore.Session, error) {
+	return keystore.Session{}, errStore
 }
 
-func (broken) KeyUsage(context.Context, keystore.UsageSpan, keystore.Page) ([]keystore.UsageHour, string, error) {
-	return nil, "", errBroken
-}
-func (broken) RecordUsage(context.Context, string, []keystore.Usage) error { return errBroken }
-func (broken) Resolve(context.Context, []credential.Digest) (keystore.Head, []keystore.Fact, error) {
-	return keystore.Head{}, nil, errBroken
-}
-func (broken) Head(context.Context) (keystore.Head, error) { return keystore.Head{}, errBroken }
-func (broken) Changes(context.Context, string, int64, int) (keystore.Head, []keystore.Change, error) {
-	return keystore.Head{}, nil, errBroken
+func (failingStore) Events(context.Context, string, string, keystore.Page) ([]keystore.Event, string, error) {
+	return nil, "", errStore
 }
 
-func (broken) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
-	return keystore.Head{}, 0, errBroken
+func (failingStore) KeyUsage(context.Context, keystore.UsageSpan, keystore.Page) ([]keystore.UsageHour, string, error) {
+	return nil, "", errStore
+}
+func (failingStore) RecordUsage(context.Context, string, []keystore.Usage) error { return errStore }
+func (failingStore) Resolve(context.Context, []credential.Digest) (keystore.Head, []keystore.Fact, error) {
+	return keystore.Head{}, nil, errStore
 }
 
-func (broken) Forget(context.Context, string, string) (keystore.Sidecar, error) {
-	return keystore.Sidecar{}, errBroken
+func (failingStore) Head(context.Context) (keystore.Head, error) { return keystore.Head{}, errStore }
+
+func (failingStore) Changes(context.Context, string, int64, int) (keystore.Head, []keystore.Change, error) {
+	return keystore.Head{}, nil, errStore
 }
 
-func (broken) Sidecars(context.Context, keystore.Page) (keystore.Head, []keystore.Sidecar, string, error) {
-	return keystore.Head{}, nil, "", errBroken
+func (failingStore) RecordPoll(context.Context, keystore.Poll) (keystore.Head, time.Duration, error) {
+	return keystore.Head{}, 0, errStore
 }
 
-func (broken) Progress(context.Context, int64) (keystore.Head, keystore.Progress, error) {
-	return keystore.Head{}, keystore.Progress{}, errBroken
+func (failingStore) Forget(context.Context, string, string) (keystore.Sidecar, error) {
+	return keystore.Sidecar{}, errStore
 }
-func (broken) Leases(context.Context) (int, error)        { return 0, errBroken }
-func (broken) Prune(context.Context, time.Duration) error { return errBroken }
 
-// bodies that pass the checks, so that the store is asked.
+func (failingStore) Sidecars(context.Context, keystore.Page) (keystore.Head, []keystore.Sidecar, string, error) {
+	return keystore.Head{}, nil, "", errStore
+}
+
+func (failingStore) Progress(context.Context, int64) (keystore.Head, keystore.Progress, error) {
+	return keystore.Head{}, keystore.Progress{}, errStore
+}
+func (failingStore) Leases(context.Context) (int, error)        { return 0, errStore }
+func (failingStore) Prune(context.Context, time.Duration) error { return errStore }
+
+// goodBodies pass the checks, so that the request reaches the store.
 var goodBodies = map[string]string{
 	"/v1/accounts":                  `{"name":"x"}`,
 	"/v1/accounts/{id}/keys":        `{"label":"x"}`,
@@ -119,45 +122,45 @@ var goodBodies = map[string]string{
 	"/v1/usage":                     `{"sidecar":"s","used":[]}`,
 }
 
-func TestBrokenStore(t *testing.T) {
-	f := setUpOn(t, func(s keystore.Store) keystore.Store { return broken{s} })
-	asked := 0
+func TestFailingStore(t *testing.T) {
+	f := setUpOn(t, func(s keystore.Store) keystore.Store { return failingStore{s} })
+	sent := 0
 	for side, rows := range routesOf(f) {
 		for _, row := range rows {
 			bodies := []string{""}
-			if row.method == http.MethodPost && goodBodies[row.path] != "" {
-				bodies = []string{goodBodies[row.path]}
+			if row.Method == http.MethodPost && goodBodies[row.Path] != "" {
+				bodies = []string{goodBodies[row.Path]}
 			}
-			if row.path == "/v1/changes" {
+			if row.Path == "/v1/changes" {
 				bodies = append(bodies, `{"sidecar":"s","poll":1,"after":1,"epoch":"e"}`, `{"sidecar":"s","poll":1,"after":1,"leave":true}`)
 			}
 			for _, body := range bodies {
 				var r reply
 				switch side {
 				case "operators":
-					r = f.operator(row.method, example(row.path), body)
+					r = f.operator(row.Method, example(row.Path), body)
 				case "owners":
-					r = f.owner("a", row.method, example(row.path), body)
+					r = f.owner("a", row.Method, example(row.Path), body)
 				case "sidecars":
-					r = f.sidecar(row.path, body)
+					r = f.sidecar(row.Path, body)
 				}
 				if strings.Contains(r.raw, "sqlite") || strings.Contains(r.raw, "/var/lib") {
-					t.Errorf("%s %s shows internals: %s", row.method, row.path, r.raw)
+					t.Errorf("%s %s shows internals: %s", row.Method, row.Path, r.raw)
 				}
-				r.refused(503)
-				changes := side != sidecarsSide && row.method != http.MethodGet
-				if told := strings.Contains(r.raw, unknownOutcome); told != changes {
-					t.Errorf("%s %s: %s", row.method, row.path, r.raw)
+				r.rejected(503)
+				changes := side != sidecarsSide && row.Method != http.MethodGet
+				if unknown := strings.Contains(r.raw, unknownOutcome); unknown != changes {
+					t.Errorf("%s %s: %s", row.Method, row.Path, r.raw)
 				}
 				if r.header.Get("Retry-After") != "1" {
-					t.Errorf("%s %s: no retry-after", row.method, row.path)
+					t.Errorf("%s %s: no retry-after", row.Method, row.Path)
 				}
-				asked++
+				sent++
 			}
 		}
 	}
-	if logged := f.logs.FilterMessage("the store failed").FilterField(zap.Error(errBroken)).Len(); logged < asked {
-		t.Errorf("%d failures, %d in the log", asked, logged)
+	if logged := f.logs.FilterMessage("the store failed").FilterField(zap.Error(errStore)).Len(); logged < sent {
+		t.Errorf("%d failures, %d in the log", sent, logged)
 	}
 	var counted int
 	for _, line := range f.scrape() {
@@ -167,11 +170,11 @@ func TestBrokenStore(t *testing.T) {
 			counted += n
 		}
 	}
-	if counted != asked {
-		t.Errorf("%d failures, %v counted", asked, counted)
+	if counted != sent {
+		t.Errorf("%d failures, %v counted", sent, counted)
 	}
 	if got := f.scrape(); !slices.Contains(got, "keyd_sidecars NaN") {
-		t.Error("a number of sidecars that nobody knows")
+		t.Error("the number of sidecars is not NaN")
 	}
 }
 
@@ -183,14 +186,14 @@ func (f *fixture) scrape() []string {
 	return strings.Split(strings.TrimSpace(w.Body.String()), "\n")
 }
 
-// A client that goes away is no failure of the store.
-func TestClientThatGoes(t *testing.T) {
+// A cancelled request is not a failure of the store.
+func TestDisconnectedClientIsNotLogged(t *testing.T) {
 	f := setUp(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	r := request("GET", "/v1/accounts", "").WithContext(ctx)
 	r.Header.Set("Authorization", "Bearer "+aliceToken)
-	f.do("operators", r).refused(503)
+	f.do("operators", r).rejected(503)
 	if f.logs.Len() > 0 {
 		t.Errorf("logged: %v", f.logs.All())
 	}
@@ -199,12 +202,12 @@ func TestClientThatGoes(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	f := setUp(t)
 	f.account("a")
-	f.operator("GET", "/v1/accounts/nope", "").refused(404)
-	f.operator("FROB", "/v1/accounts", "").refused(405)
-	f.operator("GET", "/random/"+strings.Repeat("x", 100), "").refused(404)
+	f.operator("GET", "/v1/accounts/nope", "").rejected(404)
+	f.operator("FROB", "/v1/accounts", "").rejected(405)
+	f.operator("GET", "/random/"+strings.Repeat("x", 100), "").rejected(404)
 	_, plaintext := f.key("a", "")
 	f.sidecar("/v1/resolve", fmt.Sprintf(`{"credentials":[%q,%q]}`, digestOf(plaintext), strings.Repeat("0", 64))).want(200)
-	f.begun("s", "")
+	f.startSidecar("s", "")
 	if err := f.countSidecars(t.Context()); err != nil {
 		t.Fatal(err)
 	}

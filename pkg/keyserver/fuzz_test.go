@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// checkAnswer holds whatever an answer must be.
+// checkAnswer checks the rules of every answer.
 func checkAnswer(t *testing.T, r reply, about string) {
 	t.Helper()
 	if r.status >= 500 || r.status < 200 {
@@ -40,8 +40,7 @@ func checkAnswer(t *testing.T, r reply, about string) {
 	}
 }
 
-// FuzzBodies sends one body to every operation of every side: never a failure of
-// ours, and always an answer in its form.
+// FuzzBodies sends one body to every operation of every side. No answer is a 5xx, and each is well formed.
 func FuzzBodies(f *testing.F) {
 	digest := strings.Repeat("a", 64)
 	for _, seed := range []string{
@@ -65,10 +64,10 @@ func FuzzBodies(f *testing.F) {
 	s := setUp(f)
 	s.account("a")
 	s.operator("POST", "/v1/accounts/a/keys/import", `{"label":"x","sha256":"`+digest+`"}`).want(201)
-	close(s.drain) // a poll that the fuzzer makes wait would be time lost
+	close(s.drain) // so that no poll waits
 	sides := routesOf(s)
 	for side, rows := range sides {
-		sides[side] = slices.DeleteFunc(rows, func(r route) bool { return r.method == http.MethodGet || r.stream })
+		sides[side] = slices.DeleteFunc(rows, func(r route) bool { return r.Method == http.MethodGet || r.Stream })
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		s.t = t
@@ -77,22 +76,21 @@ func FuzzBodies(f *testing.F) {
 				var r reply
 				switch side {
 				case "operators":
-					r = s.operator(row.method, example(row.path), string(body))
+					r = s.operator(row.Method, example(row.Path), string(body))
 				case "owners":
-					r = s.owner("a", row.method, example(row.path), string(body))
+					r = s.owner("a", row.Method, example(row.Path), string(body))
 				case "sidecars":
-					r = s.sidecar(row.path, string(body))
+					r = s.sidecar(row.Path, string(body))
 				}
-				checkAnswer(t, r, side+" "+row.method+" "+row.path)
+				checkAnswer(t, r, side+" "+row.Method+" "+row.Path)
 			}
 		}
-		// What was taken can be shown.
+		// What was stored can be listed.
 		checkAnswer(t, s.operator("GET", "/v1/audit?limit=5", ""), "audit")
 	})
 }
 
-// FuzzQueries sends one query to every operation that has one, in the whole and as a
-// cursor.
+// FuzzQueries sends one text to every GET operation, as the whole query and as a cursor.
 func FuzzQueries(f *testing.F) {
 	s := setUp(f)
 	s.account("a")
@@ -110,14 +108,14 @@ func FuzzQueries(f *testing.F) {
 	f.Fuzz(func(t *testing.T, query, cursor string) {
 		s.t = t
 		for _, row := range rows {
-			if row.method != http.MethodGet {
+			if row.Method != http.MethodGet {
 				continue
 			}
-			r := request(row.method, example(row.path), "")
+			r := request(row.Method, example(row.Path), "")
 			r.Header.Set("Authorization", "Bearer "+aliceToken)
 			r.URL.RawQuery = query
-			checkAnswer(t, s.do("operators", r), row.path)
-			checkAnswer(t, s.operator(row.method, example(row.path)+"?cursor="+url.QueryEscape(cursor), ""), row.path+" with a cursor")
+			checkAnswer(t, s.do("operators", r), row.Path)
+			checkAnswer(t, s.operator(row.Method, example(row.Path)+"?cursor="+url.QueryEscape(cursor), ""), row.Path+" with a cursor")
 		}
 	})
 }

@@ -19,13 +19,14 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/sqlite"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// Canary tokens: none may ever be seen in a log.
+// Canary tokens. None may be in a log.
 const (
 	sidecarToken = "canary-sidecar-token"
 	aliceToken   = "canary-alice-token"
@@ -55,7 +56,7 @@ func testSettings() Settings {
 	}
 }
 
-// fixture is a server on a real store.
+// fixture is a server with a real store.
 type fixture struct {
 	*Server
 	t       testing.TB
@@ -69,7 +70,7 @@ type fixture struct {
 
 func setUp(t testing.TB) *fixture { return setUpOn(t, nil) }
 
-// setUpOn lets the test put something between the server and the store.
+// setUpOn wraps the store.
 func setUpOn(t testing.TB, wrap func(keystore.Store) keystore.Store) *fixture {
 	t.Helper()
 	return setUpAt(t, filepath.Join(t.TempDir(), "keys.db"), wrap)
@@ -85,7 +86,7 @@ func setUpAt(t testing.TB, path string, wrap func(keystore.Store) keystore.Store
 	return f
 }
 
-// setUpIdle leaves out what goes on beside the requests.
+// setUpIdle does not start Run.
 func setUpIdle(t testing.TB, path string, wrap func(keystore.Store) keystore.Store) *fixture {
 	t.Helper()
 	opened, err := sqlite.Open(context.Background(), path, sqlite.Options{})
@@ -100,9 +101,9 @@ func setUpIdle(t testing.TB, path string, wrap func(keystore.Store) keystore.Sto
 	f := &fixture{t: t, path: path, reg: prometheus.NewRegistry(), logs: logs, drain: make(chan struct{})}
 	f.Server = New(Options{Store: store, Log: zap.New(core), Metrics: f.reg, Draining: f.drain}, testSettings())
 	f.handler = map[string]http.Handler{
-		"sidecars":  f.described(f.Sidecars()),
-		"operators": f.described(f.Operators()),
-		"owners":    f.described(f.Owners()),
+		"sidecars":  f.checked(f.Sidecars()),
+		"operators": f.checked(f.Operators()),
+		"owners":    f.checked(f.Owners()),
 	}
 	t.Cleanup(func() {
 		if err := opened.Close(); err != nil {
@@ -112,7 +113,7 @@ func setUpIdle(t testing.TB, path string, wrap func(keystore.Store) keystore.Sto
 	return f
 }
 
-// reply is an answer, read.
+// reply is a response that was read.
 type reply struct {
 	t      testing.TB
 	status int
@@ -134,14 +135,14 @@ func request(method, target, body string) *http.Request {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	switch {
 	case strings.HasPrefix(target, importPath):
-		r.Header.Set("Content-Type", linesMedia)
+		r.Header.Set("Content-Type", httpapi.LinesMedia)
 	case body != "":
-		r.Header.Set("Content-Type", jsonMedia)
+		r.Header.Set("Content-Type", "application/json")
 	}
 	return r
 }
 
-// operator asks as alice.
+// operator sends a request as alice.
 func (f *fixture) operator(method, target, body string) reply {
 	f.t.Helper()
 	r := request(method, target, body)
@@ -149,7 +150,7 @@ func (f *fixture) operator(method, target, body string) reply {
 	return f.do("operators", r)
 }
 
-// sidecar asks as a sidecar.
+// sidecar sends a request as a sidecar.
 func (f *fixture) sidecar(path, body string) reply {
 	f.t.Helper()
 	r := request(http.MethodPost, path, body)
@@ -157,7 +158,7 @@ func (f *fixture) sidecar(path, body string) reply {
 	return f.do("sidecars", r)
 }
 
-// owner asks as Envoy does for a session of the account.
+// owner sends a request as Envoy does for a session of the account.
 func (f *fixture) owner(account, method, target, body string) reply {
 	f.t.Helper()
 	r := request(method, target, body)
@@ -175,8 +176,14 @@ func (r reply) want(status int) reply {
 	return r
 }
 
-// refused checks an envelope to the byte, its message by what it must contain.
-func (r reply) refused(status int, parts ...string) {
+// errorNames are the names of the contract.
+var errorNames = map[int]string{
+	400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 409: "CONFLICT",
+	413: "PAYLOAD_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE", 429: "TOO_MANY_REQUESTS", 503: "SERVICE_UNAVAILABLE",
+}
+
+// rejected checks that the reply is an envelope, byte by byte, whose message contains the parts.
+func (r reply) rejected(status int, parts ...string) {
 	r.t.Helper()
 	var e struct {
 		Error      string
@@ -201,7 +208,7 @@ func (r reply) refused(status int, parts ...string) {
 	}
 }
 
-// at reads a value of the answer: at("key", "id").
+// at returns a value of the body: at("key", "id").
 func (r reply) at(path ...string) any {
 	r.t.Helper()
 	var v any
@@ -224,7 +231,7 @@ func (r reply) text(path ...string) string {
 	r.t.Helper()
 	s, ok := r.at(path...).(string)
 	if !ok {
-		r.t.Fatalf("%v is no string in %s", path, r.raw)
+		r.t.Fatalf("%v is not a string in %s", path, r.raw)
 	}
 	return s
 }
@@ -233,18 +240,18 @@ func (r reply) number(path ...string) int64 {
 	r.t.Helper()
 	n, ok := r.at(path...).(float64)
 	if !ok {
-		r.t.Fatalf("%v is no number in %s", path, r.raw)
+		r.t.Fatalf("%v is not a number in %s", path, r.raw)
 	}
 	return int64(n)
 }
 
-// account makes one.
+// account creates an account.
 func (f *fixture) account(id string) {
 	f.t.Helper()
 	f.operator("POST", "/v1/accounts", fmt.Sprintf(`{"id":%q,"name":"test"}`, id)).want(201)
 }
 
-// key mints one and returns its id and plaintext.
+// key mints a key and returns its id and plaintext.
 func (f *fixture) key(account, fields string) (id, plaintext string) {
 	f.t.Helper()
 	r := f.operator("POST", "/v1/accounts/"+account+"/keys", `{"label":"test"`+fields+`}`).want(201)

@@ -21,7 +21,7 @@ func recorder(isJSON bool) *httptest.ResponseRecorder {
 	return w
 }
 
-// The document is there on every side, for everybody, and for reading only.
+// Every side serves the document without authentication, for reading only.
 func TestDescriptionIsServed(t *testing.T) {
 	f := setUp(t)
 	for side := range f.handler {
@@ -31,12 +31,12 @@ func TestDescriptionIsServed(t *testing.T) {
 				t.Errorf("%s %s: %q and %d bytes", side, method, r.header.Get("Content-Type"), len(r.raw))
 			}
 		}
-		f.do(side, request("GET", descriptionPath+"?format=json", "")).refused(400, "format")
+		f.do(side, request("GET", descriptionPath+"?format=json", "")).rejected(400, "format")
 		if r := f.do(side, request("PUT", descriptionPath, "")); r.status != 401 && r.status != 403 {
-			t.Errorf("%s: PUT by a stranger: %d", side, r.status)
+			t.Errorf("%s: PUT without authentication: %d", side, r.status)
 		}
 	}
-	f.operator("DELETE", descriptionPath, "").refused(405, "GET, HEAD")
+	f.operator("DELETE", descriptionPath, "").rejected(405, "GET, HEAD")
 }
 
 func load(t *testing.T, raw []byte) map[string]any {
@@ -48,13 +48,13 @@ func load(t *testing.T, raw []byte) map[string]any {
 	return doc
 }
 
-// Every row of every side is in the document, and nothing else is.
+// The document has exactly the routes of all sides.
 func TestDescriptionHasEveryRoute(t *testing.T) {
 	f := setUp(t)
 	var rows, described []string
 	for side, routes := range routesOf(f) {
 		for _, row := range routes {
-			rows = append(rows, fmt.Sprintf("%s %s [%s]", strings.ToLower(row.method), row.path, side))
+			rows = append(rows, fmt.Sprintf("%s %s [%s]", strings.ToLower(row.Method), row.Path, side))
 		}
 	}
 	rows = append(rows, "get "+descriptionPath+" [sidecars operators owners]")
@@ -72,41 +72,40 @@ func TestDescriptionHasEveryRoute(t *testing.T) {
 	}
 }
 
-// The part that sidecars rely on stands alone, too, so that others can build a key
-// API: this document says the same, and may only add names for an operation and
-// statuses that it has.
-func TestDescriptionHoldsTheSidecarsPart(t *testing.T) {
+// The API for sidecars also has a document of its own, so that others can build a key API. The whole document
+// contains it and may only add names of operations and statuses.
+func TestDescriptionContainsTheSidecarAPI(t *testing.T) {
 	raw, err := os.ReadFile("testdata/keyapi.openapi.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	part, whole := load(t, raw), load(t, []byte(description))
-	delete(part, "info") // each has its own
-	holds(t, "", part, whole)
+	delete(part, "info") // differs
+	contains(t, "", part, whole)
 }
 
-// mayGrow are the places where the whole document has more than the part.
+// mayGrow lists where the whole document has more than the part.
 var mayGrow = []string{"", ".paths", ".components", ".components.securitySchemes", ".components.responses", ".components.schemas"}
 
-func holds(t *testing.T, at string, part, whole any) {
+func contains(t *testing.T, at string, part, whole any) {
 	t.Helper()
 	p, ok1 := part.(map[string]any)
 	w, ok2 := whole.(map[string]any)
 	if !ok1 || !ok2 {
 		if fmt.Sprint(part) != fmt.Sprint(whole) {
-			t.Errorf("%s: %v, the part says %v", at, whole, part)
+			t.Errorf("%s: %v, the part has %v", at, whole, part)
 		}
 		return
 	}
 	for name, value := range p {
-		holds(t, at+"."+name, value, w[name])
+		contains(t, at+"."+name, value, w[name])
 	}
 	for name := range maps.Keys(w) {
 		_, known := p[name]
 		operation := strings.HasSuffix(at, "."+strings.ToLower(http.MethodPost)) && (name == "tags" || name == "operationId")
 		status := strings.HasSuffix(at, ".post.responses") && slices.Contains([]string{"403", "413", "415", "429"}, name)
 		if !known && !slices.Contains(mayGrow, at) && !operation && !status {
-			t.Errorf("%s has %s, the part does not", at, name)
+			t.Errorf("%s has %s, which the part has not", at, name)
 		}
 	}
 }

@@ -12,20 +12,22 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// Keys and tokens go through everything, in their right and in wrong places; then
-// the logs, the metrics and the database are searched for them.
+// Keys and tokens are sent in their own and in wrong places. Then the logs, the metrics and the database are searched
+// for them.
 func TestNoPlaintextIsKept(t *testing.T) {
 	for name, wrap := range map[string]func(keystore.Store) keystore.Store{
 		"healthy": nil,
-		"failing": func(s keystore.Store) keystore.Store { return unrecorded{s} },
+		"failing": func(s keystore.Store) keystore.Store { return failingPolls{s} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := setUpOn(t, wrap)
 			f.account("a")
-			secrets := f.useEverything()
+			secrets := f.useAll()
 			secrets = append(secrets, aliceToken, sidecarToken, bobToken)
 			var digests []string
 			for _, s := range secrets {
@@ -46,9 +48,9 @@ func TestNoPlaintextIsKept(t *testing.T) {
 				whole += string(raw)
 				search(t, file, string(raw), secrets)
 			}
-			// The search can find something: the keys' hints are there.
+			// The search works: it finds the hints of the keys.
 			if !strings.Contains(whole, secrets[0][:credential.HintLen]) {
-				t.Error("not even the hint is in the database: is this the right file?")
+				t.Error("no hint in the database: is this the right file?")
 			}
 		})
 	}
@@ -58,7 +60,7 @@ func search(t *testing.T, where, text string, secrets []string) {
 	t.Helper()
 	for _, s := range secrets {
 		if strings.Contains(text, s) {
-			t.Errorf("%s holds the secret or digest that begins with %.8s", where, s)
+			t.Errorf("%s has the secret or digest that begins with %.8s", where, s)
 		}
 	}
 }
@@ -76,8 +78,8 @@ func (f *fixture) logged() string {
 	return all.String()
 }
 
-// useEverything returns the plaintexts that it was given, keys first.
-func (f *fixture) useEverything() []string {
+// useAll uses every operation and returns the plaintexts, keys first.
+func (f *fixture) useAll() []string {
 	f.t.Helper()
 	id, key := f.key("a", `,"scopes":["chat:companion"]`)
 	rolled := f.operator("POST", "/v1/keys/"+id+"/roll", `{"grace_seconds":60}`).want(201)
@@ -106,12 +108,12 @@ func (f *fixture) useEverything() []string {
 			f.operator("POST", "/v1/accounts", fmt.Sprintf(`{"name":"x","id":%q}`, s+" ")),
 		} {
 			if wrong.status < 400 || strings.Contains(wrong.raw, s) || strings.Contains(wrong.raw, digestOf(s)) {
-				f.t.Errorf("%d, and it repeats the secret: %s", wrong.status, wrong.raw)
+				f.t.Errorf("%d, or the answer repeats the secret: %s", wrong.status, wrong.raw)
 			}
 		}
 		r := request("GET", "/v1/accounts", "")
 		r.Header.Set("Authorization", "Bearer "+s)
-		f.do("operators", r).refused(401)
+		f.do("operators", r).rejected(401)
 	}
 	for _, list := range []string{"/v1/accounts/a/keys", "/v1/keys/" + id, "/v1/audit", "/v1/sidecars"} {
 		search(f.t.(*testing.T), list, f.operator("GET", list, "").want(200).raw, secrets)
@@ -119,15 +121,15 @@ func (f *fixture) useEverything() []string {
 	return secrets
 }
 
-// An answer on its way shows its plaintext to nobody but the encoder.
-func TestShownHidesItself(t *testing.T) {
+// Only the encoder of responses shows a plaintext.
+func TestPlaintextIsRedacted(t *testing.T) {
 	secret := credential.Mint(credential.Key)
-	body := keyMinted{Plaintext: shown{secret}}
+	body := operatorapi.Answer{Plaintext: operatorapi.Plaintext{Secret: secret}}
 	v1, err := json.Marshal(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{fmt.Sprintf("%v %+v %#v", body, body, body), fmt.Sprint(answer{body: body}), string(v1)} {
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v", body, body, body), fmt.Sprint(httpapi.Response{Body: body}), string(v1)} {
 		if strings.Contains(text, secret.Reveal()) {
 			t.Errorf("shown: %s", text)
 		}

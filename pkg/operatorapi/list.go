@@ -51,6 +51,11 @@ func (c *Client) Sidecars(ctx context.Context) (List[Sidecar], error) {
 	return list[Sidecar](ctx, c, paged("sidecars", nil, "sidecars"))
 }
 
+// KeyUsage lists the hours in which a key was used, newest first.
+func (c *Client) KeyUsage(ctx context.Context, id string) (List[UsageHour], error) {
+	return list[UsageHour](ctx, c, paged("usage", nil, "keys", id, "usage"))
+}
+
 // paged makes a request for the list in the field of that name.
 func paged(field string, query url.Values, path ...string) Request {
 	r := get(field, path...)

@@ -5,11 +5,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
+
+// The types of this file are the JSON objects of the operators' and the owners' side, with their fields in
+// the order of the contract. The key API writes them and Client reads them. Only Plaintext has a place for
+// a secret, and none has one for a digest.
 
 // Account owns keys and sessions.
 type Account struct {
@@ -27,7 +32,7 @@ type Key struct {
 	Label      string     `json:"label"`
 	Hint       *string    `json:"hint"` // first characters of the plaintext; nil for an imported key
 	Scopes     []string   `json:"scopes"`
-	State      string     `json:"state"` // active or revoked; whether it has expired is told by ExpiresAt
+	State      string     `json:"state"` // active or revoked; ExpiresAt says whether it has expired
 	CreatedAt  time.Time  `json:"created_at"`
 	CreatedBy  string     `json:"created_by"` // operator:NAME or owner:ACCOUNT
 	ExpiresAt  *time.Time `json:"expires_at"`
@@ -44,13 +49,22 @@ type Session struct {
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
-// Change is how far a change has come on its way to the sidecars.
+// Change is the progress of a change on its way to the sidecars.
 type Change struct {
 	Revision    int64      `json:"revision"`
-	Effective   bool       `json:"effective"`    // no sidecar can still act on the old fact
-	EffectiveBy *time.Time `json:"effective_by"` // when that is certain, whatever happens; nil once it is
-	Waiting     int        `json:"waiting"`      // number of sidecars that it waits for
-	WaitingFor  []string   `json:"waiting_for"`  // their names, of at most 100
+	Effective   bool       `json:"effective"`    // no sidecar can act on the old fact any more
+	EffectiveBy *time.Time `json:"effective_by"` // when that is certain in any case; nil once it is effective
+	// Owners do not get the next two fields, because the names of sidecars protect their acknowledgements.
+	Waiting    *int     `json:"waiting,omitzero"`     // number of sidecars that it waits for
+	WaitingFor []string `json:"waiting_for,omitzero"` // their names, at most 100
+}
+
+// Remaining returns the number of sidecars that the change waits for.
+func (c Change) Remaining() int {
+	if c.Waiting == nil {
+		return len(c.WaitingFor)
+	}
+	return max(*c.Waiting, len(c.WaitingFor))
 }
 
 // Sidecar is the record of one sidecar's last poll.
@@ -58,89 +72,103 @@ type Sidecar struct {
 	Name        string    `json:"name"`
 	Revision    int64     `json:"revision"` // acknowledged
 	LeaseEndsAt time.Time `json:"lease_ends_at"`
-	StaleEndsAt time.Time `json:"stale_ends_at"` // nothing that it cached answers later
+	StaleEndsAt time.Time `json:"stale_ends_at"` // it answers nothing from its cache after this
 }
 
 // Event is one entry of the audit.
 type Event struct {
-	At      time.Time      `json:"at"`
-	Actor   string         `json:"actor"`
-	Action  string         `json:"action"`
-	Account string         `json:"account"`
-	Key     string         `json:"key"` // "" where it is not about a key
-	Detail  map[string]any `json:"detail"`
+	At      time.Time         `json:"at"`
+	Actor   string            `json:"actor"`
+	Action  string            `json:"action"`
+	Account string            `json:"account"`
+	Key     *string           `json:"key"` // nil if the event is not about a key
+	Detail  map[string]string `json:"detail"`
 }
 
-// Answer is what Do returns. Those fields are set that the request's operation
-// answers; the others are zero.
+// UsageHour is how often a key was used, by the reports that arrived within the hour.
+type UsageHour struct {
+	Hour    time.Time `json:"hour"` // its beginning
+	Allowed int64     `json:"allowed"`
+	Denied  int64     `json:"denied"`
+}
+
+// Plaintext is a secret in the response that shows it. Only its form in this package's JSON has the text: fmt,
+// loggers and encoding/json redact it.
+type Plaintext struct{ credential.Secret }
+
+// MarshalJSONTo implements json.MarshalerTo.
+func (p Plaintext) MarshalJSONTo(enc *jsontext.Encoder) error {
+	return enc.WriteToken(jsontext.String(p.Reveal()))
+}
+
+// UnmarshalJSONFrom implements json.UnmarshalerFrom.
+func (p *Plaintext) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	var text string
+	err := json.UnmarshalDecode(dec, &text)
+	p.Secret = credential.NewSecret(text)
+	return err
+}
+
+// Answer is the response to a request that is not for a list. It has the fields that the operation returns; the
+// others are zero.
 type Answer struct {
-	Account   *Account
-	Key       *Key
-	Replaced  *Key     // the old key, after a roll
-	Revoked   []string // ids of the keys that a RevokeChain has revoked
-	Session   *Session
-	Sidecar   *Sidecar // the record as it was, after a ForgetSidecar
-	Change    *Change
-	Plaintext credential.Secret // of a minted key
-	Token     credential.Secret // of a minted session
-	// JSON is the body as it came. It is a Secret because a mint's holds the plaintext.
-	JSON credential.Secret
+	Account   *Account  `json:"account,omitzero"`
+	Key       *Key      `json:"key,omitzero"`
+	Session   *Session  `json:"session,omitzero"`
+	Sidecar   *Sidecar  `json:"sidecar,omitzero"`   // the record before a ForgetSidecar
+	Plaintext Plaintext `json:"plaintext,omitzero"` // of a minted key
+	Token     Plaintext `json:"token,omitzero"`     // of a minted session
+	Replaced  *Key      `json:"replaced,omitzero"`  // the old key after a roll
+	Revoked   []string  `json:"revoked,omitzero"`   // ids of the keys that a RevokeChain has revoked
+	Change    *Change   `json:"change,omitzero"`
+	// JSON is the body as Client received it. It is a Secret because it may have a plaintext.
+	JSON credential.Secret `json:"-"`
 }
 
-// answerBody is an Answer on the wire.
-type answerBody struct {
-	Account   *Account `json:"account"`
-	Key       *Key     `json:"key"`
-	Replaced  *Key     `json:"replaced"`
-	Revoked   []string `json:"revoked"`
-	Session   *Session `json:"session"`
-	Sidecar   *Sidecar `json:"sidecar"`
-	Change    *Change  `json:"change"`
-	Plaintext string   `json:"plaintext"`
-	Token     string   `json:"token"`
+// Page is the response to a request for a list.
+type Page struct {
+	Accounts []Account   `json:"accounts,omitzero"`
+	Keys     []Key       `json:"keys,omitzero"`
+	Sidecars []Sidecar   `json:"sidecars,omitzero"`
+	Events   []Event     `json:"events,omitzero"`
+	Usage    []UsageHour `json:"usage,omitzero"`
+	Next     *string     `json:"next"` // cursor of the next page, nil on the last one
 }
 
 // decodeAnswer reads an answer that must have the fields named in need. Its errors
 // do not repeat the body.
 func decodeAnswer(body []byte, need []string) (Answer, error) {
-	var wire answerBody
-	if err := httpapi.Decode(body, &wire); err != nil {
+	answer := Answer{JSON: credential.NewSecret(string(body))}
+	if err := httpapi.Decode(body, &answer); err != nil {
 		return Answer{}, err
 	}
 	there := map[string]bool{
-		"account":   wire.Account != nil && wire.Account.ID != "",
-		"key":       wire.Key != nil && wire.Key.ID != "",
-		"replaced":  wire.Replaced != nil && wire.Replaced.ID != "",
-		"revoked":   wire.Revoked != nil,
-		"session":   wire.Session != nil && wire.Session.ID != "",
-		"sidecar":   wire.Sidecar != nil && wire.Sidecar.Name != "",
-		"change":    wire.Change != nil,
-		"plaintext": wire.Plaintext != "",
-		"token":     wire.Token != "",
+		"account":   answer.Account != nil && answer.Account.ID != "",
+		"key":       answer.Key != nil && answer.Key.ID != "",
+		"replaced":  answer.Replaced != nil && answer.Replaced.ID != "",
+		"revoked":   answer.Revoked != nil,
+		"session":   answer.Session != nil && answer.Session.ID != "",
+		"sidecar":   answer.Sidecar != nil && answer.Sidecar.Name != "",
+		"change":    answer.Change != nil,
+		"plaintext": !answer.Plaintext.Empty(),
+		"token":     !answer.Token.Empty(),
 	}
 	for _, field := range need {
 		if !there[field] {
 			return Answer{}, fmt.Errorf("missing field %q", field)
 		}
 	}
-	return Answer{
-		Account: wire.Account, Key: wire.Key, Replaced: wire.Replaced, Revoked: wire.Revoked, Session: wire.Session,
-		Sidecar: wire.Sidecar, Change: wire.Change,
-		Plaintext: credential.NewSecret(wire.Plaintext), Token: credential.NewSecret(wire.Token),
-		JSON: credential.NewSecret(string(body)),
-	}, nil
+	return answer, nil
 }
 
-// WithChange returns the answer with another answer's news of its change, as
-// Revision brings them.
+// WithChange returns the answer with the change of a later one, as Revision returns it.
 func (a Answer) WithChange(later Answer) Answer {
 	a.Change = later.Change
 	a.JSON = credential.NewSecret(replaceField(a.JSON.Reveal(), "change", later.JSON.Reveal()))
 	return a
 }
 
-// replaceField puts another object's field in the place of the same field; all else
-// stays as it is, to the byte.
+// replaceField replaces one field of an object by that of another object. All other bytes stay the same.
 func replaceField(object, field, from string) string {
 	var source map[string]jsontext.Value
 	if err := httpapi.Decode([]byte(from), &source); err != nil || source[field] == nil {

@@ -22,26 +22,26 @@ const (
 	UsagePath   = "/v1/usage"
 )
 
-// ResolveRequest asks for facts about credentials.
+// ResolveRequest requests the facts about credentials.
 type ResolveRequest struct {
 	Credentials []string `json:"credentials"` // digests in hex, 1 to MaxResolve
 }
 
-// ResolveResponse has one result for each digest, in the order asked.
+// ResolveResponse has one result for each digest, in the order of the request.
 type ResolveResponse struct {
 	Epoch       string       `json:"epoch"`
 	Revision    int64        `json:"revision"` // head of the log, read before the facts
 	Credentials []Credential `json:"credentials"`
 }
 
-// Credential is one result of resolve. What follows Found is there if it is true.
+// Credential is one result of resolve. It has Facts if Found is true.
 type Credential struct {
 	SHA256 string `json:"sha256"`
 	Found  bool   `json:"found"`
 	*Facts
 }
 
-// Facts is what is known of a credential that was found.
+// Facts are the facts about a credential.
 type Facts struct {
 	Kind      string     `json:"kind"`
 	ID        string     `json:"id"`
@@ -60,7 +60,7 @@ type Account struct {
 // ChangesRequest is one long poll: cursor, acknowledgement and heartbeat.
 type ChangesRequest struct {
 	Sidecar    string `json:"sidecar"`
-	Poll       int64  `json:"poll"` // larger in every request of a process, Leave included
+	Poll       int64  `json:"poll"` // larger in every request of a process, including Leave
 	Epoch      string `json:"epoch,omitzero"`
 	After      int64  `json:"after"`
 	WaitMS     int64  `json:"wait_ms,omitzero"`
@@ -68,7 +68,7 @@ type ChangesRequest struct {
 	MaxStaleMS int64  `json:"max_stale_ms,omitzero"`
 }
 
-// ChangesResponse tells what has changed and renews the lease.
+// ChangesResponse has the changes and renews the lease.
 type ChangesResponse struct {
 	Epoch    string   `json:"epoch"`
 	Revision int64    `json:"revision"`
@@ -76,7 +76,7 @@ type ChangesResponse struct {
 	LeaseMS  int64    `json:"lease_ms"`
 }
 
-// Change names one credential, or the account all of whose credentials changed.
+// Change is the change of one credential, or of all credentials of an account.
 type Change struct {
 	Revision   int64  `json:"revision"`
 	Credential string `json:"credential,omitzero"`
@@ -95,19 +95,12 @@ type UsageRequest struct {
 	Used    []Used `json:"used"`
 }
 
-// Used is one credential's use since the sidecar's last report.
+// Used is the usage of one credential since the sidecar's last report.
 type Used struct {
 	SHA256     string    `json:"sha256"`
 	LastUsedAt time.Time `json:"last_used_at"`
 	Allowed    int64     `json:"allowed,omitzero"`
 	Denied     int64     `json:"denied,omitzero"`
-}
-
-// ErrorResponse is the envelope of every error, in this order of fields.
-type ErrorResponse struct {
-	Error      string `json:"error"`
-	Message    string `json:"message"`
-	StatusCode int    `json:"statusCode"`
 }
 
 // CredentialOf makes the wire form of a record.
