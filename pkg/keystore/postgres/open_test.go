@@ -5,14 +5,16 @@ import (
 	"errors"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 
 func execute(t *testing.T, url string, statements ...string) {
@@ -29,7 +31,27 @@ func execute(t *testing.T, url string, statements ...string) {
 // Replicas that start at once over an empty database.
 func TestOpenAtOnce(t *testing.T) {
 	url := database(t, server)
-	storetest.OpenAtOnce(t, func() (keystore.Store, error) { return postgres.Open(t.Context(), url, postgres.Options{}) })
+	var epochs sync.Map
+	var g errgroup.Group
+	for range 6 {
+		g.Go(func() error {
+			s, err := postgres.Open(t.Context(), url, postgres.Options{})
+			if err != nil {
+				return err
+			}
+			head, err := s.Head(t.Context())
+			epochs.Store(head.Epoch, true)
+			return errors.Join(err, s.Close())
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	epochs.Range(func(any, any) bool { count++; return true })
+	if count != 1 {
+		t.Errorf("%d epochs", count)
+	}
 }
 
 func TestOpenRefuses(t *testing.T) {

@@ -23,5 +23,5 @@ func TestUpgradeFindsChains(t *testing.T) {
 	execute(t, url, statements...)
 	s := open(t, url, postgres.Options{})
 	defer mustClose(t, s)
-	storetest.HasRolledBefore(t, s)
+	storetest.CheckRolledBefore(t, s)
 }

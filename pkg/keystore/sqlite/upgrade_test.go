@@ -23,5 +23,5 @@ func TestUpgradeFindsChains(t *testing.T) {
 	if err := foreign(t, path, statements...).Close(); err != nil {
 		t.Fatal(err)
 	}
-	storetest.HasRolledBefore(t, mustOpen(t, path, Options{}))
+	storetest.CheckRolledBefore(t, mustOpen(t, path, Options{}))
 }

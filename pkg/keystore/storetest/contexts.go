@@ -3,7 +3,10 @@ package storetest
 import (
 	"context"
 	"errors"
+	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -14,7 +17,7 @@ func (e *env) calls() map[string]func(context.Context) error {
 	a := e.account()
 	k, rolled, s := e.key(a.ID), e.key(a.ID), e.session(a.ID, time.Hour)
 	epoch, page := e.head().Epoch, keystore.Page{Limit: 10}
-	n, roll := e.newKey(a.ID), e.roll(rolled.ID, 0)
+	n, roll := e.newKey(a.ID), e.newRoll(rolled.ID, 0)
 	e.poll(keystore.Poll{Sidecar: "forgotten", Epoch: epoch, Lease: time.Hour})
 	return map[string]func(context.Context) error{
 		"CreateAccount": func(c context.Context) error { _, err := e.CreateAccount(c, actor, "acc_new", "n"); return err },
@@ -24,14 +27,12 @@ func (e *env) calls() map[string]func(context.Context) error {
 			_, err := e.SetAccountState(c, actor, a.ID, credential.Terminated)
 			return err
 		},
-		"CreateKey": func(c context.Context) error { _, err := e.CreateKey(c, actor, n); return err },
-		"ImportKeys": func(c context.Context) error {
-			_, err := e.ImportKeys(c, actor, []keystore.NewKey{n})
-			return err
-		},
+		"CreateKey":   func(c context.Context) error { _, err := e.CreateKey(c, actor, n); return err },
+		"ImportKeys":  func(c context.Context) error { _, err := e.ImportKeys(c, actor, []keystore.NewKey{n}); return err },
 		"Key":         func(c context.Context) error { _, err := e.Key(c, k.ID); return err },
 		"Keys":        func(c context.Context) error { _, _, err := e.Keys(c, a.ID, page); return err },
 		"RevokeKey":   func(c context.Context) error { _, err := e.RevokeKey(c, actor, k.ID, ""); return err },
+		"RevokeChain": func(c context.Context) error { _, err := e.RevokeChain(c, actor, k.ID, ""); return err },
 		"RollKey":     func(c context.Context) error { _, _, err := e.RollKey(c, actor, roll); return err },
 		"SetKeyScope": func(c context.Context) error { _, err := e.SetKeyScope(c, actor, k.ID, "x", true); return err },
 		"CreateSession": func(c context.Context) error {
@@ -77,29 +78,24 @@ func testContexts(e *env) {
 			} else {
 				e.is(err, ctx.Err())
 			}
-			e.ok(e.Prune(e.ctx, time.Hour)) // behind whatever was begun all the same
+			e.ok(e.Prune(e.ctx, time.Hour)) // after a mutation that may have begun
 		}
 	}
-	after := e.head()
-	after.Now = before.Now
-	e.same("head", after, before)
+	e.sameHead(before)
 	e.same("events", len(e.events()), events)
 
-	// Contexts that end in the middle, at any moment, leave the store whole.
+	// Contexts that end during a call, at any moment, leave the store consistent.
 	for name, call := range calls {
 		for timeout := 10 * time.Microsecond; ; timeout *= 2 {
 			ctx, cancel := context.WithTimeout(e.ctx, timeout)
 			err := call(ctx)
 			late := ctx.Err()
 			cancel()
-			if err == nil {
+			if err == nil || inPlace(err) {
 				break
 			}
-			if late == nil && !inTheWay(err) || timeout > time.Minute {
+			if late == nil || timeout > time.Minute {
 				e.Fatalf("%s with %v: %v", name, timeout, err)
-			}
-			if inTheWay(err) {
-				break
 			}
 		}
 	}
@@ -108,8 +104,72 @@ func testContexts(e *env) {
 	}
 }
 
-// inTheWay is the error of a call after another one, or itself, had been done.
-func inTheWay(err error) bool {
+// inPlace reports whether a call was refused because it, or another one, had been made before.
+func inPlace(err error) bool {
 	var conflict *keystore.Conflict
 	return errors.Is(err, keystore.ErrGone) || errors.Is(err, keystore.ErrNotFound) || errors.As(err, &conflict)
+}
+
+// RefuseWhileWriting checks that calls which change nothing end while another call writes: refused calls, and repetitions of
+// what is in place. Hold keeps the store writing until release is called. Many refused requests do not delay a revocation.
+func RefuseWhileWriting(t *testing.T, h Harness, hold func() (release func())) {
+	e := newEnv(t, h)
+	a, gone, orphan := e.account(), e.terminated(), e.account()
+	k, revoked, ended, left := e.key(a.ID, "s"), e.revoked(a.ID), e.session(a.ID, time.Hour), e.key(orphan.ID)
+	e.setState(orphan, credential.Terminated)
+	e.end(ended.ID)
+	full := e.newKey(a.ID)
+	full.Limit = 1
+	replaced, _ := e.roll(e.key(a.ID).ID, time.Hour)
+	_, old := e.roll(replaced.ID, time.Hour)
+	existing := e.newKey(a.ID)
+	existing.Digest = k.Digest
+	release := hold()
+	defer release()
+	ctx, cancel := context.WithTimeout(e.ctx, 20*time.Second)
+	defer cancel()
+	create := func(n keystore.NewKey) func() error {
+		return func() error { _, err := e.CreateKey(ctx, actor, n); return err }
+	}
+	roll := func(id string) func() error {
+		r := e.newRoll(id, 0)
+		return func() error { _, _, err := e.RollKey(ctx, actor, r); return err }
+	}
+	for name, call := range map[string]func() error{
+		"mint at the limit":                  create(full),
+		"mint for no account":                create(e.newKey("acc_none")),
+		"mint for a terminated account":      create(e.newKey(gone.ID)),
+		"import of a digest that exists":     create(existing),
+		"roll of a revoked key":              roll(revoked.ID),
+		"roll of a replaced key":             roll(old.ID),
+		"roll of a terminated account's key": roll(left.ID),
+		"revoke of no key":                   func() error { _, err := e.RevokeKey(ctx, actor, "key_none", ""); return err },
+		"revoke of another's key":            func() error { _, err := e.RevokeKey(ctx, actor, k.ID, gone.ID); return err },
+		"chain of no key":                    func() error { _, err := e.RevokeChain(ctx, actor, "key_none", ""); return err },
+		"grant for a terminated account":     func() error { _, err := e.SetKeyScope(ctx, actor, left.ID, "s", true); return err },
+		"account that exists":                func() error { _, err := e.CreateAccount(ctx, actor, a.ID, "x"); return err },
+		"session for a terminated account": func() error {
+			_, err := e.CreateSession(ctx, actor, keystore.NewSession{ID: "ses_x", Account: gone.ID, TTL: time.Hour})
+			return err
+		},
+	} {
+		var g errgroup.Group
+		for range 8 {
+			g.Go(call)
+		}
+		if err := g.Wait(); err == nil || ctx.Err() != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	for name, call := range map[string]func() error{
+		"revoke again":    func() error { _, err := e.RevokeKey(ctx, actor, revoked.ID, ""); return err },
+		"chain again":     func() error { _, err := e.RevokeChain(ctx, actor, revoked.ID, ""); return err },
+		"grant again":     func() error { _, err := e.SetKeyScope(ctx, actor, k.ID, "s", true); return err },
+		"terminate again": func() error { _, err := e.SetAccountState(ctx, actor, gone.ID, credential.Terminated); return err },
+		"end again":       func() error { _, err := e.EndSession(ctx, actor, ended.ID); return err },
+	} {
+		if err := call(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
 }

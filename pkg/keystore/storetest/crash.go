@@ -19,17 +19,17 @@ import (
 )
 
 const (
-	crashPlace   = "STORETEST_CRASH_PLACE"  // set in the child: where its store is
-	crashRounds  = "STORETEST_CRASH_ROUNDS" // how often Crash kills
+	crashPlace   = "STORETEST_CRASH_PLACE"  // set in the child: the place of its store
+	crashRounds  = "STORETEST_CRASH_ROUNDS" // how often Crash kills the child
 	crashAccount = "acc_crash"
+	crashImport  = 20 // keys of one import
 )
 
 // Opener opens the engine's store at a place.
 type Opener func(ctx context.Context, place string) (keystore.Store, error)
 
-// CrashChild is to be called first in the TestMain of an engine that runs Crash.
-// In the child process that Crash starts it writes until it is killed; in any other it
-// returns at once.
+// CrashChild must be called first in the TestMain of an engine that runs Crash. In the child process of Crash it writes until
+// it is killed. In any other process it returns immediately.
 func CrashChild(open Opener) {
 	place := os.Getenv(crashPlace)
 	if place == "" {
@@ -39,30 +39,29 @@ func CrashChild(open Opener) {
 	os.Exit(1)
 }
 
-// Crash kills a process in the middle of its writes, 30 times or as often as the
-// environment's STORETEST_CRASH_ROUNDS says, and opens the store again: every
-// change that it was told of is there, whole, and revisions are dense.
+// Crash kills a process in the middle of its writes and opens the store again, 10 times or as often as the environment
+// variable STORETEST_CRASH_ROUNDS says: every acknowledged change is there, whole, and revisions are dense.
 func Crash(t *testing.T, open Opener, place string) {
-	rounds := 30
+	rounds := 10
 	if s := os.Getenv(crashRounds); s != "" {
 		var err error
 		if rounds, err = strconv.Atoi(s); err != nil {
 			t.Fatalf("%s: %v", crashRounds, err)
 		}
 	}
-	told := acknowledged{keys: map[string]bool{}, sidecars: map[string]int64{}}
+	acked := acknowledged{keys: map[string]bool{}, sidecars: map[string]int64{}}
 	for round := range rounds {
-		told.killChild(t, place, 5+rand.IntN(40))
+		acked.killChild(t, place, 5+rand.IntN(40))
 		s, err := open(t.Context(), place)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
-		told.check(newEnv(t, Harness{Store: s, Close: func() {}}))
+		acked.check(newEnv(t, Harness{Store: s, Close: func() {}}))
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("%d rounds, %d keys and %d polls told of", rounds, len(told.keys), len(told.sidecars))
+	t.Logf("%d rounds, %d keys and %d polls acknowledged", rounds, len(acked.keys), len(acked.sidecars))
 }
 
 func writeUntilKilled(ctx context.Context, open Opener, place string) error {
@@ -108,18 +107,7 @@ func writeOnce(ctx context.Context, s keystore.Store) error {
 		return err
 	}
 	fmt.Println("poll", id, k.Revision)
-	return importOnce(ctx, s, id)
-}
-
-// crashImport is how many keys an import has.
-const crashImport = 20
-
-func importOnce(ctx context.Context, s keystore.Store, id string) error {
-	keys := make([]keystore.NewKey, crashImport)
-	for i := range keys {
-		id := fmt.Sprintf("import-%s-%d", id, i)
-		keys[i] = keystore.NewKey{ID: id, Account: crashAccount, Digest: digestOf(id)}
-	}
+	keys := numberedKeys("import-"+id, crashAccount, crashImport)
 	if _, err := s.ImportKeys(ctx, actor, keys); err != nil {
 		return err
 	}
@@ -127,14 +115,14 @@ func importOnce(ctx context.Context, s keystore.Store, id string) error {
 	return nil
 }
 
-// acknowledged is what the children were told.
+// acknowledged has the changes that the store acknowledged to the children.
 type acknowledged struct {
 	keys     map[string]bool // id; whether revoked
 	sidecars map[string]int64
 }
 
-// killChild lets a child write until so many lines were read, and reads on until
-// its end: what it printed it had been told.
+// killChild starts a child, kills it after that many lines, and reads the rest of its output: the store had acknowledged each
+// line.
 func (a *acknowledged) killChild(t *testing.T, place string, lines int) {
 	child := exec.CommandContext(t.Context(), os.Args[0])
 	child.Env = append(os.Environ(), crashPlace+"="+place)
@@ -157,7 +145,7 @@ func (a *acknowledged) killChild(t *testing.T, place string, lines int) {
 	}
 	_ = child.Wait() // it was killed
 	if read < lines {
-		t.Fatalf("the child ended by itself after %d lines", read)
+		t.Fatalf("the child exited after %d lines", read)
 	}
 }
 
@@ -180,17 +168,18 @@ func (a *acknowledged) note(t *testing.T, line string) {
 func (a *acknowledged) check(e *env) {
 	e.Helper()
 	revoked := 0
-	keys := e.everyKey(crashAccount)
-	for id, k := range keys {
+	keys := map[string]keystore.Key{}
+	for _, k := range e.keys(crashAccount) {
+		keys[k.ID] = k
 		if k.State == credential.Revoked {
 			revoked++
-		} else if a.keys[id] {
-			e.Fatalf("%s was revoked and is not", id)
+		} else if a.keys[k.ID] {
+			e.Fatalf("%s was revoked and is active", k.ID)
 		}
 	}
 	for id := range a.keys {
 		if keys[id].ID == "" {
-			e.Fatalf("%s was made and is not there", id)
+			e.Fatalf("%s was created and does not exist", id)
 		}
 	}
 	imports := map[string]int{}
@@ -202,58 +191,24 @@ func (a *acknowledged) check(e *env) {
 	for id, n := range imports {
 		e.same("keys of import "+id, n, crashImport)
 	}
-	head := e.head()
 	onRecord := map[string]int64{}
-	for page := (keystore.Page{Limit: 1000}); ; {
-		_, sidecars, next, err := e.Sidecars(e.ctx, page)
-		e.ok(err)
-		for _, s := range sidecars {
-			onRecord[s.Name] = s.Revision
-		}
-		if page.After = next; next == "" {
-			break
-		}
+	for _, s := range pages(e, 1000, func(ctx context.Context, p keystore.Page) ([]keystore.Sidecar, string, error) {
+		_, list, next, err := e.Sidecars(ctx, p)
+		return list, next, err
+	}) {
+		onRecord[s.Name] = s.Revision
 	}
 	for name, revision := range a.sidecars {
 		e.same("acknowledged by "+name, onRecord[name], revision)
 	}
 	// Each change is whole: its object, its log row and its event.
+	head := e.head()
 	e.same("revision", head.Revision, int64(1+len(keys)+revoked))
-	e.same("events", e.countEvents(), 1+len(keys)+revoked)
-	at := int64(0)
-	for at < head.Revision {
-		_, changes, err := e.Changes(e.ctx, head.Epoch, at, 1000)
-		e.ok(err)
-		for _, c := range changes {
+	e.same("events", len(e.events()), 1+len(keys)+revoked)
+	for at := int64(0); at < head.Revision; {
+		for _, c := range e.changes(at) {
 			e.same("revision of the next change", c.Revision, at+1)
 			at = c.Revision
-		}
-	}
-}
-
-func (e *env) everyKey(account string) map[string]keystore.Key {
-	e.Helper()
-	keys := map[string]keystore.Key{}
-	for page := (keystore.Page{Limit: 1000}); ; {
-		list, next, err := e.Keys(e.ctx, account, page)
-		e.ok(err)
-		for _, k := range list {
-			keys[k.ID] = k
-		}
-		if page.After = next; next == "" {
-			return keys
-		}
-	}
-}
-
-func (e *env) countEvents() (n int) {
-	e.Helper()
-	for page := (keystore.Page{Limit: 1000}); ; {
-		list, next, err := e.Events(e.ctx, "", "", page)
-		e.ok(err)
-		n += len(list)
-		if page.After = next; next == "" {
-			return n
 		}
 	}
 }

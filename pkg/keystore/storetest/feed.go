@@ -2,9 +2,8 @@ package storetest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -12,8 +11,6 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
-
-func isCursor(err error) bool { return errors.Is(err, keystore.ErrCursor) }
 
 func testChanges(e *env) {
 	empty := e.head()
@@ -69,13 +66,13 @@ func testChanged(e *env) {
 		select {
 		case <-changed:
 		case <-time.After(10 * time.Second):
-			e.Fatalf("%s woke nobody", what)
+			e.Fatalf("%s did not close the channel", what)
 		}
 	}
 	poll := keystore.Poll{Sidecar: "s", Epoch: e.head().Epoch, Lease: time.Second}
 	wakes("a mint", func() { e.key(a.ID) })
 	wakes("a roll", func() { e.rolled(k, 0) })
-	wakes("a session's end", func() { _, err := e.EndSession(e.ctx, actor, s.ID); e.ok(err) })
+	wakes("a session's end", func() { e.end(s.ID) })
 	wakes("a termination", func() { e.setState(a, credential.Terminated) })
 	wakes("a first poll", func() { e.ok(e.record(poll)) })
 	poll.Revision = e.head().Revision
@@ -85,157 +82,157 @@ func testChanged(e *env) {
 	poll.Sidecar, poll.Leave = "t", false
 	e.ok(e.record(poll))
 	wakes("a forgotten sidecar", func() { _, err := e.Forget(e.ctx, actor, "t"); e.ok(err) })
-	wakes("a new epoch", func() { _, err := e.NewEpoch(e.ctx, 0); e.ok(err) })
+	wakes("a new epoch", func() { e.newEpoch(0) })
 }
 
-// polls is the number of the last poll of all tests.
-var polls atomic.Int64
-
-// record records a poll, with the next number unless it has one. An answer carries as much as is
-// wanted unless the poll says otherwise.
-func (e *env) record(p keystore.Poll) error { return record(e.ctx, e.Store, p) }
-
-func record(ctx context.Context, s keystore.Store, p keystore.Poll) error {
-	if p.Limit == 0 {
-		p.Limit = 1000
-	}
-	if p.Number == 0 {
-		p.Number = polls.Add(1)
-	}
-	_, _, err := s.RecordPoll(ctx, p)
-	return err
-}
-
-// poll records a poll and checks that the lease on record begins not before the call.
-func (e *env) poll(p keystore.Poll) {
+func (e *env) newEpoch(wait time.Duration) keystore.Head {
 	e.Helper()
-	before := e.head().Now
-	e.ok(e.record(p))
-	_, sidecars, err := allSidecars(e.ctx, e.Store)
+	head, err := e.NewEpoch(e.ctx, wait)
 	e.ok(err)
-	for _, s := range sidecars {
-		if s.Name == p.Sidecar {
-			if s.LeaseEndsAt.Before(before.Add(p.Lease)) || s.StaleEndsAt.Before(before.Add(p.Lease+p.MaxStale)) || s.Revision < p.Revision {
-				e.Fatalf("recorded %+v, for a poll after %v: %+v", s, before, p)
-			}
-			return
-		}
-	}
-	if p.Lease+p.MaxStale > 0 {
-		e.Fatalf("%s is not on record", p.Sidecar)
-	}
+	return head
 }
 
-// allSidecars lists all of them, who are not more than a page holds.
-func allSidecars(ctx context.Context, s keystore.Store) (keystore.Head, []keystore.Sidecar, error) {
-	head, list, next, err := s.Sidecars(ctx, keystore.Page{Limit: 1000})
-	if err == nil && next != "" {
-		err = errors.New("there are more sidecars than a page holds")
-	}
-	return head, list, err
-}
+const (
+	writers   = 8
+	followers = 3
+	rounds    = 3
+	perRound  = 9 // revisions
+)
 
-func (e *env) sidecar(name string) keystore.Sidecar {
-	e.Helper()
-	_, sidecars, err := allSidecars(e.ctx, e.Store)
-	e.ok(err)
-	for _, s := range sidecars {
-		if s.Name == name {
-			return s
-		}
-	}
-	e.Fatalf("%s is not on record", name)
-	return keystore.Sidecar{}
-}
-
-// numberless is the sidecar without the number of its last poll.
-func (e *env) numberless(name string) keystore.Sidecar {
-	e.Helper()
-	s := e.sidecar(name)
-	s.Poll = 0
-	return s
-}
-
-func testPolls(e *env) {
-	e.account()
-	e.account()
-	p := keystore.Poll{Sidecar: "s", Epoch: e.head().Epoch, Revision: 1, Lease: 15*time.Second + 1, MaxStale: time.Hour + 1}
-	now := e.head().Now
-	e.nothing(func() { e.poll(p) })
-	first := e.numberless("s")
-	e.same("revision", first.Revision, int64(1))
-	e.around("lease end", first.LeaseEndsAt, now.Add(p.Lease))
-	e.around("stale end", first.StaleEndsAt, now.Add(p.Lease+p.MaxStale))
-
-	// Neither the revision nor the times go back.
-	p.Revision, p.Lease, p.MaxStale = 0, time.Second, 0
-	e.ok(e.record(p))
-	e.same("after a lesser poll", e.numberless("s"), first)
-	e.harness.Advance(-time.Hour)
-	p.Revision, p.Lease, p.MaxStale = 2, 15*time.Second, time.Hour
-	e.ok(e.record(p))
-	first.Revision = 2
-	e.same("after the clock was put back", e.numberless("s"), first)
-	e.harness.Advance(time.Hour + time.Minute)
-	e.poll(p)
-	if !e.sidecar("s").LeaseEndsAt.After(first.LeaseEndsAt) {
-		e.Fatal("the lease was not renewed")
-	}
-}
-
-func testPollsAtOnce(e *env) {
-	e.account()
-	epoch := e.head().Epoch
-	var g errgroup.Group
-	const sidecars, each = 100, 5
-	for i := range sidecars {
+// testWritersAndFollowers: revisions are dense and appear in order, so that no follower misses a change, in whatever order
+// many writers commit.
+func testWritersAndFollowers(e *env) {
+	ctx, cancel := context.WithTimeout(e.ctx, time.Minute)
+	defer cancel()
+	a := e.account()
+	start := e.head()
+	end := start.Revision + writers*rounds*perRound
+	made := &ledger{changes: map[int64]credential.Digest{}}
+	g, ctx := errgroup.WithContext(ctx)
+	for w := range writers {
 		g.Go(func() error {
-			p := keystore.Poll{Sidecar: fmt.Sprintf("s%02d", i), Epoch: epoch, Lease: time.Minute}
-			for n := range each {
-				p.Revision = int64(n / (each - 1)) // at last 1
-				if err := e.record(p); err != nil {
+			for r := range rounds {
+				if err := made.writeRound(ctx, e.Store, a.ID, fmt.Sprintf("w%d_%d", w, r)); err != nil {
 					return err
-				}
-				if i%10 == 0 { // between those that are taken
-					wrong := keystore.Poll{Sidecar: "wrong", Epoch: epoch, Revision: 99, Lease: time.Minute}
-					if err := e.record(wrong); !errors.Is(err, keystore.ErrGone) {
-						return fmt.Errorf("beyond the head: %w", err)
-					}
 				}
 			}
 			return nil
 		})
 	}
-	e.ok(g.Wait())
-	_, list, err := allSidecars(e.ctx, e.Store)
-	e.ok(err)
-	e.same("sidecars on record", len(list), sidecars)
-	for i, s := range list {
-		if s.Name != fmt.Sprintf("s%02d", i) || s.Revision != 1 {
-			e.Fatalf("sidecar %d is %+v", i, s)
-		}
+	seen := make([][]keystore.Change, followers)
+	for f := range followers {
+		g.Go(func() (err error) {
+			seen[f], err = follow(ctx, e.Store, start, end, 2*f+1)
+			return err
+		})
 	}
+	e.ok(g.Wait())
+	e.same("revision", e.head().Revision, end)
+	for _, changes := range seen {
+		for i, c := range changes {
+			e.same("revision of a change", c.Revision, start.Revision+int64(i)+1)
+			e.same("digest of a change", c.Digest, made.changes[c.Revision])
+		}
+		e.same("changes seen", int64(len(changes)), end-start.Revision)
+	}
+	e.same("revisions returned to writers", int64(len(made.changes)), end-start.Revision)
 }
 
-func testPollRefusals(e *env) {
-	e.account()
-	head := e.head()
-	e.poll(keystore.Poll{Sidecar: "known", Epoch: head.Epoch, Lease: time.Minute})
-	known := e.numberless("known")
-	e.harness.Advance(time.Second)
-	for _, bad := range []keystore.Poll{
-		{Epoch: head.Epoch, Revision: -1},
-		{Epoch: "", Revision: 1},
-		{Epoch: head.Epoch + "x", Revision: 1},
-		{Epoch: head.Epoch, Revision: head.Revision + 1},
-	} {
-		bad.Lease, bad.MaxStale = time.Minute, time.Minute
-		for _, bad.Sidecar = range []string{"known", "unknown"} {
-			e.nothing(func() { e.is(e.record(bad), keystore.ErrGone) })
+// ledger has the changes that writers made.
+type ledger struct {
+	mu      sync.Mutex
+	changes map[int64]credential.Digest
+}
+
+func (l *ledger) note(revision int64, d credential.Digest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.changes[revision] = d
+}
+
+func (l *ledger) writeRound(ctx context.Context, s keystore.Store, account, id string) error {
+	k, err := s.CreateKey(ctx, actor, keystore.NewKey{ID: "key_" + id, Account: account, Digest: digestOf(id)})
+	if err != nil {
+		return err
+	}
+	l.note(k.Revision, k.Digest)
+	if k, err = s.SetKeyScope(ctx, actor, k.ID, "x", true); err != nil {
+		return err
+	}
+	l.note(k.Revision, k.Digest)
+	next, old, err := s.RollKey(ctx, actor, keystore.Roll{ID: k.ID, NewID: "key_next_" + id, Digest: digestOf("next " + id)})
+	if err != nil {
+		return err
+	}
+	l.note(next.Revision, next.Digest)
+	l.note(old.Revision, old.Digest)
+	if next, err = s.RevokeKey(ctx, actor, next.ID, ""); err != nil {
+		return err
+	}
+	l.note(next.Revision, next.Digest)
+	session := keystore.NewSession{ID: "ses_" + id, Account: account, Digest: digestOf("session " + id), TTL: time.Hour}
+	if _, err := s.CreateSession(ctx, actor, session); err != nil {
+		return err
+	}
+	ended, err := s.EndSession(ctx, actor, session.ID)
+	if err != nil {
+		return err
+	}
+	l.note(ended.Revision, ended.Digest)
+	keys := numberedKeys("key_import_"+id, account, 3)
+	done, err := s.ImportKeys(ctx, actor, keys)
+	for i := range keys[:done.Imported] {
+		l.note(done.Revision-int64(len(keys)-1-i), keys[i].Digest)
+	}
+	return err
+}
+
+// numberedKeys are n keys to import.
+func numberedKeys(prefix, account string, n int) []keystore.NewKey {
+	keys := make([]keystore.NewKey, n)
+	for i := range keys {
+		id := fmt.Sprintf("%s-%d", prefix, i)
+		keys[i] = keystore.NewKey{ID: id, Account: account, Label: "imported", Digest: digestOf(id)}
+	}
+	return keys
+}
+
+// follow reads the log up to the revision end as a sidecar does. It checks for each revision that its change can be seen.
+func follow(ctx context.Context, s keystore.Store, from keystore.Head, end int64, limit int) ([]keystore.Change, error) {
+	var seen []keystore.Change
+	for at := from.Revision; at < end; {
+		changed := s.Changed()
+		head, changes, err := s.Changes(ctx, from.Epoch, at, limit)
+		if err != nil {
+			return seen, err
+		}
+		if len(changes) == 0 && head.Revision > at {
+			return seen, fmt.Errorf("the head is %d and nothing follows %d", head.Revision, at)
+		}
+		for _, c := range changes {
+			if c.Revision != at+1 || c.Revision > head.Revision {
+				return seen, fmt.Errorf("revision %d follows %d, the head is %d", c.Revision, at, head.Revision)
+			}
+			at = c.Revision
+			resolved, facts, err := s.Resolve(ctx, []credential.Digest{c.Digest})
+			if err != nil {
+				return seen, err
+			}
+			if !facts[0].Found || resolved.Revision < at {
+				return seen, fmt.Errorf("after revision %d resolve returns %+v at %d", at, facts[0], resolved.Revision)
+			}
+		}
+		seen = append(seen, changes...)
+		if len(changes) > 0 {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Second):
+			return seen, fmt.Errorf("no notification after revision %d", at)
+		case <-ctx.Done():
+			return seen, ctx.Err()
 		}
 	}
-	_, list, err := allSidecars(e.ctx, e.Store)
-	e.ok(err)
-	e.same("sidecars", len(list), 1)
-	e.same("the one that is known", e.numberless("known"), known)
+	return seen, nil
 }

@@ -3,7 +3,6 @@ package storetest
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,7 +13,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// toImport is a key as an import has it.
+// toImport is a key of an import.
 func (e *env) toImport(account string) keystore.NewKey {
 	n := e.newKey(account)
 	n.Hint = ""
@@ -28,74 +27,66 @@ func (e *env) imported(keys ...keystore.NewKey) keystore.Imported {
 	return got
 }
 
-// testImport: what an import leaves behind is what CreateKey leaves behind, one by one.
+// testImport: an import writes what CreateKey writes one by one.
 func testImport(e *env) {
 	a, b := e.account(), e.account()
 	expiry := e.head().Now.Add(time.Hour + 123456789)
-	list := func() []keystore.NewKey {
+	newList := func() []keystore.NewKey {
 		keys := []keystore.NewKey{e.toImport(a.ID), e.toImport(b.ID), e.toImport(a.ID)}
 		keys[0].Scopes = credential.NewScopes("b", "a")
 		keys[1].Label, keys[1].ExpiresAt = `Läbel, "quoted" \ and	more`, expiry
-		keys[2].Limit = 1 // is not looked at
+		keys[2].Limit = 1 // is ignored
 		return keys
 	}
-	one, many := list(), list()
+	created, imported := newList(), newList()
 	want := e.effect(func() {
-		for _, n := range one {
+		for _, n := range created {
 			n.Imported, n.Limit = true, 0
 			e.create(n)
 		}
 	})
 	before := e.head()
 	var done keystore.Imported
-	got := e.effect(func() { done = e.imported(many...) })
+	got := e.effect(func() { done = e.imported(imported...) })
 	e.same("imported", done, keystore.Imported{Imported: 3, Revision: before.Revision + 3})
-	for i, n := range many {
-		e.same("change", got.changes[i], keystore.Change{Revision: before.Revision + 1 + int64(i), Digest: n.Digest})
-	}
-	e.same("changes", len(got.changes), 3)
 	ignored := cmp.Options{
 		cmpopts.IgnoreFields(keystore.Key{}, "ID", "Digest", "Revision", "CreatedAt"),
 		cmpopts.IgnoreFields(keystore.Event{}, "Key", "At"), cmpopts.IgnoreFields(credential.Record{}, "ID"),
 	}
-	if diff := cmp.Diff(want.events, got.events, ignored); diff != "" {
-		e.Fatalf("events (-one by one +import):\n%s", diff)
-	}
-	for i := range many {
-		k, err := e.Key(e.ctx, many[i].ID)
-		e.ok(err)
-		other, err := e.Key(e.ctx, one[i].ID)
-		e.ok(err)
-		if diff := cmp.Diff(other, k, ignored); diff != "" {
-			e.Fatalf("key %d (-one by one +import):\n%s", i, diff)
+	alike := func(what string, created, imported any) {
+		e.Helper()
+		if diff := cmp.Diff(created, imported, ignored); diff != "" {
+			e.Fatalf("%s (-created +imported):\n%s", what, diff)
 		}
+	}
+	alike("events", want.events, got.events)
+	e.same("changes", len(got.changes), 3)
+	for i, n := range imported {
+		k := e.read(n.ID)
+		alike("key", e.read(created[i].ID), k)
+		alike("fact", e.fact(created[i].Digest), e.fact(k.Digest))
 		e.reads(k)
 		e.around("created", k.CreatedAt, before.Now)
 		e.same("revision", k.Revision, before.Revision+1+int64(i))
-		e.same("event's key", got.events[len(many)-1-i].Key, k.ID)
-		e.same("digest", k.Digest, many[i].Digest)
-		if diff := cmp.Diff(e.fact(one[i].Digest), e.fact(k.Digest), ignored); diff != "" {
-			e.Fatalf("fact %d (-one by one +import):\n%s", i, diff)
-		}
+		e.same("change", got.changes[i], keystore.Change{Revision: k.Revision, Digest: n.Digest})
+		e.same("event's key", got.events[len(imported)-1-i].Key, k.ID)
+		e.same("digest", k.Digest, n.Digest)
 		e.same("fact's id", e.fact(k.Digest).Record.ID, k.ID)
 	}
-	keys, _, err := e.Keys(e.ctx, a.ID, keystore.Page{Limit: 10})
-	e.ok(err)
 	var ids []string
-	for _, k := range keys {
+	for _, k := range e.keys(a.ID) {
 		ids = append(ids, k.ID)
 	}
-	e.same("order of the list", ids, []string{one[0].ID, one[2].ID, many[0].ID, many[2].ID})
+	e.same("order of the list", ids, []string{created[0].ID, created[2].ID, imported[0].ID, imported[2].ID})
 }
 
-// testImportAgain: what is there already stays as it is.
-func testImportAgain(e *env) {
+// testRepeatedImport: keys that exist do not change.
+func testRepeatedImport(e *env) {
 	a, b := e.account(), e.account()
 	first, revoked, fresh := e.toImport(a.ID), e.toImport(a.ID), e.toImport(a.ID)
 	e.imported(first, revoked)
-	old, err := e.RevokeKey(e.ctx, actor, revoked.ID, "")
-	e.ok(err)
-	again := func(n keystore.NewKey) keystore.NewKey { // as another run has it
+	old := e.revoke(revoked.ID)
+	again := func(n keystore.NewKey) keystore.NewKey { // as another import has it
 		n.ID, n.Label = e.name("key"), "Another label"
 		return n
 	}
@@ -110,16 +101,15 @@ func testImportAgain(e *env) {
 	e.same("events", len(got.events), 1)
 	e.reads(old)
 
-	_, err = e.SetAccountState(e.ctx, actor, a.ID, credential.Terminated)
-	e.ok(err)
-	e.nothing(func() { // repetition comes before the conflict
+	e.setState(a, credential.Terminated)
+	e.nothing(func() { // repetition has precedence over the conflict
 		e.same("of a terminated account", e.imported(again(first)).Existing, 1)
-		_ = e.wrong([]keystore.NewKey{again(first), e.toImport(b.ID), e.toImport(a.ID)}, 2)
+		_ = e.refusedImport([]keystore.NewKey{again(first), e.toImport(b.ID), e.toImport(a.ID)}, 2)
 	})
 }
 
-// wrong checks that an import fails at those places and does nothing.
-func (e *env) wrong(keys []keystore.NewKey, places ...int) keystore.ImportErrors {
+// refusedImport checks that an import fails because of the keys at those indexes, and changes nothing.
+func (e *env) refusedImport(keys []keystore.NewKey, indexes ...int) keystore.ImportErrors {
 	e.Helper()
 	var all keystore.ImportErrors
 	e.nothing(func() {
@@ -130,10 +120,10 @@ func (e *env) wrong(keys []keystore.NewKey, places ...int) keystore.ImportErrors
 		e.same("imported", got, keystore.Imported{})
 	})
 	var found []int
-	for _, one := range all {
-		found = append(found, one.Index)
+	for _, mistake := range all {
+		found = append(found, mistake.Index)
 	}
-	e.same("places of the mistakes", found, places)
+	e.same("indexes of the mistakes", found, indexes)
 	return all
 }
 
@@ -155,47 +145,41 @@ func testImportRefusals(e *env) {
 		with(a.ID, func(n *keystore.NewKey) { n.Digest = good.Digest }), // of two accounts in one list
 		with(b.ID, func(n *keystore.NewKey) { n.ID = good.ID }),
 	} {
-		e.conflict(e.wrong([]keystore.NewKey{good, bad}, 1))
+		e.conflict(e.refusedImport([]keystore.NewKey{good, bad}, 1))
 	}
-	e.is(e.wrong([]keystore.NewKey{none, good}, 0), keystore.ErrNotFound)
-	all := e.wrong([]keystore.NewKey{none, good, e.toImport(gone.ID), good, none}, 0, 2, 4)
+	e.is(e.refusedImport([]keystore.NewKey{none, good}, 0), keystore.ErrNotFound)
+	all := e.refusedImport([]keystore.NewKey{none, good, e.toImport(gone.ID), good, none}, 0, 2, 4)
 	e.is(all[0], keystore.ErrNotFound)
 	e.conflict(all[1])
 	e.is(all[2], keystore.ErrNotFound)
-	e.nothing(func() {
-		_, err := e.Key(e.ctx, good.ID)
-		e.is(err, keystore.ErrNotFound)
-	})
+	_, err := e.Key(e.ctx, good.ID)
+	e.is(err, keystore.ErrNotFound)
 	e.reads(k)
 }
 
-// testImportBounds: the largest list, and one more.
+// testImportBounds: MaxImport keys are imported, and one more is refused.
 func testImportBounds(e *env) {
 	a := e.account()
 	before := e.head()
-	keys := make([]keystore.NewKey, keystore.MaxImport+1)
-	for i := range keys {
-		id := fmt.Sprintf("key_%d", i)
-		keys[i] = keystore.NewKey{ID: id, Account: a.ID, Label: "One of many", Digest: digestOf(id)}
-	}
+	keys := numberedKeys("key", a.ID, keystore.MaxImport+1)
 	e.nothing(func() {
 		if _, err := e.ImportKeys(e.ctx, actor, keys); err == nil {
-			e.Fatal("more than MaxImport were taken")
+			e.Fatal("more than MaxImport were imported")
 		}
 	})
 	end := before.Revision + keystore.MaxImport
 	e.same("imported", e.imported(keys[:keystore.MaxImport]...), keystore.Imported{Imported: keystore.MaxImport, Revision: end})
 	at := before.Revision
 	for at < end {
-		_, changes, err := e.Changes(e.ctx, before.Epoch, at, 1000)
-		e.ok(err)
-		for _, c := range changes {
-			e.same("change", c, keystore.Change{Revision: at + 1, Digest: keys[at-before.Revision].Digest})
+		for _, c := range e.changes(at) {
+			if c != (keystore.Change{Revision: at + 1, Digest: keys[at-before.Revision].Digest}) {
+				e.Fatalf("the change after %d is %+v", at, c)
+			}
 			at++
 		}
 	}
-	e.same("keys", len(e.everyKey(a.ID)), keystore.MaxImport)
-	e.same("events", e.countEvents(), keystore.MaxImport+1)
+	e.same("keys", len(e.keys(a.ID)), keystore.MaxImport)
+	e.same("events", len(e.events()), keystore.MaxImport+1)
 }
 
 func (mc *machine) imports(t *rapid.T) {
@@ -206,52 +190,22 @@ func (mc *machine) imports(t *rapid.T) {
 			keys[i].ID = mc.anyKey(t)
 		}
 	}
-	mc.now(t)
-	got, err := mc.h.Store.ImportKeys(mc.ctx, actor, keys)
-	want, wrong := mc.model.importKeys(keys)
+	got, err := mc.store(t).ImportKeys(mc.ctx, actor, keys)
+	want, mistakes := mc.model.importKeys(keys)
 	var found []string
 	var all keystore.ImportErrors
 	switch {
 	case errors.As(err, &all):
-		for _, one := range all {
+		for _, mistake := range all {
 			kind := conflict
-			if errors.Is(one, keystore.ErrNotFound) {
+			if errors.Is(mistake, keystore.ErrNotFound) {
 				kind = notFound
 			}
-			found = append(found, fmt.Sprint(one.Index, " ", kind))
+			found = append(found, fmt.Sprint(mistake.Index, " ", kind))
 		}
 	case err != nil:
 		t.Fatal(err)
 	}
-	same(t, "mistakes", found, wrong)
+	same(t, "mistakes", found, mistakes)
 	same(t, "imported", got, want)
-}
-
-// importKeys tries on a copy what CreateKey does one by one.
-func (m *model) importKeys(keys []keystore.NewKey) (done keystore.Imported, wrong []string) {
-	before := *m
-	for i, n := range keys {
-		had := slices.IndexFunc(m.keys, func(k *keystore.Key) bool { return k.Digest == n.Digest && k.Account == n.Account })
-		if had >= 0 && m.account(n.Account) != nil {
-			done.Existing++
-			done.Revision = max(done.Revision, m.keys[had].Revision)
-			continue
-		}
-		n.Imported, n.Limit = true, 0
-		outcome := conflict
-		if m.account(n.Account) == nil || m.key(n.ID) == nil {
-			outcome = m.createKey(n)
-		}
-		if outcome != "done" {
-			wrong = append(wrong, fmt.Sprint(i, " ", outcome))
-			continue
-		}
-		done.Imported++
-		done.Revision = m.head()
-	}
-	if len(wrong) > 0 {
-		*m = before
-		return keystore.Imported{}, wrong
-	}
-	return done, nil
 }

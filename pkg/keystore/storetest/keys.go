@@ -1,6 +1,8 @@
 package storetest
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -10,7 +12,7 @@ import (
 func testKeys(e *env) {
 	a := e.account()
 	now := e.head().Now
-	expiry := now.Add(time.Hour + 123456789) // finer than an engine may keep
+	expiry := now.Add(time.Hour + 123456789) // finer than an engine may store
 	var k keystore.Key
 	minted := keystore.NewKey{
 		ID: "key_1", Account: a.ID, Label: "Läbel", Hint: "phk_abcd", Digest: digestOf("key_1"),
@@ -23,7 +25,7 @@ func testKeys(e *env) {
 	}})
 	e.around("created", k.CreatedAt, now)
 	if k.ExpiresAt.After(expiry) || expiry.Sub(k.ExpiresAt) > time.Millisecond {
-		e.Fatalf("expires at %v, want %v cut off to the engine's precision", k.ExpiresAt, expiry)
+		e.Fatalf("expires at %v, want %v truncated to the engine's precision", k.ExpiresAt, expiry)
 	}
 	e.same("key", k, keystore.Key{
 		ID: "key_1", Account: a.ID, Digest: digestOf("key_1"), Label: "Läbel", Hint: "phk_abcd", Scopes: credential.NewScopes("a", "b"),
@@ -35,7 +37,7 @@ func testKeys(e *env) {
 		Account: credential.Account{ID: a.ID, State: credential.Active},
 	}})
 
-	imported := keystore.NewKey{ID: "key_2", Account: a.ID, Label: "Old one", Imported: true} // the zero digest is one like any other
+	imported := keystore.NewKey{ID: "key_2", Account: a.ID, Label: "Old one", Imported: true} // the zero digest is valid
 	e.one(func() int64 {
 		k = e.create(imported)
 		return k.Revision
@@ -43,26 +45,7 @@ func testKeys(e *env) {
 		Action: keystore.KeyImport, Account: a.ID, Key: "key_2", Detail: map[string]string{"label": "Old one", "scopes": ""},
 	})
 	e.reads(k)
-	if !e.fact(credential.Digest{}).Found {
-		e.Fatal("the imported key is not found")
-	}
-}
-
-// reads checks that the key reads as it was returned, alone and in the list.
-func (e *env) reads(k keystore.Key) {
-	e.Helper()
-	got, err := e.Key(e.ctx, k.ID)
-	e.ok(err)
-	e.same("key as read", got, k)
-	list, _, err := e.Keys(e.ctx, k.Account, keystore.Page{Limit: 1000})
-	e.ok(err)
-	for _, listed := range list {
-		if listed.ID == k.ID {
-			e.same("key as listed", listed, k)
-			return
-		}
-	}
-	e.Fatalf("%s is not in its account's list", k.ID)
+	e.same("found", e.fact(credential.Digest{}).Found, true)
 }
 
 func testKeyRefusals(e *env) {
@@ -92,15 +75,14 @@ func testKeyRefusals(e *env) {
 		e.is(err, keystore.ErrNotFound)
 	})
 	e.reads(k)
-	_, err := e.RevokeKey(e.ctx, actor, k.ID, "")
-	e.ok(err)
-	e.conflict(refused(a.ID, func(n *keystore.NewKey) { n.Digest = k.Digest })) // for good
+	e.revoke(k.ID)
+	e.conflict(refused(a.ID, func(n *keystore.NewKey) { n.Digest = k.Digest })) // also after the revocation
 }
 
 func testKeyLimit(e *env) {
 	a, other := e.account(), e.account()
 	e.key(other.ID) // does not count here
-	e.revoked(a.ID) // nor does that
+	e.revoked(a.ID) // does not count either
 	limited := func() (keystore.Key, error) {
 		n := e.newKey(a.ID)
 		n.Limit = 2
@@ -116,8 +98,7 @@ func testKeyLimit(e *env) {
 		e.conflict(err)
 	})
 	e.key(a.ID) // without a limit
-	_, err = e.RevokeKey(e.ctx, actor, first.ID, "")
-	e.ok(err)
+	e.revoke(first.ID)
 	_, err = limited()
 	e.conflict(err)
 	e.harness.Advance(time.Hour) // all but the unlimited one expire
@@ -129,7 +110,8 @@ func testKeyLimit(e *env) {
 
 func testRevoke(e *env) {
 	a, other := e.account(), e.account()
-	k, want := e.key(a.ID, "s"), keystore.Key{}
+	k := e.key(a.ID, "s")
+	want := k
 	e.nothing(func() {
 		_, err := e.RevokeKey(e.ctx, actor, k.ID, other.ID)
 		e.is(err, keystore.ErrNotFound)
@@ -140,7 +122,6 @@ func testRevoke(e *env) {
 	now := e.head().Now
 	e.one(func() int64 {
 		var err error
-		want = k
 		k, err = e.RevokeKey(e.ctx, actor, k.ID, a.ID)
 		e.ok(err)
 		return k.Revision
@@ -152,15 +133,10 @@ func testRevoke(e *env) {
 	e.same("state", e.fact(k.Digest).Record.State, credential.Revoked)
 
 	e.harness.Advance(time.Minute)
-	e.nothing(func() {
-		again, err := e.RevokeKey(e.ctx, actor, k.ID, "")
-		e.ok(err)
-		e.same("revoked again", again, k)
-	})
+	e.nothing(func() { e.same("revoked again", e.revoke(k.ID), k) })
 	k = e.key(a.ID)
 	e.setState(a, credential.Terminated)
-	_, err := e.RevokeKey(e.ctx, actor, k.ID, "")
-	e.ok(err)
+	e.revoke(k.ID)
 }
 
 func testScopes(e *env) {
@@ -168,24 +144,18 @@ func testScopes(e *env) {
 	k := e.key(a.ID, "b")
 	set := func(scope string, granted bool, action keystore.Action, want ...string) {
 		e.Helper()
+		old := k
 		e.one(func() int64 {
-			var err error
-			old := k
-			k, err = e.SetKeyScope(e.ctx, actor, k.ID, scope, granted)
-			e.ok(err)
-			old.Scopes, old.Revision = credential.NewScopes(want...), k.Revision
-			e.same("key", k, old)
+			k = e.setScope(k.ID, scope, granted)
 			return k.Revision
 		}, keystore.Change{Digest: k.Digest}, keystore.Event{
 			Action: action, Account: a.ID, Key: k.ID, Detail: map[string]string{"scope": scope},
 		})
+		old.Scopes, old.Revision = credential.NewScopes(want...), k.Revision
+		e.same("key", k, old)
 		e.reads(k)
 		e.same("scopes of the fact", e.fact(k.Digest).Record.Scopes, k.Scopes)
-		e.nothing(func() {
-			again, err := e.SetKeyScope(e.ctx, actor, k.ID, scope, granted)
-			e.ok(err)
-			e.same("set again", again, k)
-		})
+		e.nothing(func() { e.same("set again", e.setScope(k.ID, scope, granted), k) })
 	}
 	set("a", true, keystore.KeyGrant, "a", "b")
 	set("b", false, keystore.KeyUngrant, "a")
@@ -199,5 +169,26 @@ func testScopes(e *env) {
 		_, err = e.SetKeyScope(e.ctx, actor, "key_none", "c", true)
 		e.is(err, keystore.ErrNotFound)
 	})
-	set("a", false, keystore.KeyUngrant) // taking away is always allowed
+	set("a", false, keystore.KeyUngrant) // a removal is always allowed
+}
+
+func testScopesUpToBound(e *env) {
+	a := e.account()
+	names := make([]string, credential.MaxScopes)
+	for i := range names {
+		names[i] = fmt.Sprint("scope_", i)
+	}
+	k := e.key(a.ID, names[1:]...)
+	k = e.setScope(k.ID, names[0], true)
+	e.same("scopes", k.Scopes.Len(), credential.MaxScopes)
+	e.nothing(func() {
+		_, err := e.SetKeyScope(e.ctx, actor, k.ID, "one_more", true)
+		e.conflict(err)
+		e.same("one that it has", e.setScope(k.ID, names[7], true), k)
+	})
+	e.setScope(k.ID, names[0], false)
+	k = e.setScope(k.ID, "one_more", true)
+	if !slices.Contains(k.Scopes.List(), "one_more") {
+		e.Fatalf("scopes are %v", k.Scopes)
+	}
 }

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"encoding/base64"
 	"slices"
 	"strings"
@@ -56,45 +57,40 @@ func testAudit(e *env) {
 	e.same("actor", events[0].Actor, "owner:"+a.ID)
 }
 
-// walker is one list in pages: it returns what identifies each entry.
-type walker func(keystore.Page) (ids []string, next string, err error)
+// list is one list in pages, with the ids of its entries.
+type list func(context.Context, keystore.Page) (ids []string, next string, err error)
 
-// walkers are all lists of the store, of one account and one key where they have such a filter.
-func (e *env) walkers(account, key string) map[string]walker {
-	eventIDs := func(events []keystore.Event) (ids []string) {
-		for _, ev := range events {
-			ids = append(ids, strings.Join([]string{string(ev.Action), ev.Account, ev.Key, ev.Detail["session"]}, " "))
+// idsOf makes a list of the ids of another one.
+func idsOf[T any](read func(context.Context, keystore.Page) ([]T, string, error), id func(T) string) list {
+	return func(ctx context.Context, p keystore.Page) (ids []string, next string, err error) {
+		entries, next, err := read(ctx, p)
+		for _, entry := range entries {
+			ids = append(ids, id(entry))
 		}
-		return ids
+		return ids, next, err
 	}
-	events := func(account, key string) walker {
-		return func(p keystore.Page) ([]string, string, error) {
-			list, next, err := e.Events(e.ctx, account, key, p)
-			return eventIDs(list), next, err
-		}
+}
+
+// lists are all lists of the store, of one account and one key if they have such a filter.
+func (e *env) lists(account, key string) map[string]list {
+	events := func(account, key string) list {
+		return idsOf(func(ctx context.Context, p keystore.Page) ([]keystore.Event, string, error) {
+			return e.Events(ctx, account, key, p)
+		},
+			func(ev keystore.Event) string {
+				return strings.Join([]string{string(ev.Action), ev.Account, ev.Key, ev.Detail["session"]}, " ")
+			})
 	}
-	return map[string]walker{
-		"accounts": func(p keystore.Page) (ids []string, next string, err error) {
-			list, next, err := e.Accounts(e.ctx, p)
-			for _, a := range list {
-				ids = append(ids, a.ID)
-			}
-			return ids, next, err
+	return map[string]list{
+		"accounts": idsOf(e.Accounts, func(a keystore.Account) string { return a.ID }),
+		"keys": idsOf(func(ctx context.Context, p keystore.Page) ([]keystore.Key, string, error) {
+			return e.Keys(ctx, account, p)
 		},
-		"keys": func(p keystore.Page) (ids []string, next string, err error) {
-			list, next, err := e.Keys(e.ctx, account, p)
-			for _, k := range list {
-				ids = append(ids, k.ID)
-			}
-			return ids, next, err
-		},
-		"sidecars": func(p keystore.Page) (ids []string, next string, err error) {
-			_, list, next, err := e.Sidecars(e.ctx, p)
-			for _, s := range list {
-				ids = append(ids, s.Name)
-			}
-			return ids, next, err
-		},
+			func(k keystore.Key) string { return k.ID }),
+		"sidecars": idsOf(func(ctx context.Context, p keystore.Page) ([]keystore.Sidecar, string, error) {
+			_, list, next, err := e.Sidecars(ctx, p)
+			return list, next, err
+		}, func(s keystore.Sidecar) string { return s.Name }),
 		"all events":            events("", ""),
 		"an account's events":   events(account, ""),
 		"a key's events":        events("", key),
@@ -104,29 +100,25 @@ func (e *env) walkers(account, key string) map[string]walker {
 	}
 }
 
-// all walks the list in pages of that size, and calls between before each next page.
-func (w walker) all(e *env, size int, between func()) (ids []string) {
+// all reads the list in pages of that size, and calls between before each next page.
+func (l list) all(e *env, size int, between func()) []string {
 	e.Helper()
-	page := keystore.Page{Limit: size}
-	for {
-		part, next, err := w(page)
-		e.ok(err)
+	return pages(e, size, func(ctx context.Context, p keystore.Page) ([]string, string, error) {
+		if p.After != "" {
+			between()
+		}
+		part, next, err := l(ctx, p)
 		if len(part) > size || (next != "" && len(part) != size) {
 			e.Fatalf("a page of %d has %d entries, next %q", size, len(part), next)
 		}
-		ids = append(ids, part...)
-		if next == "" {
-			return ids
-		}
-		page.After = next
-		between()
-	}
+		return part, next, err
+	})
 }
 
 // sidecarNames are in the order of the list, which is that of bytes.
 var sidecarNames = []string{"1", "A b", "Z", "a", "a/b", strings.Repeat("ü", 128)}
 
-// twoAccounts fills two accounts with six keys each, in turn, and puts sidecars on record.
+// twoAccounts creates two accounts with six keys each, in turn, and puts sidecars on record.
 func (e *env) twoAccounts() (a, b keystore.Account, keysOfA []string) {
 	e.Helper()
 	a, b = e.account(), e.account()
@@ -142,16 +134,15 @@ func (e *env) twoAccounts() (a, b keystore.Account, keysOfA []string) {
 
 func testPages(e *env) {
 	a, b, keysOfA := e.twoAccounts()
-	_, err := e.RevokeKey(e.ctx, actor, keysOfA[0], "")
-	e.ok(err)
-	lists := e.walkers(a.ID, keysOfA[0])
+	e.revoke(keysOfA[0])
+	lists := e.lists(a.ID, keysOfA[0])
 	for name, list := range lists {
 		whole := list.all(e, 1000, func() {})
 		for size := 1; size <= len(whole)+1; size++ {
 			e.same(name+" in pages", list.all(e, size, func() {}), whole)
 		}
 		for _, limit := range []int{-1, 0, 1001} {
-			if _, _, err := list(keystore.Page{Limit: limit}); err == nil {
+			if _, _, err := list(e.ctx, keystore.Page{Limit: limit}); err == nil {
 				e.Fatalf("%s: a page of %d entries", name, limit)
 			}
 		}
@@ -163,59 +154,56 @@ func testPages(e *env) {
 		[]string{"key.revoke " + a.ID + " " + keysOfA[0] + " ", "key.mint " + a.ID + " " + keysOfA[0] + " "})
 }
 
-// A walk tells every entry that was there when it began, once. What comes in
-// meanwhile is at the end of what goes by age, and not seen in what goes by youth.
+// testPagesUnderChange: reading page by page returns each entry once that existed at the beginning. New entries are at the
+// end of a list that begins with the oldest, and not in a list that begins with the newest.
 func testPagesUnderChange(e *env) {
 	a, _, keysOfA := e.twoAccounts()
-	for name, list := range e.walkers(a.ID, keysOfA[3]) {
-		whole := list.all(e, 1000, func() {})
+	for name, list := range e.lists(a.ID, keysOfA[3]) {
+		want := list.all(e, 1000, func() {})
 		inserts := 0
-		walked := list.all(e, 2, func() {
+		got := list.all(e, 2, func() {
 			if inserts++; inserts <= 2 {
 				e.key(a.ID)
 				e.account()
-				_, err := e.SetKeyScope(e.ctx, actor, keysOfA[3], e.name("scope"), true)
-				e.ok(err)
+				e.setScope(keysOfA[3], e.name("scope"), true)
 			}
 		})
-		want := whole
 		if name == "keys" || name == "accounts" {
 			want = list.all(e, 1000, func() {})
 		}
-		e.same(name+" walked under change", walked, want)
+		e.same(name+" under change", got, want)
 	}
 }
 
 func testCursors(e *env) {
 	a, b, keysOfA := e.twoAccounts()
 	for range 2 {
-		_, err := e.SetKeyScope(e.ctx, actor, keysOfA[0], e.name("scope"), true)
-		e.ok(err)
+		e.setScope(keysOfA[0], e.name("scope"), true)
 	}
-	lists := e.walkers(a.ID, keysOfA[0])
-	lists["another account's keys"] = e.walkers(b.ID, keysOfA[1])["keys"]
-	lists["another account's events"] = e.walkers(b.ID, keysOfA[1])["an account's events"]
-	lists["another key's events"] = e.walkers(b.ID, keysOfA[1])["a key's events"]
+	lists, others := e.lists(a.ID, keysOfA[0]), e.lists(b.ID, keysOfA[1])
+	lists["another account's keys"] = others["keys"]
+	lists["another account's events"] = others["an account's events"]
+	lists["another key's events"] = others["a key's events"]
 	for from, source := range lists {
-		_, cursor, err := source(keystore.Page{Limit: 1})
+		_, cursor, err := source(e.ctx, keystore.Page{Limit: 1})
 		e.ok(err)
 		for to, target := range lists {
 			if from != to && cursor != "" {
-				_, _, err := target(keystore.Page{Limit: 1, After: cursor})
-				if err == nil || !isCursor(err) {
-					e.Fatalf("a cursor of %s in %s: %v", from, to, err)
-				}
+				_, _, err := target(e.ctx, keystore.Page{Limit: 1, After: cursor})
+				e.is(err, keystore.ErrCursor)
 			}
 		}
 		for _, bad := range tampered(cursor) {
-			if _, _, err := source(keystore.Page{Limit: 1, After: bad}); !isCursor(err) {
-				e.Fatalf("%s with the cursor %q: %v", from, bad, err)
+			if _, _, err := source(e.ctx, keystore.Page{Limit: 1, After: bad}); err == nil {
+				e.Fatalf("%s took the cursor %q", from, bad)
+			} else {
+				e.is(err, keystore.ErrCursor)
 			}
 		}
 	}
 }
 
-// tampered are values that look like the cursor and are not it.
+// tampered are values that resemble the cursor.
 func tampered(cursor string) []string {
 	bad := []string{
 		"x", "0", "1", "-1", " ", "\x00", "null", "{}", "' OR 1=1 --", strings.Repeat("A", 10_000),
@@ -240,23 +228,24 @@ func testResolve(e *env) {
 	a, gone := e.account(), e.account()
 	k, revoked, s, orphan := e.key(a.ID, "x"), e.revoked(a.ID), e.session(a.ID, time.Hour), e.key(gone.ID)
 	e.setState(gone, credential.Terminated)
-
-	head, facts, err := e.Resolve(e.ctx, nil)
-	e.ok(err)
-	e.same("facts about nothing", len(facts), 0)
-	e.same("revision", head.Revision, orphan.Revision+1)
-	e.same("epoch", head.Epoch, e.head().Epoch)
-	e.around("now", e.head().Now, head.Now)
-
-	asked := []credential.Digest{s.Digest, digestOf("nobody"), k.Digest, orphan.Digest, revoked.Digest, k.Digest, {}}
-	want := []string{s.ID, "", k.ID, orphan.ID, revoked.ID, k.ID, ""}
-	for len(asked) < 1000 {
-		asked, want = append(asked, digestOf(e.name("nobody"))), append(want, "")
+	resolve := func(digests ...credential.Digest) []keystore.Fact {
+		e.Helper()
+		head, facts, err := e.Resolve(e.ctx, digests)
+		e.ok(err)
+		e.around("now", e.head().Now, head.Now)
+		e.sameHead(head)
+		return facts
 	}
-	asked[999], want[999] = k.Digest, k.ID
-	head, facts, err = e.Resolve(e.ctx, asked)
-	e.ok(err)
-	e.same("revision", head.Revision, e.head().Revision)
+	e.same("facts about nothing", len(resolve()), 0)
+	e.same("revision", e.head().Revision, orphan.Revision+1)
+
+	digests := []credential.Digest{s.Digest, digestOf("unknown"), k.Digest, orphan.Digest, revoked.Digest, k.Digest, {}}
+	want := []string{s.ID, "", k.ID, orphan.ID, revoked.ID, k.ID, ""}
+	for len(digests) < 1000 {
+		digests, want = append(digests, digestOf(e.name("unknown"))), append(want, "")
+	}
+	digests[999], want[999] = k.Digest, k.ID
+	facts := resolve(digests...)
 	got := make([]string, len(facts))
 	for i, f := range facts {
 		got[i] = f.Record.ID
@@ -266,12 +255,8 @@ func testResolve(e *env) {
 	}
 	e.same("ids", got, want)
 	e.same("an unknown one", facts[1], keystore.Fact{})
-	e.same("its account", facts[3].Record.Account, credential.Account{ID: gone.ID, State: credential.Terminated})
-	e.same("its own state", facts[3].Record.State, credential.Active)
+	e.same("the orphan's account", facts[3].Record.Account, credential.Account{ID: gone.ID, State: credential.Terminated})
+	e.same("the orphan's state", facts[3].Record.State, credential.Active)
 	e.same("kind", []credential.Kind{facts[0].Record.Kind, facts[2].Record.Kind}, []credential.Kind{credential.Session, credential.Key})
-
-	head, facts, err = e.Resolve(e.ctx, []credential.Digest{digestOf("nobody")})
-	e.ok(err)
-	e.same("facts about an unknown one alone", facts, []keystore.Fact{{}})
-	e.same("revision", head.Revision, e.head().Revision)
+	e.same("facts about one unknown digest", resolve(digestOf("unknown")), []keystore.Fact{{}})
 }

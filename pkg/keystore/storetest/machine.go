@@ -17,12 +17,11 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// testModel makes random calls of the store and of the model, and compares all
-// that can be read of both after each.
+// testModel makes random calls of the store and of the model. After each call it compares everything that can be read.
 func testModel(t *testing.T, open func(t *testing.T) Harness) {
 	// Each step waits for the disk. For a long run: -rapid.checks=2000.
 	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		if err := checks.Value.Set("25"); err != nil {
+		if err := checks.Value.Set("12"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -35,24 +34,24 @@ func testModel(t *testing.T, open func(t *testing.T) Harness) {
 		mc := &machine{h: h, ctx: t.Context(), model: model{epoch: head.Epoch, sidecars: map[string]*modelSidecar{}}}
 		defer func() { mc.h.Close() }()
 		rt.Repeat(map[string]func(*rapid.T){
-			"account": mc.account, "state": mc.state, "key": mc.key, "imports": mc.imports, "revoke": mc.revoke, "chain": mc.chain, "roll": mc.roll, "scope": mc.scope,
-			"session": mc.session, "end": mc.end, "use": mc.use, "poll": mc.poll, "forget": mc.forget, "prune": mc.prune,
-			"epoch": mc.newEpoch, "time": mc.time, "reopen": mc.reopen, "": mc.check,
+			"account": mc.account, "state": mc.state, "key": mc.key, "imports": mc.imports, "revoke": mc.revoke, "chain": mc.chain,
+			"roll": mc.roll, "scope": mc.scope, "session": mc.session, "end": mc.end, "use": mc.use, "poll": mc.poll, "forget": mc.forget,
+			"prune": mc.prune, "epoch": mc.newEpoch, "time": mc.time, "reopen": mc.reopen, "": mc.check,
 		})
 	})
 }
 
-// machine drives a store and its model side by side.
+// machine calls a store and its model.
 type machine struct {
-	h     Harness
-	ctx   context.Context
-	model model
-	made  int
-	polls int64                       // the number of the last poll
-	told  map[int64]keystore.Progress // of each change, when last looked at
+	h      Harness
+	ctx    context.Context
+	model  model
+	made   int
+	polls  int64                       // the number of the last poll
+	stated map[int64]keystore.Progress // of each change, when last read
 }
 
-// names are few, so that steps meet.
+// pick returns one of a few names, so that steps meet.
 func pick(t *rapid.T, kind string, n int) string {
 	return fmt.Sprintf("%s_%d", kind, rapid.IntRange(0, n).Draw(t, kind))
 }
@@ -63,7 +62,7 @@ func minutes(t *rapid.T, label string) time.Duration {
 	return time.Duration(rapid.IntRange(0, 9).Draw(t, label)) * time.Minute
 }
 
-// anyKey is the id of one there is, or of none.
+// anyKey is the id of a key, or an unknown one.
 func (mc *machine) anyKey(t *rapid.T) string {
 	ids := []string{"key_none"}
 	for _, k := range mc.model.keys {
@@ -77,7 +76,7 @@ func (mc *machine) id(kind string) string {
 	return fmt.Sprintf("%s_%d", kind, mc.made)
 }
 
-// anyOwner is an account, right or wrong, or "".
+// anyOwner is the key's account, another one, or "".
 func (mc *machine) anyOwner(t *rapid.T, key string) string {
 	owners := []string{"", pick(t, "acc", 2)}
 	if k := mc.model.key(key); k != nil {
@@ -86,14 +85,14 @@ func (mc *machine) anyOwner(t *rapid.T, key string) string {
 	return rapid.SampledFrom(owners).Draw(t, "owner")
 }
 
-// now brings the model to the store's moment.
-func (mc *machine) now(t *rapid.T) time.Time {
+// store sets the model's time to the store's, and returns the store.
+func (mc *machine) store(t *rapid.T) keystore.Store {
 	head, err := mc.h.Store.Head(mc.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	mc.model.now = head.Now
-	return head.Now
+	return mc.h.Store
 }
 
 func same(t *rapid.T, what string, got, want any) {
@@ -105,7 +104,7 @@ func same(t *rapid.T, what string, got, want any) {
 	}
 }
 
-// outcome compares what became of a step.
+// outcome compares the outcomes of a step.
 func outcome(t *rapid.T, err error, want string) (ok bool) {
 	t.Helper()
 	var c *keystore.Conflict
@@ -121,15 +120,14 @@ func outcome(t *rapid.T, err error, want string) (ok bool) {
 		got = err.Error()
 	}
 	if got != want {
-		t.Fatalf("the store says %q (%v), the model %q", got, err, want)
+		t.Fatalf("the outcome is %q (%v), in the model %q", got, err, want)
 	}
 	return err == nil
 }
 
 func (mc *machine) account(t *rapid.T) {
 	id := pick(t, "acc", 2)
-	mc.now(t)
-	a, err := mc.h.Store.CreateAccount(mc.ctx, actor, id, "name")
+	a, err := mc.store(t).CreateAccount(mc.ctx, actor, id, "name")
 	if outcome(t, err, mc.model.createAccount(id)) {
 		same(t, "account", a, *mc.model.account(id))
 	}
@@ -137,8 +135,7 @@ func (mc *machine) account(t *rapid.T) {
 
 func (mc *machine) state(t *rapid.T) {
 	id, state := pick(t, "acc", 2), rapid.SampledFrom([]credential.State{credential.Active, credential.Terminated}).Draw(t, "state")
-	mc.now(t)
-	a, err := mc.h.Store.SetAccountState(mc.ctx, actor, id, state)
+	a, err := mc.store(t).SetAccountState(mc.ctx, actor, id, state)
 	if outcome(t, err, mc.model.setState(id, state)) {
 		same(t, "account", a, *mc.model.account(id))
 	}
@@ -150,11 +147,12 @@ func (mc *machine) key(t *rapid.T) {
 		Scopes:   credential.NewScopes(rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "scope")),
 		Imported: rapid.Bool().Draw(t, "imported"), Limit: rapid.IntRange(0, 3).Draw(t, "limit"),
 	}
-	if life := minutes(t, "life"); life > 0 {
-		n.ExpiresAt = mc.now(t).Add(life)
+	ttl := minutes(t, "ttl")
+	store := mc.store(t)
+	if ttl > 0 {
+		n.ExpiresAt = mc.model.now.Add(ttl)
 	}
-	mc.now(t)
-	k, err := mc.h.Store.CreateKey(mc.ctx, actor, n)
+	k, err := store.CreateKey(mc.ctx, actor, n)
 	if outcome(t, err, mc.model.createKey(n)) {
 		same(t, "key", k, *mc.model.key(n.ID))
 	}
@@ -163,8 +161,7 @@ func (mc *machine) key(t *rapid.T) {
 func (mc *machine) revoke(t *rapid.T) {
 	id := mc.anyKey(t)
 	owner := mc.anyOwner(t, id)
-	mc.now(t)
-	k, err := mc.h.Store.RevokeKey(mc.ctx, actor, id, owner)
+	k, err := mc.store(t).RevokeKey(mc.ctx, actor, id, owner)
 	if outcome(t, err, mc.model.revokeKey(id, owner)) {
 		same(t, "key", k, *mc.model.key(id))
 	}
@@ -173,8 +170,7 @@ func (mc *machine) revoke(t *rapid.T) {
 func (mc *machine) chain(t *rapid.T) {
 	id := mc.anyKey(t)
 	owner := mc.anyOwner(t, id)
-	mc.now(t)
-	got, err := mc.h.Store.RevokeChain(mc.ctx, actor, id, owner)
+	got, err := mc.store(t).RevokeChain(mc.ctx, actor, id, owner)
 	want, how := mc.model.revokeChain(id, owner)
 	if outcome(t, err, how) {
 		same(t, "chain", got, want)
@@ -184,8 +180,7 @@ func (mc *machine) chain(t *rapid.T) {
 func (mc *machine) roll(t *rapid.T) {
 	r := keystore.Roll{ID: mc.anyKey(t), NewID: mc.id("key"), Digest: anyDigest(t), Hint: "next", Grace: minutes(t, "grace")}
 	r.Account = mc.anyOwner(t, r.ID)
-	mc.now(t)
-	next, old, err := mc.h.Store.RollKey(mc.ctx, actor, r)
+	next, old, err := mc.store(t).RollKey(mc.ctx, actor, r)
 	if outcome(t, err, mc.model.rollKey(r)) {
 		same(t, "successor", next, *mc.model.key(r.NewID))
 		same(t, "replaced", old, *mc.model.key(r.ID))
@@ -195,17 +190,15 @@ func (mc *machine) roll(t *rapid.T) {
 func (mc *machine) scope(t *rapid.T) {
 	id, scope := mc.anyKey(t), rapid.SampledFrom([]string{"a", "b"}).Draw(t, "scope")
 	granted := rapid.Bool().Draw(t, "granted")
-	mc.now(t)
-	k, err := mc.h.Store.SetKeyScope(mc.ctx, actor, id, scope, granted)
+	k, err := mc.store(t).SetKeyScope(mc.ctx, actor, id, scope, granted)
 	if outcome(t, err, mc.model.setScope(id, scope, granted)) {
 		same(t, "key", k, *mc.model.key(id))
 	}
 }
 
 func (mc *machine) session(t *rapid.T) {
-	n := keystore.NewSession{ID: mc.id("ses"), Account: pick(t, "acc", 2), Digest: anyDigest(t), TTL: minutes(t, "life")}
-	mc.now(t)
-	s, err := mc.h.Store.CreateSession(mc.ctx, actor, n)
+	n := keystore.NewSession{ID: mc.id("ses"), Account: pick(t, "acc", 2), Digest: anyDigest(t), TTL: minutes(t, "ttl")}
+	s, err := mc.store(t).CreateSession(mc.ctx, actor, n)
 	if outcome(t, err, mc.model.createSession(n)) {
 		same(t, "session", s, mc.model.session(n.ID).Session)
 	}
@@ -217,16 +210,17 @@ func (mc *machine) end(t *rapid.T) {
 		ids = append(ids, s.ID)
 	}
 	id := rapid.SampledFrom(ids).Draw(t, "session")
-	mc.now(t)
-	s, err := mc.h.Store.EndSession(mc.ctx, actor, id)
+	s, err := mc.store(t).EndSession(mc.ctx, actor, id)
 	if outcome(t, err, mc.model.endSession(id)) {
 		same(t, "session", s, mc.model.session(id).Session)
 	}
 }
 
 func (mc *machine) use(t *rapid.T) {
-	d, at := anyDigest(t), mc.now(t).Add(5*time.Minute-minutes(t, "ago"))
-	outcome(t, mc.h.Store.RecordUsage(mc.ctx, "s", []keystore.Usage{{Digest: d, LastUsedAt: at, Allowed: 1}}), done)
+	d, ago := anyDigest(t), minutes(t, "ago")
+	store := mc.store(t)
+	at := mc.model.now.Add(5*time.Minute - ago)
+	outcome(t, store.RecordUsage(mc.ctx, "s", []keystore.Usage{{Digest: d, LastUsedAt: at, Allowed: 1}}), done)
 	mc.model.use(d, at)
 }
 
@@ -234,7 +228,7 @@ func (mc *machine) poll(t *rapid.T) {
 	p := keystore.Poll{
 		Sidecar:  pick(t, "sidecar", 3),
 		Epoch:    rapid.SampledFrom([]string{mc.model.epoch, mc.model.epoch, mc.model.epoch, "other"}).Draw(t, "epoch"),
-		Revision: rapid.Int64Range(-1, mc.model.head()+1).Draw(t, "revision"),
+		Revision: rapid.Int64Range(-1, mc.model.revision()+1).Draw(t, "revision"),
 		Limit:    rapid.SampledFrom([]int{2, 1000, 1000}).Draw(t, "limit"),
 		Lease:    time.Minute, MaxStale: minutes(t, "stale"),
 		Leave: rapid.IntRange(0, 7).Draw(t, "leave") == 7,
@@ -244,21 +238,19 @@ func (mc *machine) poll(t *rapid.T) {
 	if known := mc.model.sidecars[p.Sidecar]; known != nil && rapid.IntRange(0, 5).Draw(t, "repeat") == 5 {
 		p.Number = max(1, known.Poll-rapid.Int64Range(0, 3).Draw(t, "late"))
 	}
-	mc.now(t)
-	head, lease, err := mc.h.Store.RecordPoll(mc.ctx, p)
+	head, lease, err := mc.store(t).RecordPoll(mc.ctx, p)
 	want, how := mc.model.poll(p)
 	outcome(t, err, how)
 	same(t, "lease", time.Time{}.Add(lease), time.Time{}.Add(want))
 	if how != conflict {
-		same(t, "head", head, mc.model.end())
+		same(t, "head", head, mc.model.head())
 	}
 }
 
 func (mc *machine) forget(t *rapid.T) {
 	name := pick(t, "sidecar", 3)
-	mc.now(t)
 	was := mc.model.sidecars[name]
-	got, err := mc.h.Store.Forget(mc.ctx, actor, name)
+	got, err := mc.store(t).Forget(mc.ctx, actor, name)
 	if outcome(t, err, mc.model.forget(name)) {
 		want := was.Sidecar
 		want.Gone, got.Grants = false, nil
@@ -268,51 +260,42 @@ func (mc *machine) forget(t *rapid.T) {
 
 func (mc *machine) prune(t *rapid.T) {
 	retention := minutes(t, "retention") + time.Minute
-	mc.now(t)
-	outcome(t, mc.h.Store.Prune(mc.ctx, retention), done)
+	outcome(t, mc.store(t).Prune(mc.ctx, retention), done)
 	mc.model.prune(retention)
 }
 
 func (mc *machine) newEpoch(t *rapid.T) {
 	wait := minutes(t, "wait") + time.Minute
-	until := mc.now(t).Add(wait)
-	head, err := mc.h.Store.NewEpoch(mc.ctx, wait)
+	m := &mc.model
+	head, err := mc.store(t).NewEpoch(mc.ctx, wait)
 	outcome(t, err, done)
-	if head.Epoch == mc.model.epoch {
+	if head.Epoch == m.epoch {
 		t.Fatal("the epoch is the old one")
 	}
-	mc.model.epoch = head.Epoch
-	ever, live := mc.model.largest()
-	least := latest(mc.model.notBefore, until, mc.model.now.Add(live))
-	most := latest(least, mc.model.now.Add(ever))
+	m.epoch = head.Epoch
+	ever, live := m.largest()
+	least := latest(m.notBefore, m.now.Add(wait), m.now.Add(live))
+	most := latest(least, m.now.Add(ever))
 	if head.NotBefore.Before(least) || head.NotBefore.After(most.Add(time.Second)) {
 		t.Fatalf("no change is effective before %v, want %v to %v", head.NotBefore, least, most)
 	}
-	mc.model.notBefore = head.NotBefore
-	mc.told = nil // this alone makes changes effective later
+	m.notBefore = head.NotBefore
+	mc.stated = nil // only a new epoch makes changes effective later
 }
 
-func latest(times ...time.Time) (last time.Time) {
-	for _, t := range times {
-		if t.After(last) {
-			last = t
-		}
-	}
-	return last
-}
+func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
 // time never stops exactly where something ends.
 func (mc *machine) time(t *rapid.T) { mc.h.Advance(minutes(t, "minutes") + 7*time.Millisecond) }
 
 func (mc *machine) reopen(*rapid.T) { mc.h.Store = mc.h.Reopen() }
 
-// check compares all that can be read.
+// check compares everything that can be read.
 func (mc *machine) check(t *rapid.T) {
-	s, m, all := mc.h.Store, &mc.model, keystore.Page{Limit: 1000}
-	mc.now(t)
-	head, sidecars, err := allSidecars(mc.ctx, s)
+	s, m, all := mc.store(t), &mc.model, keystore.Page{Limit: 1000}
+	head, sidecars, err := listSidecars(mc.ctx, s)
 	outcome(t, err, done)
-	same(t, "head", head, m.end())
+	same(t, "head", head, m.head())
 	mc.checkProgress(t, head, sidecars)
 	revision := rapid.Int64Range(0, head.Revision+1).Draw(t, "change")
 	_, progress, err := s.Progress(mc.ctx, revision)
@@ -322,9 +305,9 @@ func (mc *machine) check(t *rapid.T) {
 	outcome(t, err, done)
 	same(t, "leases", leases, mc.model.leases())
 	for i := range sidecars {
-		sidecars[i].Grants = nil // how it comes to the progress is its own affair
+		sidecars[i].Grants = nil // the model computes the progress without them
 	}
-	same(t, "sidecars", sidecars, m.living())
+	same(t, "sidecars", sidecars, m.listed())
 
 	accounts, _, err := s.Accounts(mc.ctx, all)
 	outcome(t, err, done)
@@ -341,7 +324,7 @@ func (mc *machine) check(t *rapid.T) {
 	slices.Reverse(want)
 	same(t, "events", events, want)
 
-	after, limit := rapid.Int64Range(0, m.head()).Draw(t, "after"), rapid.IntRange(1, 20).Draw(t, "limit")
+	after, limit := rapid.Int64Range(0, m.revision()).Draw(t, "after"), rapid.IntRange(1, 20).Draw(t, "limit")
 	_, changes, err := s.Changes(mc.ctx, m.epoch, after, limit)
 	if wanted := m.changes(after, limit); wanted == nil {
 		outcome(t, err, gone)
@@ -359,11 +342,11 @@ func (mc *machine) check(t *rapid.T) {
 	same(t, "facts", got, facts)
 }
 
-// checkChains: at most two keys of a chain are in force.
+// checkChains checks that at most two keys of a chain are in force.
 func (mc *machine) checkChains(t *rapid.T) {
 	inForce := map[string]int{}
 	for _, k := range mc.model.keys {
-		if k.Chain != "" && k.State == credential.Active && !mc.model.expired(k) {
+		if k.Chain != "" && mc.model.inForce(k) {
 			if inForce[k.Chain]++; inForce[k.Chain] > 2 {
 				t.Fatalf("more than two keys of the chain %s are in force", k.Chain)
 			}
@@ -371,21 +354,19 @@ func (mc *machine) checkChains(t *rapid.T) {
 	}
 }
 
-// checkProgress compares how far each change has come, and holds it against what was told
-// of it before.
+// checkProgress compares the progress of each change with the model, and with what was stated before.
 func (mc *machine) checkProgress(t *rapid.T, head keystore.Head, sidecars []keystore.Sidecar) {
-	told := map[int64]keystore.Progress{}
+	stated := map[int64]keystore.Progress{}
 	for revision := range head.Revision {
 		revision++
 		got := keystore.ProgressOf(revision, head, sidecars)
 		same(t, fmt.Sprint("progress of ", revision), got, mc.model.progress(revision))
-		before, ok := mc.told[revision]
-		if ok && (before.Effective && !got.Effective || !before.Effective && got.EffectiveBy.After(before.EffectiveBy)) {
-			t.Fatalf("of change %d it was told %+v, and then %+v", revision, before, got)
+		if before, ok := mc.stated[revision]; ok && later(before, got) {
+			t.Fatalf("the progress of change %d was %+v, and then %+v", revision, before, got)
 		}
-		told[revision] = got
+		stated[revision] = got
 	}
-	mc.told = told
+	mc.stated = stated
 }
 
 func values[T any](pointers []*T) []T {

@@ -8,13 +8,19 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// modelGrant is a lease and stale time together.
+// modelSidecar keeps all leases.
+type modelSidecar struct {
+	keystore.Sidecar
+	all []keystore.Grant
+}
+
+// modelGrant is one lease plus stale time.
 type modelGrant struct {
 	at   time.Time
 	size time.Duration
 }
 
-// largest is the largest grant ever, and the largest that is not over.
+// largest returns the largest grant of all, and the largest that is not over.
 func (m *model) largest() (ever, now time.Duration) {
 	for _, g := range m.grants {
 		ever = max(ever, g.size)
@@ -35,21 +41,21 @@ func (m *model) poll(p keystore.Poll) (lease time.Duration, outcome string) {
 	case p.Number <= s.Poll, s.Gone && !p.Leave:
 		return 0, conflict
 	case p.Leave:
-		m.leave(s, p.Number, m.now.Add(p.Lease+p.MaxStale))
+		m.deregister(s, p.Number, m.now.Add(p.Lease+p.MaxStale))
 		return 0, done
 	case p.Revision < 0:
 		return 0, gone
 	}
 	if known != nil {
-		known.Poll = p.Number // of a poll that gets no lease, too
+		known.Poll = p.Number // also of a poll that gets no lease
 	}
 	s.Poll = p.Number
-	if p.Epoch != m.epoch || p.Revision > m.head() {
+	if p.Epoch != m.epoch || p.Revision > m.revision() {
 		return 0, gone
 	}
 	s.Revision = max(s.Revision, p.Revision)
 	end := m.now.Add(p.Lease + p.MaxStale)
-	if reach := p.Revision + int64(p.Limit); reach < m.head() {
+	if reach := p.Revision + int64(p.Limit); reach < m.revision() {
 		left := s.without(max(reach, s.Revision) + 1)
 		if end.After(left) {
 			end = left
@@ -58,7 +64,7 @@ func (m *model) poll(p keystore.Poll) (lease time.Duration, outcome string) {
 			return 0, gone
 		}
 	} else {
-		s.all = append(slices.Clone(s.all), keystore.Grant{Covers: m.head(), StaleEndsAt: end})
+		s.all = append(slices.Clone(s.all), keystore.Grant{Covers: m.revision(), StaleEndsAt: end})
 	}
 	if end := m.now.Add(p.Lease); end.After(s.LeaseEndsAt) {
 		s.LeaseEndsAt = end
@@ -71,7 +77,7 @@ func (m *model) poll(p keystore.Poll) (lease time.Duration, outcome string) {
 	return p.Lease, done
 }
 
-// onRecord returns nil also for one that has left or was forgotten and whose time is over.
+// onRecord returns nil also for a sidecar that is gone and whose time is over.
 func (m *model) onRecord(name string) *modelSidecar {
 	s := m.sidecars[name]
 	if s != nil && s.Gone && !s.StaleEndsAt.After(m.now) {
@@ -80,7 +86,7 @@ func (m *model) onRecord(name string) *modelSidecar {
 	return s
 }
 
-func (m *model) leave(s modelSidecar, number int64, unknown time.Time) {
+func (m *model) deregister(s modelSidecar, number int64, unknown time.Time) {
 	if !s.StaleEndsAt.After(m.now) {
 		s.StaleEndsAt = unknown
 	}
@@ -98,7 +104,7 @@ func (m *model) forget(name string) string {
 	return done
 }
 
-// without is the last moment of all leases whose answers did not have the change.
+// without is the last moment of all leases whose answers lacked the change.
 func (s *modelSidecar) without(revision int64) (end time.Time) {
 	for _, g := range s.all {
 		if g.Covers < revision && s.Revision < revision && !s.Gone && g.StaleEndsAt.After(end) {
@@ -125,7 +131,7 @@ func (m *model) progress(revision int64) keystore.Progress {
 	return p
 }
 
-func (m *model) living() []keystore.Sidecar {
+func (m *model) listed() []keystore.Sidecar {
 	list := []keystore.Sidecar{}
 	for _, name := range slices.Sorted(maps.Keys(m.sidecars)) {
 		if s := m.sidecars[name]; s.StaleEndsAt.After(m.now) && !s.Gone {
