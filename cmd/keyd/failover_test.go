@@ -37,7 +37,7 @@ func TestFailover(t *testing.T) {
 	if status, v := s.send(s.changes()[1]); status != 503 {
 		t.Errorf("without primary: %d %v", status, v)
 	}
-	if status, v := s.ask("sidecars", sidecarToken, "POST", "/v1/resolve", `{"credentials":["`+s.digest+`"]}`); status != 503 {
+	if status, v := s.request("sidecars", sidecarToken, "POST", "/v1/resolve", `{"credentials":["`+s.digest+`"]}`); status != 503 {
 		t.Errorf("resolved by the standby, which may lag: %d %v", status, v)
 	}
 	if err := standby.Promote(t.Context()); err != nil {
@@ -62,7 +62,7 @@ func TestFailoverAfterReload(t *testing.T) {
 	id, _ := p.mint()
 	replaceIn(t, config, "longest_max_stale: 1h", "longest_max_stale: 6h")
 	p.reload(func() error { // a rejected poll shows the range
-		_, v := p.ask("sidecars", sidecarToken, "POST", "/v1/changes", `{"sidecar":"x","poll":1,"after":0,"max_stale_ms":86400000}`)
+		_, v := p.request("sidecars", sidecarToken, "POST", "/v1/changes", `{"sidecar":"x","poll":1,"after":0,"max_stale_ms":86400000}`)
 		if !strings.Contains(fmt.Sprint(v["message"]), fmt.Sprint((6 * time.Hour).Milliseconds())) {
 			return fmt.Errorf("%v", v)
 		}

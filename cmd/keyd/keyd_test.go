@@ -27,7 +27,7 @@ func TestMintAndRevoke(t *testing.T) {
 	if got := p.state(digest); got != "revoked" {
 		t.Errorf("state %q", got)
 	}
-	if status, _ := p.ask("operators", "canary-wrong-token", "GET", "/v1/accounts", ""); status != 401 {
+	if status, _ := p.request("operators", "canary-wrong-token", "GET", "/v1/accounts", ""); status != 401 {
 		t.Errorf("wrong token: %d", status)
 	}
 	if status, v := ownersOf(p, config).do("GET", ownKeys, ""); status != 200 || v.list("keys")[0].(map[string]any)["id"] != id {
@@ -108,7 +108,7 @@ func TestDatabaseFileDeleted(t *testing.T) {
 		{"operators", aliceToken, "/v1/accounts/a/keys", `{"label":"x"}`},
 		{"sidecars", sidecarToken, "/v1/changes", `{"sidecar":"s","poll":1,"after":0,"leave":true}`},
 	} {
-		if status, v := p.ask(r.side, r.token, "POST", r.path, r.body); status != 503 {
+		if status, v := p.request(r.side, r.token, "POST", r.path, r.body); status != 503 {
 			t.Errorf("%s: %d %v", r.path, status, v)
 		}
 	}
@@ -162,7 +162,7 @@ func TestReload(t *testing.T) {
 	p := launch(t, config)
 	p.account("a")
 	mint := func() (int, object) {
-		return p.ask("operators", aliceToken, "POST", "/v1/accounts/a/keys", `{"label":"x","scopes":["read"]}`)
+		return p.request("operators", aliceToken, "POST", "/v1/accounts/a/keys", `{"label":"x","scopes":["read"]}`)
 	}
 	if status, _ := mint(); status != 400 {
 		t.Errorf("scope outside the catalogue: %d", status)

@@ -61,9 +61,9 @@ func (s *seeded) send(r [4]string) (int, object) {
 	case "owners":
 		return s.owners.do(r[1], r[2], r[3])
 	case "sidecars":
-		return s.ask("sidecars", sidecarToken, r[1], r[2], strings.Replace(r[3], "POLL", fmt.Sprint(polls.Add(1)), 1))
+		return s.request("sidecars", sidecarToken, r[1], r[2], strings.Replace(r[3], "POLL", fmt.Sprint(polls.Add(1)), 1))
 	}
-	return s.ask("operators", aliceToken, r[1], r[2], r[3])
+	return s.request("operators", aliceToken, r[1], r[2], r[3])
 }
 
 // rejectsChanges sends all changes concurrently. Each must be answered with 503 within the limit and change nothing. Reads must
@@ -121,7 +121,7 @@ func (s *seeded) until(r [4]string, want int) {
 func (s *seeded) answersReads() {
 	s.t.Helper()
 	began := time.Now()
-	if status, v := s.ask("sidecars", sidecarToken, "POST", "/v1/resolve", `{"credentials":["`+s.digest+`"]}`); status != 200 {
+	if status, v := s.request("sidecars", sidecarToken, "POST", "/v1/resolve", `{"credentials":["`+s.digest+`"]}`); status != 200 {
 		s.t.Errorf("resolve: %d %v", status, v)
 	}
 	s.snapshot()

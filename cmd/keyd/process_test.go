@@ -149,8 +149,8 @@ func (p *process) exchange(side, bearer, method, path, body string) (status int,
 	return resp.StatusCode, resp.Header, string(raw)
 }
 
-// ask sends one request to a side and returns the status and the decoded answer.
-func (p *process) ask(side, bearer, method, path, body string) (int, object) {
+// request sends one request to a side and returns the status and the decoded answer.
+func (p *process) request(side, bearer, method, path, body string) (int, object) {
 	p.t.Helper()
 	status, _, raw := p.exchange(side, bearer, method, path, body)
 	var v object
@@ -163,7 +163,7 @@ func (p *process) ask(side, bearer, method, path, body string) (int, object) {
 // operator sends a request of the operator alice, which must succeed.
 func (p *process) operator(method, path, body string) object {
 	p.t.Helper()
-	status, v := p.ask("operators", aliceToken, method, path, body)
+	status, v := p.request("operators", aliceToken, method, path, body)
 	if status >= 300 {
 		p.t.Fatalf("%s %s: %d %v", method, path, status, v)
 	}
@@ -194,7 +194,7 @@ func digestOf(plaintext string) string { return credential.NewSecret(plaintext).
 // state returns a key's state as sidecars see it.
 func (p *process) state(digest string) string {
 	p.t.Helper()
-	_, v := p.ask("sidecars", sidecarToken, "POST", "/v1/resolve", `{"credentials":["`+digest+`"]}`)
+	_, v := p.request("sidecars", sidecarToken, "POST", "/v1/resolve", `{"credentials":["`+digest+`"]}`)
 	return fmt.Sprint(v.list("credentials")[0].(map[string]any)["state"])
 }
 
@@ -222,7 +222,7 @@ var polls atomic.Int64
 // poll polls as the sidecar s. With after -1 it requests the head, and acknowledges it.
 func (p *process) poll(after int64, epoch string, wait time.Duration) (int, object) {
 	p.t.Helper()
-	status, v := p.ask("sidecars", sidecarToken, "POST", "/v1/changes", fmt.Sprintf(
+	status, v := p.request("sidecars", sidecarToken, "POST", "/v1/changes", fmt.Sprintf(
 		`{"sidecar":"s","poll":%d,"after":%d,"epoch":%q,"wait_ms":%d,"max_stale_ms":600000}`, polls.Add(1), after, epoch, wait.Milliseconds()))
 	if after == -1 && status == http.StatusGone {
 		return p.poll(v.number("revision"), v.text("epoch"), wait)

@@ -27,7 +27,7 @@ type pair struct {
 	key  *ecdsa.PrivateKey
 }
 
-// issue makes a certificate signed by the CA, or by itself if ca is nil. The name is a DNS name or a URI.
+// issue makes a certificate signed by the CA, or self-signed if ca is nil. The name is a DNS name or a URI.
 func issue(t *testing.T, name string, ca *pair) *pair {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
