@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -18,25 +17,13 @@ type credentials struct {
 	expiry                                             time.Time // of expired
 }
 
-// seed makes two accounts, five keys and a session, as an operator would.
+// seed creates two accounts, five keys and a session, as an operator would.
 func (s *stack) seed(ctx context.Context) (credentials, error) {
-	token, err := os.ReadFile(s.home.file("operator.token"))
-	if err != nil {
-		return credentials{}, err
-	}
-	client, err := operatorapi.New("http://"+s.operators, func() (credential.Secret, error) {
-		return credential.NewSecret(string(token)), nil
-	})
-	if err != nil {
-		return credentials{}, err
-	}
-	defer client.Close()
-
-	o := &operator{ctx: ctx, client: client}
+	o := &operator{ctx: ctx, client: s.Operators}
 	var c credentials
 	alice := o.account("Alice")
 	bob := o.account("Bob")
-	c.expiry = time.Now().Add(time.Second) // the API takes no moment of the past
+	c.expiry = time.Now().Add(time.Second) // the API rejects a time in the past
 	_, c.expired = o.mint(alice, operatorapi.NewKey{Label: "expired", ExpiresAt: c.expiry})
 	_, c.plain = o.mint(alice, operatorapi.NewKey{Label: "without a scope"})
 	chat, plaintext := o.mint(alice, operatorapi.NewKey{Label: "chat"})
@@ -53,7 +40,7 @@ func (s *stack) seed(ctx context.Context) (credentials, error) {
 
 // operator makes requests until one fails; later ones do nothing.
 type operator struct {
-	ctx    context.Context // of seed: an operator lives no longer
+	ctx    context.Context // of seed
 	client *operatorapi.Client
 	err    error
 }
@@ -64,7 +51,7 @@ func (o *operator) do(what string, r operatorapi.Request) operatorapi.Answer {
 	}
 	answer, err := o.client.Do(o.ctx, r)
 	if err != nil {
-		o.err = fmt.Errorf("could not %s: %w", what, err)
+		o.err = fmt.Errorf("%s: %w", what, err)
 	}
 	return answer
 }
@@ -84,7 +71,7 @@ func (o *operator) mint(account string, k operatorapi.NewKey) (id string, plaint
 	return id, answer.Plaintext
 }
 
-// variables are what demo.env tells, in its order.
+// variables are those of demo.env, in its order.
 type variables []struct{ name, value string }
 
 func (s *stack) variables(c credentials) variables {
@@ -96,10 +83,10 @@ func (s *stack) variables(c credentials) variables {
 		{"PHANTOM_EXPIRED_KEY", c.expired.Reveal()},
 		{"PHANTOM_TERMINATED_KEY", c.terminated.Reveal()},
 		{"PHANTOM_SESSION", c.session.Reveal()},
-		{"KEYCTL_URL", "http://" + s.operators},
-		{"KEYCTL_TOKEN_FILE", s.home.file("operator.token")},
-		{"AUTHZD_ADMIN", "http://" + s.authzdAdmin},
-		{"KEYD_ADMIN", "http://" + s.keydAdmin},
+		{"KEYCTL_URL", "http://" + s.keyd.Addresses["listen.operators"]},
+		{"KEYCTL_TOKEN_FILE", s.File("operator.token")},
+		{"AUTHZD_ADMIN", s.authzd.Admin()},
+		{"KEYD_ADMIN", s.keyd.Admin()},
 		{"ENVOY_ADMIN", "http://" + s.envoyAdmin},
 	}
 }
@@ -113,7 +100,7 @@ func (v variables) get(name string) string {
 	return ""
 }
 
-// shell writes NAME='value' lines.
+// shell returns NAME='value' lines.
 func (v variables) shell() []byte {
 	var b bytes.Buffer
 	for _, variable := range v {

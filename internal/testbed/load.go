@@ -34,7 +34,7 @@ func (tb *Testbed) GenerateLoad(ctx context.Context, sidecar string, load Load) 
 	if err != nil {
 		return nil, err
 	}
-	cmd := tb.command(ctx, "loadgen")
+	cmd := tb.Command(ctx, "loadgen")
 	cmd.Stdin, cmd.Stderr, cmd.SysProcAttr = bytes.NewReader(text), os.Stderr, attributes()
 	out, err := cmd.Output()
 	if err != nil {

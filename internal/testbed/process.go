@@ -71,7 +71,9 @@ func (p *Process) Output() string {
 }
 
 // Await calls try until it succeeds. It fails if the process exits, if ctx ends, or after Patience.
-func (p *Process) Await(ctx context.Context, try func() error) error { return await(ctx, try, p) }
+func (p *Process) Await(ctx context.Context, try func() error) error {
+	return await(ctx, p.Name, try, p)
+}
 
 // AwaitLine waits until match reports true for a line of the log, which it gets without the newline.
 func (p *Process) AwaitLine(ctx context.Context, match func(line string) bool) error {
@@ -81,7 +83,7 @@ func (p *Process) AwaitLine(ctx context.Context, match func(line string) bool) e
 		for {
 			line, _, complete := strings.Cut(output[seen:], "\n")
 			if !complete {
-				return fmt.Errorf("%s has not written the line", p.Name)
+				return errors.New("the line is not in its log")
 			}
 			seen += len(line) + 1
 			if match(line) {

@@ -52,7 +52,7 @@ func TestAwaitFailsWhenProcessExits(t *testing.T) {
 func TestAwaitEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Until(ctx, func() error { return errors.New("not yet") }); err == nil || err.Error() != "timed out: not yet" {
+	if err := Until(ctx, func() error { return errors.New("not yet") }); err == nil || err.Error() != "timed out waiting for success: not yet" {
 		t.Errorf("error: %v", err)
 	}
 }
@@ -100,7 +100,7 @@ func TestStackStopsLastFirstAndKillsTheSlow(t *testing.T) {
 	if first.Status() != "exit status 5" || slow.Status() != "signal: killed" || time.Since(began) > Patience {
 		t.Errorf("first: %s, slow: %s, after %v", first.Status(), slow.Status(), time.Since(began))
 	}
-	if err := s.Await(t.Context(), func() error { return errors.New("not yet") }); err == nil || !strings.HasPrefix(err.Error(), "first exited") {
+	if err := s.Await(t.Context(), "success", func() error { return errors.New("not yet") }); err == nil || !strings.HasPrefix(err.Error(), "first exited") {
 		t.Errorf("error: %v", err)
 	}
 }

@@ -39,9 +39,10 @@ func (s *Stack) Processes() []*Process {
 	return slices.Clone(s.processes)
 }
 
-// Await calls try until it succeeds. It fails if any process exits, if ctx ends, or after Patience.
-func (s *Stack) Await(ctx context.Context, try func() error) error {
-	return await(ctx, try, s.Processes()...)
+// Await calls try until it succeeds. It fails if any process exits, if ctx ends, or after Patience; then the error names
+// what was awaited.
+func (s *Stack) Await(ctx context.Context, what string, try func() error) error {
+	return await(ctx, what, try, s.Processes()...)
 }
 
 // Stop ends all processes, the last one first. It kills those that take too long, so that all have exited within the
@@ -60,10 +61,10 @@ func (s *Stack) Stop(grace time.Duration) {
 const Patience = time.Minute
 
 // Until calls try until it succeeds. It fails if ctx ends, or after Patience.
-func Until(ctx context.Context, try func() error) error { return await(ctx, try) }
+func Until(ctx context.Context, try func() error) error { return await(ctx, "success", try) }
 
 // await is Until that also fails if one of the watched processes exits.
-func await(ctx context.Context, try func() error, watched ...*Process) error {
+func await(ctx context.Context, what string, try func() error, watched ...*Process) error {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -81,7 +82,7 @@ func await(ctx context.Context, try func() error, watched ...*Process) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("timed out: %w", err)
+			return fmt.Errorf("timed out waiting for %s: %w", what, err)
 		}
 	}
 }

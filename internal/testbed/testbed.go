@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 
 	"go.yaml.in/yaml/v3"
@@ -25,15 +24,15 @@ type Config = map[string]any
 // Testbed is a folder with the configuration, store and sockets of one keyd, and of sidecars that use it.
 type Testbed struct {
 	Stack
-	Operators *operatorapi.Client // of the current keyd
+	Operators *operatorapi.Client // of keyd; the first StartKeyd sets it
 	Canaries  *Canaries           // every secret that the programs receive
 	// Wrapper is a command with arguments that runs the programs started from now on, such as taskset or nice. It must
 	// exec the program.
 	Wrapper []string
 
 	bin     string
-	run     string // folder of the sockets and the database
-	started atomic.Int64
+	run     string         // folder of the sockets and the database
+	started map[string]int // processes by their name
 }
 
 // Build builds programs of this module, named by their folders, into one folder.
@@ -82,7 +81,7 @@ func New(bin string) (*Testbed, error) {
 
 // At returns a testbed in the folder dir, with its sockets and its database in the folder run.
 func At(bin, dir, run string) (*Testbed, error) {
-	tb := &Testbed{Stack: Stack{Dir: dir}, bin: bin, run: run, Canaries: NewCanaries()}
+	tb := &Testbed{Stack: Stack{Dir: dir}, bin: bin, run: run, started: map[string]int{}, Canaries: NewCanaries()}
 	for _, name := range []string{sidecarToken, operatorToken} {
 		token := credential.RandomBase62(48)
 		tb.Canaries.Add(token)
@@ -90,13 +89,7 @@ func At(bin, dir, run string) (*Testbed, error) {
 			return nil, err
 		}
 	}
-	return tb, tb.operatorsAt("unix://" + tb.Socket("operators"))
-}
-
-// operatorsAt sets the client for operators to that URL.
-func (tb *Testbed) operatorsAt(url string) (err error) {
-	tb.Operators, err = operatorapi.New(url, func() (credential.Secret, error) { return tb.token(operatorToken) })
-	return err
+	return tb, nil
 }
 
 func (tb *Testbed) token(name string) (credential.Secret, error) {
@@ -123,10 +116,19 @@ func (tb *Testbed) StartKeyd(ctx context.Context, changes Config) (*Process, err
 		},
 		"store":               "sqlite://" + filepath.Join(tb.run, "keys.db"),
 		"sidecar_token_files": []string{sidecarToken},
-		"operators":           []Config{{"name": "tests", "token_file": operatorToken}},
+		"operators":           []Config{{"name": "operator", "token_file": operatorToken}},
 		"log":                 Config{"level": "debug"},
 	}
-	return tb.startProgram(ctx, "keyd", "keyd", config, changes)
+	p, err := tb.startProgram(ctx, "keyd", "keyd", config, changes)
+	if err != nil || tb.Operators != nil {
+		return p, err
+	}
+	url := "http://" + p.Addresses["listen.operators"]
+	if strings.HasPrefix(p.Addresses["listen.operators"], "/") {
+		url = "unix://" + p.Addresses["listen.operators"]
+	}
+	tb.Operators, err = operatorapi.New(url, func() (credential.Secret, error) { return tb.token(operatorToken) })
+	return p, err
 }
 
 // StartAuthzd starts a sidecar of that name and waits until it has started. Its checks are at the socket of its name. The
@@ -150,16 +152,26 @@ func (tb *Testbed) startProgram(ctx context.Context, program, name string, confi
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return nil, err
 	}
-	// Each process has a log of its own, also those that follow one another under a name.
-	p, err := tb.Start(fmt.Sprintf("%s.%d", name, tb.started.Add(1)), tb.command(context.Background(), program, "-config", file))
+	p, err := tb.Start(tb.unique(name), tb.Command(context.Background(), program, "-config", file))
 	if err != nil {
 		return nil, err
 	}
 	return p, p.AwaitStarted(ctx)
 }
 
-// command returns a command for a program of the testbed.
-func (tb *Testbed) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+// unique returns the name of a process and of its log: NAME, then NAME.2 and so on.
+func (tb *Testbed) unique(name string) string {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	tb.started[name]++
+	if n := tb.started[name]; n > 1 {
+		return fmt.Sprintf("%s.%d", name, n)
+	}
+	return name
+}
+
+// Command returns a command for a program in the testbed's folder of programs.
+func (tb *Testbed) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	args = slices.Concat(tb.Wrapper, []string{filepath.Join(tb.bin, program)}, args)
 	return exec.CommandContext(ctx, args[0], args[1:]...)
 }
@@ -174,6 +186,8 @@ func (tb *Testbed) Close(ctx context.Context) error {
 		}
 	}
 	tb.Stop(Patience)
-	tb.Operators.Close()
+	if tb.Operators != nil {
+		tb.Operators.Close()
+	}
 	return errors.Join(append(errs, tb.searchFiles(), os.RemoveAll(tb.Dir))...)
 }
