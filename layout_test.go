@@ -1,0 +1,131 @@
+// Package repo tests the repository as a whole: the layers of its packages, what its programs link, its documentation
+// and its Makefile.
+package repo
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/phantomrouter/phantom-authz/"
+
+// layers maps each package to its layer. A package imports from lower layers only, so that a change in one layer affects
+// the layers above it alone.
+var layers = map[string]int{
+	"pkg/credential": 0,
+	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
+	"pkg/sidecarapi": 2, "pkg/operatorapi": 2, "pkg/daemon": 2, "pkg/config": 2,
+	"pkg/keystore/storetest": 2, "pkg/keystore/internal/sqlstore": 2,
+	"pkg/keystore/sqlite": 3, "pkg/keystore/postgres": 3, "pkg/keycache": 3, "pkg/usage": 3, "pkg/extauthz": 3, "pkg/keyserver": 3,
+	"pkg/extauthz/grpcserver": 4,
+	"envoy":                   4, "envoy/echo": 5,
+	"internal/pgtest": 2, "internal/testbed": 4, "internal/loadgen": 5, "faults": 5,
+	"bench": 5, "bench/revoke": 6, "bench/check": 6, "bench/flood": 6, "bench/scale": 6,
+	"cmd/authzd": 5, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5,
+}
+
+// forbidden lists what a package must not link, directly or indirectly, and why.
+var forbidden = []struct{ pkg, prefix, why string }{
+	{"cmd/authzd", "modernc.org/", "the sidecar has no database"},
+	{"cmd/authzd", "github.com/jackc/pgx", "the sidecar has no database"},
+	{"cmd/authzd", "github.com/mattn/go-sqlite3", "the sidecar has no database"},
+	{"cmd/authzd", module + "pkg/keystore", "the sidecar gets facts from the key API only"},
+	{"cmd/keyctl", module + "pkg/keystore", "keyctl uses the operator API only"},
+	{"cmd/keyd", "github.com/envoyproxy", "the key API is independent of Envoy"},
+	{"cmd/keyd", "github.com/getkin", "only tests use the OpenAPI document"},
+	{"cmd/keyctl", "github.com/getkin", "only tests use the OpenAPI document"},
+	{"cmd/authzd", "github.com/getkin", "only tests use the OpenAPI document"},
+	{"pkg/extauthz", "github.com/envoyproxy", "the core is independent of the transport"},
+	{"pkg/extauthz", "google.golang.org/grpc", "the core is independent of the transport"},
+	{"pkg/extauthz", "google.golang.org/protobuf", "the core is independent of the transport (prometheus links protobuf for its metrics)"},
+	{"pkg/policy", "net", "a decision does no I/O"},
+	{"pkg/policy", "os", "a decision does no I/O"},
+	{"pkg/daemon", module + "pkg/policy", "process management is independent of the domain"},
+}
+
+// direct lists the prefixes of forbidden that apply to a package's own imports only, because its dependencies import
+// them too.
+var direct = []string{"google.golang.org/protobuf", "net", "os"}
+
+type goPackage struct {
+	ImportPath    string
+	Imports, Deps []string
+}
+
+func packages(t *testing.T) map[string]goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-deps=false", "-json=ImportPath,Imports,Deps", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	all := map[string]goPackage{}
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if p.ImportPath != strings.TrimSuffix(module, "/") {
+			all[strings.TrimPrefix(p.ImportPath, module)] = p
+		}
+	}
+}
+
+func TestPackagesImportLowerLayersOnly(t *testing.T) {
+	all := packages(t)
+	for name, p := range all {
+		layer, ok := layers[name]
+		if !ok {
+			t.Errorf("%s has no layer: add it to layers", name)
+			continue
+		}
+		for _, imported := range p.Imports {
+			lower, own := strings.CutPrefix(imported, module)
+			if !own {
+				continue
+			}
+			if layers[lower] >= layer {
+				t.Errorf("%s (layer %d) imports %s (layer %d)", name, layer, lower, layers[lower])
+			}
+			if lower == "pkg/config" && !strings.HasPrefix(name, "cmd/") {
+				t.Errorf("%s imports pkg/config: only commands do, and pass each package what it needs", name)
+			}
+		}
+	}
+	for name := range layers {
+		if _, ok := all[name]; !ok {
+			t.Errorf("%s is in layers, but not in the tree", name)
+		}
+	}
+}
+
+func TestForbiddenDependencies(t *testing.T) {
+	all := packages(t)
+	for _, f := range forbidden {
+		deps := all[f.pkg].Deps
+		if slices.Contains(direct, f.prefix) {
+			deps = all[f.pkg].Imports
+		}
+		for _, dep := range deps {
+			if dep == f.prefix || strings.HasPrefix(dep, strings.TrimSuffix(f.prefix, "/")+"/") {
+				t.Errorf("%s links %s: %s", f.pkg, dep, f.why)
+			}
+		}
+	}
+}
+
+// TestCredentialUsesTheStandardLibraryOnly: every package imports credential, so it must not add dependencies.
+func TestCredentialUsesTheStandardLibraryOnly(t *testing.T) {
+	for _, dep := range packages(t)["pkg/credential"].Deps {
+		if first, _, _ := strings.Cut(dep, "/"); strings.Contains(first, ".") && !strings.HasPrefix(dep, module) {
+			t.Errorf("pkg/credential links %s", dep)
+		}
+	}
+}
