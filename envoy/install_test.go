@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 const program = "#!/bin/sh\necho an Envoy\n"
@@ -118,14 +120,14 @@ func TestCancelledDownloadLeavesNoProcess(t *testing.T) {
 		_, err := download(ctx, dir, "1.2.3", nil, os.Environ())
 		done <- err
 	}()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
 	var pid int
-	for pid == 0 {
-		text, _ := os.ReadFile(child)
-		_, _ = fmt.Sscan(string(text), &pid)
-		<-tick.C
-	}
+	await(t, func() error {
+		text, err := os.ReadFile(child)
+		if err == nil {
+			_, err = fmt.Sscan(string(text), &pid)
+		}
+		return err
+	})
 	cancel()
 	select {
 	case err := <-done:
@@ -135,9 +137,18 @@ func TestCancelledDownloadLeavesNoProcess(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the download waits for a child of Python")
 	}
-	if err := syscall.Kill(pid, 0); err == nil && !zombie(pid) {
-		t.Error("a child of Python is left")
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+	await(t, func() error {
+		if err := syscall.Kill(pid, 0); err == nil && !zombie(pid) {
+			return errors.New("a child of Python is left")
+		}
+		return nil
+	})
+}
+
+func await(t *testing.T, try func() error) {
+	t.Helper()
+	if err := testbed.Until(t.Context(), try); err != nil {
+		t.Fatal(err)
 	}
 }
 

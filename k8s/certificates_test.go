@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// freeAddresses returns loopback addresses for keyd's ports in the Pod.
+// freeAddresses returns a free loopback address for each of keyd's ports in the Pod.
 func freeAddresses(t *testing.T, ports ...string) map[string]string {
 	t.Helper()
 	addresses := map[string]string{}
@@ -24,16 +24,15 @@ func freeAddresses(t *testing.T, ports ...string) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = listener.Close() }() // only after the last: so no two are the same
+		defer func() { _ = listener.Close() }() // after the last one, so that all differ
 		addresses[port] = listener.Addr().String()
 	}
 	return addresses
 }
 
-// runKeyd runs keyd with what Kubernetes gives it, on addresses of this machine, and returns them by the port in the Pod.
+// runKeyd starts keyd with the files of its Pod on loopback addresses, and returns these by the port in the Pod.
 func runKeyd(t *testing.T, m *manifests) map[string]string {
 	t.Helper()
-	p, _ := m.pod("keyd", func(_, format string, _ ...any) { t.Fatal(format) })
 	run, err := os.MkdirTemp("", "keyd")
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +43,7 @@ func runKeyd(t *testing.T, m *manifests) map[string]string {
 	for port, address := range addresses {
 		text = strings.ReplaceAll(text, "[::]:"+port, address)
 	}
-	config := filepath.Join(m.volumes(t, p)["keyd"], "keyd.yaml")
+	config := filepath.Join(m.volumes(t, m.mustPod(t, "keyd"))["keyd"], "keyd.yaml")
 	if err := os.Remove(config); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +75,7 @@ func runKeyd(t *testing.T, m *manifests) map[string]string {
 	return nil
 }
 
-// client presents the certificate of a Secret and connects to the address, wherever the URL leads.
+// client returns a client with the certificate of a Secret. It connects to the address whatever the URL is.
 func (m *manifests) client(t *testing.T, secret, address string) *http.Client {
 	t.Helper()
 	for _, s := range m.secrets {
@@ -97,17 +96,13 @@ func (m *manifests) client(t *testing.T, secret, address string) *http.Client {
 			},
 		}}
 	}
-	t.Fatalf("no Secret %s", secret)
+	t.Fatalf("missing Secret %s", secret)
 	return nil
 }
 
-// TestKeydAcceptsEachCertificateAtItsListenerOnly: authzd's certificate does not speak for owners, and Envoy's cannot
-// resolve credentials, not even with the sidecar's token.
+// authzd's certificate is not accepted for owners, and Envoy's cannot resolve credentials, even with the sidecar's token.
 func TestKeydAcceptsEachCertificateAtItsListenerOnly(t *testing.T) {
-	m, err := decode(documents(t, kustomize(t, demo(t))))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := load(t, demo(t))
 	addresses := runKeyd(t, m)
 	var token string
 	for _, s := range m.secrets {
@@ -136,14 +131,14 @@ func TestKeydAcceptsEachCertificateAtItsListenerOnly(t *testing.T) {
 			request.Header.Set("x-phantom-account-id", "acme")
 			request.Header.Set("x-phantom-credential-id", "ses_1")
 		}
-		status := 0 // of a handshake that failed
+		status := 0 // if the handshake fails
 		response, err := m.client(t, c.secret, addresses[c.port]).Do(request)
 		if err == nil {
 			status = response.StatusCode
 			_ = response.Body.Close()
 		}
 		if refused := status == 0 || status == http.StatusUnauthorized || status == http.StatusForbidden; refused == c.accepted {
-			t.Errorf("%s at port %s: status %d, %v; accepted must be %v", c.secret, c.port, status, err, c.accepted)
+			t.Errorf("%s at port %s: status %d, %v; accepted must be %t", c.secret, c.port, status, err, c.accepted)
 		}
 	}
 }

@@ -14,19 +14,19 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// composed is the compose project in runc: each service in a network namespace of its own.
+// composed runs the compose project with runc, each service in its own network namespace.
 type composed struct {
 	t       *testing.T
 	cluster *cluster
 	project *types.Project
-	image   string // root of the programs' image
-	shell   string // root with this machine's shell, Envoy and curl, and the files of the images seed and envoy
+	image   string // root of the image of the programs
+	shell   string // root with this machine's shell, Envoy and curl, and with the files of the images seed and envoy
 	mounts  []mount
 	volumes map[string]string
 	running map[string]*container
 }
 
-// up does what `docker compose up` does: each service once those that it waits for are what it waits for.
+// up starts a service as `docker compose up` does: after its dependencies have met their conditions.
 func (c *composed) up(name string) *container {
 	c.t.Helper()
 	if k, ok := c.running[name]; ok {
@@ -53,7 +53,7 @@ func (c *composed) up(name string) *container {
 	return c.running[name]
 }
 
-// finished waits for the end of a service that runs once.
+// finished waits until a service exits.
 func (c *composed) finished(k *container) {
 	c.t.Helper()
 	err := k.wait(time.Minute)
@@ -75,7 +75,7 @@ func (c *composed) run(s types.ServiceConfig, command []string) *container {
 	if made.memory == 0 {
 		made.memory = 256 << 20
 	}
-	if s.Build.Target != "compose" { // Envoy, and what needs a shell
+	if s.Build.Target != "compose" { // Envoy and the services that need a shell
 		made.root, made.mounts = c.shell, slices.Clone(c.mounts)
 	}
 	for name, value := range s.Environment {
@@ -92,7 +92,7 @@ func (c *composed) run(s types.ServiceConfig, command []string) *container {
 
 // newComposed prepares the images and the network of the project.
 func newComposed(t *testing.T) *composed {
-	_ = rootfs(t) // makes what the builds need
+	_ = rootfs(t) // rootOf needs it
 	c := &composed{
 		t: t, image: rootOf(t, "compose"), project: composeProject(t, "../compose.yaml"), volumes: map[string]string{}, running: map[string]*container{},
 	}
@@ -101,7 +101,7 @@ func newComposed(t *testing.T) *composed {
 		t.Fatal(err)
 	}
 	seed, envoy := rootOf(t, "seed"), rootOf(t, "envoy")
-	for _, path := range []string{seed + "/etc/phantom", envoy + "/etc/envoy", envoy + "/run"} { // with their modes
+	for _, path := range []string{seed + "/etc/phantom", envoy + "/etc/envoy", envoy + "/run"} { // cp keeps their modes
 		target := filepath.Join(c.shell, strings.TrimPrefix(strings.TrimPrefix(path, seed), envoy))
 		_ = os.RemoveAll(target)
 		command(t, "cp", "-a", path, target)
@@ -120,8 +120,8 @@ func newComposed(t *testing.T) *composed {
 	return c
 }
 
-// The compose project comes up, in the order that it says, with the health checks and scripts that it names, and ends with
-// demo keys of which each is answered as it should be.
+// The services start in the order of their dependencies, pass their health checks, and get the expected answers with the demo
+// keys.
 func TestComposeRuns(t *testing.T) {
 	c := newComposed(t)
 	seed := c.up("seed")
@@ -158,7 +158,7 @@ func TestComposeRuns(t *testing.T) {
 	if !strings.Contains(list.output(), "Demo, terminated") {
 		t.Errorf("keyctl account list:\n%s", list.output())
 	}
-	again := c.run(c.project.Services["seed"], nil) // a second `docker compose up`, on the same volumes
+	again := c.run(c.project.Services["seed"], nil) // as in a second `docker compose up` with the same volumes
 	c.finished(again)
 	if !strings.Contains(again.output(), "\nready: ") {
 		t.Errorf("the second time:\n%s", again.output())

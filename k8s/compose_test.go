@@ -32,7 +32,7 @@ func TestCompose(t *testing.T) {
 		t.Run(file, func(t *testing.T) {
 			p := composeProject(t, file)
 			if p.Name != "phantom" {
-				t.Errorf("the project's name is %s", p.Name)
+				t.Errorf("project name is %s", p.Name)
 			}
 			want := []string{"authzd", "echo", "env", "envoy", "keyctl", "keyd", "seed", "tokens"}
 			if names := p.ServiceNames(); !slices.Equal(names, want) {
@@ -42,7 +42,7 @@ func TestCompose(t *testing.T) {
 				hardened(t, s)
 			}
 			if len(p.Configs)+len(p.Secrets) > 0 {
-				t.Errorf("configs %v and secrets %v: files of the clone must be in the images", p.ConfigNames(), p.SecretNames())
+				t.Errorf("configs %v, secrets %v: files of the clone must be in the images", p.ConfigNames(), p.SecretNames())
 			}
 		})
 	}
@@ -51,7 +51,7 @@ func TestCompose(t *testing.T) {
 func hardened(t *testing.T, s types.ServiceConfig) {
 	t.Helper()
 	if s.User != "65532:65532" || !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
-		t.Errorf("%s: must run as 65532 on a read-only root without capabilities and new privileges", s.Name)
+		t.Errorf("%s: must run as user 65532 on a read-only root without capabilities and new privileges", s.Name)
 	}
 	if s.Build != nil {
 		if _, err := os.Stat(s.Build.Context + "/Dockerfile"); err != nil {
@@ -61,8 +61,8 @@ func hardened(t *testing.T, s types.ServiceConfig) {
 	if s.Build == nil && !regexp.MustCompile(`:v\d+\.\d+\.\d+$`).MatchString(s.Image) {
 		t.Errorf("%s: image %q is not pinned to a version", s.Name, s.Image)
 	}
-	// User 65532 cannot read a file of a clone that was made with umask 077, and compose cannot copy one into a
-	// service with a read-only root.
+	// User 65532 cannot read files of a clone made with umask 077, and compose cannot copy files into a service with a
+	// read-only root.
 	for _, v := range s.Volumes {
 		if v.Type != types.VolumeTypeVolume {
 			t.Errorf("%s mounts %s of the clone", s.Name, v.Source)
@@ -70,18 +70,18 @@ func hardened(t *testing.T, s types.ServiceConfig) {
 	}
 }
 
-// TestComposeVolumes: each service has the tokens, sockets and data that it needs, and no other. authzd cannot act as an
-// operator, nor speak for owners at keyd's socket.
+// Each service mounts only the tokens, sockets and data that it needs: authzd has neither the operator's token nor the owners'
+// socket.
 func TestComposeVolumes(t *testing.T) {
 	p := composeProject(t, "../compose.yaml")
 	got := map[string][]string{}
-	for _, name := range p.ServiceNames() {
-		for _, v := range p.Services[name].Volumes {
+	for _, s := range p.Services {
+		for _, v := range s.Volumes {
+			name := s.Name
 			if v.ReadOnly {
-				got[v.Source] = append(got[v.Source], name+" reads")
-			} else {
-				got[v.Source] = append(got[v.Source], name)
+				name += " reads"
 			}
+			got[v.Source] = append(got[v.Source], name)
 		}
 	}
 	want := map[string][]string{
@@ -92,15 +92,17 @@ func TestComposeVolumes(t *testing.T) {
 		"keys":           {"keyd"},
 		"demo":           {"env reads", "seed"},
 	}
+	for _, services := range got {
+		slices.Sort(services)
+	}
 	if !maps.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("volumes %v, want %v", got, want)
 	}
 }
 
-// What waits for what, and that what serves tells of its health.
-func TestComposeOrder(t *testing.T) {
+func TestComposeDependenciesAndHealth(t *testing.T) {
 	p := composeProject(t, "../compose.yaml")
-	for _, c := range []struct{ who, waitsFor, until string }{
+	for _, c := range []struct{ service, dependency, condition string }{
 		{"keyd", "tokens", types.ServiceConditionCompletedSuccessfully},
 		{"authzd", "tokens", types.ServiceConditionCompletedSuccessfully},
 		{"envoy", "authzd", types.ServiceConditionHealthy},
@@ -108,35 +110,35 @@ func TestComposeOrder(t *testing.T) {
 		{"envoy", "echo", types.ServiceConditionHealthy},
 		{"seed", "envoy", types.ServiceConditionHealthy},
 	} {
-		if got := p.Services[c.who].DependsOn[c.waitsFor].Condition; got != c.until {
-			t.Errorf("%s waits for %s: %q, want %q", c.who, c.waitsFor, got, c.until)
+		if got := p.Services[c.service].DependsOn[c.dependency].Condition; got != c.condition {
+			t.Errorf("%s depends on %s: condition %q, want %q", c.service, c.dependency, got, c.condition)
 		}
 	}
 	for _, name := range []string{"keyd", "authzd", "echo", "envoy"} {
 		s := p.Services[name]
 		if s.HealthCheck == nil || s.HealthCheck.Test[0] != "CMD" {
-			t.Errorf("%s: needs a health check that works without a shell", name)
+			t.Errorf("%s: health check must work without a shell", name)
 			continue
 		}
 		if command := strings.Join(s.Command, " "); name != "envoy" && strings.Join(s.HealthCheck.Test[1:], " ") != command+" -healthcheck" {
-			t.Errorf("%s: the health check must be the program's own: %v", name, s.HealthCheck.Test)
+			t.Errorf("%s: health check is %v: must be the program's -healthcheck", name, s.HealthCheck.Test)
 		}
 		if s.Restart != "unless-stopped" {
-			t.Errorf("%s: must be started again when it ends", name)
+			t.Errorf("%s: restart must be unless-stopped", name)
 		}
 		if s.MemLimit == 0 {
-			t.Errorf("%s: needs a memory limit", name)
+			t.Errorf("%s: missing memory limit", name)
 		}
 		if config, err := os.ReadFile("../envoy/config/" + name + ".yaml"); err == nil {
 			if stop := stopTime(t.Errorf, string(config)); s.StopGracePeriod == nil || time.Duration(*s.StopGracePeriod) <= stop {
-				t.Errorf("%s: stop_grace_period must be more than the %v that it may take to stop", name, stop)
+				t.Errorf("%s: stop_grace_period must exceed the %v that it may need to stop", name, stop)
 			}
 		}
 	}
 }
 
-// Only Envoy can be reached from outside, on loopback; neither it nor the upstream shares a network with keyd.
-func TestComposeReach(t *testing.T) {
+// Only Envoy publishes a port, on loopback. Neither Envoy nor the upstream shares a network with keyd.
+func TestComposeNetworks(t *testing.T) {
 	p := composeProject(t, "../compose.yaml", "PORT=12345")
 	for _, s := range p.Services {
 		switch {
@@ -156,7 +158,7 @@ func TestComposeReach(t *testing.T) {
 	}
 }
 
-// Compose, Kubernetes and the demo run one Envoy.
+// Compose, Kubernetes and the demo run the same Envoy.
 func TestOneEnvoyVersion(t *testing.T) {
 	find, err := os.ReadFile("../envoy/find.go")
 	if err != nil {
@@ -166,11 +168,7 @@ func TestOneEnvoyVersion(t *testing.T) {
 	if !strings.Contains(dockerfile(t), "\nARG ENVOY_IMAGE="+want+"\n") {
 		t.Errorf("compose does not run %s", want)
 	}
-	m, err := decode(documents(t, kustomize(t, "base")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	gateway, _ := m.pod("gateway", func(string, string, ...any) {})
+	gateway := load(t, "base").mustPod(t, "gateway")
 	if got := gateway.container("envoy").Image; got != want {
 		t.Errorf("Kubernetes runs %s, want %s", got, want)
 	}

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-var scratch string // of the whole run
+// scratch is a temporary directory for the whole run.
+var scratch string
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "phantom-k8s-")
@@ -22,7 +23,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// programs are the product's own, built once.
+// programs builds authzd and keyd once.
 var programs = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(scratch, "bin")
 	build := exec.Command("go", "build", "-C", "..", "-o", dir+"/", "./cmd/authzd", "./cmd/keyd")
@@ -39,7 +40,7 @@ func program(t testing.TB, name string) string {
 	return filepath.Join(dir, name)
 }
 
-// check has the program judge the configuration; it must say nothing, not even warn.
+// check validates the configuration with the program, which must print nothing, not even a warning.
 func check(t *testing.T, name, config string) {
 	t.Helper()
 	if out, err := exec.Command(program(t, name), "-config", config, "-check").CombinedOutput(); err != nil || len(out) > 0 {
@@ -47,30 +48,21 @@ func check(t *testing.T, name, config string) {
 	}
 }
 
-// The programs accept what Kubernetes gives them.
 func TestProgramsAcceptKubernetesConfiguration(t *testing.T) {
 	for name, folder := range map[string]string{"demo": demo(t), "operators-network": overNetwork(t)} {
 		t.Run(name, func(t *testing.T) {
-			m, err := decode(documents(t, kustomize(t, folder)))
-			if err != nil {
-				t.Fatal(err)
-			}
+			m := load(t, folder)
 			if len(m.secrets) == 0 {
-				d, err := decode(documents(t, kustomize(t, demo(t))))
-				if err != nil {
-					t.Fatal(err)
-				}
-				m.secrets = d.secrets
+				m.secrets = load(t, demo(t)).secrets
 			}
 			for _, c := range []struct{ program, pod string }{{"authzd", "gateway"}, {"keyd", "keyd"}} {
-				p, _ := m.pod(c.pod, func(_, format string, _ ...any) { t.Fatal(format) })
-				check(t, c.program, filepath.Join(m.volumes(t, p)[c.program], c.program+".yaml"))
+				check(t, c.program, filepath.Join(m.volumes(t, m.mustPod(t, c.pod))[c.program], c.program+".yaml"))
 			}
 		})
 	}
 }
 
-// The programs accept what compose gives them, with the tokens that its first service makes.
+// The tokens are those that the service tokens makes.
 func TestProgramsAcceptComposeConfiguration(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"sidecar", "operator"} {
@@ -79,14 +71,14 @@ func TestProgramsAcceptComposeConfiguration(t *testing.T) {
 		}
 	}
 	tokens := map[string]string{}
-	for range 2 { // the second time it finds them
+	for range 2 { // the second run keeps the tokens of the first
 		if out, err := exec.Command("sh", "../envoy/compose/tokens.sh", dir).CombinedOutput(); err != nil {
 			t.Fatalf("tokens.sh: %v\n%s", err, out)
 		}
 		for _, name := range []string{"sidecar/key-api.token", "operator/operator.token"} {
 			token, err := os.ReadFile(filepath.Join(dir, name))
 			if err != nil || len(token) < 32 || tokens[name] != "" && tokens[name] != string(token) {
-				t.Errorf("%s: %d characters, or others than before: %v", name, len(token), err)
+				t.Errorf("%s: %d characters, must be at least 32 and those of the first run: %v", name, len(token), err)
 			}
 			tokens[name] = string(token)
 		}
@@ -100,13 +92,13 @@ func TestProgramsAcceptComposeConfiguration(t *testing.T) {
 		write(t, file, text)
 		check(t, name, file)
 		if strings.Contains(string(text), "0.0.0.0") {
-			t.Errorf("%s.yaml: must listen on [::], which is IPv4 and IPv6", name)
+			t.Errorf("%s.yaml: addresses must be on [::], which is IPv4 and IPv6", name)
 		}
 	}
 }
 
-// envoyBinary asks the product's own package for the pinned Envoy. It is asked by a program of the product's module, because
-// this module must not depend on that one's requirements.
+// envoyBinary returns the path of the pinned Envoy. A program of the product's module finds it, because this module must not
+// depend on that module's requirements.
 var envoyBinary = sync.OnceValues(func() (string, error) {
 	const finder = `package main
 
@@ -137,17 +129,13 @@ func main() {
 	return string(path), err
 })
 
-// The real Envoy accepts what Kubernetes gives it, and would refuse a mistake in it.
 func TestEnvoyAcceptsKubernetesConfiguration(t *testing.T) {
 	envoy, err := envoyBinary()
 	if err != nil {
-		t.Fatalf("no Envoy: %v", err)
+		t.Fatalf("find Envoy: %v", err)
 	}
-	m, err := decode(documents(t, kustomize(t, demo(t))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, _ := m.pod("gateway", func(_, format string, _ ...any) { t.Fatal(format) })
+	m := load(t, demo(t))
+	p := m.mustPod(t, "gateway")
 	folders := m.volumes(t, p)
 	move := strings.NewReplacer("/etc/envoy/", folders["envoy"]+"/", "/etc/phantom/tls", folders["envoy-tls"])
 	dir := t.TempDir()

@@ -1,8 +1,7 @@
-// Package k8s holds the Kubernetes manifests, and the tests of everything that
-// deploys this product: manifests, Dockerfile and compose file.
+// Package k8s contains the Kubernetes manifests, and the tests of the manifests, the Dockerfile and the compose file.
 //
-// It is a module of its own because the tests need what the product does not:
-// kustomize, the Kubernetes types, compose-go and BuildKit.
+// It is a separate module because its tests depend on kustomize, the Kubernetes types, compose-go and BuildKit, which the
+// product does not need.
 package k8s
 
 //go:generate go run ./render ../envoy/envoy.yaml base/config/envoy.yaml

@@ -14,7 +14,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// anyImage stands for the registry: the lint asks it what the base image is like.
+// anyImage replaces the registry: it returns the configuration of the base image.
 type anyImage struct{}
 
 func (anyImage) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
@@ -22,7 +22,7 @@ func (anyImage) ResolveImageConfig(_ context.Context, ref string, _ sourceresolv
 	return ref, digest.FromBytes(config), config, nil
 }
 
-// lintDockerfile returns what BuildKit itself finds, in all stages.
+// lintDockerfile returns BuildKit's findings in all stages.
 func lintDockerfile(t *testing.T, text string) []string {
 	t.Helper()
 	source := llb.NewSourceMap(nil, "Dockerfile", "Dockerfile", []byte(text))
@@ -56,29 +56,29 @@ func TestDockerfile(t *testing.T) {
 		t.Error(found)
 	}
 	for what, pattern := range map[string]string{
-		"a base that can be given, pinned to a patch": `(?m)^ARG GO_IMAGE=golang:1\.\d+\.\d+-\S+$`,
-		"nothing but our programs by default":         `(?m)^ARG RUNTIME_IMAGE=scratch$`,
-		"static programs":                             `CGO_ENABLED=0`,
-		"no paths of the building machine":            `-trimpath`,
-		"no build id":                                 `-buildid=`,
-		"modules in a layer of their own":             `(?s)COPY go.mod go.sum.*go mod download.*COPY cmd`,
-		"authzd's health":                             `"/bin/authzd", "-config", "/etc/phantom/authzd.yaml", "-healthcheck"`,
-		"keyd's health":                               `"/bin/keyd", "-config", "/etc/phantom/keyd.yaml", "-healthcheck"`,
+		"a configurable base, pinned to a patch": `(?m)^ARG GO_IMAGE=golang:1\.\d+\.\d+-\S+$`,
+		"an empty runtime image by default":      `(?m)^ARG RUNTIME_IMAGE=scratch$`,
+		"static programs":                        `CGO_ENABLED=0`,
+		"no paths of the build machine":          `-trimpath`,
+		"no build id":                            `-buildid=`,
+		"modules in a separate layer":            `(?s)COPY go.mod go.sum.*go mod download.*COPY cmd`,
+		"authzd's health":                        `"/bin/authzd", "-config", "/etc/phantom/authzd.yaml", "-healthcheck"`,
+		"keyd's health":                          `"/bin/keyd", "-config", "/etc/phantom/keyd.yaml", "-healthcheck"`,
 	} {
 		if !regexp.MustCompile(pattern).MatchString(text) {
-			t.Errorf("%s: nothing matches %s", what, pattern)
+			t.Errorf("%s: no match for %s", what, pattern)
 		}
 	}
 	for _, stage := range regexp.MustCompile(`(?m)^FROM (\S+)`).FindAllStringSubmatch(text, -1) {
 		if from := stage[1]; strings.ContainsAny(from, ":/") {
-			t.Errorf("FROM %s: a base must be an ARG", from)
+			t.Errorf("FROM %s: base must be an ARG", from)
 		}
 	}
 }
 
-// TestDockerfileSetsModesOfFilesOfTheClone: a clone made with umask 077 has files that only their owner can read. The Go
-// sources are read by root; files that stay in an image are for user 65532.
-func TestDockerfileSetsModesOfFilesOfTheClone(t *testing.T) {
+// In a clone made with umask 077 only the owner can read files. Root reads the Go sources; user 65532 reads the files that stay
+// in an image.
+func TestDockerfileSetsFileModes(t *testing.T) {
 	stage, copied := "", 0
 	for _, line := range strings.Split(dockerfile(t), "\n") {
 		if match := regexp.MustCompile(`^FROM \S+ AS (\S+)`).FindStringSubmatch(line); match != nil {
@@ -89,27 +89,26 @@ func TestDockerfileSetsModesOfFilesOfTheClone(t *testing.T) {
 		}
 		copied++
 		if !strings.HasPrefix(line, "COPY --chmod=0444 ") {
-			t.Errorf("stage %s: %q keeps the modes of the clone", stage, line)
+			t.Errorf("stage %s: %q must set the mode", stage, line)
 		}
 	}
 	if copied == 0 {
-		t.Error("no file of the clone is in an image")
+		t.Error("no COPY of files of the clone")
 	}
 }
 
-// The toolchain of the image is the one that go.mod asks for.
-func TestDockerfileBuildsWithGoOfGoMod(t *testing.T) {
+func TestDockerfileUsesGoVersionOfGoMod(t *testing.T) {
 	mod, err := os.ReadFile("../go.mod")
 	if err != nil {
 		t.Fatal(err)
 	}
 	minor := regexp.MustCompile(`(?m)^go (1\.\d+)`).FindStringSubmatch(string(mod))[1]
 	if !strings.Contains(dockerfile(t), "golang:"+minor+".") {
-		t.Errorf("go.mod says Go %s", minor)
+		t.Errorf("GO_IMAGE is not for Go %s of go.mod", minor)
 	}
 }
 
-func TestDockerfileLintCatches(t *testing.T) {
+func TestDockerfileLintDetects(t *testing.T) {
 	for name, change := range map[string][2]string{
 		"StageNameCasing":        {"AS build", "AS Build"},
 		"JSONArgsRecommended":    {`CMD ["keyctl", "-h"]`, "CMD keyctl -h"},
@@ -120,7 +119,7 @@ func TestDockerfileLintCatches(t *testing.T) {
 	} {
 		text := strings.Replace(dockerfile(t), change[0], change[1], 1)
 		if found := fmt.Sprint(lintDockerfile(t, text)); !strings.Contains(found, name) {
-			t.Errorf("%s in place of %s: want %s, found %s", change[1], change[0], name, found)
+			t.Errorf("%s instead of %s: want %s, found %s", change[1], change[0], name, found)
 		}
 	}
 }

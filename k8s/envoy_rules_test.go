@@ -1,12 +1,8 @@
 package k8s
 
-import (
-	"testing"
+import "testing"
 
-	"go.yaml.in/yaml/v3"
-)
-
-// envoyConfig is what rules need of an envoy.yaml.
+// envoyConfig is the part of envoy.yaml that the rules check.
 type envoyConfig struct {
 	Overload struct {
 		Monitors []struct {
@@ -26,19 +22,29 @@ type envoyConfig struct {
 				} `yaml:"socket_address"`
 			}
 		}
+		Clusters []envoyCluster
 	} `yaml:"static_resources"`
 }
 
-func readEnvoy(text string, report report) envoyConfig {
-	var config envoyConfig
-	if err := yaml.Unmarshal([]byte(text), &config); err != nil {
-		report("envoy.yaml", "%v", err)
-	}
+type envoyCluster struct {
+	Name            string
+	TransportSocket struct {
+		TypedConfig struct {
+			Type   string `yaml:"@type"`
+			SNI    string
+			Common map[string]any `yaml:"common_tls_context"`
+		} `yaml:"typed_config"`
+	} `yaml:"transport_socket"`
+}
+
+// envoy returns Envoy's deployed configuration.
+func (m *manifests) envoy(report report) (config envoyConfig) {
+	readYAML(m, "envoy.yaml", &config, report)
 	return config
 }
 
-// heapFits: Envoy refuses work before it reaches the memory limit of its container, in bytes. A quarter of the limit is left
-// for what the allocator has not returned yet.
+// heapFits checks that Envoy rejects requests before it reaches the memory limit of its container, in bytes. A quarter of the
+// limit is for memory that the allocator has not yet returned.
 func heapFits(config envoyConfig, limit int64, report report) {
 	heap := int64(0)
 	for _, monitor := range config.Overload.Monitors {
@@ -47,32 +53,25 @@ func heapFits(config envoyConfig, limit int64, report report) {
 		}
 	}
 	if heap <= 0 || heap > limit/4*3 {
-		report("envoy.yaml", "fixed_heap has %d bytes, must have some, and at most three quarters of the memory limit, %d", heap, limit)
+		report("envoy.yaml", "max_heap_size_bytes is %d: must be positive and at most three quarters of the memory limit %d", heap, limit)
 	}
 }
 
-// envoyMemory is heapFits for the gateway.
-func envoyMemory(m *manifests, report report) {
-	if p, ok := m.pod("gateway", report); ok {
-		heapFits(readEnvoy(m.files()["envoy.yaml"], report), p.container("envoy").Resources.Limits.Memory().Value(), report)
-	}
+func envoyMemory(m *manifests, p pod, report report) {
+	heapFits(m.envoy(report), p.container("envoy").Resources.Limits.Memory().Value(), report)
 }
 
-// envoyListeners: clients reach Envoy over IPv4 and IPv6.
+// envoyListeners checks that Envoy listens on IPv4 and IPv6.
 func envoyListeners(m *manifests, report report) {
-	for _, l := range readEnvoy(m.files()["envoy.yaml"], report).Static.Listeners {
+	for _, l := range m.envoy(report).Static.Listeners {
 		if at := l.Address.Socket; at.Address != "::" || !at.Both {
-			report("envoy.yaml", `listener %s is on %q, must be on "::" with ipv4_compat`, l.Name, at.Address)
+			report("envoy.yaml", `the address of listener %s is %q: must be "::" with ipv4_compat`, l.Name, at.Address)
 		}
 	}
 }
 
 func TestComposeEnvoyMemory(t *testing.T) {
 	limit := int64(composeProject(t, "../compose.yaml").Services["envoy"].MemLimit)
-	m, err := decode(documents(t, kustomize(t, "base")))
-	if err != nil {
-		t.Fatal(err)
-	}
 	report := func(where, format string, args ...any) { t.Errorf(where+": "+format, args...) }
-	heapFits(readEnvoy(m.files()["envoy.yaml"], report), limit, report)
+	heapFits(load(t, "base").envoy(report), limit, report)
 }

@@ -11,8 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// secretReaders are the containers that mount each Secret, and no other may. authzd cannot act as an operator, and
-// neither authzd nor Envoy can present the other's certificate.
+// secretReaders are the only containers that may mount each Secret. authzd cannot act as an operator, and neither authzd nor
+// Envoy can present the other's certificate.
 var secretReaders = map[string][]string{
 	"key-api-token":  {"gateway/authzd", "keyd/keyd"},
 	"operator-token": {"keyd/keyd"},
@@ -21,9 +21,12 @@ var secretReaders = map[string][]string{
 	"keyd-tls":       {"keyd/keyd"},
 }
 
-// secretAccess compares who mounts which Secret with secretReaders.
+// secretAccess compares the mounted Secrets with secretReaders.
 func secretAccess(m *manifests, report report) {
 	got := map[string][]string{}
+	for name := range secretReaders {
+		got[name] = nil
+	}
 	for _, p := range m.pods() {
 		volumes := map[string][]corev1.VolumeProjection{}
 		for _, v := range p.template.Spec.Volumes {
@@ -39,17 +42,14 @@ func secretAccess(m *manifests, report report) {
 			}
 		}
 	}
-	names := slices.AppendSeq(slices.Collect(maps.Keys(got)), maps.Keys(secretReaders))
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
-		slices.Sort(got[name])
-		if !slices.Equal(got[name], secretReaders[name]) {
-			report("Secret "+name, "is mounted by %v, must be by %v", got[name], secretReaders[name])
+	for name, readers := range got {
+		if slices.Sort(readers); !slices.Equal(readers, secretReaders[name]) {
+			report("Secret "+name, "is mounted by %v: must be %v", readers, secretReaders[name])
 		}
 	}
 }
 
-// clientNames: keyd accepts a name for one listener only, and the certificates that are given have those names.
+// clientNames checks that keyd accepts each name at one listener only, and that the certificates contain these names.
 func clientNames(m *manifests, report report) {
 	keyd := m.server("keyd.yaml", report).Listen
 	listeners := map[string]string{"sidecars": keyd.Sidecars, "operators": keyd.Operators, "owners": keyd.Owners}
@@ -57,11 +57,11 @@ func clientNames(m *manifests, report report) {
 	for _, listener := range slices.Sorted(maps.Keys(listeners)) {
 		names := keyd.ClientNames[listener]
 		if len(names) == 0 && !strings.HasPrefix(listeners[listener], "unix://") {
-			report("keyd.yaml", "listen.client_names.%s must say whose certificates the listener accepts", listener)
+			report("keyd.yaml", "listen.client_names.%s must be set", listener)
 		}
 		for _, name := range names {
 			if other := accepted[name]; other != "" {
-				report("keyd.yaml", "listen.client_names: %q is accepted for %s and for %s", name, other, listener)
+				report("keyd.yaml", "listen.client_names contains %q for %s and for %s: must be for one", name, other, listener)
 			}
 			accepted[name] = listener
 		}
@@ -76,7 +76,7 @@ func clientNames(m *manifests, report report) {
 			report("Secret "+s.Name, "tls.crt: %v", err)
 		}
 		if len(names) == 0 || slices.ContainsFunc(names, func(name string) bool { return accepted[name] != listener }) {
-			report("Secret "+s.Name, "its certificate has the names %q, must have those that keyd accepts for %s only", names, listener)
+			report("Secret "+s.Name, "tls.crt has the names %q: must have names that keyd accepts for %s only", names, listener)
 		}
 	}
 }

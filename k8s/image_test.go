@@ -16,10 +16,10 @@ import (
 	"testing"
 )
 
-// tools are what these tests need, and the Debian package of each.
+// tools are the programs that these tests run, each with its Debian package.
 var tools = map[string]string{"buildah": "buildah", "runc": "runc", "busybox": "busybox-static", "ip": "iproute2", "curl": "curl"}
 
-// installed makes sure of the tools.
+// installed installs missing tools.
 func installed(t testing.TB) {
 	t.Helper()
 	for tool, debian := range tools {
@@ -27,7 +27,7 @@ func installed(t testing.TB) {
 			continue
 		}
 		if out, err := exec.Command("apt-get", "install", "-y", "--no-install-recommends", debian).CombinedOutput(); err != nil {
-			t.Fatalf("%s is missing, and apt-get could not install %s: %v\n%s", tool, debian, err, out)
+			t.Fatalf("missing %s: apt-get install %s: %v\n%s", tool, debian, err, out)
 		}
 	}
 }
@@ -37,7 +37,7 @@ const (
 	image   = "localhost/phantom-authz:test"
 )
 
-// base makes the image that the Dockerfile takes its Go from: this machine's Go, a shell and CA certificates.
+// base is a script that makes GO_IMAGE from this machine's Go, a shell and CA certificates.
 const base = `set -eu
 c=$(buildah from scratch)
 m=$(buildah mount "$c")
@@ -51,11 +51,11 @@ buildah umount "$c" >/dev/null
 buildah commit -q --rm "$c" "$1"
 `
 
-// build builds a target of the Dockerfile from nothing but what this machine has, and names it.
+// build builds and tags a target of the Dockerfile without network access.
 func build(t testing.TB, target, tag string, options ...string) {
 	t.Helper()
 	modules := command(t, "go", "env", "GOMODCACHE") + "/cache/download"
-	defer syscall.Umask(syscall.Umask(0o077)) // the most that a builder may have
+	defer syscall.Umask(syscall.Umask(0o077)) // the strictest umask of a build machine
 	args := append([]string{
 		"bud", "--isolation", "chroot", "--pull-never", "--format", "docker", "--timestamp", "0", "--layers", "--target", target, "-t", tag,
 		"--build-arg", "GO_IMAGE=" + goImage, "--build-arg", "ENVOY_IMAGE=" + goImage, "--build-arg", "GOPROXY=file:///goproxy,direct", "--volume", modules + ":/goproxy:ro",
@@ -65,14 +65,14 @@ func build(t testing.TB, target, tag string, options ...string) {
 
 var (
 	once   sync.Once
-	source string // a copy of what the build reads, so that all images are of one source
+	source string // a copy of the build context, so that all images have the same source
 )
 
-// copySource copies what a build may read, with the modes of a clone that was made with umask 077.
+// copySource copies the build context with the modes of a clone made with umask 077.
 func copySource(t testing.TB) {
 	t.Helper()
 	source = filepath.Join(scratch, "source")
-	for _, dir := range []string{"cmd", "pkg", "envoy/config", "envoy/compose"} {
+	for _, dir := range []string{"cmd", "pkg", "envoy/config", "envoy/compose", "envoy/echo"} {
 		if err := os.CopyFS(filepath.Join(source, dir), os.DirFS("../"+dir)); err != nil {
 			t.Fatal(err)
 		}
@@ -87,20 +87,20 @@ func copySource(t testing.TB) {
 	command(t, "chmod", "-R", "go=", source)
 }
 
-// rootfs is the file system of the image with all programs.
+// rootfs returns the root of the image with all programs.
 func rootfs(t testing.TB) string {
 	t.Helper()
 	installed(t)
 	once.Do(func() {
 		copySource(t)
-		command(t, "go", "-C", "..", "mod", "download") // what the build takes for a module proxy
+		command(t, "go", "-C", "..", "mod", "download") // the module proxy of the build
 		command(t, "sh", "-c", base, "base", goImage)
 		build(t, "all", image)
 	})
 	return mounted(t, image)
 }
 
-// rootOf is the file system of a target of the Dockerfile, after rootfs.
+// rootOf returns the root of a target of the Dockerfile. It needs a call of rootfs before.
 func rootOf(t testing.TB, target string) string {
 	t.Helper()
 	build(t, target, image+"-"+target)
@@ -114,7 +114,7 @@ func mounted(t testing.TB, tag string) string {
 	return command(t, "buildah", "mount", working)
 }
 
-func TestImageHoldsTheProgramsAndNothingElse(t *testing.T) {
+func TestImageContainsOnlyPrograms(t *testing.T) {
 	root := rootfs(t)
 	var files, writable []string
 	err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
@@ -131,7 +131,7 @@ func TestImageHoldsTheProgramsAndNothingElse(t *testing.T) {
 			static(t, path)
 		}
 		if mode := info.Mode().Perm(); mode&0o044 != 0o044 || entry.IsDir() && mode&0o011 != 0o011 {
-			t.Errorf("%s has mode %v: user 65532 must be able to read it", name, mode)
+			t.Errorf("%s has mode %v: must be readable by user 65532", name, mode)
 		}
 		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 {
 			writable = append(writable, fmt.Sprintf("%s of %d", name, owner))
@@ -145,7 +145,7 @@ func TestImageHoldsTheProgramsAndNothingElse(t *testing.T) {
 		t.Errorf("files %v, want %v", files, want)
 	}
 	if want := []string{"/etc/phantom/operator of 65532", "/etc/phantom/sidecar of 65532", "/run/phantom of 65532", "/var/lib/phantom of 65532"}; !slices.Equal(writable, want) {
-		t.Errorf("not root's: %v, want %v", writable, want)
+		t.Errorf("not owned by root: %v, want %v", writable, want)
 	}
 }
 
@@ -187,8 +187,8 @@ func TestImageConfiguration(t *testing.T) {
 	}
 }
 
-// Two builds of the same source have the same files, to the byte; the second takes no layer from the first. (Docker's form of
-// an image also names the containers of its build.)
+// Two builds of the same source have the same layers. The second build uses no cache. (Docker's image format also contains the
+// names of the build's containers.)
 func TestImageIsReproducible(t *testing.T) {
 	rootfs(t)
 	layers := func(tag string) string {

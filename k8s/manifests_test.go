@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
-// manifests are the objects of one build, by kind and, in a kind, in the build's order.
+// manifests are the objects of one build by kind.
 type manifests struct {
 	namespaces   []*corev1.Namespace
 	accounts     []*corev1.ServiceAccount
@@ -33,7 +33,7 @@ type manifests struct {
 	budgets      []*policyv1.PodDisruptionBudget
 }
 
-// kustomize builds the folder as `kubectl kustomize` does, with its restrictions.
+// kustomize builds the directory as `kubectl kustomize` does, with its restrictions.
 func kustomize(t testing.TB, folder string) []byte {
 	t.Helper()
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder)
@@ -47,7 +47,7 @@ func kustomize(t testing.TB, folder string) []byte {
 	return text
 }
 
-// decoder knows the kinds that we use, and refuses fields that they do not have, and fields given twice.
+// decoder decodes the kinds in use. Unknown and repeated fields are errors.
 func decoder() runtime.Decoder {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
@@ -60,7 +60,7 @@ func decoder() runtime.Decoder {
 	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
 }
 
-// documents splits a build into its objects.
+// documents returns the objects of a build.
 func documents(t testing.TB, text []byte) []map[string]any {
 	t.Helper()
 	var docs []map[string]any
@@ -76,7 +76,7 @@ func documents(t testing.TB, text []byte) []map[string]any {
 	}
 }
 
-// decode reads the objects strictly into their real types.
+// decode converts the objects strictly to their types.
 func decode(docs []map[string]any) (*manifests, error) {
 	var m manifests
 	decoder := decoder()
@@ -109,13 +109,33 @@ func decode(docs []map[string]any) (*manifests, error) {
 		case *policyv1.PodDisruptionBudget:
 			m.budgets = append(m.budgets, o)
 		default:
-			return nil, errors.New("an object of a kind that no rule looks at: " + object.GetObjectKind().GroupVersionKind().Kind)
+			return nil, errors.New("kind without a rule: " + object.GetObjectKind().GroupVersionKind().Kind)
 		}
 	}
 	return &m, nil
 }
 
-// demo is a copy of the demo's overlay and what it builds on, with secrets made by its script.
+// load builds and decodes the directory.
+func load(t testing.TB, folder string) *manifests {
+	t.Helper()
+	m, err := decode(documents(t, kustomize(t, folder)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// mustPod returns the Pod of that name.
+func (m *manifests) mustPod(t testing.TB, name string) pod {
+	t.Helper()
+	p, found := m.pod(name)
+	if !found {
+		t.Fatalf("missing Deployment or StatefulSet %s", name)
+	}
+	return p
+}
+
+// demo returns a copy of the demo's overlay and its dependencies, with the secrets that its script makes.
 func demo(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -134,7 +154,7 @@ func demo(t testing.TB) string {
 	return overlay
 }
 
-// overNetwork is an overlay of the base with the component that serves operators over the network.
+// overNetwork returns an overlay of the base with the component operators-network.
 func overNetwork(t testing.TB) string {
 	t.Helper()
 	overlay := filepath.Join(filepath.Dir(demo(t)), "network")
@@ -148,14 +168,10 @@ func overNetwork(t testing.TB) string {
 	return overlay
 }
 
-func TestManifestsKeepTheRules(t *testing.T) {
+func TestManifestsFollowRules(t *testing.T) {
 	for name, folder := range map[string]string{"base": "base", "demo": demo(t), "operators-network": overNetwork(t)} {
 		t.Run(name, func(t *testing.T) {
-			m, err := decode(documents(t, kustomize(t, folder)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range judge(m) {
+			for _, f := range findings(load(t, folder)) {
 				t.Error(f)
 			}
 		})

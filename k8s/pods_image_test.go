@@ -17,13 +17,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// envoyRoot is a root for Envoy's container, in place of the Envoy image: this machine's libraries and shell, and the pinned
-// Envoy.
+// envoyRoot returns a root that replaces the Envoy image: this machine's libraries and shell, and the pinned Envoy.
 func envoyRoot(t testing.TB) (root string, mounts []mount) {
 	t.Helper()
 	path, err := envoyBinary()
 	if err != nil {
-		t.Fatalf("no Envoy: %v", err)
+		t.Fatalf("find Envoy: %v", err)
 	}
 	root = t.TempDir()
 	for _, dir := range []string{"bin", "lib", "lib64", "usr", "opt", "proc", "sys", "dev", "etc", "run/phantom", "etc/envoy", "etc/phantom/tls"} {
@@ -37,7 +36,7 @@ func envoyRoot(t testing.TB) (root string, mounts []mount) {
 	return root, append(mounts, mount{filepath.Dir(path), "/opt", true})
 }
 
-// start runs a container of a Pod as the kubelet would.
+// start starts a container of a Pod as the kubelet does.
 func (c *cluster) start(t testing.TB, p pod, name, root string, volumes map[string]string, extra ...mount) *container {
 	t.Helper()
 	k := p.container(name)
@@ -54,8 +53,8 @@ func (c *cluster) start(t testing.TB, p pod, name, root string, volumes map[stri
 	return c.run(t, s)
 }
 
-// ask makes a probe's HTTP or TCP request to the Pod's address.
-func (c *cluster) ask(p pod, k *corev1.Container, probe *corev1.Probe) error {
+// probe sends a probe's HTTP or TCP request to the Pod's address.
+func (c *cluster) probe(p pod, k *corev1.Container, probe *corev1.Probe) error {
 	port := ""
 	for _, named := range k.Ports {
 		if named.Name == probePort(probe) {
@@ -77,7 +76,7 @@ func (c *cluster) ask(p pod, k *corev1.Container, probe *corev1.Probe) error {
 	return nil
 }
 
-// get asks the Envoy of that host from outside.
+// get sends a request to the Envoy of that host from outside.
 func (c *cluster) get(t testing.TB, host, path string, headers ...string) (int, string) {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodGet, "http://"+c.hosts[host]+":10000"+path, nil)
@@ -100,26 +99,19 @@ func (c *cluster) get(t testing.TB, host, path string, headers ...string) (int, 
 	return response.StatusCode, string(body)
 }
 
-// The demo's Pods, each in a network namespace of its own, run the image and a real Envoy with exactly what the manifests say:
-// command, environment, files, user, read-only root, memory limit. Only the kubelet and the network policies are missing.
+// The demo's Pods, each in its own network namespace, run the image and a real Envoy with the commands, environment, files,
+// user, read-only root and memory limits of the manifests. Only the kubelet and the network policies are missing.
 func TestPods(t *testing.T) {
 	root := rootfs(t)
-	m, err := decode(documents(t, kustomize(t, demo(t))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	find := func(name string) pod {
-		p, _ := m.pod(name, func(_, format string, _ ...any) { t.Fatal(format) })
-		return p
-	}
-	keydPod, gateway, echoPod := find("keyd"), find("gateway"), find("echo")
+	m := load(t, demo(t))
+	keydPod, gateway, echoPod := m.mustPod(t, "keyd"), m.mustPod(t, "gateway"), m.mustPod(t, "echo")
 	c := newCluster(t, map[string][]string{"gateway": nil, "keyd": nil, "echo": {"upstream"}})
 
 	ready := func(k *container, p pod, name string) *container {
 		spec := p.container(name)
 		for _, probe := range []*corev1.Probe{spec.StartupProbe, spec.ReadinessProbe, spec.LivenessProbe} {
 			if probe != nil {
-				k.until("ready", func() error { return c.ask(p, spec, probe) })
+				k.until("ready", func() error { return c.probe(p, spec, probe) })
 			}
 		}
 		unprivileged(t, k)
@@ -158,7 +150,7 @@ func TestPods(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d with %s", want.path, status, body, want.status, want.body)
 		}
 	}
-	// Nobody without a certificate is listened to, whatever the network policies let through.
+	// Without a client certificate keyd answers no request, whatever the network policies allow.
 	for _, port := range []string{"8080", "8083"} {
 		out, err := exec.Command("ip", "netns", "exec", c.bridge, "curl", "-sSk", "--max-time", "5", "-H", "x-phantom-principal: session",
 			"-H", "x-phantom-account-id: acme", "https://"+c.hosts["keyd"]+":"+port+"/api/v1/me/keys").CombinedOutput()
@@ -167,7 +159,7 @@ func TestPods(t *testing.T) {
 		}
 	}
 
-	// The order of a Pod's end: preStop, Envoy, then the sidecar. While Envoy drains it still answers.
+	// A Pod ends in this order: preStop, Envoy, then the sidecar. While Envoy drains it still answers.
 	drained := make(chan error, 1)
 	go func() {
 		_, err := envoy.exec(gateway.container("envoy").Lifecycle.PreStop.Exec.Command...)
@@ -192,7 +184,7 @@ func TestPods(t *testing.T) {
 	echo.stop(5 * time.Second)
 }
 
-// unprivileged holds what the kernel says of the container's process.
+// unprivileged checks the privileges of the container's process in /proc.
 func unprivileged(t *testing.T, k *container) {
 	t.Helper()
 	pid := command(t, "sh", "-c", `runc list -f json | tr '{' '\n' | sed -n 's/.*"id":"`+k.name+`","pid":\([0-9]*\).*/\1/p'`)
@@ -202,7 +194,7 @@ func unprivileged(t *testing.T, k *container) {
 	}
 	for _, want := range []string{"Uid:\t65532\t65532\t65532\t65532\n", "CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
 		if !strings.Contains(string(status), want) {
-			t.Errorf("%s: /proc/%s/status lacks %q", k.name, pid, want)
+			t.Errorf("%s: missing %[3]q in /proc/%[2]s/status", k.name, pid, want)
 		}
 	}
 }

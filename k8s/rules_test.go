@@ -2,6 +2,8 @@ package k8s
 
 import (
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 
@@ -12,18 +14,18 @@ import (
 	"k8s.io/pod-security-admission/policy"
 )
 
-// finding is a rule that the manifests break, and where.
+// finding is a violation of a rule.
 type finding struct{ rule, where, what string }
 
 func (f finding) String() string { return f.rule + ": " + f.where + ": " + f.what }
 
-// report takes a finding of the rule that is being held.
+// report records a violation of the rule that is being checked.
 type report func(where, format string, args ...any)
 
-// rules are what the manifests must keep beyond being valid. Each has a name by which a mutation says that it must be caught.
+// rules are the conditions that valid manifests must also meet. A mutation names the rule that must detect it.
 var rules = []struct {
-	name string
-	hold func(*manifests, report)
+	name  string
+	check func(*manifests, report)
 }{
 	{"pod-security", podSecurity},
 	{"no-api-token", noAPIToken},
@@ -33,31 +35,43 @@ var rules = []struct {
 	{"references", references},
 	{"services", services},
 	{"secrets", secrets},
-	{"native-sidecar", nativeSidecar},
-	{"gateway-rollout", gatewayRollout},
-	{"socket", socket},
-	{"keyd-store", keydStore},
+	{"native-sidecar", forPod("gateway", nativeSidecar)},
+	{"gateway-rollout", forPod("gateway", gatewayRollout)},
+	{"socket", forPod("gateway", socket)},
+	{"keyd-store", forPod("keyd", keydStore)},
 	{"configuration", configuration},
 	{"mutual-tls", mutualTLS},
 	{"secret-access", secretAccess},
 	{"client-names", clientNames},
 	{"dual-stack", dualStack},
-	{"envoy-memory", envoyMemory},
+	{"envoy-memory", forPod("gateway", envoyMemory)},
 	{"envoy-listeners", envoyListeners},
 	{"network", network},
 }
 
-func judge(m *manifests) []finding {
+// forPod applies a rule to the Pod of that name. A missing Pod is a violation.
+func forPod(name string, rule func(*manifests, pod, report)) func(*manifests, report) {
+	return func(m *manifests, report report) {
+		if p, found := m.pod(name); found {
+			rule(m, p, report)
+		} else {
+			report(name, "missing Deployment or StatefulSet")
+		}
+	}
+}
+
+// findings returns the violations of all rules.
+func findings(m *manifests) []finding {
 	var found []finding
 	for _, rule := range rules {
-		rule.hold(m, func(where, format string, args ...any) {
+		rule.check(m, func(where, format string, args ...any) {
 			found = append(found, finding{rule.name, where, fmt.Sprintf(format, args...)})
 		})
 	}
 	return found
 }
 
-// pod is a Pod template and what it is called.
+// pod is a Pod template with the name and the selector of its Deployment or StatefulSet.
 type pod struct {
 	name     string
 	template *corev1.PodTemplateSpec
@@ -76,18 +90,28 @@ func (m *manifests) pods() []pod {
 	return pods
 }
 
-// pod returns the Pod of that name; one that is not there is a finding.
-func (m *manifests) pod(name string, report report) (pod, bool) {
+func (m *manifests) pod(name string) (p pod, found bool) {
 	pods := m.pods()
-	i := slices.IndexFunc(pods, func(p pod) bool { return p.name == name })
-	if i < 0 {
-		report(name, "there is no such Deployment or StatefulSet")
-		return pod{}, false
+	if i := slices.IndexFunc(pods, func(p pod) bool { return p.name == name }); i >= 0 {
+		return pods[i], true
 	}
-	return pods[i], true
+	return pod{}, false
 }
 
-// containers are all of a Pod, those that start first at the front.
+// containers yields all containers of all Pods, each with its location "POD/CONTAINER".
+func (m *manifests) containers() iter.Seq2[string, corev1.Container] {
+	return func(yield func(string, corev1.Container) bool) {
+		for _, p := range m.pods() {
+			for _, c := range p.containers() {
+				if !yield(p.name+"/"+c.Name, c) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// containers returns the init containers and then the others.
 func (p pod) containers() []corev1.Container {
 	return slices.Concat(p.template.Spec.InitContainers, p.template.Spec.Containers)
 }
@@ -100,7 +124,8 @@ func (p pod) container(name string) *corev1.Container {
 	return &corev1.Container{}
 }
 
-// podSecurity asks the API server's own judge of the Pod Security Standards, and holds that the namespace asks it too.
+// podSecurity evaluates the Pods with the API server's implementation of the Pod Security Standards, at the level that the
+// namespace must enforce.
 func podSecurity(m *manifests, report report) {
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
@@ -115,10 +140,10 @@ func podSecurity(m *manifests, report report) {
 		if s := p.template.Spec.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser != 65532 {
 			report(p.name, "must run as user 65532")
 		}
-		for _, c := range p.containers() {
-			if s := c.SecurityContext; s == nil || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
-				report(p.name+"/"+c.Name, "the root file system must be read-only")
-			}
+	}
+	for where, c := range m.containers() {
+		if s := c.SecurityContext; s == nil || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
+			report(where, "the root file system must be read-only")
 		}
 	}
 	for _, n := range m.namespaces {
@@ -131,7 +156,7 @@ func podSecurity(m *manifests, report report) {
 func noAPIToken(m *manifests, report report) {
 	for _, p := range m.pods() {
 		if mount := p.template.Spec.AutomountServiceAccountToken; mount == nil || *mount {
-			report(p.name, "no program needs the API server: automountServiceAccountToken must be false")
+			report(p.name, "automountServiceAccountToken must be false: no program uses the API server")
 		}
 	}
 	for _, a := range m.accounts {
@@ -142,28 +167,33 @@ func noAPIToken(m *manifests, report report) {
 }
 
 func probes(m *manifests, report report) {
-	for _, p := range m.pods() {
-		for _, c := range p.containers() {
-			where := p.name + "/" + c.Name
-			if c.LivenessProbe == nil {
-				report(where, "no livenessProbe")
-			}
-			if c.ReadinessProbe == nil && c.RestartPolicy == nil {
-				report(where, "no readinessProbe")
-			}
-			for _, probe := range []*corev1.Probe{c.StartupProbe, c.ReadinessProbe, c.LivenessProbe} {
-				if name := probePort(probe); name != "" && !hasPort(c, name) {
-					report(where, "a probe asks port %s, which the container does not have", name)
-				}
-			}
-			if probe := c.StartupProbe; c.Name == "keyd" && probe != nil && probe.HTTPGet != nil && probe.HTTPGet.Path == "/readyz" {
-				report(where, "keyd waits for its database: a startupProbe that asks for readiness would restart it meanwhile")
-			}
-			if probe := c.LivenessProbe; probe != nil && probe.HTTPGet != nil && probe.HTTPGet.Path == "/readyz" {
-				report(where, "liveness must not ask for readiness: whatever it waits for would be cured by restarts")
+	for where, c := range m.containers() {
+		if c.LivenessProbe == nil {
+			report(where, "missing livenessProbe")
+		}
+		if c.ReadinessProbe == nil && c.RestartPolicy == nil {
+			report(where, "missing readinessProbe")
+		}
+		for _, probe := range []*corev1.Probe{c.StartupProbe, c.ReadinessProbe, c.LivenessProbe} {
+			if name := probePort(probe); name != "" && !hasPort(c, name) {
+				report(where, "a probe uses port %s, which the container does not have", name)
 			}
 		}
+		if c.Name == "keyd" && probePath(c.StartupProbe) == "/readyz" {
+			report(where, "startupProbe must not request /readyz: it would restart a keyd that waits for its database")
+		}
+		if probePath(c.LivenessProbe) == "/readyz" {
+			report(where, "livenessProbe must not request /readyz: a restart does not repair what a program waits for")
+		}
 	}
+}
+
+// probePath returns the path of an HTTP probe, "" for other probes.
+func probePath(p *corev1.Probe) string {
+	if p == nil || p.HTTPGet == nil {
+		return ""
+	}
+	return p.HTTPGet.Path
 }
 
 func probePort(p *corev1.Probe) string {
@@ -184,23 +214,20 @@ func hasPort(c corev1.Container, name string) bool {
 }
 
 func resources(m *manifests, report report) {
-	for _, p := range m.pods() {
-		for _, c := range p.containers() {
-			where, r := p.name+"/"+c.Name, c.Resources
-			limit := r.Limits.Memory()
-			if limit.IsZero() || r.Requests.Memory().IsZero() || r.Requests.Cpu().IsZero() {
-				report(where, "needs a memory limit, and requests of memory and CPU")
-			}
-			if _, ok := r.Limits[corev1.ResourceCPU]; ok {
-				report(where, "must have no CPU limit: throttling is latency")
-			}
-			if c.Image == "" || strings.HasPrefix(c.Image, "envoyproxy/") {
-				continue // not a Go program
-			}
-			soft, err := resource.ParseQuantity(strings.TrimSuffix(environment(c, "GOMEMLIMIT"), "B"))
-			if share := soft.AsApproximateFloat64() / limit.AsApproximateFloat64(); err != nil || share < 0.88 || share > 0.91 {
-				report(where, "GOMEMLIMIT is %q, must be 90%% of the limit %v", environment(c, "GOMEMLIMIT"), limit)
-			}
+	for where, c := range m.containers() {
+		limit := c.Resources.Limits.Memory()
+		if limit.IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Requests.Cpu().IsZero() {
+			report(where, "must have a memory limit, and requests of memory and CPU")
+		}
+		if _, limited := c.Resources.Limits[corev1.ResourceCPU]; limited {
+			report(where, "must have no CPU limit: throttling adds latency")
+		}
+		if c.Image == "" || strings.HasPrefix(c.Image, "envoyproxy/") {
+			continue // not a Go program
+		}
+		soft, err := resource.ParseQuantity(strings.TrimSuffix(environment(c, "GOMEMLIMIT"), "B"))
+		if share := soft.AsApproximateFloat64() / limit.AsApproximateFloat64(); err != nil || share < 0.88 || share > 0.91 {
+			report(where, "GOMEMLIMIT is %q: must be 90%% of the limit %v", environment(c, "GOMEMLIMIT"), limit)
 		}
 	}
 }
@@ -212,7 +239,7 @@ func environment(c corev1.Container, name string) string {
 	return ""
 }
 
-// required are the Secrets that must be given besides, and their keys.
+// required are the Secrets that an overlay must add, with their keys.
 var required = map[string][]string{
 	"key-api-token":  {"token"},
 	"operator-token": {"token"},
@@ -221,12 +248,9 @@ var required = map[string][]string{
 	"keyd-tls":       {"ca.crt", "tls.crt", "tls.key"},
 }
 
-// references holds that everything that a Pod names is there.
+// references checks that every object exists that a Pod refers to.
 func references(m *manifests, report report) {
-	given := map[string][]string{"Secret": {}, "ConfigMap": {}, "ServiceAccount": {}}
-	for name := range required {
-		given["Secret"] = append(given["Secret"], name)
-	}
+	given := map[string][]string{"Secret": slices.Collect(maps.Keys(required))}
 	for _, c := range m.configMaps {
 		given["ConfigMap"] = append(given["ConfigMap"], c.Name)
 	}
@@ -236,11 +260,11 @@ func references(m *manifests, report report) {
 	for _, p := range m.pods() {
 		want := func(kind, name string) {
 			if name != "" && !slices.Contains(given[kind], name) {
-				report(p.name, "names the %s %s, which is not there", kind, name)
+				report(p.name, "refers to %s %s, which does not exist", kind, name)
 			}
 		}
 		want("ServiceAccount", p.template.Spec.ServiceAccountName)
-		volumes := []string{}
+		var volumes []string
 		for _, c := range p.claims {
 			volumes = append(volumes, c.Name)
 		}
@@ -258,14 +282,14 @@ func references(m *manifests, report report) {
 		for _, c := range p.containers() {
 			for _, mount := range c.VolumeMounts {
 				if !slices.Contains(volumes, mount.Name) {
-					report(p.name+"/"+c.Name, "mounts the volume %s, which is not there", mount.Name)
+					report(p.name+"/"+c.Name, "mounts volume %s, which does not exist", mount.Name)
 				}
 			}
 		}
 	}
 }
 
-// projections is what a volume is made of, in one form for all kinds of it.
+// projections returns the sources of a volume in one form for all types of volume.
 func projections(v corev1.Volume) []corev1.VolumeProjection {
 	switch {
 	case v.Projected != nil:
@@ -282,12 +306,12 @@ func projections(v corev1.Volume) []corev1.VolumeProjection {
 	return nil
 }
 
-// services holds that selectors select, and that ports lead somewhere.
+// services checks that selectors match Pods and that ports exist.
 func services(m *manifests, report report) {
 	pods := m.pods()
 	for _, p := range pods {
 		if !labels.SelectorFromSet(p.selector).Matches(labels.Set(p.template.Labels)) {
-			report(p.name, "selects %v, its Pods have %v", p.selector, p.template.Labels)
+			report(p.name, "selects %v, but its Pods have %v", p.selector, p.template.Labels)
 		}
 	}
 	for _, s := range m.services {
@@ -301,35 +325,32 @@ func services(m *manifests, report report) {
 		for _, port := range s.Spec.Ports {
 			target := port.TargetPort.String()
 			if !slices.ContainsFunc(pods[i].containers(), func(c corev1.Container) bool { return hasPort(c, target) }) {
-				report("Service "+s.Name, "leads to port %s, which %s does not have", target, pods[i].name)
+				report("Service "+s.Name, "has the target port %s, which %s does not have", target, pods[i].name)
 			}
 		}
 		if s.Spec.Type != "" && s.Spec.Type != corev1.ServiceTypeClusterIP {
-			report("Service "+s.Name, "must stay inside the cluster")
+			report("Service "+s.Name, "type must be ClusterIP")
 		}
 	}
 }
 
-// images are pinned; none is fetched anew under the same name.
+// images checks that tags are fixed.
 func images(m *manifests, report report) {
-	for _, p := range m.pods() {
-		for _, c := range p.containers() {
-			_, tag, _ := strings.Cut(c.Image, ":")
-			if tag == "" || tag == "latest" {
-				report(p.name+"/"+c.Name, "image %q has no fixed tag", c.Image)
-			}
+	for where, c := range m.containers() {
+		if _, tag, _ := strings.Cut(c.Image, ":"); tag == "" || tag == "latest" {
+			report(where, "image %q has no fixed tag", c.Image)
 		}
 	}
 }
 
-// secrets are mounted so that only the program's group can read them, and never given in the environment.
+// secrets checks that Secrets are complete, that only the program's group can read them, and that none is in the environment.
 func secrets(m *manifests, report report) {
 	for _, p := range m.pods() {
 		for _, v := range p.template.Spec.Volumes {
 			var mode *int32
-			holds := slices.ContainsFunc(projections(v), func(s corev1.VolumeProjection) bool { return s.Secret != nil })
+			hasSecret := slices.ContainsFunc(projections(v), func(s corev1.VolumeProjection) bool { return s.Secret != nil })
 			switch {
-			case !holds:
+			case !hasSecret:
 				continue
 			case v.Projected != nil:
 				mode = v.Projected.DefaultMode
@@ -337,20 +358,20 @@ func secrets(m *manifests, report report) {
 				mode = v.Secret.DefaultMode
 			}
 			if mode == nil || *mode&0o037 != 0 {
-				report(p.name, "the volume %s holds a Secret and must have defaultMode 0440", v.Name)
+				report(p.name, "volume %s contains a Secret: defaultMode must be 0440", v.Name)
 			}
 		}
-		for _, c := range p.containers() {
-			inEnvironment := func(e corev1.EnvVar) bool { return e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil }
-			if slices.ContainsFunc(c.Env, inEnvironment) || len(c.EnvFrom) > 0 {
-				report(p.name+"/"+c.Name, "secrets come from files, not from the environment")
-			}
+	}
+	for where, c := range m.containers() {
+		isSecret := func(e corev1.EnvVar) bool { return e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil }
+		if slices.ContainsFunc(c.Env, isSecret) || len(c.EnvFrom) > 0 {
+			report(where, "secrets must be in files, not in the environment")
 		}
 	}
 	for _, s := range m.secrets {
 		for _, key := range required[s.Name] {
 			if len(s.Data[key]) == 0 {
-				report("Secret "+s.Name, "has no %s", key)
+				report("Secret "+s.Name, "missing key %s", key)
 			}
 		}
 	}

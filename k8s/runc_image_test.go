@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// command runs a tool and returns what it wrote; its failure is the test's.
+// command runs a tool and returns its output. The test fails if the tool fails.
 func command(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
@@ -30,9 +30,9 @@ func command(t testing.TB, name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// cluster is a network of hosts, each in a network namespace of its own, joined by a bridge in one more.
+// cluster is a network of hosts, each in its own network namespace, connected by a bridge in another one.
 type cluster struct {
-	bridge string            // the bridge's namespace
+	bridge string            // namespace of the bridge
 	hosts  map[string]string // address by name
 	file   string            // /etc/hosts of all
 }
@@ -71,7 +71,7 @@ func newCluster(t testing.TB, names map[string][]string) *cluster {
 
 func (c *cluster) namespace(host string) string { return c.bridge + host }
 
-// client makes requests from the bridge: from outside of every host.
+// client returns a client that sends requests from the bridge, outside of all hosts.
 func (c *cluster) client() *http.Client {
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 		type result struct {
@@ -80,7 +80,7 @@ func (c *cluster) client() *http.Client {
 		}
 		done := make(chan result, 1)
 		go func() {
-			runtime.LockOSThread() // and never unlocked: the thread has left its namespace and ends with the goroutine
+			runtime.LockOSThread() // without unlock: the thread has left its namespace and must exit with the goroutine
 			ns, err := os.Open("/run/netns/" + c.bridge)
 			if err == nil {
 				defer func() { _ = ns.Close() }()
@@ -99,13 +99,13 @@ func (c *cluster) client() *http.Client {
 	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 }
 
-// mount is a folder or file of this machine inside a container.
+// mount is a directory or file of this machine in a container.
 type mount struct {
 	from, to string
 	readOnly bool
 }
 
-// container is one process of an image, held as the manifests say.
+// container is a running container.
 type container struct {
 	t      testing.TB
 	name   string
@@ -114,16 +114,16 @@ type container struct {
 	exited chan error
 }
 
-// spec is what a container is made of.
+// spec describes a container.
 type spec struct {
-	name, host string // its own, and the host's whose network it has
+	name, host string // host is the one whose network it uses
 	root       string
 	args, env  []string
 	mounts     []mount
 	memory     int64
 }
 
-// run starts a container: user 65532, read-only root, no capabilities, no new privileges, its memory limited.
+// run starts a container as user 65532 with a read-only root, a memory limit, and without capabilities and new privileges.
 func (c *cluster) run(t testing.TB, s spec) *container {
 	t.Helper()
 	k := &container{t: t, name: c.namespace(s.host) + "-" + s.name, bundle: t.TempDir(), exited: make(chan error, 1)}
@@ -193,7 +193,7 @@ func (k *container) output() string {
 	return string(text)
 }
 
-// exec runs a program in the container, as a probe or `kubectl exec` does, and returns what it wrote to stdout.
+// exec runs a program in the container as `kubectl exec` does, and returns its stdout.
 func (k *container) exec(args ...string) (string, error) {
 	out, err := exec.Command("runc", append([]string{"exec", k.name}, args...)...).Output()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
@@ -202,7 +202,7 @@ func (k *container) exec(args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// until repeats a probe until it succeeds, as the kubelet and compose do.
+// until repeats a probe until it succeeds.
 func (k *container) until(what string, probe func() error) {
 	k.t.Helper()
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -214,14 +214,14 @@ func (k *container) until(what string, probe func() error) {
 		}
 		select {
 		case exit := <-k.exited:
-			k.t.Fatalf("%s ended before it was %s: %v", k.name, what, exit)
+			k.t.Fatalf("%s exited before it was %s: %v", k.name, what, exit)
 		case <-tick.C:
 		}
 	}
 	k.t.Fatalf("%s is not %s: %v", k.name, what, err)
 }
 
-// wait returns how the process ended by itself.
+// wait waits for the exit of the process and returns its error.
 func (k *container) wait(limit time.Duration) error {
 	k.t.Helper()
 	select {
@@ -233,7 +233,7 @@ func (k *container) wait(limit time.Duration) error {
 	}
 }
 
-// stop sends SIGTERM and holds that the process ends cleanly and in time.
+// stop sends SIGTERM and checks that the process exits with code 0 within the limit.
 func (k *container) stop(limit time.Duration) {
 	k.t.Helper()
 	command(k.t, "runc", "kill", k.name, "TERM")
@@ -242,7 +242,7 @@ func (k *container) stop(limit time.Duration) {
 	}
 }
 
-// owned gives a folder and what is in it to the programs' user, as fsGroup and fresh volumes do.
+// owned changes the owner of a directory and its files to the programs' user, as fsGroup and new volumes do.
 func owned(t testing.TB, folder string) string {
 	t.Helper()
 	for _, path := range []string{folder, filepath.Dir(folder)} {

@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// volumes lays a Pod's volumes out as the kubelet would and returns their folders by name.
+// volumes creates a Pod's volumes as the kubelet does, and returns their directories by name.
 func (m *manifests) volumes(t testing.TB, p pod) map[string]string {
 	t.Helper()
 	folders := map[string]string{}
@@ -33,7 +33,7 @@ func (m *manifests) volumes(t testing.TB, p pod) map[string]string {
 	return folders
 }
 
-// data returns what a ConfigMap or a Secret holds, and under what names it is mounted.
+// data returns the files of a ConfigMap or a Secret, and the paths at which they are mounted.
 func (m *manifests) data(source corev1.VolumeProjection) (data map[string][]byte, items []corev1.KeyToPath) {
 	data = map[string][]byte{}
 	if source.ConfigMap != nil {

@@ -1,9 +1,8 @@
-// Command check measures what a check costs that authzd answers from memory,
-// against a stock grpc-go server with the generated types that answers a constant
-// OK: the least that a sidecar on grpc-go can do.
+// Command check measures what a check costs that authzd answers from its cache. The baseline is a grpc-go server with the
+// generated types that returns a constant OK: the least that a sidecar on grpc-go can do.
 //
-// Both are processes of their own behind a Unix socket, and are asked by the same
-// client with the same message, in turns. The CPU is that of the server's process.
+// Both are separate processes behind a Unix socket. The same client sends them the same messages in turn. The CPU time is that
+// of the server's process.
 package main
 
 import (
@@ -11,99 +10,92 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+
+	"github.com/phantomrouter/phantom-authz/bench"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
-	"github.com/phantomrouter/phantom-authz/pkg/credential"
+)
+
+var (
+	rounds   = flag.Int("rounds", 7, "rounds of each server")
+	duration = flag.Duration("duration", 2*time.Second, "duration of a round")
+	serve    = flag.String("serve", "", "run the baseline server on this socket")
 )
 
 func main() {
-	rounds := flag.Int("rounds", 7, "rounds of each server")
-	lasts := flag.Duration("lasts", 2*time.Second, "how long a round lasts")
-	serve := flag.String("serve", "", "be the stock server on this socket")
-	flag.Parse()
-	var err error
-	if *serve != "" {
-		err = serveStock(*serve)
-	} else {
-		err = run(context.Background(), *rounds, *lasts)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "check:", err)
-		os.Exit(1)
-	}
-}
-
-func run(ctx context.Context, rounds int, lasts time.Duration) error {
-	return testbed.Run(ctx, func(site *testbed.Testbed) error { return measure(ctx, site, rounds, lasts) }, "cmd/keyd", "cmd/authzd")
-}
-
-func measure(ctx context.Context, site *testbed.Testbed, rounds int, lasts time.Duration) error {
-	authzd, keys, err := startAuthzd(ctx, site)
-	if err != nil {
-		return err
-	}
-	stock, err := startStock(site, "stock")
-	if err != nil {
-		return err
-	}
-	defer stock.end()
-	servers := []*server{
-		{name: "stock grpc-go, constant OK (baseline)", socket: "stock", pid: stock.pid()},
-		{name: "authzd, from memory", socket: "authzd", pid: authzd.Pid()},
-	}
-	for i := range rounds + 1 {
-		for _, s := range servers {
-			r, err := s.round(ctx, site, keys, lasts)
-			if err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
-			}
-			if i > 0 { // the first warms up
-				s.rounds = append(s.rounds, r)
-			}
+	bench.Main(func(ctx context.Context) error {
+		if *serve != "" {
+			return serveBaseline(*serve)
 		}
+		return testbed.Run(ctx, func(tb *testbed.Testbed) error { return measure(ctx, tb) }, "cmd/keyd", "cmd/authzd")
+	})
+}
+
+func measure(ctx context.Context, tb *testbed.Testbed) error {
+	if _, err := tb.StartKeyd(ctx, bench.Quiet()); err != nil {
+		return err
 	}
-	report(servers[0], servers[1])
+	authzd, err := tb.StartAuthzd(ctx, "authzd", bench.Quiet())
+	if err != nil {
+		return err
+	}
+	keys, err := bench.MintCached(ctx, tb, "authzd", 1000)
+	if err != nil {
+		return err
+	}
+	stock, err := startBaseline(tb)
+	if err != nil {
+		return err
+	}
+	defer stock.Kill()
+	messages := make([]*authv3.CheckRequest, len(keys))
+	for i, key := range keys {
+		messages[i] = testbed.CheckRequest(key)
+	}
+	variant := func(name string, p *testbed.Process, socket string) *bench.Variant[round] {
+		return &bench.Variant[round]{Name: name, Run: func() (round, error) { return runRound(ctx, p.Pid(), tb.Socket(socket), messages) }}
+	}
+	baseline := variant("stock grpc-go, constant OK (baseline)", stock, "stock")
+	measured := variant("authzd, from its cache", authzd, "authzd")
+	if err := bench.InTurn(*rounds, baseline, measured); err != nil {
+		return err
+	}
+	report(baseline, measured)
 	return nil
 }
 
-// startAuthzd starts a sidecar that knows a thousand keys.
-func startAuthzd(ctx context.Context, site *testbed.Testbed) (*testbed.Process, []credential.Secret, error) {
-	quiet := testbed.Config{"log": testbed.Config{"level": "info"}}
-	if _, err := site.StartKeyd(ctx, quiet); err != nil {
-		return nil, nil, err
+// report prints a table of medians over the rounds, and their spread.
+func report(baseline, measured *bench.Variant[round]) {
+	columns := []func(round) float64{
+		func(r round) float64 { return float64(len(r.latencies)) / duration.Seconds() },
+		func(r round) float64 { return micros(r.cpu) },
+		func(r round) float64 { return micros(r.latencies.Median()) },
+		func(r round) float64 { return micros(r.latencies.Percentile(99)) },
 	}
-	authzd, err := site.StartAuthzd(ctx, "authzd", quiet)
-	if err != nil {
-		return nil, nil, err
-	}
-	account, err := site.CreateAccount(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	checks, err := site.CheckClient("authzd")
-	if err != nil {
-		return nil, nil, err
-	}
-	defer checks.Close()
-	keys := make([]credential.Secret, 1000)
-	for i := range keys {
-		key, err := site.MintKey(ctx, account)
-		if err != nil {
-			return nil, nil, err
+	fmt.Printf("%d connections with %d streams each; medians of %d rounds (least to greatest).\n\n", connections, streams, *rounds)
+	fmt.Println("| | checks/s | server's CPU for a check, µs | latency p50, µs | latency p99, µs |\n|---|---|---|---|---|")
+	printRow := func(name string, values func(column func(round) float64) []float64, format string) {
+		fmt.Printf("| %s |", name)
+		for _, column := range columns {
+			fmt.Printf(" %s |", bench.MedianSpread(values(column), format))
 		}
-		keys[i] = key.Secret
-		if err := testbed.Until(ctx, func() error { return allowed(ctx, checks, key.Secret) }); err != nil {
-			return nil, nil, err
-		}
+		fmt.Println()
 	}
-	return authzd, keys, nil
+	printRow(baseline.Name, baseline.Values, "%.1f")
+	printRow(measured.Name, measured.Values, "%.1f")
+	printRow("ratio in the same turn", func(of func(round) float64) []float64 { return measured.Ratios(baseline, of) }, "%.2f")
 }
 
-func allowed(ctx context.Context, checks *testbed.CheckClient, key credential.Secret) error {
-	answer, err := checks.Check(ctx, key)
-	if err == nil && answer.Status != 200 {
-		err = fmt.Errorf("a good key: %v", answer)
+func micros(d time.Duration) float64 { return 1000 * bench.Millis(d) }
+
+// startBaseline starts this program as the baseline server.
+func startBaseline(tb *testbed.Testbed) (*testbed.Process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
 	}
-	return err
+	return testbed.Start(tb.Dir, "stock", exec.Command(self, "-serve", tb.Socket("stock")))
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// pause waits on the system's own timer: Go's may come a millisecond late.
+// pause sleeps with a timer of the system: those of Go may be a millisecond late.
 func pause(d time.Duration) {
 	if d <= 0 {
 		return

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,53 +16,41 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/phantomrouter/phantom-authz/bench"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// probe is an order to ask for hot keys at an even rate, whatever the answers do: a
-// check that has to wait holds up none after it. This program carries it out as a
-// process of its own.
+// probe is checks of hot keys at an even rate. A check that waits delays none of the next. A separate process of this program
+// sends them.
 type probe struct {
 	Socket    string // of the sidecar
 	Keys      []string
 	PerSecond int
-	Lasts     time.Duration
+	Duration  time.Duration
 }
 
-// latencies are what checks took, each counted from the moment that it was due and
-// not from when it was sent.
-type latencies []time.Duration
-
-// start begins the probe; what it returns waits for its end.
-func (p probe) start(ctx context.Context) (wait func() (latencies, error), err error) {
+// run sends the checks and returns their latencies, each from the time at which the check was due.
+func (p probe) run(ctx context.Context) (latencies bench.Times, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "taskset", "-c", clients, self, "-probe")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
+	text, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
 	}
-	out, err := cmd.StdoutPipe()
+	cmd := exec.CommandContext(ctx, "taskset", "-c", otherProcessor, self, "-probe")
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(text), os.Stderr
+	out, err := cmd.Output()
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	sent := json.NewEncoder(in).Encode(p)
-	return func() (latencies, error) {
-		var l latencies
-		read := json.NewDecoder(out).Decode(&l)
-		return l, errors.Join(sent, read, cmd.Wait())
-	}, nil
+	return latencies, json.Unmarshal(out, &latencies)
 }
 
-// beProbe carries out the order.
-func beProbe(in io.Reader, out io.Writer) error {
+// runProbe runs the probe that it reads, and writes the latencies.
+func runProbe(in io.Reader, out io.Writer) error {
 	var p probe
 	if err := json.NewDecoder(in).Decode(&p); err != nil {
 		return err
@@ -71,45 +60,42 @@ func beProbe(in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer checks.Close()
-	l, err := p.ask(checks)
+	latencies, err := p.send(checks)
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(out).Encode(l)
+	return json.NewEncoder(out).Encode(latencies)
 }
 
-// ask sends the checks, each at its moment: evenly spread, and each shifted by chance,
-// so that they meet no other rhythm.
-func (p probe) ask(checks *testbed.CheckClient) (latencies, error) {
-	// One for the pauses, which are system calls, and some for the answers.
-	runtime.GOMAXPROCS(4)
-	debug.SetGCPercent(-1) // in what this takes it leaves some tens of MiB; a collection would be its p99
+// send sends the checks at even intervals with a random offset each, so that they do not coincide with periodic events.
+func (p probe) send(checks *testbed.CheckClient) (bench.Times, error) {
+	runtime.GOMAXPROCS(4)  // one for the pauses, which are system calls, and some for the answers
+	debug.SetGCPercent(-1) // a collection would dominate p99; the garbage of a run is some tens of MiB
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	keys := make([]credential.Secret, len(p.Keys))
 	for i, key := range p.Keys {
 		keys[i] = credential.NewSecret(key)
 	}
-	apart := time.Second / time.Duration(p.PerSecond)
-	n := int(p.Lasts / apart)
-	took, failed := make(latencies, n), make([]error, n)
-	if err := good(checks, keys[0]); err != nil { // it connects
+	check := func(key credential.Secret) error {
+		return checks.CheckAllowed(context.Background(), key, grpc.WaitForReady(true))
+	}
+	interval := time.Second / time.Duration(p.PerSecond)
+	n := int(p.Duration / interval)
+	latencies, errs := make(bench.Times, n), make([]error, n)
+	if err := check(keys[0]); err != nil { // connect
 		return nil, err
 	}
-	var asking sync.WaitGroup
+	var pending sync.WaitGroup
 	began := time.Now()
 	for i := range n {
-		due := began.Add(time.Duration(i)*apart + rand.N(apart))
+		due := began.Add(time.Duration(i)*interval + rand.N(interval))
 		pause(time.Until(due))
-		asking.Go(func() {
-			failed[i] = good(checks, keys[i%len(keys)])
-			took[i] = time.Since(due)
+		pending.Go(func() {
+			errs[i] = check(keys[i%len(keys)])
+			latencies[i] = time.Since(due)
 		})
 	}
-	asking.Wait()
-	return took, errors.Join(failed...)
-}
-
-func good(checks *testbed.CheckClient, key credential.Secret) error {
-	return allowed(context.Background(), checks, key, grpc.WaitForReady(true))
+	pending.Wait()
+	return latencies, errors.Join(errs...)
 }

@@ -2,91 +2,55 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"math"
-	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/phantomrouter/phantom-authz/bench"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// load is what the sidecar is asked beside the hot keys.
-type load struct {
-	name   string
-	order  testbed.Load
-	known  *load // as many keys that are known; nil if these are
-	rounds []round
+// flood is a testbed with a sidecar that has cached the hot keys.
+type flood struct {
+	*testbed.Testbed
+	probe  probe
+	authzd *testbed.Process
 }
 
-// round is what one round has shown.
+// round is the result of one round.
 type round struct {
-	latencies         // of hot keys, sorted
-	perSecond float64 // checks of the load
-	busy      float64 // the sidecar's share of its processor
+	latencies bench.Times // of hot keys
+	perSecond float64     // checks of the load
+	busy      float64     // the sidecar's share of its processor
 }
 
-// loads begins with the hot keys alone.
-func loads() []*load {
-	all := []*load{{name: "hot keys alone"}}
-	for _, rate := range []int{1000, 3000, 6000, 0} {
-		speed := fmt.Sprintf("%d a second", rate)
-		if rate == 0 {
-			speed = "at full speed"
-		}
-		order := testbed.Load{PerSecond: rate, Checks: math.MaxInt}
-		known := &load{name: "beside known ones, " + speed, order: order}
-		known.order.Key = "hot" // which one is not known yet
-		all = append(all, known, &load{name: "beside unknown ones, " + speed, order: order, known: known})
-	}
-	return all
-}
-
-// lead is how long a load is under way before and after it is measured: so long is the
-// limiter's burst over, too.
+// lead is the time that a load runs before and after the measurement. Smaller measures the burst of the rate limit, too; larger
+// makes the rounds longer.
 const lead = 300 * time.Millisecond
 
-// round measures hot keys beside a load.
-func (b *bench) round(ctx context.Context, order testbed.Load) (r round, err error) {
-	over := make(chan error, 1)
-	var answers map[string]int
-	if order.Checks > 0 {
-		order.Duration = b.probe.Lasts + 2*lead
-		if order.Key != "" {
-			order.Key = b.probe.Keys[0]
-		}
-		go func() {
-			var err error
-			answers, err = b.GenerateLoad(ctx, "authzd", order)
-			over <- err
-		}()
-	} else {
-		over <- nil
+// runRound measures the hot keys beside a load.
+func (f *flood) runRound(ctx context.Context, load testbed.Load) (r round, err error) {
+	var group errgroup.Group
+	if load.Checks > 0 {
+		load.Duration = f.probe.Duration + 2*lead
+		group.Go(func() error {
+			answers, err := f.GenerateLoad(ctx, sidecar, load)
+			for _, n := range answers {
+				r.perSecond += float64(n) / load.Duration.Seconds()
+			}
+			return err
+		})
 	}
 	<-time.After(lead)
-	before, err := testbed.CPU(b.authzd.Pid())
-	if err != nil {
-		return r, err
-	}
 	began := time.Now()
-	wait, err := b.probe.start(ctx)
+	cpu, err := bench.CPU(f.authzd.Pid(), func() (err error) {
+		r.latencies, err = f.probe.run(ctx)
+		return err
+	})
 	if err != nil {
 		return r, err
 	}
-	if r.latencies, err = wait(); err != nil {
-		return r, err
-	}
-	took := time.Since(began)
-	after, err := testbed.CPU(b.authzd.Pid())
-	if err != nil {
-		return r, err
-	}
-	if err := <-over; err != nil {
-		return r, err
-	}
-	slices.Sort(r.latencies)
-	r.busy = (after - before).Seconds() / took.Seconds()
-	for _, n := range answers {
-		r.perSecond += float64(n) / order.Duration.Seconds()
-	}
-	return r, nil
+	r.busy = cpu.Seconds() / time.Since(began).Seconds()
+	r.latencies = bench.Sort(r.latencies)
+	return r, group.Wait()
 }

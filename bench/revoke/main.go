@@ -1,92 +1,79 @@
-// Command revoke measures how long it takes from an operator's revocation of a key
-// until keyd answers that it is effective: that no sidecar can let it in any more.
+// Command revoke measures the time from an operator's revocation of a key until keyd answers that it is effective: no sidecar
+// can allow the key any more.
 //
-// Keyd is a process of its own with a store on disk. The sidecars are the real
-// caches with their real clients, each with its long poll open, all in this
-// process. The baseline is a mint without any sidecar: one request and one durable
-// commit.
+// Keyd is a separate process with a store on disk. The sidecars are real caches with real clients, each with its long poll, in this
+// process. The baseline is a mint without sidecars: one request and one durable commit.
 package main
 
 import (
 	"context"
 	"flag"
 	"fmt"
-	"net/url"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/phantomrouter/phantom-authz/bench/sample"
+	"github.com/phantomrouter/phantom-authz/bench"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
-	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// required is what the median must be below, with all sidecars connected.
+// required is the limit of the median.
 const required = 50 * time.Millisecond
 
+var (
+	rounds   = flag.Int("rounds", 200, "revocations for each number of sidecars")
+	sidecars = flag.Int("sidecars", 500, "the largest number of sidecars")
+)
+
 func main() {
-	rounds := flag.Int("rounds", 200, "revocations for each number of sidecars")
-	most := flag.Int("sidecars", 500, "the greatest number of sidecars")
-	flag.Parse()
-	if err := run(context.Background(), *rounds, *most); err != nil {
-		fmt.Fprintln(os.Stderr, "revoke:", err)
-		os.Exit(1)
-	}
+	bench.Main(func(ctx context.Context) error {
+		return testbed.Run(ctx, func(tb *testbed.Testbed) (err error) {
+			if _, err := tb.StartKeyd(ctx, bench.Quiet()); err != nil {
+				return err
+			}
+			r := &revocations{Testbed: tb}
+			if r.account, err = tb.CreateAccount(ctx); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithCancel(ctx)
+			defer func() { cancel(); r.running.Wait() }()
+			return r.measureAll(ctx)
+		}, "cmd/keyd")
+	})
 }
 
-func run(ctx context.Context, rounds, most int) error {
-	return testbed.Run(ctx, func(site *testbed.Testbed) (err error) {
-		if _, err := site.StartKeyd(ctx, testbed.Config{"log": testbed.Config{"level": "info"}}); err != nil {
-			return err
-		}
-		b := &bench{Testbed: site, rounds: rounds, most: most}
-		if b.account, err = site.CreateAccount(ctx); err != nil {
-			return err
-		}
-		defer b.stop()
-		return b.all(ctx)
-	}, "cmd/keyd")
-}
-
-type bench struct {
+type revocations struct {
 	*testbed.Testbed
-	rounds  int
-	most    int
-	account string
-	caches  []*keycache.Cache
-	end     []context.CancelFunc
-	running sync.WaitGroup
+	account   string
+	connected int // sidecars
+	running   sync.WaitGroup
 }
 
-func (b *bench) all(ctx context.Context) error {
-	baseline, err := b.measure(ctx, func(testbed.Key) error {
-		_, err := b.MintKey(ctx, b.account)
+func (r *revocations) measureAll(ctx context.Context) error {
+	baseline, err := r.measure(ctx, func(testbed.Key) error {
+		_, err := r.MintKey(ctx, r.account)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Printf("From `revoke` sent to `effective: true` answered, %d revocations each.\n\n", b.rounds)
-	fmt.Println("| | median | p99 | longest | median to the baseline's | median under", required, "|\n|---|---|---|---|---|---|")
-	fmt.Printf("| baseline: a mint, no sidecar | %s | 1 | |\n", baseline)
+	fmt.Printf("From the request to `effective: true` in the answer, %d revocations each.\n\n", *rounds)
+	fmt.Println("| | median | p99 | maximum | median to the baseline's | median under", required, "|\n|---|---|---|---|---|---|")
+	fmt.Printf("| baseline: a mint without sidecars | %s | 1 | |\n", baseline)
 	for _, n := range []int{0, 1, 10, 100, 250, 500} {
-		if n > b.most {
+		if n > *sidecars {
 			break
 		}
-		if err := b.connect(ctx, n); err != nil {
+		if err := r.connect(ctx, n); err != nil {
 			return err
 		}
-		took, err := b.measure(ctx, func(key testbed.Key) error {
-			answer, err := b.Operators.Do(ctx, operatorapi.RevokeKey(key.ID).Waiting(operatorapi.MaxWait))
-			if err == nil && !answer.Change.Effective {
-				err = fmt.Errorf("not effective: %+v", answer.Change)
-			}
+		took, err := r.measure(ctx, func(key testbed.Key) error {
+			_, err := bench.AwaitEffective(ctx, r.Testbed, operatorapi.RevokeKey(key.ID))
 			return err
 		})
 		if err != nil {
@@ -97,15 +84,15 @@ func (b *bench) all(ctx context.Context) error {
 	return nil
 }
 
-// measure times rounds of something that is done to a fresh key.
-func (b *bench) measure(ctx context.Context, do func(testbed.Key) error) (sample.Times, error) {
+// measure returns the times of do, each with a new key.
+func (r *revocations) measure(ctx context.Context, do func(testbed.Key) error) (bench.Times, error) {
 	var all []time.Duration
-	for range b.rounds {
-		key, err := b.MintKey(ctx, b.account)
+	for range *rounds {
+		key, err := r.MintKey(ctx, r.account)
 		if err != nil {
 			return nil, err
 		}
-		if err := b.quiet(ctx); err != nil {
+		if err := r.awaitPolls(ctx); err != nil {
 			return nil, err
 		}
 		began := time.Now()
@@ -114,68 +101,45 @@ func (b *bench) measure(ctx context.Context, do func(testbed.Key) error) (sample
 		}
 		all = append(all, time.Since(began))
 	}
-	return sample.Of(all), nil
+	return bench.Sort(all), nil
 }
 
-// quiet waits until the mint has reached all sidecars: they wait in their polls.
-func (b *bench) quiet(ctx context.Context) error {
+// awaitPolls waits until the mint has reached all sidecars, so that all have sent their next polls.
+func (r *revocations) awaitPolls(ctx context.Context) error {
 	return testbed.Until(ctx, func() error {
-		head, err := b.Operators.Sidecars(ctx)
-		if err != nil || len(head.Items) == 0 {
+		list, err := r.Operators.Sidecars(ctx)
+		if err != nil || len(list.Items) == 0 {
 			return err
 		}
-		for _, s := range head.Items {
-			if s.Revision != head.Items[0].Revision {
-				return fmt.Errorf("%s is at %d", s.Name, s.Revision)
+		for _, s := range list.Items {
+			if s.Revision != list.Items[0].Revision {
+				return fmt.Errorf("%s is at revision %d", s.Name, s.Revision)
 			}
 		}
-		answer, err := b.Operators.Do(ctx, operatorapi.Revision(head.Items[0].Revision).Waiting(operatorapi.MaxWait))
-		if err == nil && !answer.Change.Effective {
-			err = fmt.Errorf("%+v", answer.Change)
-		}
+		_, err = bench.AwaitEffective(ctx, r.Testbed, operatorapi.Revision(list.Items[0].Revision))
 		return err
 	})
 }
 
 // connect starts sidecars until there are n, and waits until all have a lease.
-func (b *bench) connect(ctx context.Context, n int) error {
-	token, err := b.SidecarToken()
-	if err != nil {
-		return err
-	}
-	for len(b.caches) < n {
-		client := sidecarapi.New(sidecarapi.Options{
-			URL:     &url.URL{Scheme: "unix", Path: b.Socket("sidecars")},
-			Token:   func() credential.Secret { return token },
-			Timeout: 400 * time.Millisecond,
-		})
+func (r *revocations) connect(ctx context.Context, n int) error {
+	for ; r.connected < n; r.connected++ {
+		client, err := bench.SidecarClient(r.Testbed, 400*time.Millisecond)
+		if err != nil {
+			return err
+		}
 		cache := keycache.New(client, keycache.Options{
-			Name:  func() string { return fmt.Sprintf("sidecar-%s", credential.RandomBase62(8)) },
+			Name:  func() string { return "sidecar-" + credential.RandomBase62(8) },
 			Known: 1000, Unknown: 1000,
 			Times:     keycache.Times{MaxAge: time.Hour, ConfirmAfter: 10 * time.Second, MaxStale: 15 * time.Minute},
 			Admission: keycache.Admission{PerSecond: 200, Burst: 400},
 			Log:       zap.NewNop(),
 			Metrics:   prometheus.NewRegistry(),
 		})
-		runs, cancel := context.WithCancel(ctx)
-		b.running.Go(func() { _ = cache.Run(runs) }) // it returns no error
-		b.caches, b.end = append(b.caches, cache), append(b.end, cancel)
+		r.running.Go(func() {
+			_ = cache.Run(ctx) // it returns no error
+			cache.Close()
+		})
 	}
-	return testbed.Until(ctx, func() error {
-		list, err := b.Operators.Sidecars(ctx)
-		if err == nil && len(list.Items) != n {
-			err = fmt.Errorf("%d of %d sidecars are connected", len(list.Items), n)
-		}
-		return err
-	})
-}
-
-func (b *bench) stop() {
-	for _, cancel := range b.end {
-		cancel()
-	}
-	b.running.Wait()
-	for _, cache := range b.caches {
-		cache.Close()
-	}
+	return bench.AwaitSidecars(ctx, r.Testbed, n)
 }

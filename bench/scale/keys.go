@@ -8,16 +8,13 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/url"
 	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/phantomrouter/phantom-authz/bench/sample"
+	"github.com/phantomrouter/phantom-authz/bench"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
@@ -25,55 +22,49 @@ import (
 )
 
 const (
-	few       = 1000 // keys of the baseline
-	accounts  = 100
-	operators = 16 // at once
-	batches   = 5  // of mints, for their spread
-	perBatch  = 400
+	baselineKeys = 1000
+	accountCount = 100
+	operators    = 16 // concurrent
+	batches      = 5  // of mints and revocations, for their spread
+	perBatch     = 400
 )
 
-// filled is one keyd with what its store holds.
+// filled is a keyd with the content of its store.
 type filled struct {
 	*testbed.Testbed
+	stores   *stores
 	engine   string
 	accounts []string
 	digests  []credential.Digest
 	client   *sidecarapi.Client
 }
 
-// allKeys measures each engine with few keys and with all.
-func (b *bench) allKeys(ctx context.Context, engines []string) error {
-	fmt.Printf("Medians; mints and revocations by %d operators at once, %d batches of %d (least to greatest).\n\n", operators, batches, perBatch)
-	fmt.Println("| engine | keys | resolve 1: median | p99 | longest | resolve 1,000: median | p99 | longest | mints/s | revocations/s | bytes on disk for a key |")
+// measureKeys measures each engine with few keys and with all.
+func measureKeys(ctx context.Context, s *stores) error {
+	fmt.Printf("Medians; mints and revocations of %d concurrent operators, %d batches of %d (least to greatest).\n\n", operators, batches, perBatch)
+	fmt.Println("| engine | keys | resolve 1: median | p99 | maximum | resolve 1,000: median | p99 | maximum | mints/s | revocations/s | bytes on disk for a key |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|")
-	for _, engine := range engines {
-		err := b.in(ctx, engine, func(site *testbed.Testbed, _ *testbed.Process) error {
-			return b.inStore(ctx, &filled{Testbed: site, engine: engine})
-		})
-		if err != nil {
-			return fmt.Errorf("%s: %w", engine, err)
+	return s.each(ctx, func(engine string, tb *testbed.Testbed, _ *testbed.Process) error {
+		f := &filled{Testbed: tb, stores: s, engine: engine}
+		if err := f.connect(ctx); err != nil {
+			return err
 		}
-	}
-	return nil
+		defer f.client.Close()
+		return f.measureAll(ctx)
+	})
 }
 
-func (b *bench) inStore(ctx context.Context, f *filled) error {
-	if err := f.connect(ctx); err != nil {
-		return err
-	}
-	defer f.client.Close()
-	empty, err := b.size(ctx, f)
+func (f *filled) measureAll(ctx context.Context) error {
+	empty, err := f.size(ctx)
 	if err != nil {
 		return err
 	}
-	var rates []float64
-	for _, n := range []int{few, b.keys} {
-		rate, err := f.fill(ctx, n-len(f.digests))
-		if err != nil {
+	var rate float64
+	for _, n := range []int{baselineKeys, *keyCount} {
+		if rate, err = f.importKeys(ctx, n-len(f.digests)); err != nil {
 			return err
 		}
-		rates = append(rates, rate)
-		size, err := b.size(ctx, f)
+		size, err := f.size(ctx)
 		if err != nil {
 			return err
 		}
@@ -83,29 +74,24 @@ func (b *bench) inStore(ctx context.Context, f *filled) error {
 		}
 		fmt.Printf("| %s | %d | %s | %d |\n", f.engine, n, row, (size-empty)/int64(n))
 	}
-	fmt.Printf("| %s | | imported %.0f keys a second | | | | | | | | |\n", f.engine, rates[1])
+	fmt.Printf("| %s | | imported %.0f keys a second | | | | | | | | |\n", f.engine, rate)
 	return nil
 }
 
-func (f *filled) connect(ctx context.Context) error {
-	for range accounts {
+func (f *filled) connect(ctx context.Context) (err error) {
+	for range accountCount {
 		account, err := f.CreateAccount(ctx)
 		if err != nil {
 			return err
 		}
 		f.accounts = append(f.accounts, account)
 	}
-	token, err := f.SidecarToken()
-	f.client = sidecarapi.New(sidecarapi.Options{
-		URL:     &url.URL{Scheme: "unix", Path: f.Socket("sidecars")},
-		Token:   func() credential.Secret { return token },
-		Timeout: time.Minute,
-	})
+	f.client, err = bench.SidecarClient(f.Testbed, time.Minute)
 	return err
 }
 
-// fill imports n more keys, and returns how many in a second.
-func (f *filled) fill(ctx context.Context, n int) (float64, error) {
+// importKeys imports n more keys, and returns the keys per second.
+func (f *filled) importKeys(ctx context.Context, n int) (float64, error) {
 	first := len(f.digests)
 	for range n {
 		var digest credential.Digest
@@ -116,7 +102,7 @@ func (f *filled) fill(ctx context.Context, n int) (float64, error) {
 	go func() {
 		out := bufio.NewWriterSize(in, 1<<16)
 		for i, digest := range f.digests[first:] {
-			_, _ = fmt.Fprintf(out, `{"account":%q,"sha256":%q,"label":"imported"}`+"\n", f.accounts[i%accounts], digest.Hex())
+			_, _ = fmt.Fprintf(out, `{"account":%q,"sha256":%q,"label":"imported"}`+"\n", f.accounts[i%accountCount], digest.Hex())
 		}
 		_ = in.CloseWithError(out.Flush())
 	}()
@@ -125,10 +111,10 @@ func (f *filled) fill(ctx context.Context, n int) (float64, error) {
 	return float64(n) / time.Since(began).Seconds(), errors.Join(err, lines.Close())
 }
 
-// size is what the store takes on disk, its log and audit included.
-func (b *bench) size(ctx context.Context, f *filled) (bytes int64, err error) {
+// size returns the size of the store on disk, including the change log and the audit.
+func (f *filled) size(ctx context.Context) (bytes int64, err error) {
 	if f.engine == "postgres" {
-		c, err := pgx.Connect(ctx, b.postgres.URL(b.database))
+		c, err := pgx.Connect(ctx, f.stores.postgres.URL(f.stores.database))
 		if err != nil {
 			return 0, err
 		}
@@ -136,16 +122,16 @@ func (b *bench) size(ctx context.Context, f *filled) (bytes int64, err error) {
 		return bytes, errors.Join(err, c.Close(ctx))
 	}
 	for _, name := range []string{"keys.db", "keys.db-wal"} {
-		var stat syscall.Stat_t
-		if err := syscall.Stat(filepath.Join(f.Dir, name), &stat); err != nil {
-			return 0, &os.PathError{Op: "stat", Path: name, Err: err}
+		info, err := os.Stat(f.File(name))
+		if err != nil {
+			return 0, err
 		}
-		bytes += stat.Size
+		bytes += info.Size()
 	}
 	return bytes, nil
 }
 
-// measure returns the cells of a row.
+// measure returns cells of a row.
 func (f *filled) measure(ctx context.Context) (string, error) {
 	one, err := f.resolve(ctx, 1, 5000)
 	if err != nil {
@@ -158,8 +144,8 @@ func (f *filled) measure(ctx context.Context) (string, error) {
 	var mints, revocations []float64
 	for range batches {
 		ids := make([]string, perBatch)
-		rate, err := atOnce(ctx, perBatch, func(ctx context.Context, i int) error {
-			answer, err := f.Operators.Do(ctx, operatorapi.MintKey(f.accounts[i%accounts], operatorapi.NewKey{Label: "minted"}))
+		rate, err := concurrently(ctx, perBatch, func(ctx context.Context, i int) error {
+			answer, err := f.Operators.Do(ctx, operatorapi.MintKey(f.accounts[i%accountCount], operatorapi.NewKey{Label: "minted"}))
 			if err == nil {
 				ids[i] = answer.Key.ID
 			}
@@ -169,7 +155,7 @@ func (f *filled) measure(ctx context.Context) (string, error) {
 			return "", err
 		}
 		mints = append(mints, rate)
-		rate, err = atOnce(ctx, perBatch, func(ctx context.Context, i int) error {
+		rate, err = concurrently(ctx, perBatch, func(ctx context.Context, i int) error {
 			_, err := f.Operators.Do(ctx, operatorapi.RevokeKey(ids[i]))
 			return err
 		})
@@ -178,12 +164,11 @@ func (f *filled) measure(ctx context.Context) (string, error) {
 		}
 		revocations = append(revocations, rate)
 	}
-	return fmt.Sprintf("%s | %s | %s | %s", one, thousand, sample.Spread(mints, "%.0f"), sample.Spread(revocations, "%.0f")), nil
+	return fmt.Sprintf("%s | %s | %s | %s", one, thousand, bench.MedianSpread(mints, "%.0f"), bench.MedianSpread(revocations, "%.0f")), nil
 }
 
-// resolve times look-ups of n digests each, taken at random from all that there are,
-// after some that warm up.
-func (f *filled) resolve(ctx context.Context, n, rounds int) (sample.Times, error) {
+// resolve times requests of n random digests each, after some that warm up.
+func (f *filled) resolve(ctx context.Context, n, rounds int) (bench.Times, error) {
 	const warm = 20
 	var took []time.Duration
 	digests := make([]credential.Digest, n)
@@ -201,16 +186,15 @@ func (f *filled) resolve(ctx context.Context, n, rounds int) (sample.Times, erro
 		}
 		for _, r := range answer.Results {
 			if r.Outcome != sidecarapi.Found {
-				return nil, fmt.Errorf("a key that was imported: outcome %d", r.Outcome)
+				return nil, fmt.Errorf("an imported key was resolved with outcome %d", r.Outcome)
 			}
 		}
 	}
-	return sample.Of(took), nil
+	return bench.Sort(took), nil
 }
 
-// atOnce does something n times with several operators at once, and returns how
-// often a second.
-func atOnce(ctx context.Context, n int, do func(ctx context.Context, i int) error) (float64, error) {
+// concurrently calls do n times from the operators, and returns the calls per second.
+func concurrently(ctx context.Context, n int, do func(ctx context.Context, i int) error) (float64, error) {
 	began := time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(operators)

@@ -1,17 +1,13 @@
-// Command scale measures keyd with a million keys and with thousands of sidecars.
+// Command scale measures keyd with a million keys and with thousands of sidecars, for each engine.
 //
-// Keys: for each engine, the same measurements in a store with a thousand keys (the
-// baseline) and with all of them, in the same process of keyd: resolve of one digest
-// and of a thousand over the sidecars' API, mint and revoke by 16 operators at once,
-// the size on disk. The keys come by the bulk import of the operators' API, whose rate
-// is told.
+// Keys: the same measurements with a thousand keys (the baseline) and with all keys, in the same process of keyd: resolving one
+// and a thousand digests through the sidecars' API, mints and revocations of 16 concurrent operators, and the size on disk. A
+// bulk import through the operators' API, whose rate is reported, makes the keys.
 //
-// Sidecars: for each engine, one keyd, and so many long polls open, each on its own connection: keyd's
-// memory and processor for each, and the time from a revocation to the last
-// acknowledgement, against the same with none and with a tenth of them.
+// Sidecars: one keyd with many long polls, each on its own connection: memory and processor time of keyd for each sidecar, and the
+// time from a revocation to the last acknowledgement, with none, a tenth and all of them.
 //
-// Keyd and PostgreSQL are processes of their own on this machine, and so compete with
-// the load for its cores. docs/scale.md tells what came out and what follows.
+// Keyd and PostgreSQL are separate processes on this machine and share its cores with the load. docs/scale.md has the results.
 package main
 
 import (
@@ -19,79 +15,86 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"strings"
 
+	"github.com/phantomrouter/phantom-authz/bench"
 	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
+var (
+	keyCount     = flag.Int("keys", 1_000_000, "keys in the store; 0: skip this part")
+	sidecarCount = flag.Int("sidecars", 5000, "concurrent sidecars; 0: skip this part")
+	rounds       = flag.Int("rounds", 20, "revocations with each number of sidecars")
+	engines      = flag.String("engines", "sqlite,postgres", "the engines to measure")
+)
+
 func main() {
-	b := &bench{}
-	flag.IntVar(&b.keys, "keys", 1_000_000, "keys in the store, 0 leaves this part out")
-	flag.IntVar(&b.sidecars, "sidecars", 5000, "sidecars at once, 0 leaves this part out")
-	flag.IntVar(&b.rounds, "rounds", 20, "revocations with all sidecars")
-	engines := flag.String("engines", "sqlite,postgres", "the engines to measure")
-	flag.Parse()
-	if err := b.run(context.Background(), strings.Split(*engines, ",")); err != nil {
-		fmt.Fprintln(os.Stderr, "scale:", err)
-		os.Exit(1)
-	}
-}
-
-type bench struct {
-	keys, sidecars, rounds int
-	postgres               *pgtest.Server // nil: not started
-	database               string         // of the latest site on it
-}
-
-func (b *bench) run(ctx context.Context, engines []string) (err error) {
-	defer func() {
-		if b.postgres != nil {
-			err = errors.Join(err, b.postgres.Remove())
+	bench.Main(func(ctx context.Context) (err error) {
+		s := &stores{}
+		defer func() { err = errors.Join(err, s.remove()) }()
+		if *keyCount > 0 {
+			if err := measureKeys(ctx, s); err != nil {
+				return err
+			}
 		}
-	}()
-	if b.keys > 0 {
-		if err := b.allKeys(ctx, engines); err != nil {
+		if *sidecarCount > 0 {
+			return measureSidecars(ctx, s)
+		}
+		return nil
+	})
+}
+
+// stores makes stores of the engines.
+type stores struct {
+	postgres *pgtest.Server // nil: not started
+	database string         // the latest one
+}
+
+func (s *stores) remove() error {
+	if s.postgres == nil {
+		return nil
+	}
+	return s.postgres.Remove()
+}
+
+// each runs do for each engine with a keyd that has an empty store.
+func (s *stores) each(ctx context.Context, do func(engine string, tb *testbed.Testbed, keyd *testbed.Process) error) error {
+	for engine := range strings.SplitSeq(*engines, ",") {
+		config, err := s.config(ctx, engine)
+		if err != nil {
 			return err
 		}
-	}
-	if b.sidecars > 0 {
-		return b.fleets(ctx, engines)
+		err = testbed.Run(ctx, func(tb *testbed.Testbed) error {
+			keyd, err := tb.StartKeyd(ctx, config)
+			if err != nil {
+				return err
+			}
+			return do(engine, tb, keyd)
+		}, "cmd/keyd")
+		if err != nil {
+			return fmt.Errorf("%s: %w", engine, err)
+		}
 	}
 	return nil
 }
 
-// in runs do with a keyd over an empty store of that engine.
-func (b *bench) in(ctx context.Context, engine string, do func(*testbed.Testbed, *testbed.Process) error) error {
-	config := testbed.Config{"log": testbed.Config{"level": "info"}}
+// config returns a configuration of keyd with an empty store.
+func (s *stores) config(ctx context.Context, engine string) (config testbed.Config, err error) {
+	config = bench.Quiet()
 	switch engine {
 	case "sqlite":
+		return config, nil
 	case "postgres":
-		store, err := b.onPostgres(ctx)
-		if err != nil {
-			return err
+		if s.postgres == nil {
+			if s.postgres, err = pgtest.Start(ctx, "max_wal_size=4GB", "shared_buffers=1GB"); err != nil {
+				return nil, err
+			}
 		}
-		config["store"] = store
+		s.database, err = s.postgres.Database(ctx)
+		config["store"] = s.postgres.URL(s.database)
+		return config, err
 	default:
-		return fmt.Errorf("-engines: %q is none, there are sqlite and postgres", engine)
+		return nil, fmt.Errorf("-engines is invalid: %q must be sqlite or postgres", engine)
 	}
-	return testbed.Run(ctx, func(site *testbed.Testbed) error {
-		keyd, err := site.StartKeyd(ctx, config)
-		if err != nil {
-			return err
-		}
-		return do(site, keyd)
-	}, "cmd/keyd")
-}
-
-// onPostgres names an empty database.
-func (b *bench) onPostgres(ctx context.Context) (url string, err error) {
-	if b.postgres == nil {
-		if b.postgres, err = pgtest.Start(ctx, "max_wal_size=4GB", "shared_buffers=1GB"); err != nil {
-			return "", err
-		}
-	}
-	b.database, err = b.postgres.Database(ctx)
-	return b.postgres.URL(b.database), err
 }

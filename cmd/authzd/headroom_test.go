@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-func reads(name string) int {
+// metric returns a value of runtime/metrics.
+func metric(name string) int {
 	sample := []metrics.Sample{{Name: name}}
 	metrics.Read(sample)
 	return int(sample[0].Value.Uint64())
@@ -24,29 +25,29 @@ func TestHeadroom(t *testing.T) {
 	debug.SetGCPercent(70)
 	t.Cleanup(func() { debug.SetGCPercent(100) })
 	keepHeadroom()
-	if n := reads(percent); n != 70 {
-		t.Errorf("GOGC is set to 70, and then to %d", n)
+	if n := metric(percent); n != 70 {
+		t.Errorf("GOGC is %d, want 70 of the environment", n)
 	}
 
-	if err := os.Unsetenv("GOGC"); err != nil { // t.Setenv puts it back
+	if err := os.Unsetenv("GOGC"); err != nil { // t.Setenv restores it
 		t.Fatal(err)
 	}
-	runtime.GC() // what other tests left
+	runtime.GC() // collect garbage of other tests
 	keepHeadroom()
 	check := func() {
 		t.Helper()
-		// The goal is about what is in use and as much again and the headroom.
+		// The goal is about twice what is in use, and the headroom.
 		least, most := inUse()+headroom, 2*inUse()+headroom+headroom/4
-		if n := reads(goal); n < least || n > most {
-			t.Errorf("collects at %d bytes, want %d to %d", n, least, most)
+		if n := metric(goal); n < least || n > most {
+			t.Errorf("goal is %d bytes, want %d to %d", n, least, most)
 		}
 	}
 	check()
-	// Much more in use, and the room is the same: it is measured anew after a collection.
-	small := reads(percent)
+	// The headroom stays the same when much more is in use.
+	small := metric(percent)
 	much := make([]byte, 2*headroom)
 	for range 100 {
-		if runtime.GC(); reads(percent) < small/2 {
+		if runtime.GC(); metric(percent) < small/2 {
 			break
 		}
 	}

@@ -10,8 +10,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-// TestRulesOf: what of a file bears on a check reaches the check.
-func TestRulesOf(t *testing.T) {
+func TestRulesContainConfiguration(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "authzd.yaml")
 	text := `
 key_api: {url: 'http://127.0.0.1:8080', timeout: 3s}

@@ -2,13 +2,13 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 	"github.com/phantomrouter/phantom-authz/pkg/daemon"
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// Only the configuration makes the change log optional: by default a 404 is an error.
 func TestChangesAreRequiredByDefault(t *testing.T) {
 	for changes, optional := range map[string]bool{"": false, config.ChangesRequired: false, config.ChangesOptional: true} {
 		cfg := &config.Authzd{KeyAPI: config.KeyAPI{Changes: changes}}
@@ -18,7 +18,6 @@ func TestChangesAreRequiredByDefault(t *testing.T) {
 	}
 }
 
-// Each name is another, and has the length that the key API allows.
 func TestSidecarNamesDiffer(t *testing.T) {
 	names := make(map[string]bool)
 	for range 1000 {
@@ -27,5 +26,18 @@ func TestSidecarNamesDiffer(t *testing.T) {
 			t.Fatalf("the name %q", name)
 		}
 		names[name] = true
+	}
+}
+
+// The key API receives max_stale in milliseconds. A longer one must not be used.
+func TestMaxStaleIsWholeMilliseconds(t *testing.T) {
+	for set, want := range map[time.Duration]time.Duration{
+		2500 * time.Millisecond:                      2500 * time.Millisecond,
+		1500*time.Millisecond + 999*time.Microsecond: 1500 * time.Millisecond,
+		999 * time.Microsecond:                       0,
+	} {
+		if got := times(config.Cache{MaxStale: set}).MaxStale; got != want {
+			t.Errorf("%v is %v, want %v", set, got, want)
+		}
 	}
 }

@@ -2,22 +2,19 @@ package main
 
 import (
 	"fmt"
-	"io"
-	"net/http"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-// step is a request to the operators' side and the whole answer: TIME stands for a moment, ID for
-// an id that was made, PLAIN and TOKEN for secrets, N for a number. In request and answer $NAME
-// stands for what an earlier step has saved.
+// step is a request to the operators' side and the complete answer. In the answer TIME, ID, HINT, PLAIN, TOKEN, CURSOR and N
+// match generated values. $NAME is a value that an earlier step has saved.
 type step struct {
-	request string // METHOD PATH BODY
+	request string // METHOD PATH[ BODY]
 	status  int
-	answer  string // "" for an envelope
-	says    string // what an envelope's message holds
-	save    string // NAME=field of the answer, by dots
+	answer  string // "": an error envelope
+	says    string // part of an envelope's message
+	save    string // NAME=FIELD.FIELD of the answer
 }
 
 const (
@@ -27,19 +24,18 @@ const (
 	aDigest     = "abababababababababababababababababababababababababababababababab"
 )
 
-// aKey is a key of the account.
+// aKey returns the JSON of a key of the account.
 func aKey(id, label, hint, scopes, state, expires, revoked string) string {
 	return `{"id":` + id + `,"account":"acc-1_X","label":"` + label + `","hint":` + hint + `,"scopes":[` + scopes + `],"state":"` + state +
 		`","created_at":TIME,"created_by":"operator:alice","expires_at":` + expires + `,"revoked_at":` + revoked + `,"last_used_at":null,"replaced_by":null}`
 }
 
-// replacedBy is the key after a roll.
+// replacedBy returns the JSON of a key after a roll.
 func replacedBy(successor, key string) string {
 	return strings.Replace(key, `"replaced_by":null`, `"replaced_by":`+successor, 1)
 }
 
-// administration is contract and order: every operation of the operators with its answer, and the
-// errors that it names.
+// administration is a sequence of all operations of operators, with the answers and the errors of the contract.
 var administration = []step{
 	{"POST /v1/accounts " + `{"id":"acc-1_X","name":"Ann"}`, 201, `{"account":` + anAccount + `}`, "", ""},
 	{"POST /v1/accounts " + `{"id":"acc-1_X","name":"Ann"}`, 409, "", "acc-1_X", ""},
@@ -146,7 +142,6 @@ var placeholders = strings.NewReplacer(
 	"TOKEN", `"phs_[0-9A-Za-z]{38}"`, "CURSOR", `[\w-]+`, `:ID,`, `:"(acc|key|ses)_[0-9A-Za-z]+",`, `:ID\}`, `:"(acc|key|ses)_[0-9A-Za-z]+"\}`, ":N,", `:\d+,`,
 )
 
-// Every row of the operators' table, on each engine, to the byte.
 func TestAdministration(t *testing.T) {
 	onEachEngine(t, withRead, func(t *testing.T, config string) {
 		p := launch(t, config)
@@ -155,7 +150,7 @@ func TestAdministration(t *testing.T) {
 			request := fill(s.request, saved)
 			method, rest, _ := strings.Cut(request, " ")
 			path, body, _ := strings.Cut(rest, " ")
-			status, header, raw := p.whole(method, path, body)
+			status, header, raw := p.exchange("operators", aliceToken, method, path, body)
 			pattern := `\{"error":"` + envelopes[s.status] + `","message":".+","statusCode":` + fmt.Sprint(s.status) + `\}`
 			if s.answer != "" {
 				pattern = placeholders.Replace(regexp.QuoteMeta(fill(s.answer, saved)))
@@ -185,31 +180,7 @@ func valueAt(t *testing.T, raw, field string) string {
 	parts := strings.Split(field, ".")
 	found := regexp.MustCompile(`"` + parts[len(parts)-1] + `":"?([\w-]+)`).FindStringSubmatch(raw)
 	if found == nil {
-		t.Fatalf("no %s in %s", field, raw)
+		t.Fatalf("missing %s in %s", field, raw)
 	}
 	return found[1]
-}
-
-// whole sends a request to the operators' side and returns all of the answer.
-func (p *process) whole(method, path, body string) (int, http.Header, string) {
-	p.t.Helper()
-	r, err := http.NewRequest(method, "http://"+p.addr["listen.operators"]+path, strings.NewReader(body))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	r.Header.Set("Authorization", "Bearer "+aliceToken)
-	if body != "" {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	raw, err := io.ReadAll(resp.Body)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.described(r, body, resp.StatusCode, resp.Header, raw)
-	return resp.StatusCode, resp.Header, string(raw)
 }

@@ -2,64 +2,78 @@ package main
 
 import (
 	"context"
-	"os"
-	"strings"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 )
 
 var (
 	started atomic.Pointer[pgtest.Server]
-	// databases is one server for the tests that leave it as it is, each with a database of its own.
-	databases = sync.OnceValues(func() (*pgtest.Server, error) {
+	// sharedPostgres starts one server for the tests that do not change it. Each uses its own database.
+	sharedPostgres = sync.OnceValues(func() (*pgtest.Server, error) {
 		server, err := pgtest.Start(context.Background())
 		started.Store(server)
 		return server, err
 	})
 )
 
-func removeServer() {
-	if server := started.Load(); server != nil {
-		_ = server.Remove()
-	}
-}
-
-// onEachEngine runs a test over a fresh store of each engine, with more at the end of
-// keyd's configuration.
+// onEachEngine runs a test with a new store of each engine, and with more at the end of the configuration.
 func onEachEngine(t *testing.T, more string, test func(t *testing.T, config string)) {
-	t.Run("sqlite", func(t *testing.T) { test(t, configure(t, more)) })
+	t.Parallel()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, configure(t, more))
+	})
 	t.Run("postgres", func(t *testing.T) {
-		server, err := databases()
-		if err != nil {
-			t.Fatal(err)
-		}
-		database, err := server.Database(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		config := onPostgres(t, server, database)
-		raw, err := os.ReadFile(config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(config, append(raw, more...), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		t.Parallel()
+		config, _ := onDatabase(t, sharedServer(t))
+		replaceIn(t, config, "keys_per_account: 100\n", "keys_per_account: 100\n"+more)
 		test(t, config)
 	})
 }
 
-// replaceIn changes a line of a configuration.
-func replaceIn(t *testing.T, file, from, to string) {
+// startPostgres starts a server for one test.
+func startPostgres(t *testing.T, settings ...string) *pgtest.Server {
 	t.Helper()
-	raw, err := os.ReadFile(file)
-	if err != nil || !strings.Contains(string(raw), from) {
-		t.Fatalf("%s has no %q: %v", file, from, err)
-	}
-	if err := os.WriteFile(file, []byte(strings.Replace(string(raw), from, to, 1)), 0o600); err != nil {
+	server, err := pgtest.Start(t.Context(), settings...)
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = server.Remove() })
+	return server
 }
+
+func sharedServer(t *testing.T) *pgtest.Server {
+	t.Helper()
+	server, err := sharedPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server
+}
+
+// onDatabase returns a configuration for a new database of the server, and the name of the database.
+func onDatabase(t *testing.T, server *pgtest.Server) (config, database string) {
+	t.Helper()
+	database, err := server.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return onPostgres(t, server, database), database
+}
+
+// onPostgres returns a configuration for the database.
+func onPostgres(t *testing.T, server *pgtest.Server, database string) string {
+	t.Helper()
+	config := configure(t, "store_password_file: database.password\n")
+	replaceIn(t, config, "sqlite://"+filepath.Dir(config)+"/keys.db", server.LoopbackURL(database), "lease: 15s", "lease: "+postgresLease.String())
+	write(t, filepath.Join(filepath.Dir(config), "database.password"), pgtest.Password+"\n")
+	return config
+}
+
+// postgresLease is short, since the tests of replicas wait for leases to expire.
+const postgresLease = 3 * time.Second

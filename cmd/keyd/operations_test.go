@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,10 +18,10 @@ import (
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// manual is docs/operations.md, chapter by chapter.
+// manual is docs/operations.md.
 type manual struct {
 	t       *testing.T
-	blocks  map[string][]string // console blocks by heading, those not yet run
+	blocks  map[string][]string // console blocks by heading that have not been run
 	env     []string
 	prelude string
 }
@@ -43,12 +44,11 @@ func readManual(t *testing.T) *manual {
 
 func (m *manual) set(name, value string) { m.env = append(m.env, name+"="+value) }
 
-// run runs the chapter's next block in a shell that stops at the first failure, compares
-// what is printed with what is shown, and returns it.
+// run runs the chapter's next block in a shell that stops at the first failure, and compares the output with the block.
 func (m *manual) run(heading string) {
 	m.t.Helper()
 	if len(m.blocks[heading]) == 0 {
-		m.t.Fatalf("the chapter %q has no further commands", heading)
+		m.t.Fatalf("chapter %q has no more commands", heading)
 	}
 	block := m.blocks[heading][0]
 	m.blocks[heading] = m.blocks[heading][1:]
@@ -71,25 +71,26 @@ func (m *manual) run(heading string) {
 		parts[i] = regexp.QuoteMeta(strings.Trim(parts[i], "\n"))
 	}
 	if !regexp.MustCompile(`(?s)^` + strings.Join(parts, ".*") + `$`).MatchString(strings.TrimSpace(string(out))) {
-		m.t.Errorf("%s: shown\n%s\nprinted\n%s", heading, shown, out)
+		m.t.Errorf("%s: documented\n%s\nprinted\n%s", heading, shown, out)
 	}
 }
 
-// done fails if a command of the manual was not run.
-func (m *manual) done() {
+// checkAllRun fails if a command of the manual was not run.
+func (m *manual) checkAllRun() {
 	for heading, blocks := range m.blocks {
 		if len(blocks) > 0 {
-			m.t.Errorf("the chapter %q has commands that nobody has run: %s", heading, blocks)
+			m.t.Errorf("chapter %q has untested commands: %s", heading, blocks)
 		}
 	}
 }
 
-// world is a site with one sidecar, whose key API is restored.
-type world struct {
-	t    *testing.T
-	site *testbed.Testbed
-	keyd *testbed.Process
-	ask  *testbed.CheckClient
+// cluster is a keyd with one sidecar.
+type cluster struct {
+	*testbed.Testbed
+	t       *testing.T
+	keyd    *testbed.Process
+	checks  *testbed.CheckClient // of the sidecar
+	account string
 }
 
 const (
@@ -97,175 +98,189 @@ const (
 	shortMaxStale = 2 * time.Second
 )
 
-func newWorld(t *testing.T, bin string) *world {
+var (
+	programsDir string // removed after all tests
+	// programs builds the programs of clusters.
+	programs = sync.OnceValues(func() (dir string, err error) {
+		if programsDir, err = os.MkdirTemp("", "programs"); err == nil {
+			err = testbed.Build(context.Background(), programsDir, "cmd/keyd", "cmd/authzd", "cmd/keyctl")
+		}
+		return programsDir, err
+	})
+)
+
+func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	site, err := testbed.New(bin)
+	bin, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tb, err := testbed.New(bin)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := site.Close(context.WithoutCancel(t.Context())); err != nil {
+		if err := tb.Close(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, site: site}
-	w.startKeyd()
-	if _, err := site.StartAuthzd(t.Context(), "sidecar", testbed.Config{"cache": testbed.Config{"max_stale": "1s"}}); err != nil {
+	c := &cluster{t: t, Testbed: tb}
+	c.startKeyd()
+	if _, err := tb.StartAuthzd(t.Context(), "sidecar", testbed.Config{"cache": testbed.Config{"max_stale": "1s"}}); err != nil {
 		t.Fatal(err)
 	}
-	if w.ask, err = site.CheckClient("sidecar"); err != nil {
+	if c.checks, err = tb.CheckClient("sidecar"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(w.ask.Close)
-	return w
+	t.Cleanup(c.checks.Close)
+	if c.account, err = tb.CreateAccount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
-func (w *world) startKeyd() {
-	w.t.Helper()
+func (c *cluster) startKeyd() {
+	c.t.Helper()
 	var err error
-	w.keyd, err = w.site.StartKeyd(w.t.Context(), testbed.Config{"lease": shortLease.String(), "longest_max_stale": shortMaxStale.String()})
+	c.keyd, err = c.StartKeyd(c.t.Context(), testbed.Config{"lease": shortLease.String(), "longest_max_stale": shortMaxStale.String()})
 	if err != nil {
-		w.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 }
 
-func (w *world) stopKeyd() {
-	w.t.Helper()
-	if code, err := w.keyd.Stop(syscall.SIGTERM); code != 0 || err != nil {
-		w.t.Fatalf("keyd: exit %d, %v", code, err)
+func (c *cluster) stopKeyd() {
+	c.t.Helper()
+	if code, err := c.keyd.Stop(syscall.SIGTERM); code != 0 || err != nil {
+		c.t.Fatalf("keyd: exit %d, %v", code, err)
 	}
 }
 
-func (w *world) mint(account string) testbed.Key {
-	w.t.Helper()
-	key, err := w.site.MintKey(w.t.Context(), account)
+func (c *cluster) mint() testbed.Key {
+	c.t.Helper()
+	key, err := c.MintKey(c.t.Context(), c.account)
 	if err != nil {
-		w.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	return key
 }
 
-// says waits until the sidecar answers for the key with that reason.
-func (w *world) says(key testbed.Key, reason string) {
-	w.t.Helper()
-	err := testbed.Until(w.t.Context(), func() error {
-		a, err := w.ask.CheckAsEnvoy(w.t.Context(), key.Secret)
+// awaitReason waits until the sidecar answers a check of the key with the reason.
+func (c *cluster) awaitReason(key testbed.Key, reason string) {
+	c.t.Helper()
+	err := testbed.Until(c.t.Context(), func() error {
+		a, err := c.checks.CheckAsEnvoy(c.t.Context(), key.Secret)
 		if err == nil && a.Reason != reason {
-			err = fmt.Errorf("%s, wanted %s", a.Reason, reason)
+			err = fmt.Errorf("%s, want %s", a.Reason, reason)
 		}
 		return err
 	})
 	if err != nil {
-		w.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 }
 
-// saysNow is says of the next answer.
-func (w *world) saysNow(key testbed.Key, reason string) {
-	w.t.Helper()
-	if a, err := w.ask.CheckAsEnvoy(w.t.Context(), key.Secret); err != nil || a.Reason != reason {
-		w.t.Fatalf("%s, wanted %s (%v)", a.Reason, reason, err)
+// checkReason sends one check of the key, which must be answered with the reason.
+func (c *cluster) checkReason(key testbed.Key, reason string) {
+	c.t.Helper()
+	if a, err := c.checks.CheckAsEnvoy(c.t.Context(), key.Secret); err != nil || a.Reason != reason {
+		c.t.Fatalf("%s, want %s (%v)", a.Reason, reason, err)
 	}
 }
 
-// TestOperationsManual does what docs/operations.md says, for real: a key is revoked
-// between the copy and the restore.
+// All commands of the manual are run. A key is revoked between the backup and the restore.
 func TestOperationsManual(t *testing.T) {
-	bin := t.TempDir()
-	if err := testbed.Build(t.Context(), bin, "cmd/keyd", "cmd/authzd", "cmd/keyctl"); err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t, bin)
-	store, backups := filepath.Join(w.site.Dir, "keys.db"), t.TempDir()
-	m := readManual(t)
-	delete(m.blocks, "PostgreSQL") // has a test of its own
-	for name, value := range map[string]string{
-		"PATH": bin + ":" + os.Getenv("PATH"), "KEYCTL_URL": "unix://" + w.site.Socket("operators"),
-		"KEYCTL_TOKEN_FILE": filepath.Join(w.site.Dir, "operator.token"),
-		"config":            filepath.Join(w.site.Dir, "keyd.yaml"), "store": store, "backups": backups,
-	} {
-		m.set(name, value)
-	}
-	// The same SQL by Python's SQLite where the program is not installed.
-	m.prelude = "command -v sqlite3 >/dev/null || sqlite3() { python3 -c 'import sqlite3,sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])' \"$@\"; }\n"
-
-	account, err := w.site.CreateAccount(t.Context())
+	t.Parallel()
+	c := newCluster(t)
+	bin, err := programs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaked, rolled, since, good := w.mint(account), w.mint(account), w.mint(account), w.mint(account)
+	store, backups := filepath.Join(c.Dir, "keys.db"), t.TempDir()
+	m := readManual(t)
+	delete(m.blocks, "PostgreSQL") // see TestOperationsManualOnPostgres
+	for name, value := range map[string]string{
+		"PATH": bin + ":" + os.Getenv("PATH"), "KEYCTL_URL": "unix://" + c.Socket("operators"),
+		"KEYCTL_TOKEN_FILE": filepath.Join(c.Dir, "operator.token"),
+		"config":            filepath.Join(c.Dir, "keyd.yaml"), "store": store, "backups": backups,
+	} {
+		m.set(name, value)
+	}
+	// Without sqlite3, Python's SQLite runs the same SQL.
+	m.prelude = "command -v sqlite3 >/dev/null || sqlite3() { python3 -c 'import sqlite3,sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])' \"$@\"; }\n"
+
+	leaked, rolled, since, good := c.mint(), c.mint(), c.mint(), c.mint()
 	for _, key := range []testbed.Key{leaked, rolled, since, good} {
-		w.says(key, "ok")
+		c.awaitReason(key, "ok")
 	}
 	m.set("id", leaked.ID)
 	m.set("other", rolled.ID)
 	m.run("A key leaks")
-	w.saysNow(leaked, "key_revoked")
+	c.checkReason(leaked, "key_revoked")
 	m.run("A key leaks")
-	w.saysNow(rolled, "key_revoked")
+	c.checkReason(rolled, "key_revoked")
 	m.run("A key leaks")
 
-	m.run("Take a copy") // its audit is taken again below: this one is as old as the copy
+	m.run("Take a copy") // its audit is exported again below
 	copies, err := filepath.Glob(backups + "/keys-*.db")
 	if err != nil || len(copies) != 1 {
 		t.Fatal(copies, err)
 	}
 	if info, err := os.Stat(copies[0]); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the copy: %v %v", info.Mode(), err)
+		t.Errorf("backup: %v %v", info.Mode(), err)
 	}
 	m.set("id", since.ID)
-	m.run("A region is cut off") // none is, but the commands are those: it revokes
-	w.says(since, "key_revoked")
-	w.says(good, "ok")
-	exported := w.audit(m)
+	m.run("A region is cut off") // the chapter revokes a key
+	c.awaitReason(since, "key_revoked")
+	c.awaitReason(good, "ok")
+	exported := c.audit(m)
 
-	w.stopKeyd()
+	c.stopKeyd()
 	m.set("copy", copies[0])
 	began := time.Now()
-	m.run("Put a copy back")
-	w.startKeyd()
-	w.says(since, "ok") // it lives again, and the sidecar that knew better has asked
-	w.says(good, "ok")
-	w.says(leaked, "key_revoked")
-	m.run("Put a copy back")
+	m.run("Restore a copy")
+	c.startKeyd()
+	c.awaitReason(since, "ok") // active again, also in the cache of the sidecar
+	c.awaitReason(good, "ok")
+	c.awaitReason(leaked, "key_revoked")
+	m.run("Restore a copy")
 
-	again := missing(t, exported, w.audit(m))
+	again := missing(t, exported, c.audit(m))
 	if len(again) != 1 || again[0].Action != "key.revoke" || again[0].Key != since.ID {
-		t.Fatalf("since the copy: %v", again)
+		t.Fatalf("events after the backup: %v", again)
 	}
-	m.run("Put a copy back")
+	m.run("Restore a copy")
 	if took := time.Since(began); took < shortLease+shortMaxStale {
-		t.Errorf("a change was effective %s after the new epoch", took)
+		t.Errorf("effective %s after the new epoch", took)
 	}
-	w.saysNow(since, "key_revoked")
-	w.says(good, "ok")
+	c.checkReason(since, "key_revoked")
+	c.awaitReason(good, "ok")
 
-	w.stopKeyd()
-	m.run("The database is lost, and there is no copy")
-	w.startKeyd()
-	w.says(good, "key_unknown")
-	m.done()
+	c.stopKeyd()
+	m.run("The database is lost without a copy")
+	c.startKeyd()
+	c.awaitReason(good, "key_unknown")
+	m.checkAllRun()
 }
 
 type event struct{ At, Action, Key string }
 
-// audit is what keyctl audit exports.
-func (w *world) audit(m *manual) []event {
-	w.t.Helper()
-	shell := exec.CommandContext(w.t.Context(), "bash", "-c", "keyctl audit -o json")
+// audit returns the events of keyctl audit.
+func (c *cluster) audit(m *manual) []event {
+	c.t.Helper()
+	shell := exec.CommandContext(c.t.Context(), "bash", "-c", "keyctl audit -o json")
 	shell.Env = m.env
 	out, err := shell.Output()
 	if err != nil {
-		w.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	var list struct{ Events []event }
 	if err := json.NewDecoder(bytes.NewReader(out)).Decode(&list); err != nil {
-		w.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	return list.Events
 }
 
-// missing are the exported events above the newest that the store still has.
+// missing returns the exported events that are newer than those of the store.
 func missing(t *testing.T, exported, has []event) []event {
 	t.Helper()
 	for i, e := range exported {
@@ -273,6 +288,6 @@ func missing(t *testing.T, exported, has []event) []event {
 			return exported[:i]
 		}
 	}
-	t.Fatalf("%v is not among the exported", has[0])
+	t.Fatalf("%v was not exported", has[0])
 	return nil
 }

@@ -1,23 +1,17 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/phantomrouter/phantom-authz/internal/pgtest"
-	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// seeded is a running keyd with an account a that has a key.
+// seeded is a running keyd with an account a, which has a key.
 type seeded struct {
 	*process
 	owners owners
@@ -31,21 +25,19 @@ func seed(t *testing.T, config string) *seeded {
 	t.Helper()
 	p := launch(t, config)
 	s := &seeded{process: p, owners: ownersOf(p, config)}
-	p.operator("POST", "/v1/accounts", `{"id":"a","name":"Ann"}`)
-	minted := p.operator("POST", "/v1/accounts/a/keys", `{"label":"x"}`)
-	s.key = minted["key"].(map[string]any)["id"].(string)
-	s.digest = credential.NewSecret(minted["plaintext"].(string)).Digest().Hex()
-	s.note()
+	p.account("a")
+	s.key, s.digest = p.mint()
+	s.followHead()
 	return s
 }
 
-// note remembers where the log ends.
-func (s *seeded) note() {
+// followHead sets epoch and head to those of the change log.
+func (s *seeded) followHead() {
 	_, head := s.poll(-1, "", 0)
-	s.epoch, s.head = head["epoch"].(string), int64(head["revision"].(float64))
+	s.epoch, s.head = head.text("epoch"), head.number("revision")
 }
 
-// changes are all that changes something, by side, method, path and body.
+// changes returns all requests that change something: side, method, path and body.
 func (s *seeded) changes() [][4]string {
 	const long = `"label":"` + "012345678901234567890123456789012345678901234567890123456789" + `"`
 	return [][4]string{
@@ -57,29 +49,28 @@ func (s *seeded) changes() [][4]string {
 		{"operators", "POST", "/v1/keys/" + s.key + "/roll", `{"grace_seconds":60}`},
 		{"operators", "POST", "/v1/keys/" + s.key + "/revoke", ``},
 		{"operators", "POST", "/v1/accounts/a/terminate", ``},
-		{"owners", "POST", own, `{` + long + `}`},
-		{"owners", "POST", own + "/" + s.key + "/roll", ``},
-		{"owners", "DELETE", own + "/" + s.key, ``},
+		{"owners", "POST", ownKeys, `{` + long + `}`},
+		{"owners", "POST", ownKeys + "/" + s.key + "/roll", ``},
+		{"owners", "DELETE", ownKeys + "/" + s.key, ``},
 		{"sidecars", "POST", "/v1/changes", `{"sidecar":"other","poll":POLL,"after":0,"leave":true}`},
 	}
 }
 
-func (s *seeded) send(r [4]string) (int, map[string]any) {
+func (s *seeded) send(r [4]string) (int, object) {
 	switch r[0] {
 	case "owners":
 		return s.owners.do(r[1], r[2], r[3])
 	case "sidecars":
-		return s.ask("sidecars", sidecarToken, r[1], r[2], strings.Replace(r[3], "POLL", fmt.Sprint(polls.Add(1)), 1))
+		return s.request("sidecars", sidecarToken, r[1], r[2], strings.Replace(r[3], "POLL", fmt.Sprint(polls.Add(1)), 1))
 	}
-	return s.ask("operators", aliceToken, r[1], r[2], r[3])
+	return s.request("operators", aliceToken, r[1], r[2], r[3])
 }
 
-// refusesChanges sends all changes at once, and checks that each is told within the limit that the
-// store cannot answer, that nothing that only reads is held up, and that nothing was done once the
-// trouble is over.
-func (s *seeded) refusesChanges(limit time.Duration, readable bool, mend func()) {
+// rejectsChanges sends all changes concurrently. Each must be answered with 503 within the limit and change nothing. Reads must
+// stay fast, if readable. Repair ends the outage.
+func (s *seeded) rejectsChanges(limit time.Duration, readable bool, repair func()) {
 	s.t.Helper()
-	before := s.truthOfA()
+	before := s.snapshot()
 	began := time.Now()
 	var work sync.WaitGroup
 	for _, r := range s.changes() {
@@ -89,7 +80,7 @@ func (s *seeded) refusesChanges(limit time.Duration, readable bool, mend func())
 				s.t.Errorf("%v: %d %v", r, status, v)
 			}
 			if took := time.Since(began); took > limit {
-				s.t.Errorf("%v: refused after %s", r, took)
+				s.t.Errorf("%v: rejected after %s", r, took)
 			}
 		})
 	}
@@ -100,69 +91,52 @@ func (s *seeded) refusesChanges(limit time.Duration, readable bool, mend func())
 	if readable {
 		s.answersReads()
 	}
-	mend()
+	repair()
 	s.until(s.changes()[11], 200)
-	if after := s.truthOfA(); after != before {
+	if after := s.snapshot(); after != before {
 		s.t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
 	s.until(s.changes()[1], 201)
-	if status, v := s.poll(s.head, s.epoch, 0); status != 200 || len(v["changes"].([]any)) != 1 {
-		s.t.Errorf("a follower missed or was told too much: %d %v", status, v)
+	if status, v := s.poll(s.head, s.epoch, 0); status != 200 || len(v.list("changes")) != 1 {
+		s.t.Errorf("poll: %d %v, want one change", status, v)
 	}
 }
 
-// until sends a request again for as long as the store cannot answer.
+// until repeats a request while the answer is 503.
 func (s *seeded) until(r [4]string, want int) {
 	s.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); ; <-time.After(20 * time.Millisecond) {
+	eventually(s.t, "end of the outage", func() error {
 		status, v := s.send(r)
-		if status == want {
-			return
+		if status != want && status != 503 {
+			s.t.Fatalf("%v: %d %v", r, status, v)
 		}
-		if status != 503 || time.Now().After(deadline) {
-			s.t.Fatalf("after the trouble: %v: %d %v", r, status, v)
+		if status != want {
+			return fmt.Errorf("%v: %d %v", r, status, v)
 		}
-	}
+		return nil
+	})
 }
 
-// answersReads checks that nothing that only reads is held up.
+// answersReads checks that reads are not delayed.
 func (s *seeded) answersReads() {
 	s.t.Helper()
 	began := time.Now()
-	if status, v := s.ask("sidecars", sidecarToken, "POST", "/v1/resolve", `{"credentials":["`+s.digest+`"]}`); status != 200 {
+	if status, v := s.request("sidecars", sidecarToken, "POST", "/v1/resolve", `{"credentials":["`+s.digest+`"]}`); status != 200 {
 		s.t.Errorf("resolve: %d %v", status, v)
 	}
-	_ = s.truthOfA()
-	if status, _ := s.owners.do("GET", own, ""); status != 200 {
-		s.t.Errorf("the owner's list: %d", status)
+	s.snapshot()
+	if status, _ := s.owners.do("GET", ownKeys, ""); status != 200 {
+		s.t.Errorf("owner's list: %d", status)
 	}
 	if took := time.Since(began); took > 2*time.Second {
-		s.t.Errorf("reading took %s", took)
+		s.t.Errorf("reads took %s", took)
 	}
 }
 
-func (s *seeded) truthOfA() string {
+// snapshot returns all that operators see of the accounts and the account a.
+func (s *seeded) snapshot() string {
 	s.t.Helper()
 	return fmt.Sprint(s.operator("GET", "/v1/accounts", ""), s.operator("GET", "/v1/accounts/a/keys", ""), s.operator("GET", "/v1/audit", ""))
-}
-
-// onDatabase is a configuration over a new database of the server, and the database's name.
-func onDatabase(t *testing.T, server *pgtest.Server) (config, database string) {
-	t.Helper()
-	database, err := server.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return onPostgres(t, server, database), database
-}
-
-func sharedServer(t *testing.T) *pgtest.Server {
-	t.Helper()
-	server, err := databases()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return server
 }
 
 func connect(t *testing.T, url string) *pgx.Conn {
@@ -175,9 +149,9 @@ func connect(t *testing.T, url string) *pgx.Conn {
 	return c
 }
 
-// Somebody holds the lock that every change needs, and does not let go.
+// Another session holds the lock that every change needs.
 func TestStuckLock(t *testing.T) {
-	t.Parallel() // it waits most of its time
+	t.Parallel()
 	server := sharedServer(t)
 	config, database := onDatabase(t, server)
 	s := seed(t, config)
@@ -185,15 +159,14 @@ func TestStuckLock(t *testing.T) {
 	if _, err := holder.Exec(t.Context(), "BEGIN; SELECT FROM head FOR UPDATE"); err != nil {
 		t.Fatal(err)
 	}
-	s.refusesChanges(11*time.Second, true, func() {
+	s.rejectsChanges(11*time.Second, true, func() {
 		if _, err := holder.Exec(t.Context(), "ROLLBACK"); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// The server takes no writes for a time. It may be an old primary that was cut off, so no new
-// connection is made to it, and what only reads goes on over those that there are.
+// A server that rejects writes may be an old primary, so keyd opens no new connection to it. Reads use the existing ones.
 func TestReadOnlyServer(t *testing.T) {
 	server := sharedServer(t)
 	config, _ := onDatabase(t, server)
@@ -209,21 +182,18 @@ func TestReadOnlyServer(t *testing.T) {
 	}
 	set("ALTER SYSTEM SET default_transaction_read_only = on")
 	defer set("ALTER SYSTEM RESET default_transaction_read_only")
-	for deadline := time.Now().Add(5 * time.Second); ; { // until the sessions have heard of it
-		if status, _ := s.send(s.changes()[11]); status == 503 {
-			break
+	eventually(t, "read-only sessions", func() error {
+		if status, v := s.send(s.changes()[11]); status != 503 {
+			return fmt.Errorf("%d %v", status, v)
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("the server still takes writes")
-		}
-	}
-	s.refusesChanges(2*time.Second, false, func() { set("ALTER SYSTEM RESET default_transaction_read_only") })
+		return nil
+	})
+	s.rejectsChanges(2*time.Second, false, func() { set("ALTER SYSTEM RESET default_transaction_read_only") })
 }
 
-// Notifications do not come through a pooler that gives each transaction another session:
-// then another replica's change is seen when the server looks.
+// A pooler in transaction mode passes no notifications. The changes of other replicas are found by polling the database.
 func TestReplicasWithoutNotifications(t *testing.T) {
-	t.Parallel() // it waits most of its time
+	t.Parallel()
 	server := sharedServer(t)
 	pooler, err := server.Pooler(t.Context())
 	if err != nil {
@@ -231,38 +201,29 @@ func TestReplicasWithoutNotifications(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = pooler.Remove() })
 	config, database := onDatabase(t, server)
-	direct := server.LoopbackURL(database)
-	replaceIn(t, config, direct, pooler.LoopbackURL(database))
-	a := seed(t, config)
 	second, _ := onDatabase(t, server)
-	raw, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
+	for _, file := range []string{config, second} {
+		replaceIn(t, file, "\nstore: ", "\nstore: "+pooler.LoopbackURL(database)+" # ")
 	}
-	raw = bytes.ReplaceAll(raw, []byte(filepath.Dir(config)), []byte(filepath.Dir(second)))
-	if err := os.WriteFile(second, raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b := launch(t, second)
+	a, b := seed(t, config), launch(t, second)
 	for range 3 {
-		a.note()
+		a.followHead()
 		polled := make(chan time.Time)
 		go func() {
 			b.poll(a.head, a.epoch, 10*time.Second)
 			polled <- time.Now()
 		}()
-		<-time.After(200 * time.Millisecond) // the poll is under way
+		<-time.After(200 * time.Millisecond) // the poll is in flight
 		a.operator("POST", "/v1/accounts/a/keys", `{"label":"x"}`)
 		committed := time.Now()
 		if late := (<-polled).Sub(committed); late > 2*time.Second {
-			t.Errorf("another replica's change was seen after %s", late)
+			t.Errorf("change of the other replica after %s", late)
 		}
 	}
 }
 
-// A table that takes nothing more, as on a full disk, wherever in a change it comes, and at the
-// commit: nothing of the change is done.
-func TestTableThatIsFull(t *testing.T) {
+// If a table rejects writes, as on a full disk, at any point of a change or at the commit, nothing is changed.
+func TestFullTable(t *testing.T) {
 	server := sharedServer(t)
 	config, database := onDatabase(t, server)
 	s := seed(t, config)
@@ -282,7 +243,7 @@ func TestTableThatIsFull(t *testing.T) {
 	usage := [4]string{"sidecars", "POST", "/v1/usage", report}
 	for _, full := range []struct {
 		table, when string
-		refused     [][4]string
+		rejected    [][4]string
 	}{
 		{"accounts", "BEFORE INSERT OR UPDATE", [][4]string{all[0], all[7]}},
 		{"keys", "BEFORE INSERT OR UPDATE", append(keys, usage)},
@@ -299,22 +260,22 @@ func TestTableThatIsFull(t *testing.T) {
 		} else {
 			exec("CREATE TRIGGER full_disk " + full.when + " ON " + full.table + " FOR EACH ROW EXECUTE FUNCTION full_disk()")
 		}
-		before := s.truthOfA()
-		for _, r := range full.refused {
+		before := s.snapshot()
+		for _, r := range full.rejected {
 			status, v := s.send(r)
 			if status != 503 || v["error"] != "SERVICE_UNAVAILABLE" || strings.Contains(fmt.Sprint(v["message"]), "canary") {
 				t.Errorf("%s: %v: %d %v", full.table, r, status, v)
 			}
 		}
-		if after := s.truthOfA(); after != before {
+		if after := s.snapshot(); after != before {
 			t.Errorf("%s: before\n%s\nafter\n%s", full.table, before, after)
 		}
 		exec("DROP TRIGGER full_disk ON " + full.table)
 	}
 	if status, v := s.send(all[1]); status != 201 {
-		t.Errorf("with room again: %d %v", status, v)
+		t.Errorf("after the outage: %d %v", status, v)
 	}
-	if status, v := s.poll(s.head, s.epoch, 0); status != 200 || len(v["changes"].([]any)) != 1 {
-		t.Errorf("a follower missed or was told too much: %d %v", status, v)
+	if status, v := s.poll(s.head, s.epoch, 0); status != 200 || len(v.list("changes")) != 1 {
+		t.Errorf("poll: %d %v, want one change", status, v)
 	}
 }

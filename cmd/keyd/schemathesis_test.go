@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// TestSchemathesis lets schemathesis, which makes requests of the OpenAPI document, good
-// ones and bad ones and chains of them, look for answers that are not in it.
+// Schemathesis generates valid and invalid requests, and sequences of them, from the OpenAPI document, and compares the answers
+// with the document.
 func TestSchemathesis(t *testing.T) {
 	program := schemathesis(t)
 	rules, err := filepath.Abs("testdata/schemathesis")
@@ -32,8 +32,8 @@ func TestSchemathesis(t *testing.T) {
 		t.Run(side.name, func(t *testing.T) {
 			t.Parallel()
 			p := launch(t, openSides(t))
-			p.operator("POST", "/v1/accounts", `{"id":"a","name":"Ann"}`)
-			url := "http://" + p.addr["listen."+side.name]
+			p.account("a")
+			url := "http://" + p.Addresses["listen."+side.name]
 			args := []string{
 				"--config-file", filepath.Join(rules, "schemathesis.toml"), "run", url + "/openapi.yaml", "--url", url,
 				"--include-tag", side.name, "--max-examples", "10", "--seed", "1", "--continue-on-failure", "--no-color",
@@ -49,60 +49,50 @@ func TestSchemathesis(t *testing.T) {
 			if err != nil || !strings.Contains(string(out), "passed") {
 				t.Errorf("%v\n%s", err, out)
 			}
-			if code := p.stop(syscall.SIGTERM); code != 0 {
-				t.Errorf("keyd: exit %d", code)
-			}
+			p.stop(syscall.SIGTERM)
 		})
 	}
 }
 
-// openSides is a configuration with every side on TCP, leases that are soon over, and a
-// scope that owners grant.
+// openSides returns a configuration with all sides on TCP, a short lease, and a scope that owners grant.
 func openSides(t *testing.T) string {
 	t.Helper()
-	path := configure(t, "scopes: {\"chat:companion\": {granted_by: operator}, read: {granted_by: owner}}\n")
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := strings.NewReplacer("lease: 15s", "lease: 1s", "longest_max_stale: 1h", "longest_max_stale: 168h",
-		"owners: unix://"+filepath.Dir(path)+"/owners.sock", "owners: tcp://127.0.0.1:0").Replace(string(raw))
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path := configure(t, withRead)
+	replaceIn(t, path, "lease: 15s", "lease: 1s", "longest_max_stale: 1h", "longest_max_stale: 168h",
+		"owners: unix://"+filepath.Dir(path)+"/owners.sock", "owners: tcp://127.0.0.1:0")
 	return path
 }
 
-// schemathesis returns the program; a first call installs it in .venv of the clone.
+// schemathesis returns the path of the program. The first call installs it in .venv of the clone.
 func schemathesis(t *testing.T) string {
 	t.Helper()
-	home, err := filepath.Abs("../../.venv/schemathesis")
+	venv, err := filepath.Abs("../../.venv/schemathesis")
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(home, "bin", "schemathesis")
+	program := filepath.Join(venv, "bin", "schemathesis")
 	pins, err := os.ReadFile("testdata/schemathesis/requirements.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The pins are written last: a venv without them, or with others, is made anew.
-	mark := filepath.Join(home, "pins.txt")
+	// The pins are written last: a venv without them, or with others, is replaced.
+	mark := filepath.Join(venv, "pins.txt")
 	if had, err := os.ReadFile(mark); err == nil && string(had) == string(pins) {
 		return program
 	}
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		t.Fatal("python3 is missing: schemathesis needs it")
+		t.Fatal("missing python3, which schemathesis needs")
 	}
 	for _, args := range [][]string{
-		{python, "-m", "venv", "--clear", home},
+		{python, "-m", "venv", "--clear", venv},
 		{
-			filepath.Join(home, "bin", "python3"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet",
+			filepath.Join(venv, "bin", "python3"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet",
 			"--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "testdata/schemathesis/requirements.txt",
 		},
 	} {
 		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatal(errors.Join(fmt.Errorf("schemathesis cannot be installed: %w", err), errors.New(string(out))))
+			t.Fatal(errors.Join(fmt.Errorf("install schemathesis: %w", err), errors.New(string(out))))
 		}
 	}
 	if err := os.WriteFile(mark, pins, 0o600); err != nil {

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -16,7 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -27,7 +27,7 @@ type pair struct {
 	key  *ecdsa.PrivateKey
 }
 
-// issue makes a certificate that the CA has signed; its own without one.
+// issue makes a certificate signed by the CA, or self-signed if ca is nil. The name is a DNS name or a URI.
 func issue(t *testing.T, name string, ca *pair) *pair {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -65,7 +65,7 @@ func issue(t *testing.T, name string, ca *pair) *pair {
 	return &pair{cert, key}
 }
 
-// write puts both into dir as NAME.crt and NAME.key.
+// write writes NAME.crt and NAME.key to dir.
 func (p *pair) write(t *testing.T, dir, name string) {
 	t.Helper()
 	key, err := x509.MarshalPKCS8PrivateKey(p.key)
@@ -76,13 +76,11 @@ func (p *pair) write(t *testing.T, dir, name string) {
 		name + ".crt": {Type: "CERTIFICATE", Bytes: p.cert.Raw},
 		name + ".key": {Type: "PRIVATE KEY", Bytes: key},
 	} {
-		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		write(t, filepath.Join(dir, file), string(pem.EncodeToMemory(block)))
 	}
 }
 
-// secured writes certificates and a configuration that uses them; owners are on TCP.
+// secured writes certificates and a configuration that uses them, with owners on TCP.
 func secured(t *testing.T, more string) (config string, ca *pair) {
 	t.Helper()
 	config = configure(t, "")
@@ -90,22 +88,12 @@ func secured(t *testing.T, more string) (config string, ca *pair) {
 	ca = issue(t, "ca", nil)
 	ca.write(t, dir, "ca")
 	issue(t, "keyd", ca).write(t, dir, "keyd")
-	raw, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := strings.NewReplacer(
-		"listen:\n", "listen:\n  tls: {cert_file: keyd.crt, key_file: keyd.key, client_ca_file: ca.crt}\n"+more,
-		"owners: unix://"+dir+"/owners.sock", "owners: tcp://0.0.0.0:0",
-		"sidecar_token_files: [key-api.token]\n", "",
-	).Replace(string(raw))
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	replaceIn(t, config, "listen:\n", "listen:\n  tls: {cert_file: keyd.crt, key_file: keyd.key, client_ca_file: ca.crt}\n"+more,
+		"owners: unix://"+dir+"/owners.sock", "owners: tcp://0.0.0.0:0", "sidecar_token_files: [key-api.token]\n", "")
 	return config, ca
 }
 
-// askTLS sends a GET with the client's certificate and returns the status, 0 without a connection.
+// askTLS sends a GET with the client's certificate and returns the status, 0 if the handshake fails.
 func (p *process) askTLS(ca *pair, side, path, bearer string, client *pair) int {
 	p.t.Helper()
 	roots := x509.NewCertPool()
@@ -116,7 +104,7 @@ func (p *process) askTLS(ca *pair, side, path, bearer string, client *pair) int 
 	}
 	transport := &http.Transport{TLSClientConfig: conf}
 	defer transport.CloseIdleConnections()
-	_, port, err := net.SplitHostPort(p.addr["listen."+side])
+	_, port, err := net.SplitHostPort(p.Addresses["listen."+side])
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -139,26 +127,26 @@ func (p *process) askTLS(ca *pair, side, path, bearer string, client *pair) int 
 	return resp.StatusCode
 }
 
-// Without tokens a sidecar is let in by its certificate, and by nothing else.
+// Without tokens, sidecars authenticate with their certificate only.
 func TestMutualTLS(t *testing.T) {
 	config, ca := secured(t, "")
 	p := launch(t, config)
-	known, stranger := issue(t, "sidecar", ca), issue(t, "stranger", nil)
+	known, unknown := issue(t, "sidecar", ca), issue(t, "unknown", nil)
 	for _, c := range []struct {
 		side, path, bearer string
 		client             *pair
 		status             int
 	}{
-		{"sidecars", "/v1/resolve", "", known, 405}, // let in: it is a POST
+		{"sidecars", "/v1/resolve", "", known, 405}, // authenticated: the method must be POST
 		{"sidecars", "/v1/resolve", "", nil, 0},
 		{"sidecars", "/v1/resolve", sidecarToken, nil, 0},
-		{"sidecars", "/v1/resolve", "", stranger, 0},
-		{"operators", "/v1/accounts", "", known, 401}, // a certificate makes no operator
+		{"sidecars", "/v1/resolve", "", unknown, 0},
+		{"operators", "/v1/accounts", "", known, 401}, // operators need a token, too
 		{"operators", "/v1/accounts", aliceToken, known, 200},
 		{"operators", "/v1/accounts", aliceToken, nil, 0},
-		{"owners", own, "", known, 404}, // let in: there is no such account
-		{"owners", own, "", nil, 0},
-		{"owners", own, "", stranger, 0},
+		{"owners", ownKeys, "", known, 404}, // authenticated: the account is unknown
+		{"owners", ownKeys, "", nil, 0},
+		{"owners", ownKeys, "", unknown, 0},
 	} {
 		if got := p.askTLS(ca, c.side, c.path, c.bearer, c.client); got != c.status {
 			t.Errorf("%s with token %q: %d, want %d", c.side, c.bearer, got, c.status)
@@ -166,28 +154,29 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
-// With client_names each side accepts the certificates that it names, after a reload others.
+// With client_names each side accepts only certificates with these names, also after a reload.
 func TestClientNames(t *testing.T) {
 	const names = `  client_names: {sidecars: ["spiffe://phantom/authzd"], owners: [envoy.phantom]}` + "\n"
 	config, ca := secured(t, names)
 	p := launch(t, config)
 	sidecar, envoy := issue(t, "spiffe://phantom/authzd", ca), issue(t, "envoy.phantom", ca)
-	wrong := func(client *pair, sidecars, operators, owners int) (wrong string) {
+	compare := func(client *pair, sidecars, operators, owners int) error {
 		t.Helper()
+		var errs []error
 		for _, c := range []struct {
 			side, path, bearer string
 			status             int
-		}{{"sidecars", "/v1/resolve", "", sidecars}, {"operators", "/v1/accounts", aliceToken, operators}, {"owners", own, "", owners}} {
+		}{{"sidecars", "/v1/resolve", "", sidecars}, {"operators", "/v1/accounts", aliceToken, operators}, {"owners", ownKeys, "", owners}} {
 			if got := p.askTLS(ca, c.side, c.path, c.bearer, client); got != c.status {
-				wrong += fmt.Sprintf("%s %s: %d, want %d\n", client.cert.Subject.CommonName, c.side, got, c.status)
+				errs = append(errs, fmt.Errorf("%s %s: %d, want %d", client.cert.Subject.CommonName, c.side, got, c.status))
 			}
 		}
-		return wrong
+		return errors.Join(errs...)
 	}
 	check := func(client *pair, sidecars, operators, owners int) {
 		t.Helper()
-		if got := wrong(client, sidecars, operators, owners); got != "" {
-			t.Error(got)
+		if err := compare(client, sidecars, operators, owners); err != nil {
+			t.Error(err)
 		}
 	}
 	check(sidecar, 405, 200, 403)
@@ -196,41 +185,27 @@ func TestClientNames(t *testing.T) {
 
 	other := `  client_names: {operators: [ops.phantom]}` + "\n"
 	replaceIn(t, config, names, other)
-	p.reload(func() bool { return wrong(sidecar, 405, 403, 404) == "" })
+	p.reload(func() error { return compare(sidecar, 405, 403, 404) })
 	check(issue(t, "ops.phantom", ca), 405, 200, 404)
 	replaceIn(t, config, other, "")
-	p.reload(func() bool { return wrong(sidecar, 405, 200, 404) == "" })
+	p.reload(func() error { return compare(sidecar, 405, 200, 404) })
 }
 
-// reload sends SIGHUP and waits for its effect.
-func (p *process) reload(effect func() bool) {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		p.t.Fatal(err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); !effect(); {
-		if time.Now().After(deadline) {
-			p.t.Fatalf("the reload had no effect:\n%s", p.logged())
-		}
-		<-time.After(20 * time.Millisecond)
-	}
-}
-
-// Envoy alone reaches the owners' side, or those who start keyd are told.
+// keyd warns of an owners' address that all local programs reach, and rejects one on the network without client certificates.
 func TestOwnersAddress(t *testing.T) {
 	config := configure(t, "")
-	socket := filepath.Join(filepath.Dir(config), "owners.sock")
+	socket := ownersSocket(config)
 	p := launch(t, config)
 	info, err := os.Stat(socket)
 	if err != nil || info.Mode() != os.ModeSocket|0o660 {
-		t.Errorf("the socket: %v, %v", info.Mode(), err)
+		t.Errorf("socket: %v, %v", info.Mode(), err)
 	}
-	if log := p.logged(); strings.Contains(log, "listen.owners believes") {
-		t.Errorf("warned of a Unix socket: %s", log)
+	if log := p.Output(); strings.Contains(log, "listen.owners believes") {
+		t.Errorf("warning about a Unix socket: %s", log)
 	}
 	replaceIn(t, config, "owners: unix://"+socket, "owners: tcp://127.0.0.1:0")
-	if log := launch(t, config).logged(); !strings.Contains(log, `"level":"warn"`) || !strings.Contains(log, "listen.owners believes") {
-		t.Errorf("not warned of loopback: %s", log)
+	if log := launch(t, config).Output(); !strings.Contains(log, `"level":"warn"`) || !strings.Contains(log, "listen.owners believes") {
+		t.Errorf("no warning about loopback: %s", log)
 	}
 	for _, open := range []string{"tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://192.0.2.1:80", "tcp://keyd:80", "tcp://localhost.example:80"} {
 		replaceIn(t, config, "owners: ", "owners: '"+open+"' # ")

@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -59,6 +60,15 @@ func (c *CheckClient) Check(ctx context.Context, s credential.Secret, options ..
 		a.Status = 200
 	}
 	return a, nil
+}
+
+// CheckAllowed sends a check, and returns an error unless it is allowed.
+func (c *CheckClient) CheckAllowed(ctx context.Context, s credential.Secret, options ...grpc.CallOption) error {
+	answer, err := c.Check(ctx, s, options...)
+	if err == nil && answer.Status != 200 {
+		err = fmt.Errorf("check is not allowed: %s", answer.Reason)
+	}
+	return err
 }
 
 // CheckAsEnvoy is Check with EnvoyTimeout.

@@ -2,7 +2,6 @@ package testbed
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -29,8 +28,8 @@ func (c Credentials) Secrets() []string {
 
 // Seed creates two accounts with keys and sessions. The second account is terminated.
 func (tb *Testbed) Seed(ctx context.Context) (Credentials, error) {
-	s := &seeder{ctx: ctx, client: tb.Operators}
-	c := Credentials{Unknown: credential.Mint(credential.Key).Reveal(), Expiry: time.Now().Add(time.Second)}
+	s := &seeder{ctx: ctx, tb: tb}
+	c := Credentials{Unknown: tb.UnknownKey().Reveal(), Expiry: time.Now().Add(time.Second)}
 	c.Account = s.do(operatorapi.CreateAccount("", "Alice")).Account.ID
 	bob := s.do(operatorapi.CreateAccount("", "Bob")).Account.ID
 	chat := []string{"chat:companion"}
@@ -45,26 +44,53 @@ func (tb *Testbed) Seed(ctx context.Context) (Credentials, error) {
 	c.SessionID, c.Session = s.session(c.Account)
 	id, c.EndedSession = s.session(c.Account)
 	s.do(operatorapi.EndSession(id))
-	if s.err != nil {
-		return c, fmt.Errorf("seed: %w", s.err)
-	}
-	for _, secret := range c.Secrets() {
-		tb.Canaries.Add(secret)
-	}
-	return c, nil
+	return c, s.err
+}
+
+// CreateAccount creates an account and returns its id.
+func (tb *Testbed) CreateAccount(ctx context.Context) (string, error) {
+	s := &seeder{ctx: ctx, tb: tb}
+	return s.do(operatorapi.CreateAccount("", "Tests")).Account.ID, s.err
+}
+
+// Key is a minted key with its plaintext.
+type Key struct {
+	ID     string
+	Secret credential.Secret
+}
+
+// MintKey mints a key, which is a canary.
+func (tb *Testbed) MintKey(ctx context.Context, account string) (Key, error) {
+	s := &seeder{ctx: ctx, tb: tb}
+	id, plaintext := s.mint(account, operatorapi.NewKey{Label: "test"})
+	return Key{ID: id, Secret: credential.NewSecret(plaintext)}, s.err
+}
+
+// MintSession mints a session, whose token is a canary.
+func (tb *Testbed) MintSession(ctx context.Context, account string) (credential.Secret, error) {
+	s := &seeder{ctx: ctx, tb: tb}
+	_, token := s.session(account)
+	return credential.NewSecret(token), s.err
+}
+
+// UnknownKey returns a key that was never minted. It is a canary.
+func (tb *Testbed) UnknownKey() credential.Secret {
+	secret := credential.Mint(credential.Key)
+	tb.Canaries.Add(secret.Reveal())
+	return secret
 }
 
 // seeder sends requests until one fails; later ones return empty answers.
 type seeder struct {
-	ctx    context.Context // of Seed
-	client *operatorapi.Client
-	err    error
+	ctx context.Context // of the caller
+	tb  *Testbed
+	err error
 }
 
 func (s *seeder) do(r operatorapi.Request) operatorapi.Answer {
 	answer := operatorapi.Answer{}
 	if s.err == nil {
-		answer, s.err = s.client.Do(s.ctx, r)
+		answer, s.err = s.tb.Operators.Do(s.ctx, r)
 	}
 	if s.err != nil {
 		answer.Account, answer.Key, answer.Session = &operatorapi.Account{}, &operatorapi.Key{}, &operatorapi.Session{}
@@ -74,10 +100,17 @@ func (s *seeder) do(r operatorapi.Request) operatorapi.Answer {
 
 func (s *seeder) mint(account string, k operatorapi.NewKey) (id, plaintext string) {
 	answer := s.do(operatorapi.MintKey(account, k))
-	return answer.Key.ID, answer.Plaintext.Reveal()
+	return answer.Key.ID, s.canary(answer.Plaintext.Reveal())
 }
 
 func (s *seeder) session(account string) (id, token string) {
 	answer := s.do(operatorapi.MintSession(account, 0))
-	return answer.Session.ID, answer.Token.Reveal()
+	return answer.Session.ID, s.canary(answer.Token.Reveal())
+}
+
+func (s *seeder) canary(secret string) string {
+	if s.err == nil {
+		s.tb.Canaries.Add(secret)
+	}
+	return secret
 }

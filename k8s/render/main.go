@@ -1,10 +1,8 @@
-// Command render writes base/config/envoy.yaml: envoy/envoy.yaml with the
-// addresses that Kubernetes has. Run it with `go generate` in the folder above; a test
-// holds that what is committed is what it writes.
+// Command render writes base/config/envoy.yaml from envoy/envoy.yaml. Run it with `go generate` in the parent directory; a
+// test compares the committed file.
 //
-// Two clusters differ: the owners' side of keyd is in another Pod, so its cluster has
-// that address and mutual TLS in place of the Unix socket, and the upstream is the
-// Service of that name. Everything else is the same, comments too.
+// It changes two clusters. Keyd's listener for owners is in another Pod, so the cluster owners gets its address and mutual
+// TLS instead of the Unix socket. The upstream's address becomes the Service upstream.
 package main
 
 import (
@@ -23,14 +21,14 @@ var (
 	upstream      = regexp.MustCompile(`\baddress: echo, port_value: 8080\b`)
 )
 
-// inOwners are what changes in the owners' cluster: each must be there once.
+// inOwners are the changes in the cluster owners. Each text must occur once.
 var inOwners = []struct{ from, to string }{
 	{"    type: STATIC\n", "    type: STRICT_DNS\n"},
 	{"    load_assignment:\n", string(owners) + "    load_assignment:\n"},
-	// TLS negotiates HTTP/2.
+	// HTTP/2 is negotiated with TLS.
 	{
 		"        explicit_http_config: {http_protocol_options: {}}\n",
-		"        auto_config:   # HTTP/2: its pings find a connection dead while requests wait on it\n" +
+		"        auto_config:   # HTTP/2: pings detect a dead connection while requests wait on it\n" +
 			"          http_protocol_options: {}\n" +
 			"          http2_protocol_options: {connection_keepalive: {interval: 5s, timeout: 5s, connection_idle_interval: 1s}}\n",
 	},
@@ -61,17 +59,17 @@ func run(args []string) error {
 	return os.WriteFile(args[1], text, 0o644)
 }
 
-// render returns envoy.yaml as Kubernetes has it.
+// render returns envoy.yaml for Kubernetes.
 func render(source []byte) ([]byte, error) {
 	for _, part := range []*regexp.Regexp{ownersCluster, upstream} {
 		if n := len(part.FindAll(source, -1)); n != 1 {
-			return nil, fmt.Errorf("%d places match %s, must be 1", n, part)
+			return nil, fmt.Errorf("%d matches of %s: must be 1", n, part)
 		}
 	}
 	cluster := ownersCluster.Find(source)
 	for _, change := range inOwners {
 		if n := bytes.Count(cluster, []byte(change.from)); n != 1 {
-			return nil, fmt.Errorf("%d places of the owners' cluster have %q, must be 1", n, change.from)
+			return nil, fmt.Errorf("%d occurrences of %q in the cluster owners: must be 1", n, change.from)
 		}
 		cluster = bytes.Replace(cluster, []byte(change.from), []byte(change.to), 1)
 	}

@@ -13,7 +13,7 @@ const (
 	target = "../base/config/envoy.yaml"
 )
 
-func TestCommittedFileIsWhatIsRendered(t *testing.T) {
+func TestCommittedFileIsCurrent(t *testing.T) {
 	want, err := os.ReadFile(target)
 	if err != nil {
 		t.Fatal(err)
@@ -27,13 +27,11 @@ func TestCommittedFileIsWhatIsRendered(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not what %s makes: run `go generate` in k8s/", target, source)
+		t.Errorf("%s is not generated from %s: run `go generate` in k8s/", target, source)
 	}
 }
 
-// TestRenderKeepsWhatTheOwnersClusterHas: limits and keep-alive of envoy.yaml apply in Kubernetes too, where the cluster
-// has another address.
-func TestRenderKeepsWhatTheOwnersClusterHas(t *testing.T) {
+func TestRenderKeepsOtherFieldsOfOwnersCluster(t *testing.T) {
 	text, err := os.ReadFile(source)
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +44,7 @@ func TestRenderKeepsWhatTheOwnersClusterHas(t *testing.T) {
 	}
 }
 
-func TestRenderRefusesWhatItDoesNotKnow(t *testing.T) {
+func TestRenderRejectsUnexpectedSource(t *testing.T) {
 	text, err := os.ReadFile(source)
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +52,7 @@ func TestRenderRefusesWhatItDoesNotKnow(t *testing.T) {
 	for _, change := range [][2]string{{"- name: owners ", "- name: others "}, {"address: echo,", "address: api,"}, {"owners.sock", "own.sock"}} {
 		changed := strings.Replace(string(text), change[0], change[1], 1)
 		if _, err := render([]byte(changed)); err == nil {
-			t.Errorf("%q in place of %q was rendered", change[1], change[0])
+			t.Errorf("%q instead of %q was rendered", change[1], change[0])
 		}
 	}
 }
