@@ -25,7 +25,7 @@ func warmed(b testing.TB, n int, account func(i int) string) (*Cache, []credenti
 	// No time passes for a benchmark: a lease that outlives it.
 	c.state.Store(&state{generation: 1, epoch: "one", sent: time.Now(), lease: 24 * time.Hour})
 	digests := make([]credential.Digest, n)
-	batch := &batch{generation: 1, at: time.Now()}
+	batch := &batch{generation: 1, sentAt: time.Now()}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range digests {

@@ -18,7 +18,7 @@ func TestBreaker(t *testing.T) {
 				f.follow()
 				f.want("good", "good")
 				f.api.set(func() { fault(f.api) })
-				for i := range tripAfter {
+				for i := range maxFailures {
 					f.want(fmt.Sprint("first-", i), "503")
 				}
 				f.api.forgetSeen()
@@ -33,11 +33,11 @@ func TestBreaker(t *testing.T) {
 					pass(10 * time.Millisecond)
 				}
 				_, probes := f.api.total()
-				if most := int(time.Since(began)/(probeEvery/2)) + 1; probes == 0 || probes > most {
+				if most := int(time.Since(began)/(probeInterval/2)) + 1; probes == 0 || probes > most {
 					t.Errorf("%d probes in %s", probes, time.Since(began))
 				}
 				f.api.set(func() { f.api.down, f.api.there = nil, 0 })
-				pass(f.api.timeout + 2*probeEvery)
+				pass(f.api.timeout + 2*probeInterval)
 				f.wantResolved("revoked", "revoked")
 				f.wantResolved("another", "unknown")
 			})
@@ -50,7 +50,7 @@ func TestBreakerNeedsARow(t *testing.T) {
 	bubble(t, plenty, func(f *fixture) {
 		f.follow()
 		for i := range 100 {
-			bad := i%tripAfter != 0
+			bad := i%maxFailures != 0
 			f.api.set(func() {
 				f.api.down = nil
 				if bad {
@@ -76,11 +76,11 @@ func TestBreakerServesWhatIsKnown(t *testing.T) {
 		f.warm()
 		f.api.cut()
 		f.at(leaseEnd)
-		for range 2 * tripAfter {
+		for range 2 * maxFailures {
 			for i, name := range all {
 				began := time.Now()
 				f.want(name, known[i])
-				if took := time.Since(began); took > gather {
+				if took := time.Since(began); took > batchWindow {
 					t.Errorf("%s took %s", name, took)
 				}
 			}

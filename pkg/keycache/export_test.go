@@ -6,7 +6,7 @@ func (c *Cache) Clone(api KeyAPI, o Options) *Cache {
 	n := New(api, o)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n.at, n.seen = c.at, c.seen
+	n.cursor, n.revision = c.cursor, c.revision
 	n.state.Store(c.state.Load())
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -2,6 +2,7 @@ package keycache
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,6 +121,26 @@ func TestChangesOfCredentials(t *testing.T) {
 	})
 }
 
+// Changes are applied while checks look up the credentials that they name.
+func TestChangesDuringLookups(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		for range 20 {
+			var checks sync.WaitGroup
+			for range 4 {
+				checks.Go(func() {
+					for range 200 {
+						f.want("good", "good")
+					}
+				})
+			}
+			f.api.change(digest("good"), goodKey("good"))
+			checks.Wait()
+		}
+	})
+}
+
 // A change of an account reaches all of its credentials at once, and touches none.
 func TestChangesOfAccounts(t *testing.T) {
 	bubble(t, plenty, func(f *fixture) {
@@ -167,14 +188,14 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 		sent := time.Now()
 		f.at(staleEnd)
 		// The answer to a poll that was sent in time and arrived after the stale time.
-		late := &follower{Cache: f.Cache}
+		late := &follower{cache: f.Cache}
 		ask := sidecarapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
-		if err := late.take(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 4}); err != nil {
+		if err := late.handleChanges(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 4}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantMode(cold)
 		f.wantResolved("good", "good")
-		if err := late.take(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
+		if err := late.handleChanges(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantMode(synced)
@@ -185,7 +206,7 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 		f.stop()
 		pass(time.Second)
 		part := sidecarapi.Changes{Epoch: "one", Revision: 4}
-		if err := (&follower{Cache: f.Cache}).take(sidecarapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
+		if err := (&follower{cache: f.Cache}).handleChanges(sidecarapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
 			t.Fatal(err)
 		}
 		f.at(leaseEnd - tick)
@@ -209,7 +230,7 @@ func TestLeave(t *testing.T) {
 				f.follow()
 				began := time.Now()
 				f.stop()
-				if took := time.Since(began); took > deregisterWait {
+				if took := time.Since(began); took > deregisterTimeout {
 					t.Errorf("the goodbye took %s", took)
 				}
 				polls := f.api.seen()
@@ -241,7 +262,7 @@ func TestReconnects(t *testing.T) {
 				}
 				pass(10 * time.Minute)
 				polls := f.api.seen()
-				if first := polls[0].at.Sub(failed); first >= firstRetry {
+				if first := polls[0].at.Sub(failed); first >= minRetry {
 					t.Errorf("first retry after %s", first)
 				}
 				for i := range polls[1:] {
@@ -268,12 +289,12 @@ func TestPollsThatAreAnsweredAtOnce(t *testing.T) {
 		f.follow()
 		f.warm()
 		pass(10 * time.Second)
-		if n := len(f.api.seen()); n > int(15*time.Second/earlyPause) {
+		if n := len(f.api.seen()); n > int(15*time.Second/earlyAnswerPause) {
 			t.Errorf("%d polls in 10 s", n)
 		}
 		f.wantMode(synced)
 		f.api.change(digest("good"), revoked(goodKey("good")))
-		pass(2*earlyPause + 5*time.Millisecond)
+		pass(2*earlyAnswerPause + 5*time.Millisecond)
 		f.wantFromMemory("good", "revoked")
 	})
 }

@@ -192,7 +192,7 @@ func (f *fixture) wantResolved(name, want string) {
 // wantMode compares the mode of the moment.
 func (f *fixture) wantMode(want mode) {
 	f.t.Helper()
-	if got := f.state.Load().mode(time.Now()); got != want {
+	if got := f.mode(); got != want {
 		f.t.Errorf("the cache is %s, want %s", modeNames[got], modeNames[want])
 	}
 }

@@ -68,7 +68,7 @@ func TestMissesOfAMillisecondShareOneRequest(t *testing.T) {
 		for _, gap := range []struct {
 			time.Duration
 			requests int
-		}{{gather - time.Microsecond, 1}, {gather + time.Microsecond, 2}} {
+		}{{batchWindow - time.Microsecond, 1}, {batchWindow + time.Microsecond, 2}} {
 			f.api.forgetSeen()
 			go f.ask("early" + gap.String())
 			pass(gap.Duration)
@@ -128,7 +128,7 @@ func TestOneResultTeachesNothing(t *testing.T) {
 			t.Errorf("%d requests", requests)
 		}
 		// The breaker is for a key API that is down, not for a result that is odd.
-		for range 2 * tripAfter {
+		for range 2 * maxFailures {
 			f.wantResolved("bad", "503")
 		}
 		f.wantResolved("another", "unknown")
@@ -148,7 +148,7 @@ func TestEachWaiterHasHisOwnDeadline(t *testing.T) {
 		if _, _, err := f.Lookup(impatient, digest("good")); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 30*time.Millisecond {
 			t.Errorf("error %v after %s", err, time.Since(began))
 		}
-		if got := <-patient; got != "good" || time.Since(began) != 100*time.Millisecond+gather {
+		if got := <-patient; got != "good" || time.Since(began) != 100*time.Millisecond+batchWindow {
 			t.Errorf("%s after %s", got, time.Since(began))
 		}
 		// A caller that has gone leaves an answer for the next.
@@ -248,8 +248,8 @@ func TestAskingAgainIsBounded(t *testing.T) {
 		}()
 		f.want("good", "503")
 		close(stop)
-		if n := f.api.asked(digest("good")); n != maxAsks {
-			t.Errorf("asked %d times, want %d", n, maxAsks)
+		if n := f.api.asked(digest("good")); n != maxAttempts {
+			t.Errorf("asked %d times, want %d", n, maxAttempts)
 		}
 		f.want("good", "good")
 	})

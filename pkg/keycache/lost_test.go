@@ -194,7 +194,7 @@ func TestAnAnswerOfAnotherEpoch(t *testing.T) {
 			f.api.twist = func(ch *sidecarapi.Changes) { ch.Epoch, f.api.twist = "other", nil }
 			f.api.watch = func(ask sidecarapi.ChangesRequest) {
 				if ask.After == headOnly {
-					begun = append(begun, f.state.Load().mode(time.Now()))
+					begun = append(begun, f.mode())
 				}
 			}
 		})

@@ -270,7 +270,7 @@ func TestTheLogGoesAndComesBack(t *testing.T) {
 			f.wantFromMemory(name, facts[i])
 		}
 		f.api.set(func() { f.api.deaf = nil })
-		pass(2 * askForLog)
+		pass(2 * ttlPollInterval)
 		f.wantMode(synced)
 		f.warm()
 		f.api.change(digest("good"), revoked(goodKey("good")))
@@ -302,6 +302,21 @@ func TestTimesCanBeReplaced(t *testing.T) {
 		pass(time.Second)
 		f.SetTimes(Times{MaxAge: time.Hour, ConfirmAfter: 10 * time.Second, MaxStale: time.Hour})
 		f.at(leaseEnd)
+		f.want("good", "503")
+	})
+	// A shorter one counts immediately.
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.warm()
+		f.api.cut()
+		pass(time.Second)
+		f.SetTimes(Times{MaxAge: time.Hour, ConfirmAfter: 10 * time.Second, MaxStale: time.Minute})
+		end := subtractDrift(f.api.lease + time.Minute)
+		f.at(end - time.Second)
+		f.want("good", "good")
+		f.at(end - tick)
+		f.wantMode(degraded)
+		f.at(end)
 		f.want("good", "503")
 	})
 }

@@ -123,7 +123,7 @@ func TestConflict(t *testing.T) {
 		f.follow()
 		f.warm()
 		f.stop()
-		(&follower{Cache: f.Cache}).conflict()
+		(&follower{cache: f.Cache}).handleConflict()
 		f.wantMode(cold)
 		f.wantResolved("good", "good")
 		f.wantResolved("good", "good")
@@ -148,6 +148,30 @@ func TestConflict(t *testing.T) {
 				f.want(name, "503")
 			}
 			pass(time.Minute)
+		}
+	})
+}
+
+// A 409 counts if the follower is woken while it is on its way, too.
+func TestConflictWhileWoken(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		woken := false
+		f.api.takeName("sidecar")
+		f.api.forgetSeen()
+		f.api.set(func() {
+			f.api.watch = func(sidecarapi.ChangesRequest) {
+				if !woken {
+					woken = true
+					f.wakeFollower()
+					<-time.After(time.Millisecond)
+				}
+			}
+		})
+		pass(6 * time.Second)
+		polls := f.api.seen()
+		if !woken || polls[0].Sidecar != "sidecar" || polls[1].Sidecar != "sidecar-2" {
+			t.Errorf("polled as %s, then as %s", polls[0].Sidecar, polls[1].Sidecar)
 		}
 	})
 }
@@ -182,7 +206,7 @@ func TestHeadIsAcknowledgedAtOnceAfterAnOutage(t *testing.T) {
 		pass(time.Minute)
 		f.api.forgetSeen()
 		f.api.mend()
-		pass(2 * slowestRetry)
+		pass(2 * maxRetry)
 		polls := f.api.seen()
 		if polls[0].After != headOnly || polls[1].After != 0 || polls[0].at != polls[1].at {
 			t.Errorf("polled %+v", polls[:2])
@@ -257,7 +281,7 @@ func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
 				tt.fault(f)
 				f.api.set(func() { f.api.deaf = sidecarapi.ErrNotOffered })
 				f.at(tt.end - 10*time.Second)
-				if f.state.Load().noLog {
+				if f.state.Load().ttlMode {
 					t.Error("in time-to-live mode before the end of the last lease and its stale time")
 				}
 				f.at(tt.end + 20*time.Second)
@@ -265,6 +289,15 @@ func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
 			})
 		})
 	}
+	// Before the first lease an acknowledgement without an answer may have given any lease.
+	bubble(t, optional, func(f *fixture) {
+		sent := time.Now()
+		end := sent.Add(longestLease + time.Minute)
+		acknowledged := &follower{cache: f.Cache, unanswered: sent, unansweredStale: time.Minute}
+		if acknowledged.enterTTLMode(end.Add(-tick)) || !acknowledged.enterTTLMode(end) {
+			t.Error("time-to-live mode does not begin when the longest lease and the stale time are over")
+		}
+	})
 }
 
 // A change log that appears is joined as at a start: from the acknowledgement on the key API
@@ -279,12 +312,12 @@ func TestTTLModeEndsBeforeTheAcknowledgement(t *testing.T) {
 			f.api.deaf = nil
 			f.api.watch = func(ask sidecarapi.ChangesRequest) {
 				if ask.After != headOnly {
-					acknowledged = append(acknowledged, f.state.Load().mode(time.Now()))
+					acknowledged = append(acknowledged, f.mode())
 					f.api.cut()
 				}
 			}
 		})
-		pass(2 * askForLog)
+		pass(2 * ttlPollInterval)
 		if len(acknowledged) == 0 || acknowledged[0] != cold {
 			t.Errorf("acknowledged when the cache was %v", acknowledged)
 		}

@@ -15,17 +15,17 @@ func TestModeToTheEdge(t *testing.T) {
 	// not, even if ours is slow and theirs fast.
 	leaseEnd, staleEnd := 14700*time.Millisecond, 896700*time.Millisecond
 	t0 := time.Now()
-	held := state{generation: 1, epoch: "one", sent: t0, lease: lease, stale: stale}
+	held := state{generation: 1, epoch: "one", sent: t0, lease: lease, maxStale: stale}
 	with := func(edit func(*state)) state {
 		s := held
 		edit(&s)
 		return s
 	}
-	lost := with(func(s *state) { s.void = true })
-	strict := with(func(s *state) { s.stale = 0 })
-	lostStrict := with(func(s *state) { s.stale, s.void = 0, true })
+	lost := with(func(s *state) { s.ended = true })
+	strict := with(func(s *state) { s.maxStale = 0 })
+	lostStrict := with(func(s *state) { s.maxStale, s.ended = 0, true })
 	never := state{}
-	noLog := with(func(s *state) { s.noLog = true })
+	ttlMode := with(func(s *state) { s.ttlMode = true })
 	for _, tt := range []struct {
 		name  string
 		state state
@@ -43,15 +43,15 @@ func TestModeToTheEdge(t *testing.T) {
 		{"max_stale 0, lease about to end", strict, leaseEnd - tick, synced},
 		{"max_stale 0, lease over", strict, leaseEnd, cold},
 		{"max_stale 0, log lost", lostStrict, 0, cold},
-		{"no log", noLog, 0, ttl},
-		{"no log, long after", noLog, time.Hour, ttl},
+		{"no log", ttlMode, 0, ttl},
+		{"no log, long after", ttlMode, time.Hour, ttl},
 	} {
-		if got := tt.state.mode(t0.Add(tt.after)); got != tt.want {
+		if got := tt.state.mode(&Times{MaxStale: stale}, t0.Add(tt.after)); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, modeNames[got], modeNames[tt.want])
 		}
 	}
 	slow, fast := 0.99, 1.01
-	if ours, theirs := float64(trusted(lease))/slow, float64(lease)/fast; ours >= theirs {
+	if ours, theirs := float64(subtractDrift(lease))/slow, float64(lease)/fast; ours >= theirs {
 		t.Errorf("ours ends after %v s, theirs after %v s", ours, theirs)
 	}
 }
@@ -68,7 +68,7 @@ func TestElapsedTakesTheLongerTime(t *testing.T) {
 }
 
 func TestJudgeToTheEdge(t *testing.T) {
-	times := Times{MaxAge: 8 * time.Minute, ConfirmAfter: 10 * time.Second, MaxStale: 15 * time.Minute}
+	times := &Times{MaxAge: 8 * time.Minute, ConfirmAfter: 10 * time.Second, MaxStale: 15 * time.Minute}
 	t0 := time.Now()
 	changedAt := func(revision int64) *account {
 		a := &account{}
@@ -96,58 +96,58 @@ func TestJudgeToTheEdge(t *testing.T) {
 		mode   mode
 		entry  *entry
 		age    time.Duration
-		want   verdict
+		want   freshness
 		resort bool // may answer when nothing can be learned
 	}{
-		{"synced", synced, &good, 0, answer, yes},
-		{"synced, soon old", synced, &good, 7*time.Minute - tick, answer, yes},
+		{"synced", synced, &good, 0, fresh, yes},
+		{"synced, soon old", synced, &good, 7*time.Minute - tick, fresh, yes},
 		{"synced, to be refreshed", synced, &good, 7 * time.Minute, refresh, yes},
 		{"synced, about to be old", synced, &good, 8*time.Minute - tick, refresh, yes},
-		{"synced, old", synced, &good, 8 * time.Minute, ask, yes},
-		{"synced, very old", synced, &good, 100 * time.Hour, ask, yes},
-		{"synced, unknown", synced, &unknown, 0, answer, yes},
-		{"synced, unknown, old", synced, &unknown, 8 * time.Minute, ask, yes},
-		{"synced, account has changed since", synced, &changed, 0, ask, no},
-		{"synced, told after the account's change", synced, &settled, 0, answer, yes},
-		{"synced, suspect", synced, &suspect, 0, ask, no},
-		{"degraded", degraded, &good, 0, answer, yes},
-		{"degraded, soon to be confirmed", degraded, &good, 5*time.Second - tick, answer, yes},
+		{"synced, old", synced, &good, 8 * time.Minute, stale, yes},
+		{"synced, very old", synced, &good, 100 * time.Hour, stale, yes},
+		{"synced, unknown", synced, &unknown, 0, fresh, yes},
+		{"synced, unknown, old", synced, &unknown, 8 * time.Minute, stale, yes},
+		{"synced, account has changed since", synced, &changed, 0, stale, no},
+		{"synced, told after the account's change", synced, &settled, 0, fresh, yes},
+		{"synced, suspect", synced, &suspect, 0, stale, no},
+		{"degraded", degraded, &good, 0, fresh, yes},
+		{"degraded, soon to be confirmed", degraded, &good, 5*time.Second - tick, fresh, yes},
 		{"degraded, to be refreshed", degraded, &good, 5 * time.Second, refresh, yes},
 		{"degraded, about to be old", degraded, &good, 10*time.Second - tick, refresh, yes},
-		{"degraded, old", degraded, &good, 10 * time.Second, ask, yes},
-		{"degraded, unknown", degraded, &unknown, 0, answer, no},
-		{"degraded, unknown, old", degraded, &unknown, 10 * time.Second, ask, no},
-		{"degraded, account has changed since", degraded, &changed, 0, ask, no},
-		{"degraded, suspect", degraded, &suspect, 0, ask, no},
-		{"ttl", ttl, &good, 0, answer, yes},
+		{"degraded, old", degraded, &good, 10 * time.Second, stale, yes},
+		{"degraded, unknown", degraded, &unknown, 0, fresh, no},
+		{"degraded, unknown, old", degraded, &unknown, 10 * time.Second, stale, no},
+		{"degraded, account has changed since", degraded, &changed, 0, stale, no},
+		{"degraded, suspect", degraded, &suspect, 0, stale, no},
+		{"ttl", ttl, &good, 0, fresh, yes},
 		{"ttl, about to be old", ttl, &good, 10*time.Second - tick, refresh, yes},
-		{"ttl, old", ttl, &good, 10 * time.Second, ask, yes},
-		{"ttl, stale time about to end", ttl, &good, 15*time.Minute - tick, ask, yes},
-		{"ttl, stale time over", ttl, &good, 15 * time.Minute, ask, no},
-		{"ttl, stale time over, revoked", ttl, &revoked, time.Hour, ask, yes},
-		{"ttl, stale time over, terminated", ttl, &terminated, time.Hour, ask, yes},
-		{"ttl, unknown", ttl, &unknown, 0, answer, no},
-		{"ttl, unknown, old", ttl, &unknown, 10 * time.Second, ask, no},
-		{"ttl, suspect", ttl, &suspect, 0, ask, no},
-		{"cold", cold, &good, 0, ask, no},
-		{"cold, unknown", cold, &unknown, 0, ask, no},
+		{"ttl, old", ttl, &good, 10 * time.Second, stale, yes},
+		{"ttl, stale time about to end", ttl, &good, 15*time.Minute - tick, stale, yes},
+		{"ttl, stale time over", ttl, &good, 15 * time.Minute, stale, no},
+		{"ttl, stale time over, revoked", ttl, &revoked, time.Hour, stale, yes},
+		{"ttl, stale time over, terminated", ttl, &terminated, time.Hour, stale, yes},
+		{"ttl, unknown", ttl, &unknown, 0, fresh, no},
+		{"ttl, unknown, old", ttl, &unknown, 10 * time.Second, stale, no},
+		{"ttl, suspect", ttl, &suspect, 0, stale, no},
+		{"cold", cold, &good, 0, stale, no},
+		{"cold, unknown", cold, &unknown, 0, stale, no},
 	} {
 		now := t0.Add(tt.age)
-		s := state{generation: 1, epoch: "one", lease: time.Hour, stale: 900 * time.Hour}
+		s := state{generation: 1, epoch: "one", lease: time.Minute, maxStale: 900 * time.Hour}
 		switch tt.mode {
 		case synced:
 			s.sent = now
 		case degraded:
-			s.sent = now.Add(-2 * time.Hour)
+			s.sent = now.Add(-2 * time.Minute)
 		case ttl:
-			s.noLog = true
+			s.ttlMode = true
 		case cold:
 		}
-		if got := s.mode(now); got != tt.mode {
+		if got := s.mode(times, now); got != tt.mode {
 			t.Fatalf("%s: the test made %s", tt.name, modeNames[got])
 		}
 		tt.entry.confirmed = t0
-		if got := s.judge(tt.entry, times, now); got != tt.want {
+		if got := s.freshness(tt.entry, times, now); got != tt.want {
 			t.Errorf("%s: judged %d, want %d", tt.name, got, tt.want)
 		}
 		if got := s.mayServeStale(tt.entry, times, now); got != tt.resort {
@@ -160,9 +160,9 @@ func TestJudgeToTheEdge(t *testing.T) {
 // one is let in.
 func TestRevokedOnesAreKeptLikeGoodOnes(t *testing.T) {
 	t0 := time.Now()
-	s := state{generation: 1, epoch: "one", sent: t0.Add(-time.Minute), lease: time.Second, stale: time.Hour}
+	s := state{generation: 1, epoch: "one", sent: t0.Add(-time.Minute), lease: time.Second, maxStale: time.Hour}
 	e := entry{rec: revoked(goodKey("x")), found: true, generation: 1, account: &account{}, confirmed: t0.Add(-time.Minute)}
-	if !s.mayServeStale(&e, Times{}, t0) || e.rec.State != credential.Revoked {
+	if !s.mayServeStale(&e, &Times{MaxStale: time.Hour}, t0) || e.rec.State != credential.Revoked {
 		t.Error("a revoked key is forgotten in an outage")
 	}
 }

@@ -139,7 +139,7 @@ func TestTokensAreReturned(t *testing.T) {
 				f.want("a", tt.want)
 				f.wantFromMemory("a", tt.want)
 				f.want("b", "429")
-				pass(time.Second - admitWait - gather)
+				pass(time.Second - admitWait - batchWindow)
 				f.want("b", tt.want)
 				f.want("c", "429")
 				f.want("c", "429")
@@ -168,6 +168,7 @@ func TestTheWaitForAToken(t *testing.T) {
 			t.Errorf("waited %s for the next token", took)
 		}
 		f.SetAdmission(Admission{PerSecond: 1, Burst: 1})
+		pass(time.Second)
 		f.want("c", "unknown")
 		began = time.Now()
 		f.want("d", "429")
@@ -182,30 +183,59 @@ func TestTheWaitForAToken(t *testing.T) {
 	})
 }
 
-// A crowd that comes at once is refused one after the other, and nobody waits for longer
-// than half as much again.
-func TestACrowdIsRefusedLittleByLittle(t *testing.T) {
-	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 1} }, func(f *fixture) {
+// Look-ups that come at the same moment are refused one after the other, within a bounded time.
+func TestRefusalsAreSpread(t *testing.T) {
+	const n = 500
+	began := time.Now()
+	l := newLimiter[int](Admission{PerSecond: 1, Burst: 0})
+	for i := range n {
+		if !l.acquire(i, began) {
+			t.Fatalf("look-up %d was refused without a wait", i)
+		}
+	}
+	for now, total := began, 0; total < n; {
+		admit, refuse, next := l.advance(now)
+		at := now.Sub(began)
+		if len(admit) > 0 || len(refuse) > 0 && at < admitWait || at > admitWait+admitSpread || len(refuse) > int(limiterTick/admitGap)+1 {
+			t.Fatalf("%d admitted and %d refused after %s", len(admit), len(refuse), at)
+		}
+		now, total = next, total+len(refuse)
+	}
+}
+
+// New limits add no tokens, and keep no more than the new burst.
+func TestReplacedLimitsAddNoTokens(t *testing.T) {
+	bubble(t, one, func(f *fixture) {
 		f.follow()
 		f.want("a", "unknown")
-		const crowd = 500
-		began := time.Now()
-		var mu sync.Mutex
-		refused := map[time.Duration]int{}
-		var wg sync.WaitGroup
-		for _, name := range names("unknown", crowd) {
-			wg.Go(func() {
-				f.want(name, "429")
-				mu.Lock()
-				defer mu.Unlock()
-				refused[time.Since(began)]++
-			})
+		for _, a := range []Admission{{PerSecond: 1, Burst: 1}, {PerSecond: 1, Burst: 5}} {
+			f.SetAdmission(a)
+			f.want("b", "429")
 		}
-		wg.Wait()
-		for at, n := range refused {
-			if at < admitWait || at > admitWait+admitSpread || n > int(limiterTick/admitApart)+1 {
-				t.Errorf("%d refused after %s", n, at)
-			}
+		pass(5 * time.Second)
+		f.SetAdmission(Admission{PerSecond: 1, Burst: 2})
+		if got := f.together(names("n", 5)); got["unknown"] != 2 || got["429"] != 3 {
+			t.Errorf("answers: %v", got)
+		}
+	})
+}
+
+// A revalidation admits the load that it joins: the entry was stored while that load waited.
+func TestRevalidationAdmitsTheLoadThatItJoins(t *testing.T) {
+	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 2} }, func(f *fixture) { // cold
+		f.want("nobody", "unknown")
+		first := f.late("revoked", func() {}) // the last token
+		second := make(chan string, 1)
+		go func() { second <- f.ask("revoked") }()
+		<-first
+		f.api.set(func() { f.api.back = 0 })
+		began := time.Now()
+		f.want("revoked", "revoked")
+		if took := time.Since(began); took != batchWindow {
+			t.Errorf("took %s", took)
+		}
+		if got := <-second; got != "revoked" {
+			t.Errorf("the check that waited for a token got %s", got)
 		}
 	})
 }
@@ -222,8 +252,6 @@ func TestWaitersAreBounded(t *testing.T) {
 		if took := time.Since(began); took != 0 {
 			t.Errorf("refused after %s", took)
 		}
-		f.SetAdmission(Admission{PerSecond: 10, Burst: 10})
-		f.want("another", "unknown")
 		pass(time.Second)
 	})
 }

@@ -27,7 +27,7 @@ func TestSuspectsAreConfirmedHottestFirst(t *testing.T) {
 		f.api.timeout = time.Second
 		f.api.forgetSeen()
 		f.api.replace("two", 0)
-		pass(confirmSpread + 400*time.Millisecond)
+		pass(revalidateSpread + 400*time.Millisecond)
 		f.api.mu.Lock()
 		resolves := slices.Clone(f.api.resolves)
 		f.api.mu.Unlock()
@@ -100,6 +100,24 @@ func TestConfirmingGoesOn(t *testing.T) {
 		pass(time.Minute)
 		if digests, _ := f.api.total(); digests != 0 {
 			t.Errorf("%d digests are still asked for", digests)
+		}
+	})
+}
+
+// A revalidation ends with its generation, while the key API is down too.
+func TestConfirmingEndsWithItsGeneration(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.follow()
+		f.api.cut()
+		for _, name := range names("n", maxFailures) {
+			f.want(name, "503")
+		}
+		generation := f.state.Load().generation
+		if f.revalidateBatch(generation, nil) {
+			t.Error("done while the key API is down")
+		}
+		if !f.revalidateBatch(generation-1, nil) {
+			t.Error("a revalidation of an earlier generation goes on")
 		}
 	})
 }
