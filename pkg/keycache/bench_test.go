@@ -36,17 +36,17 @@ func warmed(b testing.TB, n int, account func(i int) string) (*Cache, []credenti
 	return c, digests
 }
 
-func anAccountEach(i int) string { return fmt.Sprint("account-", i) }
-func oneAccount(int) string      { return "shared" }
+func ownAccount(i int) string  { return fmt.Sprint("account-", i) }
+func sharedAccount(int) string { return "shared" }
 
-const benched = 50_000
+const benchEntries = 50_000
 
 // BenchmarkHit is the whole of a look-up that memory answers. Its baseline is
 // golang-lru's own Get of the same record: what a cache without leases, pools and
 // accounts would pay.
 func BenchmarkHit(b *testing.B) {
-	c, digests := warmed(b, benched, anAccountEach)
-	baseline, _ := lru.New[credential.Digest, credential.Record](2 * benched)
+	c, digests := warmed(b, benchEntries, ownAccount)
+	baseline, _ := lru.New[credential.Digest, credential.Record](2 * benchEntries)
 	for _, d := range digests {
 		baseline.Add(d, keyOf("account", "key"))
 	}
@@ -60,7 +60,7 @@ func BenchmarkHit(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if !get(digests[i*7919%benched]) {
+				if !get(digests[i*7919%benchEntries]) {
 					b.Fatal("a miss")
 				}
 			}
@@ -69,7 +69,7 @@ func BenchmarkHit(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for i := 0; pb.Next(); i++ {
-					if !get(digests[i*7919%benched]) {
+					if !get(digests[i*7919%benchEntries]) {
 						b.Error("a miss")
 						return
 					}
@@ -82,7 +82,7 @@ func BenchmarkHit(b *testing.B) {
 // BenchmarkRefused is the whole of a look-up that waits for a token in vain, as most of
 // a flood do: some thousands wait at once.
 func BenchmarkRefused(b *testing.B) {
-	c, _ := warmed(b, 1, anAccountEach)
+	c, _ := warmed(b, 1, ownAccount)
 	c.SetAdmission(Admission{PerSecond: 1, Burst: 0})
 	ctx := context.Background()
 	var last atomic.Uint64
@@ -104,7 +104,7 @@ func BenchmarkRefused(b *testing.B) {
 func BenchmarkAccountChange(b *testing.B) {
 	for _, n := range []int{1, 1000, 100_000} {
 		b.Run(fmt.Sprint(n, " keys"), func(b *testing.B) {
-			c, _ := warmed(b, n, oneAccount)
+			c, _ := warmed(b, n, sharedAccount)
 			change := sidecarapi.Changes{Epoch: "one", List: []sidecarapi.AppliedChange{{Account: "shared"}}}
 			b.ReportAllocs()
 			for i := int64(2); b.Loop(); i++ {
@@ -118,8 +118,8 @@ func BenchmarkAccountChange(b *testing.B) {
 }
 
 // A hit is on the check path of every request: it allocates nothing.
-func TestAHitAllocatesNothing(t *testing.T) {
-	c, digests := warmed(t, 1000, anAccountEach)
+func TestHitDoesNotAllocate(t *testing.T) {
+	c, digests := warmed(t, 1000, ownAccount)
 	ctx, i := context.Background(), 0
 	if n := testing.AllocsPerRun(1000, func() {
 		if _, found, err := c.Lookup(ctx, digests[i%len(digests)]); !found || err != nil {

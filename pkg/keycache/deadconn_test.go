@@ -242,7 +242,7 @@ const slack = 1500 * time.Millisecond
 
 // Connections that die without a sign are noticed: resolves and polls go on over new ones. The
 // cases run at the same time, because the defaults take up to 6 s.
-func TestDeadConnections(t *testing.T) {
+func TestLostConnectionsAreDetected(t *testing.T) {
 	var running sync.WaitGroup
 	for _, scheme := range []string{"http", "https", "unix"} {
 		for _, load := range []bool{false, true} {

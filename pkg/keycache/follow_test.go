@@ -12,7 +12,7 @@ import (
 )
 
 func (f *fixture) lastPoll() pollSeen {
-	polls := f.api.seen()
+	polls := f.api.pollsSeen()
 	return polls[len(polls)-1]
 }
 
@@ -25,8 +25,8 @@ func TestStartAcknowledgesTheHead(t *testing.T) {
 			t.Error("answered before anything was asked")
 		default:
 		}
-		f.follow()
-		polls := f.api.seen()
+		f.start()
+		polls := f.api.pollsSeen()
 		for i, want := range []sidecarapi.ChangesRequest{
 			{Sidecar: "sidecar", Poll: 1, After: headOnly, MaxStaleMS: 900_000},
 			{Sidecar: "sidecar", Poll: 2, Epoch: "one", After: 7, MaxStaleMS: 900_000},
@@ -49,16 +49,16 @@ func TestStartAcknowledgesTheHead(t *testing.T) {
 func TestLeaseRunsFromTheSending(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		const way, sent = 400 * time.Millisecond, 800 * time.Millisecond // the head comes first
-		f.api.poll = way
-		f.follow()
-		f.at(sent + 2*way - tick)
+		f.api.pollDelay = way
+		f.start()
+		f.advanceTo(sent + 2*way - tick)
 		f.wantMode(cold)
-		f.at(sent + 2*way)
+		f.advanceTo(sent + 2*way)
 		f.wantMode(synced)
-		f.api.cut()
-		f.at(sent + leaseEnd - tick)
+		f.api.disconnect()
+		f.advanceTo(sent + leaseEnd - tick)
 		f.wantMode(synced)
-		f.at(sent + leaseEnd)
+		f.advanceTo(sent + leaseEnd)
 		f.wantMode(degraded)
 	})
 }
@@ -66,14 +66,14 @@ func TestLeaseRunsFromTheSending(t *testing.T) {
 // When a poll acknowledges a revision, nothing that was so before it answers any more.
 func TestAppliedBeforeAcknowledged(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.warm()
 		var acknowledged []string
 		f.api.set(func() {
-			f.api.watch = func(ask sidecarapi.ChangesRequest) {
+			f.api.onPoll = func(ask sidecarapi.ChangesRequest) {
 				if ask.After == 2 {
-					f.api.set(func() { f.api.down = errUnreachable })
-					acknowledged = append(acknowledged, f.ask("good"), f.ask("terminated"))
+					f.api.set(func() { f.api.resolveErr = errUnreachable })
+					acknowledged = append(acknowledged, f.lookup("good"), f.lookup("terminated"))
 				}
 			}
 		})
@@ -84,7 +84,7 @@ func TestAppliedBeforeAcknowledged(t *testing.T) {
 				sidecarapi.AppliedChange{Revision: 1, Digest: digest("good")},
 				sidecarapi.AppliedChange{Revision: 2, Account: "account-of-terminated"})
 		})
-		pass(2 * time.Second)
+		advance(2 * time.Second)
 		if len(acknowledged) < 2 {
 			t.Fatal("the changes were not acknowledged")
 		}
@@ -98,33 +98,33 @@ func TestAppliedBeforeAcknowledged(t *testing.T) {
 
 // A change is applied within moments, and a hot credential that it names is asked for
 // at once, before a check has to wait.
-func TestChangesOfCredentials(t *testing.T) {
+func TestChangeInvalidatesCredential(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.warm()
 		f.api.change(digest("good"), revoked(goodKey("good")))
-		pass(5 * time.Millisecond)
-		f.wantFromMemory("good", "revoked")
+		advance(5 * time.Millisecond)
+		f.wantHit("good", "revoked")
 		// What is not named stays as it is.
-		for i, name := range all[1:] {
-			f.wantFromMemory(name, facts[1+i])
+		for i, name := range allNames[1:] {
+			f.wantHit(name, allAnswers[1+i])
 		}
 		// One that is cold is left until it is asked for.
-		pass(2 * hotFor)
-		f.api.forgetSeen()
+		advance(2 * hotFor)
+		f.api.resetCounts()
 		f.api.change(digest("revoked"), revoked(goodKey("revoked")))
-		pass(time.Second)
-		if n := f.api.asked(digest("revoked")); n != 0 {
+		advance(time.Second)
+		if n := f.api.resolvedCount(digest("revoked")); n != 0 {
 			t.Errorf("one that nobody uses was asked for %d times", n)
 		}
-		f.wantResolved("revoked", "revoked")
+		f.wantMiss("revoked", "revoked")
 	})
 }
 
 // Changes are applied while checks look up the credentials that they name.
 func TestChangesDuringLookups(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.warm()
 		for range 20 {
 			var checks sync.WaitGroup
@@ -142,14 +142,14 @@ func TestChangesDuringLookups(t *testing.T) {
 }
 
 // A change of an account reaches all of its credentials at once, and touches none.
-func TestChangesOfAccounts(t *testing.T) {
-	bubble(t, plenty, func(f *fixture) {
-		f.follow()
+func TestChangeInvalidatesAccount(t *testing.T) {
+	bubble(t, unlimited, func(f *fixture) {
+		f.start()
 		members := names("member", 900)
 		for _, name := range members {
 			f.api.put(digest(name), keyOf("shared", name))
 		}
-		if got := f.together(members); got["good"] != len(members) {
+		if got := f.concurrently(members); got["good"] != len(members) {
 			t.Fatalf("answers: %v", got)
 		}
 		f.want("good", "good")
@@ -159,16 +159,16 @@ func TestChangesOfAccounts(t *testing.T) {
 		if n, _ := f.pools.sizes(); n != entries {
 			t.Errorf("%d entries of %d are left", n, entries)
 		}
-		f.wantFromMemory("good", "good") // of another account
-		f.api.set(func() { f.api.down = errUnreachable })
+		f.wantHit("good", "good") // of another account
+		f.api.set(func() { f.api.resolveErr = errUnreachable })
 		for _, name := range members[:2] {
 			f.want(name, "503")
 		}
-		f.api.set(func() { f.api.down = nil })
-		if got := f.together(members); got["terminated"] != len(members) {
+		f.api.set(func() { f.api.resolveErr = nil })
+		if got := f.concurrently(members); got["terminated"] != len(members) {
 			t.Errorf("answers: %v", got)
 		}
-		f.wantFromMemory(members[0], "terminated")
+		f.wantHit(members[0], "terminated")
 		f.api.changeAccount("shared", credential.Active)
 		synctest.Wait()
 		f.want(members[0], "good")
@@ -177,16 +177,16 @@ func TestChangesOfAccounts(t *testing.T) {
 
 // Changes by the thousands come in parts; a part gives no lease, nor does it lengthen
 // the one that is held: among what is to come may be changes that count as effective.
-func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
+func TestPartialChangesGiveNoLease(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		f.api.set(func() { f.api.deaf = errUnreachable })
-		f.at(staleEnd - time.Second)
+		f.start()
+		f.api.set(func() { f.api.pollErr = errUnreachable })
+		f.advanceTo(staleEnd - time.Second)
 		f.warm() // confirmed without a lease
 		f.stop()
 		f.api.set(func() { f.api.revision = 5 })
 		sent := time.Now()
-		f.at(staleEnd)
+		f.advanceTo(staleEnd)
 		// The answer to a poll that was sent in time and arrived after the stale time.
 		late := &follower{cache: f.Cache}
 		ask := sidecarapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
@@ -194,7 +194,7 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.wantMode(cold)
-		f.wantResolved("good", "good")
+		f.wantMiss("good", "good")
 		if err := late.handleChanges(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
 			t.Fatal(err)
 		}
@@ -202,38 +202,38 @@ func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
 	})
 	// Nor does it shorten one.
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.stop()
-		pass(time.Second)
+		advance(time.Second)
 		part := sidecarapi.Changes{Epoch: "one", Revision: 4}
 		if err := (&follower{cache: f.Cache}).handleChanges(sidecarapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
 			t.Fatal(err)
 		}
-		f.at(leaseEnd - tick)
+		f.advanceTo(leaseEnd - tick)
 		f.wantMode(synced)
 	})
 }
 
-func TestLeave(t *testing.T) {
+func TestDeregistration(t *testing.T) {
 	for name, tt := range map[string]struct {
 		api   func(*fakeAPI)
 		leave bool
 	}{
 		"under a lease":                    {func(*fakeAPI) {}, true},
-		"before the first poll's answer":   {func(a *fakeAPI) { a.poll = time.Hour }, true},
-		"without a change log":             {func(a *fakeAPI) { a.deaf = sidecarapi.ErrNotOffered }, false},
-		"with a key API that hears it not": {func(a *fakeAPI) { a.deaf = errUnreachable }, true},
+		"before the first poll's answer":   {func(a *fakeAPI) { a.pollDelay = time.Hour }, true},
+		"without a change log":             {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrNotOffered }, false},
+		"with a key API that hears it not": {func(a *fakeAPI) { a.pollErr = errUnreachable }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, optional, func(f *fixture) {
+			bubble(t, changesOptional, func(f *fixture) {
 				tt.api(f.api)
-				f.follow()
+				f.start()
 				began := time.Now()
 				f.stop()
 				if took := time.Since(began); took > deregisterTimeout {
 					t.Errorf("the goodbye took %s", took)
 				}
-				polls := f.api.seen()
+				polls := f.api.pollsSeen()
 				if last := f.lastPoll(); last.Leave != tt.leave || last.Sidecar != "sidecar" || last.Poll != int64(len(polls)) {
 					t.Errorf("the last of %d polls was %+v", len(polls), last.ChangesRequest)
 				}
@@ -244,24 +244,24 @@ func TestLeave(t *testing.T) {
 
 // After a failure the first retry comes within 100 ms, and two polls are never sent
 // more than 2 s apart; nor are there many.
-func TestReconnects(t *testing.T) {
+func TestBackoffIsBounded(t *testing.T) {
 	for name, fault := range map[string]func(*fakeAPI){
-		"refused": func(a *fakeAPI) { a.deaf = errUnreachable },
-		"hangs":   func(a *fakeAPI) { a.poll = time.Hour },
+		"refused": func(a *fakeAPI) { a.pollErr = errUnreachable },
+		"hangs":   func(a *fakeAPI) { a.pollDelay = time.Hour },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
-				f.follow()
-				f.api.forgetSeen()
+				f.start()
+				f.api.resetCounts()
 				f.api.set(func() { fault(f.api) })
 				failed := time.Now()
 				if name == "hangs" {
-					f.api.cut() // the poll that waits, so that the next one hangs
+					f.api.disconnect() // the poll that waits, so that the next one hangs
 					synctest.Wait()
-					f.api.mend()
+					f.api.reconnect()
 				}
-				pass(10 * time.Minute)
-				polls := f.api.seen()
+				advance(10 * time.Minute)
+				polls := f.api.pollsSeen()
 				if first := polls[0].at.Sub(failed); first >= minRetry {
 					t.Errorf("first retry after %s", first)
 				}
@@ -273,8 +273,8 @@ func TestReconnects(t *testing.T) {
 				if n := len(polls); n > 2400 {
 					t.Errorf("%d polls in ten minutes", n)
 				}
-				f.api.set(func() { f.api.deaf, f.api.poll = nil, 0 })
-				pass(2 * time.Second)
+				f.api.set(func() { f.api.pollErr, f.api.pollDelay = nil, 0 })
+				advance(2 * time.Second)
 				f.wantMode(synced)
 			})
 		})
@@ -283,33 +283,33 @@ func TestReconnects(t *testing.T) {
 
 // A key API that does not wait is not asked in a circle, and its changes are heard all
 // the same.
-func TestPollsThatAreAnsweredAtOnce(t *testing.T) {
+func TestEarlyAnswersAreNotPolledInALoop(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.api.hasty = true
-		f.follow()
+		f.api.noWait = true
+		f.start()
 		f.warm()
-		pass(10 * time.Second)
-		if n := len(f.api.seen()); n > int(15*time.Second/earlyAnswerPause) {
+		advance(10 * time.Second)
+		if n := len(f.api.pollsSeen()); n > int(15*time.Second/earlyAnswerPause) {
 			t.Errorf("%d polls in 10 s", n)
 		}
 		f.wantMode(synced)
 		f.api.change(digest("good"), revoked(goodKey("good")))
-		pass(2*earlyAnswerPause + 5*time.Millisecond)
-		f.wantFromMemory("good", "revoked")
+		advance(2*earlyAnswerPause + 5*time.Millisecond)
+		f.wantHit("good", "revoked")
 	})
 }
 
 // Sidecars that lost their key API at once do not come back at once.
-func TestReconnectsAreSpread(t *testing.T) {
+func TestBackoffHasJitter(t *testing.T) {
 	moments := make(map[time.Duration]bool)
 	for range 20 {
 		bubble(t, nil, func(f *fixture) {
-			f.follow()
-			f.api.forgetSeen()
+			f.start()
+			f.api.resetCounts()
 			failed := time.Now()
-			f.api.cut()
-			pass(time.Second)
-			moments[f.api.seen()[0].at.Sub(failed)] = true
+			f.api.disconnect()
+			advance(time.Second)
+			moments[f.api.pollsSeen()[0].at.Sub(failed)] = true
 		})
 	}
 	if len(moments) < 15 {
@@ -318,10 +318,10 @@ func TestReconnectsAreSpread(t *testing.T) {
 }
 
 // A stop while a poll waits does not wait for it.
-func TestStopIsQuick(t *testing.T) {
+func TestStopCancelsThePoll(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		pass(time.Second)
+		f.start()
+		advance(time.Second)
 		began := time.Now()
 		f.stop()
 		if took := time.Since(began); took != 0 {
@@ -334,7 +334,7 @@ func TestStopIsQuick(t *testing.T) {
 		if err := f.Run(ctx); err != nil {
 			t.Error(err)
 		}
-		if polls := f.api.seen(); len(polls) != 0 {
+		if polls := f.api.pollsSeen(); len(polls) != 0 {
 			t.Errorf("polled %v after the end", polls)
 		}
 	})

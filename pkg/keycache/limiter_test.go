@@ -21,7 +21,7 @@ func (f *fixture) stream(names []string, perMillisecond int) map[string]int {
 			<-time.After(time.Millisecond)
 		}
 		wg.Go(func() {
-			o := f.ask(name)
+			o := f.lookup(name)
 			mu.Lock()
 			defer mu.Unlock()
 			got[o]++
@@ -32,14 +32,14 @@ func (f *fixture) stream(names []string, perMillisecond int) map[string]int {
 }
 
 // A cold start with many good keys is no flood: with or without a lease already.
-func TestAColdStartIsNoFlood(t *testing.T) {
+func TestColdStartIsNotRateLimited(t *testing.T) {
 	for name, tt := range map[string]struct {
 		start func(f *fixture)
 		keys  int
 	}{
-		"from the first moment": {func(f *fixture) { f.api.set(func() { f.api.poll = 300 * time.Millisecond }); f.follow() }, 20_000},
-		"under a lease":         {func(f *fixture) { f.follow() }, 5000},
-		"without a change log":  {func(f *fixture) { f.api.deaf = sidecarapi.ErrNotOffered; f.follow() }, 5000},
+		"from the first moment": {func(f *fixture) { f.api.set(func() { f.api.pollDelay = 300 * time.Millisecond }); f.start() }, 20_000},
+		"under a lease":         {func(f *fixture) { f.start() }, 5000},
+		"without a change log":  {func(f *fixture) { f.api.pollErr = sidecarapi.ErrNotOffered; f.start() }, 5000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(o *Options) { o.Known, o.ChangesOptional = 100_000, true }, func(f *fixture) {
@@ -47,7 +47,7 @@ func TestAColdStartIsNoFlood(t *testing.T) {
 				for _, name := range keys {
 					f.api.facts[digest(name)] = goodKey(name)
 				}
-				f.api.there, f.api.back = 15*time.Millisecond, 15*time.Millisecond
+				f.api.sendDelay, f.api.replyDelay = 15*time.Millisecond, 15*time.Millisecond
 				tt.start(f)
 				if got := f.stream(keys, 5); got["good"] != len(keys) {
 					t.Errorf("answers: %v", got)
@@ -59,24 +59,24 @@ func TestAColdStartIsNoFlood(t *testing.T) {
 
 // In a flood the key API sees no more than the limiter lets through, and what is known
 // answers as ever.
-func TestAFloodIsHeldBack(t *testing.T) {
+func TestFloodIsRateLimited(t *testing.T) {
 	const seconds = 4
 	bubble(t, nil, func(f *fixture) {
-		f.api.there = 10 * time.Millisecond
-		f.follow()
+		f.api.sendDelay = 10 * time.Millisecond
+		f.start()
 		f.want("good", "good")
-		f.api.forgetSeen()
+		f.api.resetCounts()
 		done := make(chan map[string]int, 1)
 		began := time.Now()
 		go func() { done <- f.stream(names("flood", seconds*4000), 4) }()
 		for time.Since(began) < seconds*time.Second {
-			f.wantFromMemory("good", "good")
-			pass(100 * time.Millisecond)
+			f.wantHit("good", "good")
+			advance(100 * time.Millisecond)
 		}
 		// A known one that has to be asked for passes no limiter: its change, or that of its
 		// account, was told.
 		f.api.change(digest("good"), revoked(goodKey("good")))
-		pass(time.Millisecond)
+		advance(time.Millisecond)
 		asked := time.Now()
 		f.want("good", "revoked")
 		if took := time.Since(asked); took > 15*time.Millisecond {
@@ -93,26 +93,26 @@ func TestAFloodIsHeldBack(t *testing.T) {
 	})
 }
 
-func one(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 1} }
+func oneToken(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 1} }
 
 // A look-up that finds a credential in force, or has no usable result, returns its token. One
-// that finds nothing, or a credential that is not in force, consumes it.
-func TestTokensAreReturned(t *testing.T) {
+// that finds unusableResults, or a credential that is not in force, consumes it.
+func TestTokensAreRefunded(t *testing.T) {
 	for name, tt := range map[string]struct {
-		tamper func(*sidecarapi.Resolved)
+		editResolved func(*sidecarapi.Resolved)
 		names  []string
 		want   string
 	}{
 		"found":    {nil, names("good", 50), "good"},
-		"unusable": {nothing, names("odd", 50), "503"},
+		"unusable": {unusableResults, names("odd", 50), "503"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, one, func(f *fixture) {
+			bubble(t, oneToken, func(f *fixture) {
 				for _, n := range tt.names {
 					f.api.put(digest(n), goodKey(n))
 				}
-				f.follow()
-				f.api.set(func() { f.api.tamper = tt.tamper })
+				f.start()
+				f.api.set(func() { f.api.editResolved = tt.editResolved })
 				for _, n := range tt.names {
 					f.want(n, tt.want)
 				}
@@ -129,17 +129,17 @@ func TestTokensAreReturned(t *testing.T) {
 		"expired":    {func(n string) credential.Record { return expires(goodKey(n), time.Now()) }, "expired"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, one, func(f *fixture) {
+			bubble(t, oneToken, func(f *fixture) {
 				for _, n := range []string{"a", "b", "c"} {
 					if tt.record != nil {
 						f.api.put(digest(n), tt.record(n))
 					}
 				}
-				f.follow()
+				f.start()
 				f.want("a", tt.want)
-				f.wantFromMemory("a", tt.want)
+				f.wantHit("a", tt.want)
 				f.want("b", "429")
-				pass(time.Second - admitWait - batchWindow)
+				advance(time.Second - admitWait - batchWindow)
 				f.want("b", tt.want)
 				f.want("c", "429")
 				f.want("c", "429")
@@ -147,20 +147,20 @@ func TestTokensAreReturned(t *testing.T) {
 		})
 	}
 	// One that failed gives it back, too.
-	bubble(t, one, func(f *fixture) {
-		f.follow()
-		f.api.set(func() { f.api.down = errUnreachable })
+	bubble(t, oneToken, func(f *fixture) {
+		f.start()
+		f.api.set(func() { f.api.resolveErr = errUnreachable })
 		f.want("a", "503")
 		f.want("b", "503")
-		f.api.mend()
+		f.api.reconnect()
 		f.want("a", "unknown")
 	})
 }
 
 // A check waits up to 100 ms for its turn, and no longer than its own deadline.
-func TestTheWaitForAToken(t *testing.T) {
+func TestWaitForToken(t *testing.T) {
 	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 20, Burst: 1} }, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.want("a", "unknown")
 		began := time.Now()
 		f.want("b", "unknown")
@@ -168,7 +168,7 @@ func TestTheWaitForAToken(t *testing.T) {
 			t.Errorf("waited %s for the next token", took)
 		}
 		f.SetAdmission(Admission{PerSecond: 1, Burst: 1})
-		pass(time.Second)
+		advance(time.Second)
 		f.want("c", "unknown")
 		began = time.Now()
 		f.want("d", "429")
@@ -177,7 +177,7 @@ func TestTheWaitForAToken(t *testing.T) {
 		}
 		// All who ask for the same digest share one place.
 		began = time.Now()
-		if got := f.together([]string{"e", "e", "e"}); got["429"] != 3 || time.Since(began) != admitWait {
+		if got := f.concurrently([]string{"e", "e", "e"}); got["429"] != 3 || time.Since(began) != admitWait {
 			t.Errorf("answers: %v after %s", got, time.Since(began))
 		}
 	})
@@ -205,16 +205,16 @@ func TestRefusalsAreSpread(t *testing.T) {
 
 // New limits add no tokens, and keep no more than the new burst.
 func TestReplacedLimitsAddNoTokens(t *testing.T) {
-	bubble(t, one, func(f *fixture) {
-		f.follow()
+	bubble(t, oneToken, func(f *fixture) {
+		f.start()
 		f.want("a", "unknown")
 		for _, a := range []Admission{{PerSecond: 1, Burst: 1}, {PerSecond: 1, Burst: 5}} {
 			f.SetAdmission(a)
 			f.want("b", "429")
 		}
-		pass(5 * time.Second)
+		advance(5 * time.Second)
 		f.SetAdmission(Admission{PerSecond: 1, Burst: 2})
-		if got := f.together(names("n", 5)); got["unknown"] != 2 || got["429"] != 3 {
+		if got := f.concurrently(names("n", 5)); got["unknown"] != 2 || got["429"] != 3 {
 			t.Errorf("answers: %v", got)
 		}
 	})
@@ -223,12 +223,12 @@ func TestReplacedLimitsAddNoTokens(t *testing.T) {
 // A revalidation admits the load that it joins: the entry was stored while that load waited.
 func TestRevalidationAdmitsTheLoadThatItJoins(t *testing.T) {
 	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 2} }, func(f *fixture) { // cold
-		f.want("nobody", "unknown")
-		first := f.late("revoked", func() {}) // the last token
+		f.want("missing", "unknown")
+		first := f.duringResolve("revoked", func() {}) // the last token
 		second := make(chan string, 1)
-		go func() { second <- f.ask("revoked") }()
+		go func() { second <- f.lookup("revoked") }()
 		<-first
-		f.api.set(func() { f.api.back = 0 })
+		f.api.set(func() { f.api.replyDelay = 0 })
 		began := time.Now()
 		f.want("revoked", "revoked")
 		if took := time.Since(began); took != batchWindow {
@@ -242,42 +242,42 @@ func TestRevalidationAdmitsTheLoadThatItJoins(t *testing.T) {
 
 // Memory for those who wait is bounded: beyond it they are refused at once.
 func TestWaitersAreBounded(t *testing.T) {
-	bubble(t, one, func(f *fixture) {
-		f.follow()
+	bubble(t, oneToken, func(f *fixture) {
+		f.start()
 		f.want("a", "unknown")
-		go f.together(names("n", maxWaiting))
+		go f.concurrently(names("n", maxWaiting))
 		synctest.Wait()
 		began := time.Now()
 		f.want("one more", "429")
 		if took := time.Since(began); took != 0 {
 			t.Errorf("refused after %s", took)
 		}
-		pass(time.Second)
+		advance(time.Second)
 	})
 }
 
 // Revalidating what is cached takes no token, for any cause: a change has named it, its
 // account was changed, the log was replaced, or it is too old.
 func TestRevalidationTakesNoToken(t *testing.T) {
-	for _, name := range all {
+	for _, name := range allNames {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, one, func(f *fixture) {
-				f.follow()
-				pass(time.Second)
-				want := f.ask(name)
-				pass(2 * hotFor)
+			bubble(t, oneToken, func(f *fixture) {
+				f.start()
+				advance(time.Second)
+				want := f.lookup(name)
+				advance(2 * hotFor)
 				f.want("another", "unknown") // the one token
 				revalidates := func(cause string) {
 					t.Helper()
 					began := time.Now()
-					f.wantResolved(name, want)
+					f.wantMiss(name, want)
 					if took := time.Since(began); took > 5*time.Millisecond {
 						t.Errorf("%s: waited %s for a token", cause, took)
 					}
 				}
 				if rec, found := f.api.facts[digest(name)]; found {
 					f.api.change(digest(name), rec)
-					pass(5 * time.Millisecond)
+					advance(5 * time.Millisecond)
 					revalidates("named by a change")
 					f.api.changeAccount(rec.Account.ID, rec.Account.State)
 					synctest.Wait()
@@ -290,40 +290,18 @@ func TestRevalidationTakesNoToken(t *testing.T) {
 					synctest.Wait()
 					revalidates("named by a change")
 				}
-				f.api.set(func() { f.api.down = errUnreachable })
+				f.api.set(func() { f.api.resolveErr = errUnreachable })
 				f.api.replace("two", 0)
 				synctest.Wait()
-				f.api.set(func() { f.api.down = nil })
-				pass(10 * time.Millisecond)
-				if name == "nobody" {
+				f.api.set(func() { f.api.resolveErr = nil })
+				advance(10 * time.Millisecond)
+				if name == "missing" {
 					revalidates("log replaced")
 				}
-				pass(time.Hour + time.Second)
+				advance(time.Hour + time.Second)
 				f.want("another one", "unknown")
 				revalidates("past max_age")
 			})
 		})
 	}
-}
-
-// A known credential that has to be confirmed waits behind nobody.
-func TestKnownOnesPassNoLimiter(t *testing.T) {
-	bubble(t, one, func(f *fixture) {
-		f.follow()
-		f.want("good", "good")
-		pass(2 * hotFor)            // so that the change does not have it asked for
-		f.want("nobody", "unknown") // the one token
-		f.api.change(digest("good"), revoked(goodKey("good")))
-		pass(5 * time.Millisecond)
-		f.want("good", "revoked")
-		f.api.changeAccount("account-of-good", credential.Terminated)
-		f.want("good", "revoked")
-		f.api.replace("two", 0) // suspect
-		synctest.Wait()
-		began := time.Now()
-		f.want("good", "revoked")
-		if took := time.Since(began); took > 5*time.Millisecond {
-			t.Errorf("waited %s", took)
-		}
-	})
 }

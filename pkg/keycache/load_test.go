@@ -12,17 +12,17 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// plenty lets every look-up through.
-func plenty(o *Options) { o.Admission = Admission{PerSecond: 1_000_000, Burst: 1_000_000} }
+// unlimited lets every look-up through.
+func unlimited(o *Options) { o.Admission = Admission{PerSecond: 1_000_000, Burst: 1_000_000} }
 
 // together asks for all names at once and returns what became of each.
-func (f *fixture) together(names []string) map[string]int {
+func (f *fixture) concurrently(names []string) map[string]int {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	got := make(map[string]int)
 	for _, name := range names {
 		wg.Go(func() {
-			o := f.ask(name)
+			o := f.lookup(name)
 			mu.Lock()
 			defer mu.Unlock()
 			got[o]++
@@ -32,29 +32,29 @@ func (f *fixture) together(names []string) map[string]int {
 	return got
 }
 
-func TestMissesOfOneDigestShareOneLookup(t *testing.T) {
+func TestMissesOfADigestShareALoad(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.api.there, f.api.back = 50*time.Millisecond, 50*time.Millisecond
-		f.follow()
-		pass(time.Second)
+		f.api.sendDelay, f.api.replyDelay = 50*time.Millisecond, 50*time.Millisecond
+		f.start()
+		advance(time.Second)
 		crowd := make([]string, 10_000)
 		for i := range crowd {
 			crowd[i] = "good"
 		}
-		if got := f.together(crowd); got["good"] != len(crowd) {
+		if got := f.concurrently(crowd); got["good"] != len(crowd) {
 			t.Errorf("answers: %v", got)
 		}
 		if digests, requests := f.api.total(); digests != 1 || requests != 1 {
 			t.Errorf("%d digests in %d requests, want one", digests, requests)
 		}
-		f.wantFromMemory("good", "good")
+		f.wantHit("good", "good")
 	})
 }
 
-func TestMissesOfAMillisecondShareOneRequest(t *testing.T) {
-	bubble(t, plenty, func(f *fixture) {
-		f.follow()
-		if got := f.together(names("n", 2500)); got["unknown"] != 2500 {
+func TestMissesOfAMillisecondShareAResolve(t *testing.T) {
+	bubble(t, unlimited, func(f *fixture) {
+		f.start()
+		if got := f.concurrently(names("n", 2500)); got["unknown"] != 2500 {
 			t.Errorf("answers: %v", got)
 		}
 		if digests, requests := f.api.total(); digests != 2500 || requests != 3 {
@@ -69,10 +69,10 @@ func TestMissesOfAMillisecondShareOneRequest(t *testing.T) {
 			time.Duration
 			requests int
 		}{{batchWindow - time.Microsecond, 1}, {batchWindow + time.Microsecond, 2}} {
-			f.api.forgetSeen()
-			go f.ask("early" + gap.String())
-			pass(gap.Duration)
-			f.ask("late" + gap.String())
+			f.api.resetCounts()
+			go f.lookup("early" + gap.String())
+			advance(gap.Duration)
+			f.lookup("late" + gap.String())
 			if _, requests := f.api.total(); requests != gap.requests {
 				t.Errorf("%s apart: %d requests, want %d", gap, requests, gap.requests)
 			}
@@ -81,47 +81,47 @@ func TestMissesOfAMillisecondShareOneRequest(t *testing.T) {
 }
 
 // A failure is nobody's fact: not remembered, and no 401.
-func TestFailuresAreNotRemembered(t *testing.T) {
+func TestFailuresAreNotCached(t *testing.T) {
 	for name, fail := range map[string]func(*fakeAPI){
-		"unreachable": func(a *fakeAPI) { a.down = errUnreachable },
-		"timeout":     func(a *fakeAPI) { a.there = time.Hour },
+		"unreachable": func(a *fakeAPI) { a.resolveErr = errUnreachable },
+		"timeout":     func(a *fakeAPI) { a.sendDelay = time.Hour },
 		"teaches nothing": func(a *fakeAPI) {
-			a.tamper = nothing
+			a.editResolved = unusableResults
 		},
-		"backwards": func(a *fakeAPI) { a.tamper = func(r *sidecarapi.Resolved) { r.Revision-- } },
+		"backwards": func(a *fakeAPI) { a.editResolved = func(r *sidecarapi.Resolved) { r.Revision-- } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
 				f.api.revision = 7
-				f.follow()
+				f.start()
 				f.api.set(func() { fail(f.api) })
-				f.wantResolved("good", "503")
-				f.wantResolved("nobody", "503")
+				f.wantMiss("good", "503")
+				f.wantMiss("missing", "503")
 				if known, unknown := f.pools.sizes(); known+unknown != 0 {
 					t.Errorf("%d entries kept of a failure", known+unknown)
 				}
-				f.api.set(func() { f.api.down, f.api.there, f.api.tamper = nil, 0, nil })
-				f.wantResolved("good", "good")
-				f.wantResolved("nobody", "unknown")
+				f.api.set(func() { f.api.resolveErr, f.api.sendDelay, f.api.editResolved = nil, 0, nil })
+				f.wantMiss("good", "good")
+				f.wantMiss("missing", "unknown")
 			})
 		})
 	}
 }
 
 // One result that teaches nothing takes nothing from the others of its batch.
-func TestOneResultTeachesNothing(t *testing.T) {
+func TestUnusableResultFailsItsDigestAlone(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		bad := digest("bad")
 		f.api.put(bad, goodKey("bad"))
-		f.api.tamper = func(r *sidecarapi.Resolved) {
+		f.api.editResolved = func(r *sidecarapi.Resolved) {
 			for i := range r.Results {
 				if r.Results[i].Record.ID == "key-bad" {
 					r.Results[i] = sidecarapi.Result{}
 				}
 			}
 		}
-		if got := f.together([]string{"good", "bad", "revoked"}); got["good"] != 1 || got["revoked"] != 1 || got["503"] != 1 {
+		if got := f.concurrently([]string{"good", "bad", "revoked"}); got["good"] != 1 || got["revoked"] != 1 || got["503"] != 1 {
 			t.Errorf("answers: %v", got)
 		}
 		if _, requests := f.api.total(); requests != 1 {
@@ -129,22 +129,22 @@ func TestOneResultTeachesNothing(t *testing.T) {
 		}
 		// The breaker is for a key API that is down, not for a result that is odd.
 		for range 2 * maxFailures {
-			f.wantResolved("bad", "503")
+			f.wantMiss("bad", "503")
 		}
-		f.wantResolved("another", "unknown")
+		f.wantMiss("another", "unknown")
 	})
 }
 
 // Each waits on his own deadline; the load goes on without them.
-func TestEachWaiterHasHisOwnDeadline(t *testing.T) {
+func TestEachCheckHasItsOwnDeadline(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		f.api.there = 100 * time.Millisecond
+		f.start()
+		f.api.sendDelay = 100 * time.Millisecond
 		began := time.Now()
 		impatient, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
 		defer cancel()
 		patient := make(chan string, 1)
-		go func() { patient <- f.ask("good") }()
+		go func() { patient <- f.lookup("good") }()
 		if _, _, err := f.Lookup(impatient, digest("good")); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 30*time.Millisecond {
 			t.Errorf("error %v after %s", err, time.Since(began))
 		}
@@ -157,24 +157,24 @@ func TestEachWaiterHasHisOwnDeadline(t *testing.T) {
 		if _, _, err := f.Lookup(gone, digest("revoked")); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
-		pass(time.Second)
-		f.wantFromMemory("revoked", "revoked")
+		advance(time.Second)
+		f.wantHit("revoked", "revoked")
 	})
 }
 
 // late has a resolve answered with the facts as they are now, and then changes them
 // before the answer is there.
-func (f *fixture) late(name string, change func()) (answer chan string) {
-	f.api.set(func() { f.api.there, f.api.back = 0, 100*time.Millisecond })
+func (f *fixture) duringResolve(name string, change func()) (answer chan string) {
+	f.api.set(func() { f.api.sendDelay, f.api.replyDelay = 0, 100*time.Millisecond })
 	answer = make(chan string, 1)
-	go func() { answer <- f.ask(name) }()
-	pass(50 * time.Millisecond)
+	go func() { answer <- f.lookup(name) }()
+	advance(50 * time.Millisecond)
 	change()
-	pass(10 * time.Millisecond)
+	advance(10 * time.Millisecond)
 	return answer
 }
 
-func TestALateFillBringsNoOldFactBack(t *testing.T) {
+func TestLateFillDoesNotRestoreTheOldFact(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(f *fixture)
@@ -193,23 +193,23 @@ func TestALateFillBringsNoOldFactBack(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
-				f.follow()
-				first := f.late("good", func() { tt.change(f) })
+				f.start()
+				first := f.duringResolve("good", func() { tt.change(f) })
 				joined := make(chan string, 1)
-				go func() { joined <- f.ask("good") }() // begins after the change was applied
+				go func() { joined <- f.lookup("good") }() // begins after the change was applied
 				if got := <-joined; got != tt.want {
 					t.Errorf("who joined the late answer got %s, want %s", got, tt.want)
 				}
 				if got := <-first; got != tt.want && got != "good" {
 					t.Errorf("who began before the change got %s", got)
 				}
-				pass(time.Second)
+				advance(time.Second)
 				f.want("good", tt.want)
 			})
 			bubble(t, nil, func(f *fixture) {
-				f.follow()
-				first := f.late("good", func() { tt.change(f) })
-				pass(45 * time.Millisecond) // the late answer is there
+				f.start()
+				first := f.duringResolve("good", func() { tt.change(f) })
+				advance(45 * time.Millisecond) // the late answer is there
 				f.want("good", tt.want)
 				<-first
 			})
@@ -218,23 +218,23 @@ func TestALateFillBringsNoOldFactBack(t *testing.T) {
 }
 
 // An unknown digest that is imported while it is asked for is known afterwards.
-func TestALateFillOfAnUnknownOne(t *testing.T) {
+func TestLateFillOfAnImportedKey(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		<-f.late("imported", func() { f.api.change(digest("imported"), goodKey("imported")) })
+		f.start()
+		<-f.duringResolve("imported", func() { f.api.change(digest("imported"), goodKey("imported")) })
 		f.want("imported", "good")
-		f.want("nobody", "unknown")
-		f.api.change(digest("nobody"), goodKey("nobody"))
+		f.want("missing", "unknown")
+		f.api.change(digest("missing"), goodKey("missing"))
 		synctest.Wait()
-		f.want("nobody", "good")
+		f.want("missing", "good")
 	})
 }
 
 // Facts that change faster than they can be asked for are not asked for without end.
-func TestAskingAgainIsBounded(t *testing.T) {
+func TestAttemptsAreBounded(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		f.api.set(func() { f.api.back = 20 * time.Millisecond })
+		f.start()
+		f.api.set(func() { f.api.replyDelay = 20 * time.Millisecond })
 		stop := make(chan struct{})
 		go func() {
 			for {
@@ -248,7 +248,7 @@ func TestAskingAgainIsBounded(t *testing.T) {
 		}()
 		f.want("good", "503")
 		close(stop)
-		if n := f.api.asked(digest("good")); n != maxAttempts {
+		if n := f.api.resolvedCount(digest("good")); n != maxAttempts {
 			t.Errorf("asked %d times, want %d", n, maxAttempts)
 		}
 		f.want("good", "good")
@@ -259,17 +259,17 @@ func TestAskingAgainIsBounded(t *testing.T) {
 // came.
 func TestColdJoinsNoOlderLoad(t *testing.T) {
 	bubble(t, nil, func(f *fixture) { // the follower does not run: cold
-		first := f.late("good", func() { f.api.change(digest("good"), revoked(goodKey("good"))) })
+		first := f.duringResolve("good", func() { f.api.change(digest("good"), revoked(goodKey("good"))) })
 		f.want("good", "revoked")
 		if got := <-first; got != "good" {
 			t.Errorf("the first got %s", got)
 		}
-		if n := f.api.asked(digest("good")); n != 2 {
+		if n := f.api.resolvedCount(digest("good")); n != 2 {
 			t.Errorf("asked %d times", n)
 		}
 		// But those of one millisecond still share.
-		f.api.forgetSeen()
-		f.together([]string{"good", "good", "good"})
+		f.api.resetCounts()
+		f.concurrently([]string{"good", "good", "good"})
 		if digests, _ := f.api.total(); digests != 1 {
 			t.Errorf("asked for %d digests", digests)
 		}
@@ -277,17 +277,17 @@ func TestColdJoinsNoOlderLoad(t *testing.T) {
 }
 
 // A flood of unknown digests takes no room from what is known.
-func TestUnknownOnesEvictNoKnownOnes(t *testing.T) {
-	bubble(t, func(o *Options) { plenty(o); o.Known, o.Unknown = 3, 10 }, func(f *fixture) {
-		f.follow()
+func TestUnknownDigestsEvictNoKnownCredentials(t *testing.T) {
+	bubble(t, func(o *Options) { unlimited(o); o.Known, o.Unknown = 3, 10 }, func(f *fixture) {
+		f.start()
 		good := names("kept", 3)
 		for _, name := range good {
 			f.api.put(digest(name), goodKey(name))
 			f.want(name, "good")
 		}
-		f.together(names("flood", 1000))
+		f.concurrently(names("flood", 1000))
 		for _, name := range good {
-			f.wantFromMemory(name, "good")
+			f.wantHit(name, "good")
 		}
 		if known, unknown := f.pools.sizes(); known != 3 || unknown > 10 {
 			t.Errorf("%d known, %d unknown", known, unknown)
@@ -301,7 +301,7 @@ func TestUnknownOnesEvictNoKnownOnes(t *testing.T) {
 			f.want(name, "good")
 		}
 		for _, name := range names("n", 10) {
-			f.wantFromMemory(name, "unknown")
+			f.wantHit(name, "unknown")
 		}
 		if len(f.accounts) != 3 {
 			t.Errorf("%d accounts kept for 3 entries", len(f.accounts))
@@ -309,13 +309,13 @@ func TestUnknownOnesEvictNoKnownOnes(t *testing.T) {
 	})
 }
 
-func TestCloseEndsAllThatWaits(t *testing.T) {
+func TestCloseEndsWaitingLookups(t *testing.T) {
 	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 2} }, func(f *fixture) {
-		f.follow()
-		f.api.set(func() { f.api.there = time.Hour })
+		f.start()
+		f.api.set(func() { f.api.sendDelay = time.Hour })
 		answers := make(chan map[string]int, 1)
-		go func() { answers <- f.together(append(names("n", 20), "good")) }()
-		pass(10 * time.Millisecond)
+		go func() { answers <- f.concurrently(append(names("n", 20), "good")) }()
+		advance(10 * time.Millisecond)
 		began := time.Now()
 		f.Close()
 		if took := time.Since(began); took != 0 {

@@ -70,32 +70,32 @@ func TestNoLockIsHeldWhileLogging(t *testing.T) {
 		return nil
 	}
 	bubble(t, func(o *Options) {
-		plenty(o)
+		unlimited(o)
 		core, _ := observer.New(zap.DebugLevel)
 		o.ChangesOptional, o.Log = true, zap.New(core, zap.Hooks(written))
 	}, func(f *fixture) {
 		c = f.Cache
-		f.api.deaf = sidecarapi.ErrNotOffered
-		f.follow()
-		f.api.mend()
-		pass(2 * ttlPollInterval)
+		f.api.pollErr = sidecarapi.ErrNotOffered
+		f.start()
+		f.api.reconnect()
+		advance(2 * ttlPollInterval)
 		f.warm()
-		f.api.cut()
-		pass(3 * time.Second)
+		f.api.disconnect()
+		advance(3 * time.Second)
 		for _, name := range names("unknown", maxFailures) {
-			f.ask(name)
+			f.lookup(name)
 		}
-		f.api.mend()
-		pass(3 * time.Second)
-		f.api.set(func() { f.api.tamper = nothing })
-		f.ask("another")
-		f.api.set(func() { f.api.tamper = nil })
+		f.api.reconnect()
+		advance(3 * time.Second)
+		f.api.set(func() { f.api.editResolved = unusableResults })
+		f.lookup("another")
+		f.api.set(func() { f.api.editResolved = nil })
 		f.api.replace("two", 0)
 		f.api.takeName(f.Name())
-		pass(6 * time.Second)
+		advance(6 * time.Second)
 		f.api.replace("three", 0)
-		pass(6 * time.Second)
-		f.api.set(func() { f.api.deaf = errUnreachable })
+		advance(6 * time.Second)
+		f.api.set(func() { f.api.pollErr = errUnreachable })
 		f.stop()
 		f.Close()
 	})
@@ -110,11 +110,11 @@ func TestCleanStopLogsNoWarning(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var logs *observer.ObservedLogs
 			bubble(t, observed(zap.WarnLevel, &logs), func(f *fixture) {
-				f.api.poll = poll
-				f.follow()
-				pass(2 * time.Second)
+				f.api.pollDelay = poll
+				f.start()
+				advance(2 * time.Second)
 				f.warm()
-				pass(poll / 2)
+				advance(poll / 2)
 				f.stop()
 				f.Close()
 				for _, entry := range logs.All() {
@@ -127,18 +127,18 @@ func TestCleanStopLogsNoWarning(t *testing.T) {
 
 // An outage of the change log has two lines: when it begins, and when it ends, with how long it
 // took.
-func TestOutageOfTheChangeLogIsLoggedTwice(t *testing.T) {
+func TestChangeLogOutageIsLoggedTwice(t *testing.T) {
 	for name, err := range map[string]error{"unreachable": errUnreachable, "404": sidecarapi.ErrNotOffered} {
 		t.Run(name, func(t *testing.T) {
 			var logs *observer.ObservedLogs
 			bubble(t, observed(zap.InfoLevel, &logs), func(f *fixture) {
-				f.follow()
-				pass(time.Second)
+				f.start()
+				advance(time.Second)
 				logs.TakeAll()
-				f.api.set(func() { f.api.deaf = err })
-				pass(time.Hour)
-				f.api.mend()
-				pass(3 * time.Second)
+				f.api.set(func() { f.api.pollErr = err })
+				advance(time.Hour)
+				f.api.reconnect()
+				advance(3 * time.Second)
 				lines := logs.TakeAll()
 				if len(lines) != 3 { // the last one: it follows from another head
 					t.Fatalf("%d lines: %v", len(lines), lines)
@@ -160,46 +160,46 @@ func TestOutageOfTheChangeLogIsLoggedTwice(t *testing.T) {
 }
 
 // The gauge is 1 while resolves fail, or polls, or both.
-func TestKeyAPIDown(t *testing.T) {
+func TestKeyAPIDownGauge(t *testing.T) {
 	for name, tt := range map[string]struct {
 		fault func(*fakeAPI)
 		want  float64
 	}{
 		"nothing fails": {func(*fakeAPI) {}, 0},
-		"resolves fail": {func(a *fakeAPI) { a.down = errUnreachable }, 1},
-		"polls fail":    {func(a *fakeAPI) { a.deaf = errUnreachable }, 1},
-		"polls are 404": {func(a *fakeAPI) { a.deaf = sidecarapi.ErrNotOffered }, 1},
-		"both fail":     {func(a *fakeAPI) { a.down, a.deaf = errUnreachable, errUnreachable }, 1},
-		"polls are 409": {func(a *fakeAPI) { a.deaf = sidecarapi.ErrConflict }, 0},
+		"resolves fail": {func(a *fakeAPI) { a.resolveErr = errUnreachable }, 1},
+		"polls fail":    {func(a *fakeAPI) { a.pollErr = errUnreachable }, 1},
+		"polls are 404": {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrNotOffered }, 1},
+		"both fail":     {func(a *fakeAPI) { a.resolveErr, a.pollErr = errUnreachable, errUnreachable }, 1},
+		"polls are 409": {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrConflict }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			registry := prometheus.NewRegistry()
-			bubble(t, func(o *Options) { plenty(o); o.Metrics = registry }, func(f *fixture) {
+			bubble(t, func(o *Options) { unlimited(o); o.Metrics = registry }, func(f *fixture) {
 				down := func(want float64) {
 					t.Helper()
 					if got := value(t, registry, "phantom_authz_key_api_down"); got != want {
 						t.Errorf("phantom_authz_key_api_down is %v, want %v", got, want)
 					}
 				}
-				f.follow()
+				f.start()
 				down(0)
 				f.api.set(func() { tt.fault(f.api) })
 				for _, name := range names("n", maxFailures) {
-					f.ask(name)
+					f.lookup(name)
 				}
-				pass(3 * time.Second)
+				advance(3 * time.Second)
 				down(tt.want)
-				f.api.mend()
-				pass(3 * time.Second)
+				f.api.reconnect()
+				advance(3 * time.Second)
 				down(0)
 			})
 		})
 	}
 	// In time-to-live mode a key API without a change log is not down.
-	bubble(t, optional, func(f *fixture) {
-		f.api.deaf = sidecarapi.ErrNotOffered
-		f.follow()
-		pass(time.Hour)
+	bubble(t, changesOptional, func(f *fixture) {
+		f.api.pollErr = sidecarapi.ErrNotOffered
+		f.start()
+		advance(time.Hour)
 		synctest.Wait()
 		if f.pollsFailing.Load() {
 			t.Error("polls count as failing")

@@ -36,22 +36,22 @@ var mutants = []mutant{
 	{
 		"a late fill restores the old fact", "load.go",
 		[]edit{{"if l.changed > revision {", "if false {"}},
-		"TestALateFill", true,
+		"TestLateFill", true,
 	},
 	{
 		"invalidated entries answer", "entry.go",
 		[]edit{{"if s.invalidated(e) {\n\t\treturn stale", "if e.changed || e.account != nil && e.account.changed.Load() > e.revision {\n\t\treturn stale"}},
-		"TestGoneMakesAllSuspect|TestJudge", true,
+		"TestGoneInvalidatesEverything|TestFreshness", true,
 	},
 	{
 		"invalidated entries are served stale", "entry.go",
 		[]edit{{"if s.invalidated(e) {\n\t\treturn false", "if e.changed || e.account != nil && e.account.changed.Load() > e.revision {\n\t\treturn false"}},
-		"TestGoneMakesAllSuspect|TestJudge", true,
+		"TestGoneInvalidatesEverything|TestFreshness", true,
 	},
 	{
 		"no margin for the drift of the clocks", "entry.go",
 		[]edit{{"return d - d/maxDrift", "return d - 0*d/maxDrift"}},
-		"TestModeToTheEdge", true,
+		"TestModeBoundaries", true,
 	},
 	{
 		"the stale time is counted from the last revalidation", "entry.go",
@@ -59,17 +59,17 @@ var mutants = []mutant{
 			{"maxStale > 0 && passed < subtractDrift(s.lease+maxStale) {", "maxStale > 0 {"},
 			{"\t\treturn e.found\n", "\t\treturn e.found && elapsed(e.confirmed, now) < s.maxStale\n"},
 		},
-		"TestModes|TestModeToTheEdge", true,
+		"TestModes|TestModeBoundaries", true,
 	},
 	{
 		"a shorter max_stale does not count", "entry.go",
 		[]edit{{"min(s.maxStale, t.MaxStale)", "s.maxStale"}},
-		"TestTimesCanBeReplaced", false,
+		"TestReplacedTimes", false,
 	},
 	{
 		"a late fill restores an account's old state", "load.go",
 		[]edit{{"b.accounts[r.Record.Account.ID] > revision", "b.accounts[r.Record.Account.ID] > revision+1_000_000"}},
-		"TestALateFill", true,
+		"TestLateFill", true,
 	},
 	{
 		"a check that joined a superseded load gets its old answer", "load.go",
@@ -77,7 +77,7 @@ var mutants = []mutant{
 			"case !current || b.superseded(l, resolved.Results[i], resolved.Revision):\n\t\t\tc.requeue(l, 0)",
 			"case !current || b.superseded(l, resolved.Results[i], resolved.Revision):\n\t\t\tc.finish(l, resolved.Results[i], nil)",
 		}},
-		"TestALateFill", true,
+		"TestLateFill", true,
 	},
 	{
 		"a fill of an earlier generation is stored as one of this", "load.go",
@@ -86,7 +86,7 @@ var mutants = []mutant{
 			{"\t\t\tc.store(l.digest, b,", "\t\t\tb.generation = c.state.Load().generation\n\t\t\tc.store(l.digest, b,"},
 			{"\tcurrent := b.generation == c.state.Load().generation\n", ""},
 		},
-		"TestALateFill", true,
+		"TestLateFill", true,
 	},
 	{
 		"in cold mode an older load is joined", "load.go",
@@ -101,22 +101,22 @@ var mutants = []mutant{
 	{
 		"a failure is cached as an unknown credential", "load.go",
 		[]edit{{"case err != nil:\n\t\t\tc.finish", "case err != nil:\n\t\t\tc.store(l.digest, b, 0, sidecarapi.Result{Outcome: sidecarapi.NotFound})\n\t\t\tc.finish"}},
-		"TestFailuresAreNotRemembered", true,
+		"TestFailuresAreNotCached", true,
 	},
 	{
 		"an unusable result counts as unknown", "load.go",
 		[]edit{{"case resolved.Results[i].Outcome == sidecarapi.Nothing:", "case false:"}},
-		"TestFailuresAreNotRemembered|TestOneResult", false,
+		"TestFailuresAreNotCached|TestUnusableResult", false,
 	},
 	{
 		"a change of an account does not reach its credentials", "follow.go",
 		[]edit{{"a.changed.Store(max(a.changed.Load(), change.Revision))", "_ = a"}},
-		"TestChangesOfAccounts", true,
+		"TestChangeInvalidatesAccount", true,
 	},
 	{
 		"a change of a credential does not reach it", "entry.go",
 		[]edit{{"\te.changed = true\n", ""}},
-		"TestChangesOfCredentials", true,
+		"TestChangeInvalidatesCredential", true,
 	},
 	{
 		"a 410 invalidates nothing", "follow.go",
@@ -126,37 +126,37 @@ var mutants = []mutant{
 	{
 		"an invalidation keeps the lease of the log before", "revalidate.go",
 		[]edit{{"next.ended = true", "next.ended = next.ended || false"}},
-		"TestGoneIsFollowedAtOnce", false,
+		"TestGoneIsAcknowledgedImmediately", false,
 	},
 	{
 		"an earlier generation is revalidated while the key API is down", "revalidate.go",
 		[]edit{{"\tif c.state.Load().generation != generation {\n\t\treturn true\n\t}\n", ""}},
-		"TestConfirmingEnds", false,
+		"TestRevalidationEnds", false,
 	},
 	{
 		"the epoch of a resolve is ignored", "load.go",
 		[]edit{{"case s.epoch != r.Epoch:", "case false:"}},
-		"TestANewEpochInAResolve", false,
+		"TestResolveOfNewEpoch", false,
 	},
 	{
 		"a resolve's revision may decrease", "load.go",
 		[]edit{{"case r.Revision < b.minRevision:", "case false:"}},
-		"TestRevisionsThatGoBack|TestFailuresAreNotRemembered", false,
+		"TestDecreasingRevisions|TestFailuresAreNotCached", false,
 	},
 	{
 		"a poll's revision may decrease", "follow.go",
 		[]edit{{"case ch.Revision < req.After:", "case false:"}},
-		"TestRevisionsThatGoBack", false,
+		"TestDecreasingRevisions", false,
 	},
 	{
 		"after its stale time the follower continues at its cursor", "follow.go",
 		[]edit{{"case m == cold || m == ttl || c.cursor.after == headOnly:", "case m == ttl || c.cursor.after == headOnly:"}},
-		"TestAfterTheStaleTime", false,
+		"TestStartsOverAfterTheStaleTime", false,
 	},
 	{
 		"a start keeps the lease before", "follow.go",
 		[]edit{{"\t\tc.dropLease()\n", ""}},
-		"TestAnAnswerOfAnotherEpoch", false,
+		"TestPollAnswerOfAnotherEpoch", false,
 	},
 	{
 		"a 200 for the head gives a lease", "follow.go",
@@ -196,7 +196,7 @@ var mutants = []mutant{
 	{
 		"the deregistration has the number of the last poll", "follow.go",
 		[]edit{{"\treq.Leave = true\n", "\treq.Leave = true\n\treq.Poll--\n"}},
-		"TestLeave", false,
+		"TestDeregistration", false,
 	},
 	{
 		"time-to-live mode begins while the lease is on record", "follow.go",
@@ -266,7 +266,7 @@ var mutants = []mutant{
 	{
 		"a part of the changes lengthens the stale time", "follow.go",
 		[]edit{{"if ch.Lease > 0 {", "if ch.Lease >= 0 {"}},
-		"TestAPartOfTheChanges", false,
+		"TestPartialChanges", false,
 	},
 	{
 		"unknown digests are served stale in degraded mode", "entry.go",
@@ -281,12 +281,12 @@ var mutants = []mutant{
 	{
 		"a credential in force consumes its token", "load.go",
 		[]edit{{"c.limiter.refund()", "c.limiter.consume(now)"}},
-		"TestAColdStartIsNoFlood|TestTokens", false,
+		"TestColdStartIsNotRateLimited|TestTokens", false,
 	},
 	{
 		"an unknown digest consumes no token", "load.go",
 		[]edit{{"c.limiter.consume(now)", "c.limiter.refund()"}},
-		"TestAFloodIsHeldBack|TestTokens", false,
+		"TestFloodIsRateLimited|TestTokens", false,
 	},
 	{
 		"new limits fill the token bucket", "limiter.go",
@@ -296,12 +296,12 @@ var mutants = []mutant{
 	{
 		"a changed credential is resolved like one never seen", "entry.go",
 		[]edit{{"\te.changed = true\n", "\ts.known.Remove(d)\n"}},
-		"TestKnownOnesPassNoLimiter", false,
+		"TestRevalidationTakesNoToken", false,
 	},
 	{
 		"no entry is refreshed before it is stale", "entry.go",
 		[]edit{{"case age >= early && ", "case age < 0 && "}},
-		"TestHotOnesAreRefreshed", false,
+		"TestUsedEntriesAreRefreshed", false,
 	},
 	{
 		"checks pay for detecting the recovery of the key API", "load.go",
@@ -311,12 +311,12 @@ var mutants = []mutant{
 	{
 		"every resolve of a new epoch wakes the follower", "revalidate.go",
 		[]edit{{"if c.pendingEpoch != nil && c.pendingEpoch.Epoch == epoch {", "if false {"}},
-		"TestManyAnswers|TestANewEpoch", false,
+		"TestManyResolves|TestResolveOfNewEpoch", false,
 	},
 	{
 		"a stop does not deregister", "follow.go",
 		[]edit{{"if !f.polled || c.state.Load().ttlMode {", "if true || !f.polled || c.state.Load().ttlMode {"}},
-		"TestLeave", false,
+		"TestDeregistration", false,
 	},
 }
 

@@ -11,23 +11,23 @@ import (
 
 // What became suspect is confirmed in batches, hottest first, and each answers as soon
 // as its own batch is there.
-func TestSuspectsAreConfirmedHottestFirst(t *testing.T) {
-	bubble(t, func(o *Options) { plenty(o); o.Known = 10_000 }, func(f *fixture) {
-		f.follow()
+func TestRevalidationStartsWithTheMostRecentlyUsed(t *testing.T) {
+	bubble(t, func(o *Options) { unlimited(o); o.Known = 10_000 }, func(f *fixture) {
+		f.start()
 		keys := names("key", 2500)
 		for _, name := range keys {
 			f.api.put(digest(name), goodKey(name))
 		}
 		for group := range slices.Chunk(keys, 500) { // the last is the hottest
-			f.together(group)
-			pass(time.Second)
+			f.concurrently(group)
+			advance(time.Second)
 		}
 		f.want(keys[0], "good") // hotter still
-		f.api.set(func() { f.api.back = 500 * time.Millisecond / 2 })
+		f.api.set(func() { f.api.replyDelay = 500 * time.Millisecond / 2 })
 		f.api.timeout = time.Second
-		f.api.forgetSeen()
+		f.api.resetCounts()
 		f.api.replace("two", 0)
-		pass(revalidateSpread + 400*time.Millisecond)
+		advance(revalidateSpread + 400*time.Millisecond)
 		f.api.mu.Lock()
 		resolves := slices.Clone(f.api.resolves)
 		f.api.mu.Unlock()
@@ -49,10 +49,10 @@ func TestSuspectsAreConfirmedHottestFirst(t *testing.T) {
 		if last, before := inFirst(keys[2000:]), inFirst(keys[1500:2000]); last != 500 || before != 499 {
 			t.Errorf("in the first batch are %d of the hottest 500 and %d of the next 500", last, before)
 		}
-		f.wantFromMemory(keys[2400], "good")
-		pass(5 * time.Second)
+		f.wantHit(keys[2400], "good")
+		advance(5 * time.Second)
 		for _, name := range keys {
-			f.wantFromMemory(name, "good")
+			f.wantHit(name, "good")
 		}
 		if digests, requests := f.api.total(); digests != len(keys) || requests != 3 {
 			t.Errorf("%d digests in %d requests", digests, requests)
@@ -61,16 +61,16 @@ func TestSuspectsAreConfirmedHottestFirst(t *testing.T) {
 }
 
 // Sidecars that lost the log at once do not ask at once.
-func TestConfirmingIsSpread(t *testing.T) {
+func TestRevalidationIsSpread(t *testing.T) {
 	moments := make(map[time.Duration]bool)
 	for range 20 {
 		bubble(t, nil, func(f *fixture) {
-			f.follow()
+			f.start()
 			f.warm()
-			f.api.forgetSeen()
+			f.api.resetCounts()
 			lost := time.Now()
 			f.api.replace("two", 0)
-			pass(time.Second)
+			advance(time.Second)
 			moments[f.api.resolves[0].at.Sub(lost)] = true
 		})
 	}
@@ -81,23 +81,23 @@ func TestConfirmingIsSpread(t *testing.T) {
 
 // One beginning ends the confirming of the one before, and a key API that is away ends
 // none.
-func TestConfirmingGoesOn(t *testing.T) {
+func TestRevalidationSurvivesAnOutage(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.warm()
-		f.api.set(func() { f.api.down = errUnreachable })
+		f.api.set(func() { f.api.resolveErr = errUnreachable })
 		for _, epoch := range []string{"two", "three", "four"} {
 			f.api.replace(epoch, 0)
 			synctest.Wait()
 		}
-		pass(time.Minute)
-		f.api.set(func() { f.api.down = nil })
-		pass(2 * time.Second)
-		f.api.forgetSeen()
-		for i, name := range all[:3] {
-			f.wantFromMemory(name, facts[i])
+		advance(time.Minute)
+		f.api.set(func() { f.api.resolveErr = nil })
+		advance(2 * time.Second)
+		f.api.resetCounts()
+		for i, name := range allNames[:3] {
+			f.wantHit(name, allAnswers[i])
 		}
-		pass(time.Minute)
+		advance(time.Minute)
 		if digests, _ := f.api.total(); digests != 0 {
 			t.Errorf("%d digests are still asked for", digests)
 		}
@@ -105,10 +105,10 @@ func TestConfirmingGoesOn(t *testing.T) {
 }
 
 // A revalidation ends with its generation, while the key API is down too.
-func TestConfirmingEndsWithItsGeneration(t *testing.T) {
+func TestRevalidationEndsWithItsGeneration(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		f.api.cut()
+		f.start()
+		f.api.disconnect()
 		for _, name := range names("n", maxFailures) {
 			f.want(name, "503")
 		}
