@@ -15,14 +15,14 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// warmed is a cache under a lease that holds n good keys, and their digests.
+// warmed returns a cache under a lease that holds n good keys, and their digests.
 func warmed(b testing.TB, n int, account func(i int) string) (*Cache, []credential.Digest) {
 	b.Helper()
 	o := options()
 	o.Known, o.Unknown = 2*n, n
 	c := New(newFakeAPI(), o)
 	b.Cleanup(c.Close)
-	// No time passes for a benchmark: a lease that outlives it.
+	// The lease outlives the benchmark.
 	c.state.Store(&state{generation: 1, epoch: "one", sent: time.Now(), lease: 24 * time.Hour})
 	digests := make([]credential.Digest, n)
 	batch := &batch{generation: 1, sentAt: time.Now()}
@@ -41,9 +41,8 @@ func sharedAccount(int) string { return "shared" }
 
 const benchEntries = 50_000
 
-// BenchmarkHit is the whole of a look-up that memory answers. Its baseline is
-// golang-lru's own Get of the same record: what a cache without leases, pools and
-// accounts would pay.
+// BenchmarkHit measures a cache hit. Its baseline is golang-lru's Get of the same record: a cache
+// without leases, pools and accounts.
 func BenchmarkHit(b *testing.B) {
 	c, digests := warmed(b, benchEntries, ownAccount)
 	baseline, _ := lru.New[credential.Digest, credential.Record](2 * benchEntries)
@@ -79,8 +78,7 @@ func BenchmarkHit(b *testing.B) {
 	}
 }
 
-// BenchmarkRefused is the whole of a look-up that waits for a token in vain, as most of
-// a flood do: some thousands wait at once.
+// BenchmarkRefused measures a look-up that gets no token, while some thousands wait.
 func BenchmarkRefused(b *testing.B) {
 	c, _ := warmed(b, 1, ownAccount)
 	c.SetAdmission(Admission{PerSecond: 1, Burst: 0})
@@ -100,7 +98,7 @@ func BenchmarkRefused(b *testing.B) {
 	})
 }
 
-// BenchmarkAccountChange costs the same whatever the number of the account's keys.
+// BenchmarkAccountChange measures a change of an account, by the number of its keys.
 func BenchmarkAccountChange(b *testing.B) {
 	for _, n := range []int{1, 1000, 100_000} {
 		b.Run(fmt.Sprint(n, " keys"), func(b *testing.B) {
@@ -117,7 +115,7 @@ func BenchmarkAccountChange(b *testing.B) {
 	}
 }
 
-// A hit is on the check path of every request: it allocates nothing.
+// Every request pays for a hit, so it allocates nothing.
 func TestHitDoesNotAllocate(t *testing.T) {
 	c, digests := warmed(t, 1000, ownAccount)
 	ctx, i := context.Background(), 0

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// While the key API is down, a check of an uncached key is answered at once, and nobody
-// pays for finding out that it is back.
+// While the key API is down, a check of an uncached key fails immediately, and no check pays for
+// detecting the recovery.
 func TestBreaker(t *testing.T) {
 	for name, fault := range map[string]func(*fakeAPI){
 		"refused": func(a *fakeAPI) { a.resolveErr = errUnreachable },
@@ -24,9 +24,9 @@ func TestBreaker(t *testing.T) {
 				f.api.resetCounts()
 				began := time.Now()
 				for i := range 2000 {
-					asked := time.Now()
+					checked := time.Now()
 					f.want(fmt.Sprint("n-", i), "503")
-					if took := time.Since(asked); took >= 5*time.Millisecond {
+					if took := time.Since(checked); took >= 5*time.Millisecond {
 						t.Fatalf("a check took %s while the key API is down", took)
 					}
 					f.wantHit("good", "good")
@@ -45,7 +45,7 @@ func TestBreaker(t *testing.T) {
 	}
 }
 
-// It takes failures in a row: a lossy key API is still asked.
+// Failures that are not in a row do not open the breaker.
 func TestBreakerNeedsFailuresInARow(t *testing.T) {
 	bubble(t, unlimited, func(f *fixture) {
 		f.start()
@@ -64,12 +64,12 @@ func TestBreakerNeedsFailuresInARow(t *testing.T) {
 			f.want(fmt.Sprint("n-", i), want)
 		}
 		if _, requests := f.api.total(); requests != 100 {
-			t.Errorf("%d requests for 100 look-ups", requests)
+			t.Errorf("%d resolves for 100 look-ups", requests)
 		}
 	})
 }
 
-// Those who wait when it trips are told, too; and what is known to be good serves.
+// While the breaker is open, known credentials are served stale.
 func TestBreakerServesStale(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()

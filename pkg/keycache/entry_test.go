@@ -12,8 +12,8 @@ const tick = time.Nanosecond
 
 func TestModeBoundaries(t *testing.T) {
 	const lease, stale = 15 * time.Second, 15 * time.Minute
-	// Both clocks may be 1% off: ours must say that it is over while the key API's has
-	// not, even if ours is slow and theirs fast.
+	// The clocks may be 1% off. The lease must end here first, even if this clock is slow and the key
+	// API's is fast.
 	leaseEnd, staleEnd := 14700*time.Millisecond, 896700*time.Millisecond
 	t0 := time.Now()
 	held := state{generation: 1, epoch: "one", sent: t0, lease: lease, maxStale: stale}
@@ -22,9 +22,9 @@ func TestModeBoundaries(t *testing.T) {
 		edit(&s)
 		return s
 	}
-	lost := with(func(s *state) { s.ended = true })
+	gone := with(func(s *state) { s.ended = true })
 	strict := with(func(s *state) { s.maxStale = 0 })
-	lostStrict := with(func(s *state) { s.maxStale, s.ended = 0, true })
+	goneStrict := with(func(s *state) { s.maxStale, s.ended = 0, true })
 	never := state{}
 	ttlMode := with(func(s *state) { s.ttlMode = true })
 	for _, tt := range []struct {
@@ -39,11 +39,11 @@ func TestModeBoundaries(t *testing.T) {
 		{"lease over", held, leaseEnd, degraded},
 		{"stale time about to end", held, staleEnd - tick, degraded},
 		{"stale time over", held, staleEnd, cold},
-		{"log lost", lost, 0, degraded},
-		{"log lost, stale time over", lost, staleEnd, cold},
+		{"410", gone, 0, degraded},
+		{"410, stale time over", gone, staleEnd, cold},
 		{"max_stale 0, lease about to end", strict, leaseEnd - tick, synced},
 		{"max_stale 0, lease over", strict, leaseEnd, cold},
-		{"max_stale 0, log lost", lostStrict, 0, cold},
+		{"max_stale 0, log lost", goneStrict, 0, cold},
 		{"no log", ttlMode, 0, ttl},
 		{"no log, long after", ttlMode, time.Hour, ttl},
 	} {
@@ -53,11 +53,11 @@ func TestModeBoundaries(t *testing.T) {
 	}
 	slow, fast := 0.99, 1.01
 	if ours, theirs := float64(subtractDrift(lease))/slow, float64(lease)/fast; ours >= theirs {
-		t.Errorf("ours ends after %v s, theirs after %v s", ours, theirs)
+		t.Errorf("it ends here after %v s, at the key API after %v s", ours, theirs)
 	}
 }
 
-// A machine that slept, or whose wall clock jumps, trusts less, never more.
+// A suspended machine, or a wall clock that is set, ends trust early and never late.
 func TestElapsedTakesTheLongerTime(t *testing.T) {
 	t0 := time.Now()
 	if got := elapsed(t0, t0.Add(time.Second)); got != time.Second {
@@ -83,9 +83,9 @@ func TestFreshnessBoundaries(t *testing.T) {
 		return e
 	}
 	unknown := with(func(e *entry) { e.found, e.account = false, nil })
-	suspect := with(func(e *entry) { e.generation = 0 })
+	invalidated := with(func(e *entry) { e.generation = 0 })
 	changed := with(func(e *entry) { e.account = changedAt(6) })
-	settled := with(func(e *entry) { e.account = changedAt(5) })
+	current := with(func(e *entry) { e.account = changedAt(5) })
 	revoked := with(func(e *entry) { e.rec.State = credential.Revoked })
 	terminated := with(func(e *entry) { e.rec.Account.State = credential.Terminated })
 	const (
@@ -93,43 +93,43 @@ func TestFreshnessBoundaries(t *testing.T) {
 		no  = false
 	)
 	for _, tt := range []struct {
-		name   string
-		mode   mode
-		entry  *entry
-		age    time.Duration
-		want   freshness
-		resort bool // may answer when nothing can be learned
+		name  string
+		mode  mode
+		entry *entry
+		age   time.Duration
+		want  freshness
+		serve bool // may be served stale
 	}{
 		{"synced", synced, &good, 0, fresh, yes},
-		{"synced, soon old", synced, &good, 7*time.Minute - tick, fresh, yes},
+		{"synced, soon to be refreshed", synced, &good, 7*time.Minute - tick, fresh, yes},
 		{"synced, to be refreshed", synced, &good, 7 * time.Minute, refresh, yes},
-		{"synced, about to be old", synced, &good, 8*time.Minute - tick, refresh, yes},
-		{"synced, old", synced, &good, 8 * time.Minute, stale, yes},
-		{"synced, very old", synced, &good, 100 * time.Hour, stale, yes},
+		{"synced, about to be stale", synced, &good, 8*time.Minute - tick, refresh, yes},
+		{"synced, stale", synced, &good, 8 * time.Minute, stale, yes},
+		{"synced, long stale", synced, &good, 100 * time.Hour, stale, yes},
 		{"synced, unknown", synced, &unknown, 0, fresh, yes},
-		{"synced, unknown, old", synced, &unknown, 8 * time.Minute, stale, yes},
-		{"synced, account has changed since", synced, &changed, 0, stale, no},
-		{"synced, told after the account's change", synced, &settled, 0, fresh, yes},
-		{"synced, suspect", synced, &suspect, 0, stale, no},
+		{"synced, unknown, stale", synced, &unknown, 8 * time.Minute, stale, yes},
+		{"synced, account changed since", synced, &changed, 0, stale, no},
+		{"synced, resolved after the account's change", synced, &current, 0, fresh, yes},
+		{"synced, invalidated", synced, &invalidated, 0, stale, no},
 		{"degraded", degraded, &good, 0, fresh, yes},
-		{"degraded, soon to be confirmed", degraded, &good, 5*time.Second - tick, fresh, yes},
+		{"degraded, soon to be refreshed", degraded, &good, 5*time.Second - tick, fresh, yes},
 		{"degraded, to be refreshed", degraded, &good, 5 * time.Second, refresh, yes},
-		{"degraded, about to be old", degraded, &good, 10*time.Second - tick, refresh, yes},
-		{"degraded, old", degraded, &good, 10 * time.Second, stale, yes},
+		{"degraded, about to be stale", degraded, &good, 10*time.Second - tick, refresh, yes},
+		{"degraded, stale", degraded, &good, 10 * time.Second, stale, yes},
 		{"degraded, unknown", degraded, &unknown, 0, fresh, no},
-		{"degraded, unknown, old", degraded, &unknown, 10 * time.Second, stale, no},
-		{"degraded, account has changed since", degraded, &changed, 0, stale, no},
-		{"degraded, suspect", degraded, &suspect, 0, stale, no},
+		{"degraded, unknown, stale", degraded, &unknown, 10 * time.Second, stale, no},
+		{"degraded, account changed since", degraded, &changed, 0, stale, no},
+		{"degraded, invalidated", degraded, &invalidated, 0, stale, no},
 		{"ttl", ttl, &good, 0, fresh, yes},
-		{"ttl, about to be old", ttl, &good, 10*time.Second - tick, refresh, yes},
-		{"ttl, old", ttl, &good, 10 * time.Second, stale, yes},
+		{"ttl, about to be stale", ttl, &good, 10*time.Second - tick, refresh, yes},
+		{"ttl, stale", ttl, &good, 10 * time.Second, stale, yes},
 		{"ttl, stale time about to end", ttl, &good, 15*time.Minute - tick, stale, yes},
 		{"ttl, stale time over", ttl, &good, 15 * time.Minute, stale, no},
 		{"ttl, stale time over, revoked", ttl, &revoked, time.Hour, stale, yes},
 		{"ttl, stale time over, terminated", ttl, &terminated, time.Hour, stale, yes},
 		{"ttl, unknown", ttl, &unknown, 0, fresh, no},
-		{"ttl, unknown, old", ttl, &unknown, 10 * time.Second, stale, no},
-		{"ttl, suspect", ttl, &suspect, 0, stale, no},
+		{"ttl, unknown, stale", ttl, &unknown, 10 * time.Second, stale, no},
+		{"ttl, invalidated", ttl, &invalidated, 0, stale, no},
 		{"cold", cold, &good, 0, stale, no},
 		{"cold, unknown", cold, &unknown, 0, stale, no},
 	} {
@@ -145,30 +145,29 @@ func TestFreshnessBoundaries(t *testing.T) {
 		case cold:
 		}
 		if got := s.mode(times, now); got != tt.mode {
-			t.Fatalf("%s: the test made %s", tt.name, modeNames[got])
+			t.Fatalf("%s: the test has mode %s", tt.name, modeNames[got])
 		}
 		tt.entry.confirmed = t0
 		if got := s.freshness(tt.entry, times, now); got != tt.want {
-			t.Errorf("%s: judged %d, want %d", tt.name, got, tt.want)
+			t.Errorf("%s: freshness %d, want %d", tt.name, got, tt.want)
 		}
-		if got := s.mayServeStale(tt.entry, times, now); got != tt.resort {
-			t.Errorf("%s: last resort %t, want %t", tt.name, got, tt.resort)
+		if got := s.mayServeStale(tt.entry, times, now); got != tt.serve {
+			t.Errorf("%s: served stale is %t, want %t", tt.name, got, tt.serve)
 		}
 	}
 }
 
-// The facts' own state has no part in it: a revoked key stays denied as long as a good
-// one is let in.
+// A revoked credential stays denied in an outage as long as a good one is allowed.
 func TestRevokedCredentialsAreServedStale(t *testing.T) {
 	t0 := time.Now()
 	s := state{generation: 1, epoch: "one", sent: t0.Add(-time.Minute), lease: time.Second, maxStale: time.Hour}
 	e := entry{rec: revoked(goodKey("x")), found: true, generation: 1, account: &account{}, confirmed: t0.Add(-time.Minute)}
 	if !s.mayServeStale(&e, &Times{MaxStale: time.Hour}, t0) || e.rec.State != credential.Revoked {
-		t.Error("a revoked key is forgotten in an outage")
+		t.Error("a revoked key is not served stale")
 	}
 }
 
-// sizes compares the sizes of the pools, and holds that each account counts its entries.
+// sizes compares the sizes of the pools, and the entries that each account counts.
 func (f *fixture) sizes(known, unknown int) {
 	f.t.Helper()
 	synctest.Wait()
@@ -188,7 +187,7 @@ func (f *fixture) sizes(known, unknown int) {
 		}
 	}
 	if len(count) != len(f.accounts) {
-		f.t.Errorf("%d accounts are kept for the entries of %d", len(f.accounts), len(count))
+		f.t.Errorf("%d accounts for the entries of %d", len(f.accounts), len(count))
 	}
 	for id, a := range f.accounts {
 		if a.entries != count[a] {
@@ -197,7 +196,7 @@ func (f *fixture) sizes(known, unknown int) {
 	}
 }
 
-// Credentials that are not in force evict none that is.
+// Credentials that are not in force evict none that is in force.
 func TestOnlyCredentialsInForceAreKnown(t *testing.T) {
 	for name, end := range map[string]func(credential.Record) credential.Record{
 		"revoked":    revoked,
@@ -228,7 +227,7 @@ func TestOnlyCredentialsInForceAreKnown(t *testing.T) {
 	}
 }
 
-// An entry moves when its state changes.
+// An entry moves to the other pool when its state changes.
 func TestEntriesMoveBetweenThePools(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -252,7 +251,7 @@ func TestEntriesMoveBetweenThePools(t *testing.T) {
 		synctest.Wait()
 		f.want("good", "good")
 		f.sizes(1, 0)
-		// An import, and its end.
+		// An import.
 		f.want("imported", "unknown")
 		f.sizes(1, 1)
 		f.api.change(digest("imported"), goodKey("imported"))
@@ -262,8 +261,8 @@ func TestEntriesMoveBetweenThePools(t *testing.T) {
 	})
 }
 
-// An entry that expires moves on its next use, without a resolve; its account's changes reach it
-// there too.
+// An entry that expires moves on its next look-up, without a resolve. Changes of its account still
+// reach it.
 func TestExpiredEntriesMove(t *testing.T) {
 	bubble(t, func(o *Options) { o.Known = 10 }, func(f *fixture) {
 		f.start()
@@ -288,8 +287,7 @@ func TestExpiredEntriesMove(t *testing.T) {
 	})
 }
 
-// Revoked keys that were cached are revalidated too when the log is replaced, after those in
-// force.
+// Cached revoked keys are revalidated after the credentials in force.
 func TestRevokedEntriesAreRevalidatedLast(t *testing.T) {
 	bubble(t, func(o *Options) { unlimited(o); o.Known, o.Unknown = 10_000, 10_000 }, func(f *fixture) {
 		f.start()
@@ -300,13 +298,13 @@ func TestRevokedEntriesAreRevalidatedLast(t *testing.T) {
 		}
 		f.concurrently(good)
 		advance(time.Second)
-		f.concurrently(bad) // hotter
+		f.concurrently(bad) // more recent
 		f.concurrently(names("unknown", 1000))
 		f.api.resetCounts()
 		f.api.replace("two", 0)
 		advance(10 * time.Second)
 		if digests, requests := f.api.total(); digests != 2000 || requests != 2 {
-			t.Errorf("%d digests in %d requests", digests, requests)
+			t.Errorf("%d digests in %d resolves", digests, requests)
 		}
 		first := make(map[credential.Digest]bool)
 		for _, d := range f.api.resolves[0].digests {

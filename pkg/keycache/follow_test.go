@@ -16,13 +16,13 @@ func (f *fixture) lastPoll() pollSeen {
 	return polls[len(polls)-1]
 }
 
-// A start requests the head, and acknowledges it at once by a poll that gives the first lease.
+// A start requests the head, and acknowledges it immediately by a poll that gives the first lease.
 func TestStartAcknowledgesTheHead(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.revision = 7
 		select {
 		case <-f.Answered():
-			t.Error("answered before anything was asked")
+			t.Error("Answered is closed before the first poll")
 		default:
 		}
 		f.start()
@@ -39,7 +39,7 @@ func TestStartAcknowledgesTheHead(t *testing.T) {
 		select {
 		case <-f.Answered():
 		default:
-			t.Error("not answered yet")
+			t.Error("Answered is not closed")
 		}
 		f.wantMode(synced)
 	})
@@ -48,12 +48,12 @@ func TestStartAcknowledgesTheHead(t *testing.T) {
 // The lease runs from the sending of the poll, not from its answer.
 func TestLeaseRunsFromTheSending(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		const way, sent = 400 * time.Millisecond, 800 * time.Millisecond // the head comes first
-		f.api.pollDelay = way
+		const pollDelay, sent = 400 * time.Millisecond, 800 * time.Millisecond // the poll of the head comes first
+		f.api.pollDelay = pollDelay
 		f.start()
-		f.advanceTo(sent + 2*way - tick)
+		f.advanceTo(sent + 2*pollDelay - tick)
 		f.wantMode(cold)
-		f.advanceTo(sent + 2*way)
+		f.advanceTo(sent + 2*pollDelay)
 		f.wantMode(synced)
 		f.api.disconnect()
 		f.advanceTo(sent + leaseEnd - tick)
@@ -63,15 +63,15 @@ func TestLeaseRunsFromTheSending(t *testing.T) {
 	})
 }
 
-// When a poll acknowledges a revision, nothing that was so before it answers any more.
+// When a poll acknowledges a change, no older fact answers.
 func TestAppliedBeforeAcknowledged(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
 		f.warm()
 		var acknowledged []string
 		f.api.set(func() {
-			f.api.onPoll = func(ask sidecarapi.ChangesRequest) {
-				if ask.After == 2 {
+			f.api.onPoll = func(req sidecarapi.ChangesRequest) {
+				if req.After == 2 {
 					f.api.set(func() { f.api.resolveErr = errUnreachable })
 					acknowledged = append(acknowledged, f.lookup("good"), f.lookup("terminated"))
 				}
@@ -96,8 +96,7 @@ func TestAppliedBeforeAcknowledged(t *testing.T) {
 	})
 }
 
-// A change is applied within moments, and a hot credential that it names is asked for
-// at once, before a check has to wait.
+// A hot credential that a change names is resolved before a check needs it.
 func TestChangeInvalidatesCredential(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -105,23 +104,23 @@ func TestChangeInvalidatesCredential(t *testing.T) {
 		f.api.change(digest("good"), revoked(goodKey("good")))
 		advance(5 * time.Millisecond)
 		f.wantHit("good", "revoked")
-		// What is not named stays as it is.
+		// Other entries stay as they are.
 		for i, name := range allNames[1:] {
 			f.wantHit(name, allAnswers[1+i])
 		}
-		// One that is cold is left until it is asked for.
+		// A credential that was not looked up recently is resolved by the next check.
 		advance(2 * hotFor)
 		f.api.resetCounts()
 		f.api.change(digest("revoked"), revoked(goodKey("revoked")))
 		advance(time.Second)
 		if n := f.api.resolvedCount(digest("revoked")); n != 0 {
-			t.Errorf("one that nobody uses was asked for %d times", n)
+			t.Errorf("a credential without look-ups was resolved %d times", n)
 		}
 		f.wantMiss("revoked", "revoked")
 	})
 }
 
-// Changes are applied while checks look up the credentials that they name.
+// Look-ups and changes of the same credential may run at the same time.
 func TestChangesDuringLookups(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -141,7 +140,7 @@ func TestChangesDuringLookups(t *testing.T) {
 	})
 }
 
-// A change of an account reaches all of its credentials at once, and touches none.
+// A change of an account invalidates all of its credentials, and evicts none.
 func TestChangeInvalidatesAccount(t *testing.T) {
 	bubble(t, unlimited, func(f *fixture) {
 		f.start()
@@ -157,7 +156,7 @@ func TestChangeInvalidatesAccount(t *testing.T) {
 		f.api.changeAccount("shared", credential.Terminated)
 		synctest.Wait()
 		if n, _ := f.pools.sizes(); n != entries {
-			t.Errorf("%d entries of %d are left", n, entries)
+			t.Errorf("%d entries of %d remain", n, entries)
 		}
 		f.wantHit("good", "good") // of another account
 		f.api.set(func() { f.api.resolveErr = errUnreachable })
@@ -175,32 +174,32 @@ func TestChangeInvalidatesAccount(t *testing.T) {
 	})
 }
 
-// Changes by the thousands come in parts; a part gives no lease, nor does it lengthen
-// the one that is held: among what is to come may be changes that count as effective.
+// A part of the changes gives no lease and does not extend the current one: later changes may
+// already count as effective.
 func TestPartialChangesGiveNoLease(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
 		f.api.set(func() { f.api.pollErr = errUnreachable })
 		f.advanceTo(staleEnd - time.Second)
-		f.warm() // confirmed without a lease
+		f.warm() // resolved without a lease
 		f.stop()
 		f.api.set(func() { f.api.revision = 5 })
 		sent := time.Now()
 		f.advanceTo(staleEnd)
-		// The answer to a poll that was sent in time and arrived after the stale time.
+		// The answer to a poll that was sent before the end of the stale time, and arrives after it.
 		late := &follower{cache: f.Cache}
-		ask := sidecarapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
-		if err := late.handleChanges(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 4}); err != nil {
+		req := sidecarapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
+		if err := late.handleChanges(req, sent, sidecarapi.Changes{Epoch: "one", Revision: 4}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantMode(cold)
 		f.wantMiss("good", "good")
-		if err := late.handleChanges(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
+		if err := late.handleChanges(req, sent, sidecarapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantMode(synced)
 	})
-	// Nor does it shorten one.
+	// A part does not shorten the lease either.
 	bubble(t, nil, func(f *fixture) {
 		f.start()
 		f.stop()
@@ -216,13 +215,13 @@ func TestPartialChangesGiveNoLease(t *testing.T) {
 
 func TestDeregistration(t *testing.T) {
 	for name, tt := range map[string]struct {
-		api   func(*fakeAPI)
-		leave bool
+		api  func(*fakeAPI)
+		want bool
 	}{
-		"under a lease":                    {func(*fakeAPI) {}, true},
-		"before the first poll's answer":   {func(a *fakeAPI) { a.pollDelay = time.Hour }, true},
-		"without a change log":             {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrNotOffered }, false},
-		"with a key API that hears it not": {func(a *fakeAPI) { a.pollErr = errUnreachable }, true},
+		"under a lease":                  {func(*fakeAPI) {}, true},
+		"before the first poll's answer": {func(a *fakeAPI) { a.pollDelay = time.Hour }, true},
+		"without a change log":           {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrNotOffered }, false},
+		"without a key API":              {func(a *fakeAPI) { a.pollErr = errUnreachable }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, changesOptional, func(f *fixture) {
@@ -231,10 +230,10 @@ func TestDeregistration(t *testing.T) {
 				began := time.Now()
 				f.stop()
 				if took := time.Since(began); took > deregisterTimeout {
-					t.Errorf("the goodbye took %s", took)
+					t.Errorf("the deregistration took %s", took)
 				}
 				polls := f.api.pollsSeen()
-				if last := f.lastPoll(); last.Leave != tt.leave || last.Sidecar != "sidecar" || last.Poll != int64(len(polls)) {
+				if last := f.lastPoll(); last.Leave != tt.want || last.Sidecar != "sidecar" || last.Poll != int64(len(polls)) {
 					t.Errorf("the last of %d polls was %+v", len(polls), last.ChangesRequest)
 				}
 			})
@@ -242,8 +241,8 @@ func TestDeregistration(t *testing.T) {
 	}
 }
 
-// After a failure the first retry comes within 100 ms, and two polls are never sent
-// more than 2 s apart; nor are there many.
+// After a failure the first retry comes within 100 ms. Two polls are never sent more than 2 s
+// apart, and the backoff bounds their number.
 func TestBackoffIsBounded(t *testing.T) {
 	for name, fault := range map[string]func(*fakeAPI){
 		"refused": func(a *fakeAPI) { a.pollErr = errUnreachable },
@@ -256,7 +255,7 @@ func TestBackoffIsBounded(t *testing.T) {
 				f.api.set(func() { fault(f.api) })
 				failed := time.Now()
 				if name == "hangs" {
-					f.api.disconnect() // the poll that waits, so that the next one hangs
+					f.api.disconnect() // ends the poll in flight, so that the next one hangs
 					synctest.Wait()
 					f.api.reconnect()
 				}
@@ -281,8 +280,7 @@ func TestBackoffIsBounded(t *testing.T) {
 	}
 }
 
-// A key API that does not wait is not asked in a circle, and its changes are heard all
-// the same.
+// A key API that does not hold polls is not polled in a loop, and its changes are applied.
 func TestEarlyAnswersAreNotPolledInALoop(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.noWait = true
@@ -299,7 +297,7 @@ func TestEarlyAnswersAreNotPolledInALoop(t *testing.T) {
 	})
 }
 
-// Sidecars that lost their key API at once do not come back at once.
+// Sidecars that lost the key API at the same moment retry at different moments.
 func TestBackoffHasJitter(t *testing.T) {
 	moments := make(map[time.Duration]bool)
 	for range 20 {
@@ -317,7 +315,7 @@ func TestBackoffHasJitter(t *testing.T) {
 	}
 }
 
-// A stop while a poll waits does not wait for it.
+// A stop cancels the poll in flight.
 func TestStopCancelsThePoll(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -325,7 +323,7 @@ func TestStopCancelsThePoll(t *testing.T) {
 		began := time.Now()
 		f.stop()
 		if took := time.Since(began); took != 0 {
-			t.Errorf("took %s", took)
+			t.Errorf("the stop took %s", took)
 		}
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -335,7 +333,7 @@ func TestStopCancelsThePoll(t *testing.T) {
 			t.Error(err)
 		}
 		if polls := f.api.pollsSeen(); len(polls) != 0 {
-			t.Errorf("polled %v after the end", polls)
+			t.Errorf("polled %v after the stop", polls)
 		}
 	})
 }

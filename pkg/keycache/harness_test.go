@@ -103,7 +103,7 @@ func terminated(r credential.Record) credential.Record {
 	return r
 }
 
-// follow runs the follower, and returns once all that it does at once is done.
+// start runs the follower, and returns when it waits for an answer or a retry.
 func (f *fixture) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -195,7 +195,7 @@ func (f *fixture) wantMode(want mode) {
 	}
 }
 
-// all is one credential of each kind.
+// allNames has one credential of each kind.
 var allNames = []string{"good", "revoked", "terminated", "missing"}
 
 // warm looks up all of allNames.

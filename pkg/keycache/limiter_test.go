@@ -10,8 +10,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// stream asks for all names, so many in each millisecond, and counts what became of
-// them.
+// stream looks up all names, so many in each millisecond, and counts the outcomes.
 func (f *fixture) stream(names []string, perMillisecond int) map[string]int {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -31,15 +30,15 @@ func (f *fixture) stream(names []string, perMillisecond int) map[string]int {
 	return got
 }
 
-// A cold start with many good keys is no flood: with or without a lease already.
+// A cold start with many good keys is not rate-limited.
 func TestColdStartIsNotRateLimited(t *testing.T) {
 	for name, tt := range map[string]struct {
 		start func(f *fixture)
 		keys  int
 	}{
-		"from the first moment": {func(f *fixture) { f.api.set(func() { f.api.pollDelay = 300 * time.Millisecond }); f.start() }, 20_000},
-		"under a lease":         {func(f *fixture) { f.start() }, 5000},
-		"without a change log":  {func(f *fixture) { f.api.pollErr = sidecarapi.ErrNotOffered; f.start() }, 5000},
+		"before the first lease": {func(f *fixture) { f.api.set(func() { f.api.pollDelay = 300 * time.Millisecond }); f.start() }, 20_000},
+		"under a lease":          {func(f *fixture) { f.start() }, 5000},
+		"without a change log":   {func(f *fixture) { f.api.pollErr = sidecarapi.ErrNotOffered; f.start() }, 5000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(o *Options) { o.Known, o.ChangesOptional = 100_000, true }, func(f *fixture) {
@@ -57,8 +56,8 @@ func TestColdStartIsNotRateLimited(t *testing.T) {
 	}
 }
 
-// In a flood the key API sees no more than the limiter lets through, and what is known
-// answers as ever.
+// In a flood the key API gets no more look-ups than the limiter admits, and cached credentials
+// answer as before.
 func TestFloodIsRateLimited(t *testing.T) {
 	const seconds = 4
 	bubble(t, nil, func(f *fixture) {
@@ -73,14 +72,13 @@ func TestFloodIsRateLimited(t *testing.T) {
 			f.wantHit("good", "good")
 			advance(100 * time.Millisecond)
 		}
-		// A known one that has to be asked for passes no limiter: its change, or that of its
-		// account, was told.
+		// Revalidating a changed credential takes no token.
 		f.api.change(digest("good"), revoked(goodKey("good")))
 		advance(time.Millisecond)
-		asked := time.Now()
+		began = time.Now()
 		f.want("good", "revoked")
-		if took := time.Since(asked); took > 15*time.Millisecond {
-			t.Errorf("a known credential waited %s", took)
+		if took := time.Since(began); took > 15*time.Millisecond {
+			t.Errorf("a changed credential waited %s", took)
 		}
 		got := <-done
 		n, _ := f.api.total()
@@ -95,13 +93,13 @@ func TestFloodIsRateLimited(t *testing.T) {
 
 func oneToken(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 1} }
 
-// A look-up that finds a credential in force, or has no usable result, returns its token. One
-// that finds unusableResults, or a credential that is not in force, consumes it.
+// A look-up that finds a credential in force, or has no usable result, refunds its token. One that
+// finds nothing, or a credential that is not in force, consumes it.
 func TestTokensAreRefunded(t *testing.T) {
 	for name, tt := range map[string]struct {
 		editResolved func(*sidecarapi.Resolved)
-		names  []string
-		want   string
+		names        []string
+		want         string
 	}{
 		"found":    {nil, names("good", 50), "good"},
 		"unusable": {unusableResults, names("odd", 50), "503"},
@@ -146,7 +144,7 @@ func TestTokensAreRefunded(t *testing.T) {
 			})
 		})
 	}
-	// One that failed gives it back, too.
+	// A failed look-up refunds its token.
 	bubble(t, oneToken, func(f *fixture) {
 		f.start()
 		f.api.set(func() { f.api.resolveErr = errUnreachable })
@@ -157,7 +155,7 @@ func TestTokensAreRefunded(t *testing.T) {
 	})
 }
 
-// A check waits up to 100 ms for its turn, and no longer than its own deadline.
+// A check waits up to 100 ms for a token, and no longer than its own deadline.
 func TestWaitForToken(t *testing.T) {
 	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 20, Burst: 1} }, func(f *fixture) {
 		f.start()
@@ -175,7 +173,7 @@ func TestWaitForToken(t *testing.T) {
 		if took := time.Since(began); took != admitWait {
 			t.Errorf("refused after %s", took)
 		}
-		// All who ask for the same digest share one place.
+		// Checks of the same digest share one place in the queue.
 		began = time.Now()
 		if got := f.concurrently([]string{"e", "e", "e"}); got["429"] != 3 || time.Since(began) != admitWait {
 			t.Errorf("answers: %v after %s", got, time.Since(began))
@@ -224,7 +222,7 @@ func TestReplacedLimitsAddNoTokens(t *testing.T) {
 func TestRevalidationAdmitsTheLoadThatItJoins(t *testing.T) {
 	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 2} }, func(f *fixture) { // cold
 		f.want("missing", "unknown")
-		first := f.duringResolve("revoked", func() {}) // the last token
+		first := f.duringResolve("revoked", func() {}) // takes the last token
 		second := make(chan string, 1)
 		go func() { second <- f.lookup("revoked") }()
 		<-first
@@ -232,7 +230,7 @@ func TestRevalidationAdmitsTheLoadThatItJoins(t *testing.T) {
 		began := time.Now()
 		f.want("revoked", "revoked")
 		if took := time.Since(began); took != batchWindow {
-			t.Errorf("took %s", took)
+			t.Errorf("the revalidation took %s", took)
 		}
 		if got := <-second; got != "revoked" {
 			t.Errorf("the check that waited for a token got %s", got)
@@ -240,7 +238,7 @@ func TestRevalidationAdmitsTheLoadThatItJoins(t *testing.T) {
 	})
 }
 
-// Memory for those who wait is bounded: beyond it they are refused at once.
+// The queue is bounded: beyond it look-ups are refused without a wait.
 func TestWaitersAreBounded(t *testing.T) {
 	bubble(t, oneToken, func(f *fixture) {
 		f.start()
@@ -256,8 +254,7 @@ func TestWaitersAreBounded(t *testing.T) {
 	})
 }
 
-// Revalidating what is cached takes no token, for any cause: a change has named it, its
-// account was changed, the log was replaced, or it is too old.
+// Revalidating a cached digest takes no token, whatever the cause.
 func TestRevalidationTakesNoToken(t *testing.T) {
 	for _, name := range allNames {
 		t.Run(name, func(t *testing.T) {
@@ -266,7 +263,7 @@ func TestRevalidationTakesNoToken(t *testing.T) {
 				advance(time.Second)
 				want := f.lookup(name)
 				advance(2 * hotFor)
-				f.want("another", "unknown") // the one token
+				f.want("another", "unknown") // takes the only token
 				revalidates := func(cause string) {
 					t.Helper()
 					began := time.Now()

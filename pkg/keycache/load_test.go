@@ -12,10 +12,10 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// unlimited lets every look-up through.
+// unlimited admits every look-up.
 func unlimited(o *Options) { o.Admission = Admission{PerSecond: 1_000_000, Burst: 1_000_000} }
 
-// together asks for all names at once and returns what became of each.
+// concurrently looks up all names at the same time and counts the outcomes.
 func (f *fixture) concurrently(names []string) map[string]int {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -37,15 +37,15 @@ func TestMissesOfADigestShareALoad(t *testing.T) {
 		f.api.sendDelay, f.api.replyDelay = 50*time.Millisecond, 50*time.Millisecond
 		f.start()
 		advance(time.Second)
-		crowd := make([]string, 10_000)
-		for i := range crowd {
-			crowd[i] = "good"
+		checks := make([]string, 10_000)
+		for i := range checks {
+			checks[i] = "good"
 		}
-		if got := f.concurrently(crowd); got["good"] != len(crowd) {
+		if got := f.concurrently(checks); got["good"] != len(checks) {
 			t.Errorf("answers: %v", got)
 		}
 		if digests, requests := f.api.total(); digests != 1 || requests != 1 {
-			t.Errorf("%d digests in %d requests, want one", digests, requests)
+			t.Errorf("%d digests in %d resolves, want one", digests, requests)
 		}
 		f.wantHit("good", "good")
 	})
@@ -58,11 +58,11 @@ func TestMissesOfAMillisecondShareAResolve(t *testing.T) {
 			t.Errorf("answers: %v", got)
 		}
 		if digests, requests := f.api.total(); digests != 2500 || requests != 3 {
-			t.Errorf("%d digests in %d requests, want 2500 in 3", digests, requests)
+			t.Errorf("%d digests in %d resolves, want 2500 in 3", digests, requests)
 		}
 		for _, r := range f.api.resolves {
 			if len(r.digests) > sidecarapi.MaxResolve {
-				t.Errorf("%d digests in one request", len(r.digests))
+				t.Errorf("%d digests in one resolve", len(r.digests))
 			}
 		}
 		for _, gap := range []struct {
@@ -74,21 +74,21 @@ func TestMissesOfAMillisecondShareAResolve(t *testing.T) {
 			advance(gap.Duration)
 			f.lookup("late" + gap.String())
 			if _, requests := f.api.total(); requests != gap.requests {
-				t.Errorf("%s apart: %d requests, want %d", gap, requests, gap.requests)
+				t.Errorf("%s apart: %d resolves, want %d", gap, requests, gap.requests)
 			}
 		}
 	})
 }
 
-// A failure is nobody's fact: not remembered, and no 401.
+// A failure is not cached, and is not a 401.
 func TestFailuresAreNotCached(t *testing.T) {
 	for name, fail := range map[string]func(*fakeAPI){
 		"unreachable": func(a *fakeAPI) { a.resolveErr = errUnreachable },
 		"timeout":     func(a *fakeAPI) { a.sendDelay = time.Hour },
-		"teaches nothing": func(a *fakeAPI) {
+		"unusable": func(a *fakeAPI) {
 			a.editResolved = unusableResults
 		},
-		"backwards": func(a *fakeAPI) { a.editResolved = func(r *sidecarapi.Resolved) { r.Revision-- } },
+		"older revision": func(a *fakeAPI) { a.editResolved = func(r *sidecarapi.Resolved) { r.Revision-- } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
@@ -98,7 +98,7 @@ func TestFailuresAreNotCached(t *testing.T) {
 				f.wantMiss("good", "503")
 				f.wantMiss("missing", "503")
 				if known, unknown := f.pools.sizes(); known+unknown != 0 {
-					t.Errorf("%d entries kept of a failure", known+unknown)
+					t.Errorf("%d entries after a failure", known+unknown)
 				}
 				f.api.set(func() { f.api.resolveErr, f.api.sendDelay, f.api.editResolved = nil, 0, nil })
 				f.wantMiss("good", "good")
@@ -108,7 +108,7 @@ func TestFailuresAreNotCached(t *testing.T) {
 	}
 }
 
-// One result that teaches nothing takes nothing from the others of its batch.
+// An unusable result fails the look-up of its own digest alone.
 func TestUnusableResultFailsItsDigestAlone(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -125,9 +125,9 @@ func TestUnusableResultFailsItsDigestAlone(t *testing.T) {
 			t.Errorf("answers: %v", got)
 		}
 		if _, requests := f.api.total(); requests != 1 {
-			t.Errorf("%d requests", requests)
+			t.Errorf("%d resolves", requests)
 		}
-		// The breaker is for a key API that is down, not for a result that is odd.
+		// Unusable results do not open the breaker.
 		for range 2 * maxFailures {
 			f.wantMiss("bad", "503")
 		}
@@ -135,26 +135,26 @@ func TestUnusableResultFailsItsDigestAlone(t *testing.T) {
 	})
 }
 
-// Each waits on his own deadline; the load goes on without them.
+// Each check has its own deadline. The load continues without it.
 func TestEachCheckHasItsOwnDeadline(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
 		f.api.sendDelay = 100 * time.Millisecond
 		began := time.Now()
-		impatient, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+		short, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
 		defer cancel()
-		patient := make(chan string, 1)
-		go func() { patient <- f.lookup("good") }()
-		if _, _, err := f.Lookup(impatient, digest("good")); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 30*time.Millisecond {
+		long := make(chan string, 1)
+		go func() { long <- f.lookup("good") }()
+		if _, _, err := f.Lookup(short, digest("good")); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 30*time.Millisecond {
 			t.Errorf("error %v after %s", err, time.Since(began))
 		}
-		if got := <-patient; got != "good" || time.Since(began) != 100*time.Millisecond+batchWindow {
+		if got := <-long; got != "good" || time.Since(began) != 100*time.Millisecond+batchWindow {
 			t.Errorf("%s after %s", got, time.Since(began))
 		}
-		// A caller that has gone leaves an answer for the next.
-		gone, cancel := context.WithCancel(context.Background())
+		// The result of a check that was cancelled is cached.
+		cancelled, cancel := context.WithCancel(context.Background())
 		cancel()
-		if _, _, err := f.Lookup(gone, digest("revoked")); !errors.Is(err, context.Canceled) {
+		if _, _, err := f.Lookup(cancelled, digest("revoked")); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
 		advance(time.Second)
@@ -162,8 +162,8 @@ func TestEachCheckHasItsOwnDeadline(t *testing.T) {
 	})
 }
 
-// late has a resolve answered with the facts as they are now, and then changes them
-// before the answer is there.
+// duringResolve looks a name up, and calls change after the key API has read the facts and before
+// its answer arrives.
 func (f *fixture) duringResolve(name string, change func()) (answer chan string) {
 	f.api.set(func() { f.api.sendDelay, f.api.replyDelay = 0, 100*time.Millisecond })
 	answer = make(chan string, 1)
@@ -186,7 +186,7 @@ func TestLateFillDoesNotRestoreTheOldFact(t *testing.T) {
 			f.api.put(digest("good"), revoked(goodKey("good")))
 			f.api.replace("two", 0)
 		}, "revoked"},
-		{"the log reaches back no more", func(f *fixture) {
+		{"a pruned log", func(f *fixture) {
 			f.api.put(digest("good"), revoked(goodKey("good")))
 			f.api.replace("one", 100)
 		}, "revoked"},
@@ -196,12 +196,12 @@ func TestLateFillDoesNotRestoreTheOldFact(t *testing.T) {
 				f.start()
 				first := f.duringResolve("good", func() { tt.change(f) })
 				joined := make(chan string, 1)
-				go func() { joined <- f.lookup("good") }() // begins after the change was applied
+				go func() { joined <- f.lookup("good") }() // begins after the change is applied
 				if got := <-joined; got != tt.want {
-					t.Errorf("who joined the late answer got %s, want %s", got, tt.want)
+					t.Errorf("a check that joined the late load got %s, want %s", got, tt.want)
 				}
 				if got := <-first; got != tt.want && got != "good" {
-					t.Errorf("who began before the change got %s", got)
+					t.Errorf("a check that began before the change got %s", got)
 				}
 				advance(time.Second)
 				f.want("good", tt.want)
@@ -209,7 +209,7 @@ func TestLateFillDoesNotRestoreTheOldFact(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
 				f.start()
 				first := f.duringResolve("good", func() { tt.change(f) })
-				advance(45 * time.Millisecond) // the late answer is there
+				advance(45 * time.Millisecond) // the late answer has arrived
 				f.want("good", tt.want)
 				<-first
 			})
@@ -217,7 +217,7 @@ func TestLateFillDoesNotRestoreTheOldFact(t *testing.T) {
 	}
 }
 
-// An unknown digest that is imported while it is asked for is known afterwards.
+// A digest that is imported while it is resolved is known afterwards.
 func TestLateFillOfAnImportedKey(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -230,7 +230,7 @@ func TestLateFillOfAnImportedKey(t *testing.T) {
 	})
 }
 
-// Facts that change faster than they can be asked for are not asked for without end.
+// The attempts of a load are bounded, even if the facts change during each.
 func TestAttemptsAreBounded(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -249,34 +249,33 @@ func TestAttemptsAreBounded(t *testing.T) {
 		f.want("good", "503")
 		close(stop)
 		if n := f.api.resolvedCount(digest("good")); n != maxAttempts {
-			t.Errorf("asked %d times, want %d", n, maxAttempts)
+			t.Errorf("%d resolves, want %d", n, maxAttempts)
 		}
 		f.want("good", "good")
 	})
 }
 
-// Where nothing cached answers, no one is answered by a look-up that began before he
-// came.
+// In cold mode no check joins a load that was sent before the check began.
 func TestColdJoinsNoOlderLoad(t *testing.T) {
-	bubble(t, nil, func(f *fixture) { // the follower does not run: cold
+	bubble(t, nil, func(f *fixture) { // cold: the follower does not run
 		first := f.duringResolve("good", func() { f.api.change(digest("good"), revoked(goodKey("good"))) })
 		f.want("good", "revoked")
 		if got := <-first; got != "good" {
-			t.Errorf("the first got %s", got)
+			t.Errorf("the first check got %s", got)
 		}
 		if n := f.api.resolvedCount(digest("good")); n != 2 {
-			t.Errorf("asked %d times", n)
+			t.Errorf("%d resolves", n)
 		}
-		// But those of one millisecond still share.
+		// Checks of the same millisecond share a load.
 		f.api.resetCounts()
 		f.concurrently([]string{"good", "good", "good"})
 		if digests, _ := f.api.total(); digests != 1 {
-			t.Errorf("asked for %d digests", digests)
+			t.Errorf("%d digests resolved", digests)
 		}
 	})
 }
 
-// A flood of unknown digests takes no room from what is known.
+// A flood of unknown digests evicts no known credential.
 func TestUnknownDigestsEvictNoKnownCredentials(t *testing.T) {
 	bubble(t, func(o *Options) { unlimited(o); o.Known, o.Unknown = 3, 10 }, func(f *fixture) {
 		f.start()
@@ -292,7 +291,7 @@ func TestUnknownDigestsEvictNoKnownCredentials(t *testing.T) {
 		if known, unknown := f.pools.sizes(); known != 3 || unknown > 10 {
 			t.Errorf("%d known, %d unknown", known, unknown)
 		}
-		// Nor the other way round.
+		// Known credentials evict no unknown digest.
 		for _, name := range names("n", 10) {
 			f.want(name, "unknown")
 		}

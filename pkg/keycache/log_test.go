@@ -53,7 +53,7 @@ func canLock(mu *sync.Mutex) bool {
 	return false
 }
 
-// Checks do not wait for a log writer: no lock is held while a line is written.
+// Checks do not wait for the log writer: no lock is held while a line is written.
 func TestNoLockIsHeldWhileLogging(t *testing.T) {
 	messages := make(map[string]int)
 	var c *Cache
@@ -104,9 +104,9 @@ func TestNoLockIsHeldWhileLogging(t *testing.T) {
 	}
 }
 
-// A clean start and stop log no warning, with any poll in flight.
+// A clean start and stop log no warning, whatever poll is in flight.
 func TestCleanStopLogsNoWarning(t *testing.T) {
-	for name, poll := range map[string]time.Duration{"while a poll waits": 0, "while a poll is on its way": 300 * time.Millisecond} {
+	for name, poll := range map[string]time.Duration{"long poll": 0, "slow poll": 300 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			var logs *observer.ObservedLogs
 			bubble(t, observed(zap.WarnLevel, &logs), func(f *fixture) {
@@ -125,8 +125,7 @@ func TestCleanStopLogsNoWarning(t *testing.T) {
 	}
 }
 
-// An outage of the change log has two lines: when it begins, and when it ends, with how long it
-// took.
+// An outage of the change log is logged when it begins and when it ends.
 func TestChangeLogOutageIsLoggedTwice(t *testing.T) {
 	for name, err := range map[string]error{"unreachable": errUnreachable, "404": sidecarapi.ErrNotOffered} {
 		t.Run(name, func(t *testing.T) {
@@ -140,7 +139,7 @@ func TestChangeLogOutageIsLoggedTwice(t *testing.T) {
 				f.api.reconnect()
 				advance(3 * time.Second)
 				lines := logs.TakeAll()
-				if len(lines) != 3 { // the last one: it follows from another head
+				if len(lines) != 3 { // the last one says from where the log is followed
 					t.Fatalf("%d lines: %v", len(lines), lines)
 				}
 				begin, end := lines[0], lines[1]
@@ -148,7 +147,7 @@ func TestChangeLogOutageIsLoggedTwice(t *testing.T) {
 					t.Errorf("%+v", begin)
 				}
 				if text := begin.ContextMap()["error"].(string); name == "404" && !strings.Contains(text, "key_api.changes") {
-					t.Errorf("the error names no option: %s", text)
+					t.Errorf("the error does not name key_api.changes: %s", text)
 				}
 				after, _ := end.ContextMap()["after"].(time.Duration)
 				if end.Level != zap.InfoLevel || after < 59*time.Minute || after > 61*time.Minute {
@@ -159,7 +158,7 @@ func TestChangeLogOutageIsLoggedTwice(t *testing.T) {
 	}
 }
 
-// The gauge is 1 while resolves fail, or polls, or both.
+// The gauge is 1 while resolves or polls fail.
 func TestKeyAPIDownGauge(t *testing.T) {
 	for name, tt := range map[string]struct {
 		fault func(*fakeAPI)
@@ -175,23 +174,23 @@ func TestKeyAPIDownGauge(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			registry := prometheus.NewRegistry()
 			bubble(t, func(o *Options) { unlimited(o); o.Metrics = registry }, func(f *fixture) {
-				down := func(want float64) {
+				wantDown := func(want float64) {
 					t.Helper()
 					if got := value(t, registry, "phantom_authz_key_api_down"); got != want {
 						t.Errorf("phantom_authz_key_api_down is %v, want %v", got, want)
 					}
 				}
 				f.start()
-				down(0)
+				wantDown(0)
 				f.api.set(func() { tt.fault(f.api) })
 				for _, name := range names("n", maxFailures) {
 					f.lookup(name)
 				}
 				advance(3 * time.Second)
-				down(tt.want)
+				wantDown(tt.want)
 				f.api.reconnect()
 				advance(3 * time.Second)
-				down(0)
+				wantDown(0)
 			})
 		})
 	}

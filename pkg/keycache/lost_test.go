@@ -8,17 +8,16 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// lose makes the log one that does not reach back to where the sidecar stands.
-var lose = map[string]func(*fixture){
+// logLosses replace the log by one that does not reach back to the sidecar's revision.
+var logLosses = map[string]func(*fixture){
 	"pruned":           func(f *fixture) { f.api.replace("one", 1000) },
 	"behind":           func(f *fixture) { f.api.replace("one", 3) },
 	"of another epoch": func(f *fixture) { f.api.replace("two", 3) },
 }
 
-// After a 410 nothing that was cached answers before it is confirmed, whatever cannot
-// be reached.
+// After a 410 no cached entry answers before it is revalidated.
 func TestGoneInvalidatesEverything(t *testing.T) {
-	for name, lose := range lose {
+	for name, lose := range logLosses {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
 				f.api.revision = 7
@@ -35,11 +34,11 @@ func TestGoneInvalidatesEverything(t *testing.T) {
 				}
 				f.wantMode(synced)
 				if known, unknown := f.pools.sizes(); known != 1 || unknown != 3 {
-					t.Errorf("%d known and %d unknown are left of 1 and 3", known, unknown)
+					t.Errorf("%d known and %d unknown remain, want 1 and 3", known, unknown)
 				}
 				f.api.set(func() { f.api.resolveErr = nil })
 				advance(time.Second)
-				// Confirmed by itself.
+				// They are revalidated without a check.
 				for i, name := range allNames[:3] {
 					f.wantHit(name, allAnswers[i])
 				}
@@ -49,10 +48,10 @@ func TestGoneInvalidatesEverything(t *testing.T) {
 	}
 }
 
-// The next poll comes at once, with what the 410 told and without a wait; until it is
-// answered there is no lease.
+// The next poll is sent immediately and without a wait, and acknowledges the head of the 410. There
+// is no lease before its answer.
 func TestGoneIsAcknowledgedImmediately(t *testing.T) {
-	for name, lose := range lose {
+	for name, lose := range logLosses {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
 				f.api.revision = 7
@@ -67,7 +66,7 @@ func TestGoneIsAcknowledgedImmediately(t *testing.T) {
 				}
 				f.wantMode(synced)
 			})
-			// While that poll is not answered, the old lease counts for nothing.
+			// The old lease does not count before the answer to that poll.
 			bubble(t, nil, func(f *fixture) {
 				f.api.revision = 7
 				f.start()
@@ -93,7 +92,7 @@ func TestGoneIsAcknowledgedImmediately(t *testing.T) {
 	}
 }
 
-// An epoch that a resolve tells of counts like a 410, and its answer is not used.
+// A resolve of a new epoch counts like a 410 and is not used.
 func TestResolveOfNewEpoch(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.revision = 7
@@ -101,14 +100,14 @@ func TestResolveOfNewEpoch(t *testing.T) {
 		f.warm()
 		f.api.set(func() { f.api.pollDelay = 50 * time.Millisecond }) // resolves are faster
 		synctest.Wait()
-		f.api.mu.Lock() // nobody is woken
+		f.api.mu.Lock() // without waking the poll
 		f.api.epoch, f.api.revision, f.api.oldest = "two", 3, 3
 		f.api.facts[digest("good")] = revoked(goodKey("good"))
 		f.api.mu.Unlock()
 		began := time.Now()
 		f.want("another", "unknown")
 		if took := time.Since(began); took > 150*time.Millisecond {
-			t.Errorf("settled after %s", took)
+			t.Errorf("the epoch was followed after %s", took)
 		}
 		f.wantMode(synced)
 		f.want("good", "revoked")
@@ -118,7 +117,7 @@ func TestResolveOfNewEpoch(t *testing.T) {
 	})
 }
 
-// A stream of checks does not keep the follower from finding out which log counts.
+// A stream of resolves of a new epoch does not keep the follower from polling.
 func TestManyResolvesOfNewEpoch(t *testing.T) {
 	bubble(t, unlimited, func(f *fixture) {
 		f.start()
@@ -136,12 +135,12 @@ func TestManyResolvesOfNewEpoch(t *testing.T) {
 		f.wantMode(synced)
 		f.want("good", "good")
 		if n := len(f.api.pollsSeen()); n > 5 {
-			t.Errorf("%d polls to settle", n)
+			t.Errorf("%d polls", n)
 		}
 	})
 }
 
-// An answer of a log that is no more, which comes late, changes nothing for long.
+// A late resolve of an old epoch only causes a poll.
 func TestLateResolveOfOldEpoch(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -161,7 +160,7 @@ func TestLateResolveOfOldEpoch(t *testing.T) {
 	})
 }
 
-// Revisions that go back are refused: no lease, no fill.
+// Revisions that decrease give no lease and no fill.
 func TestDecreasingRevisions(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.revision = 7
@@ -181,38 +180,37 @@ func TestDecreasingRevisions(t *testing.T) {
 	})
 }
 
-// A 200 of another epoch than the one that was asked about is refused; as it says that
-// the log may be another, the next poll begins anew, and until its answer nothing that
-// is cached answers: that poll acknowledges the head.
+// A 200 of another epoch than the poll's is refused, and the next poll starts over. Before its
+// answer no cached entry answers, because that poll acknowledges the head.
 func TestPollAnswerOfAnotherEpoch(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.revision = 7
 		f.start()
 		f.warm()
-		var begun []mode
+		var modes []mode
 		f.api.set(func() {
 			f.api.editChanges = func(ch *sidecarapi.Changes) { ch.Epoch, f.api.editChanges = "other", nil }
-			f.api.onPoll = func(ask sidecarapi.ChangesRequest) {
-				if ask.After == headOnly {
-					begun = append(begun, f.mode())
+			f.api.onPoll = func(req sidecarapi.ChangesRequest) {
+				if req.After == headOnly {
+					modes = append(modes, f.mode())
 				}
 			}
 		})
 		advance(10 * time.Second)
-		if len(begun) != 1 || begun[0] != cold {
-			t.Errorf("began anew %d times, when it was %v", len(begun), begun)
+		if len(modes) != 1 || modes[0] != cold {
+			t.Errorf("started over %d times, in the modes %v", len(modes), modes)
 		}
 		f.wantMode(synced)
 		for i, name := range allNames[:3] {
-			f.wantHit(name, allAnswers[i]) // confirmed again
+			f.wantHit(name, allAnswers[i]) // revalidated
 		}
 		if n := f.api.resolvedCount(digest("good")); n != 2 {
-			t.Errorf("asked %d times, want twice", n)
+			t.Errorf("%d resolves, want 2", n)
 		}
 	})
 }
 
-// After the stale time's end the next poll begins anew, and what was cached is suspect.
+// After the stale time the next poll starts over, and everything is invalidated.
 func TestStartsOverAfterTheStaleTime(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -229,7 +227,7 @@ func TestStartsOverAfterTheStaleTime(t *testing.T) {
 		})
 		advance(2 * time.Second)
 		f.wantMode(synced)
-		f.want("good", "503") // suspect, and not to be confirmed
+		f.want("good", "503") // invalidated, and not revalidated
 		f.api.reconnect()
 		advance(time.Second)
 		f.wantHit("good", "revoked")

@@ -9,21 +9,21 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// The ends of what the first poll at moment 0 gives.
+// The ends of the lease and the stale time that the first poll gives, counted from that poll.
 const (
 	leaseEnd = 14700 * time.Millisecond
 	staleEnd = 896700 * time.Millisecond
 )
 
-// at waits for a moment after the beginning.
+// advanceTo waits until so much time has passed since the first poll.
 func (f *fixture) advanceTo(moment time.Duration) {
 	advance(moment - time.Since(f.began()))
 }
 
-// began is the moment of the first poll: the bubble's own beginning.
+// began returns the time of the first poll.
 func (f *fixture) began() time.Time { return f.api.pollsSeen()[0].at }
 
-type answers [4]string // of good, revoked, terminated, nobody
+type answers [4]string // in the order of allNames
 
 var (
 	allAnswers   = answers{"good", "revoked", "terminated", "unknown"}
@@ -31,34 +31,34 @@ var (
 	noAnswers    = answers{"503", "503", "503", "503"}
 )
 
-// Every row of what the cache may answer, with the key API gone, half gone and there.
+// Every row of the table of what the cache may answer, for each kind of outage.
 func TestModes(t *testing.T) {
-	deaf := func(a *fakeAPI) { a.pollErr = errUnreachable }
-	down := func(a *fakeAPI) { a.pollErr, a.resolveErr = errUnreachable, errUnreachable }
-	mute := func(a *fakeAPI) { a.pollErr, a.editResolved = errUnreachable, unusableResults }
+	noPolls := func(a *fakeAPI) { a.pollErr = errUnreachable }
+	unreachable := func(a *fakeAPI) { a.pollErr, a.resolveErr = errUnreachable, errUnreachable }
+	unusable := func(a *fakeAPI) { a.pollErr, a.editResolved = errUnreachable, unusableResults }
 	for _, tt := range []struct {
 		name     string
 		maxStale time.Duration
-		fault    func(*fakeAPI) // a moment after all four were confirmed
-		again    time.Duration  // asked once more then; 0: not
+		fault    func(*fakeAPI) // right after all four were resolved
+		again    time.Duration  // moment of another look-up; 0: none
 		at       time.Duration
 		want     answers
-		asks     bool // for all of them
+		resolves bool // all of them
 	}{
-		{"synced, nothing reachable", 15 * time.Minute, down, 0, leaseEnd - tick, allAnswers, false},
-		{"degraded, confirmed a moment ago", 15 * time.Minute, deaf, leaseEnd, leaseEnd + 4*time.Second, allAnswers, false},
-		{"degraded, to be confirmed", 15 * time.Minute, deaf, 0, leaseEnd, allAnswers, true},
-		{"degraded, near its end", 15 * time.Minute, deaf, 0, staleEnd - time.Second, allAnswers, true},
-		{"island", 15 * time.Minute, down, 0, leaseEnd, foundAnswers, true},
-		{"island, near its end", 15 * time.Minute, down, 0, staleEnd - time.Second, foundAnswers, true},
-		{"island, where resolve teaches nothing", 15 * time.Minute, mute, 0, leaseEnd, foundAnswers, true},
-		{"cold again", 15 * time.Minute, down, 0, staleEnd, noAnswers, true},
-		{"cold again, resolve answers", 15 * time.Minute, deaf, 0, staleEnd, allAnswers, true},
-		{"cold again, confirmed a moment ago", 15 * time.Minute, deaf, staleEnd - time.Second, staleEnd, allAnswers, true},
-		{"cold again, resolve teaches nothing", 15 * time.Minute, mute, 0, staleEnd, noAnswers, true},
-		{"max_stale 0, under the lease", 0, down, 0, leaseEnd - tick, allAnswers, false},
-		{"max_stale 0, nothing reachable", 0, down, 0, leaseEnd, noAnswers, true},
-		{"max_stale 0, resolve answers", 0, deaf, leaseEnd - time.Second, leaseEnd, allAnswers, true},
+		{"synced, unreachable", 15 * time.Minute, unreachable, 0, leaseEnd - tick, allAnswers, false},
+		{"degraded, just resolved", 15 * time.Minute, noPolls, leaseEnd, leaseEnd + 4*time.Second, allAnswers, false},
+		{"degraded, to be revalidated", 15 * time.Minute, noPolls, 0, leaseEnd, allAnswers, true},
+		{"degraded, near its end", 15 * time.Minute, noPolls, 0, staleEnd - time.Second, allAnswers, true},
+		{"degraded, unreachable", 15 * time.Minute, unreachable, 0, leaseEnd, foundAnswers, true},
+		{"degraded, unreachable, near its end", 15 * time.Minute, unreachable, 0, staleEnd - time.Second, foundAnswers, true},
+		{"degraded, unusable results", 15 * time.Minute, unusable, 0, leaseEnd, foundAnswers, true},
+		{"cold again", 15 * time.Minute, unreachable, 0, staleEnd, noAnswers, true},
+		{"cold again, resolve answers", 15 * time.Minute, noPolls, 0, staleEnd, allAnswers, true},
+		{"cold again, just resolved", 15 * time.Minute, noPolls, staleEnd - time.Second, staleEnd, allAnswers, true},
+		{"cold again, unusable results", 15 * time.Minute, unusable, 0, staleEnd, noAnswers, true},
+		{"max_stale 0, under the lease", 0, unreachable, 0, leaseEnd - tick, allAnswers, false},
+		{"max_stale 0, unreachable", 0, unreachable, 0, leaseEnd, noAnswers, true},
+		{"max_stale 0, resolve answers", 0, noPolls, leaseEnd - time.Second, leaseEnd, allAnswers, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(o *Options) { o.Times.MaxStale = tt.maxStale }, func(f *fixture) {
@@ -73,9 +73,9 @@ func TestModes(t *testing.T) {
 				for i, name := range allNames {
 					before := f.api.resolvedCount(digest(name))
 					f.want(name, tt.want[i])
-					// While the key API is down it is the breaker that is asked.
-					if asked := f.api.resolvedCount(digest(name)) > before; asked != tt.asks && f.breaker.allows() {
-						t.Errorf("%s: asked for is %t", name, asked)
+					// While the breaker is open, checks send no resolves.
+					if resolved := f.api.resolvedCount(digest(name)) > before; resolved != tt.resolves && f.breaker.allows() {
+						t.Errorf("%s: resolved is %t", name, resolved)
 					}
 				}
 			})
@@ -83,7 +83,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// Before the first lease, what one check has learned is nothing to the next.
+// Before the first lease no check is answered from the result of another.
 func TestColdBeforeTheFirstLease(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.pollErr = errUnreachable
@@ -101,8 +101,8 @@ func TestColdBeforeTheFirstLease(t *testing.T) {
 	})
 }
 
-// Under a live lease an entry past max_age still answers when no resolve can be had,
-// an unknown one too; and is confirmed as soon as one can.
+// Under a lease an entry past max_age is served stale if no resolve is possible, and revalidated
+// as soon as one is.
 func TestPastMaxAgeUnderALease(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -123,7 +123,7 @@ func TestPastMaxAgeUnderALease(t *testing.T) {
 	})
 }
 
-// A hot credential is confirmed before it has to be, so that no check waits for it.
+// Entries in use are refreshed before they are stale, so that no check waits.
 func TestUsedEntriesAreRefreshed(t *testing.T) {
 	for name, tt := range map[string]struct {
 		fault func(*fakeAPI)
@@ -152,16 +152,16 @@ func TestUsedEntriesAreRefreshed(t *testing.T) {
 				f.api.resetCounts()
 				for began := time.Now(); time.Since(began) < tt.lasts; advance(tt.pause) {
 					for i, name := range allNames {
-						asked := time.Now()
+						checked := time.Now()
 						f.want(name, allAnswers[i])
-						if took := time.Since(asked); took != 0 {
+						if took := time.Since(checked); took != 0 {
 							t.Fatalf("%s waited %s", name, took)
 						}
 					}
 				}
 				for _, name := range allNames {
 					if n := f.api.resolvedCount(digest(name)); n < tt.least || n > tt.most {
-						t.Errorf("%s was asked for %d times, want %d to %d", name, n, tt.least, tt.most)
+						t.Errorf("%s was resolved %d times, want %d to %d", name, n, tt.least, tt.most)
 					}
 				}
 			})
@@ -169,27 +169,27 @@ func TestUsedEntriesAreRefreshed(t *testing.T) {
 	}
 }
 
-// A key API without a change log: plain times to live.
+// Without a change log entries have a time to live.
 func TestTTLMode(t *testing.T) {
 	bubble(t, changesOptional, func(f *fixture) {
 		f.api.pollErr = sidecarapi.ErrNotOffered
 		f.start()
 		f.wantMode(ttl)
 		f.warm()
-		confirmed := time.Now()
-		since := func(d time.Duration) { advance(d - time.Since(confirmed)) }
+		resolved := time.Now()
+		since := func(d time.Duration) { advance(d - time.Since(resolved)) }
 		since(4 * time.Second)
 		for i, name := range allNames {
 			f.wantHit(name, allAnswers[i])
 		}
-		// A change is seen once it is confirmed, and not before.
+		// A change counts from the next revalidation on.
 		f.api.put(digest("good"), revoked(goodKey("good")))
 		f.wantHit("good", "good")
 		since(10 * time.Second)
 		f.wantMiss("good", "revoked")
 		f.api.put(digest("good"), goodKey("good"))
 		since(30 * time.Second)
-		confirmed = time.Now()
+		resolved = time.Now()
 		f.warm()
 
 		f.api.set(func() { f.api.resolveErr = errUnreachable })
@@ -210,15 +210,14 @@ func TestTTLMode(t *testing.T) {
 		for i, name := range allNames {
 			f.want(name, allAnswers[i])
 		}
-		// It was asked for its log about once a minute, and no more.
+		// The change log is polled about once a minute.
 		if n := len(f.api.pollsSeen()); n < 10 || n > 32 {
-			t.Errorf("asked for a change log %d times in 15 minutes", n)
+			t.Errorf("%d polls in 15 minutes", n)
 		}
 	})
 }
 
-// Without a log nobody says which of two answers counts: the newer one does, and what
-// was cached before is suspect.
+// In time-to-live mode the newer of two epochs counts, and everything cached before is invalidated.
 func TestTTLModeAnotherEpoch(t *testing.T) {
 	for name, change := range map[string]func(*fakeAPI){
 		"another epoch": func(a *fakeAPI) { a.epoch = "two" },
@@ -233,17 +232,16 @@ func TestTTLModeAnotherEpoch(t *testing.T) {
 					change(f.api)
 					f.api.facts[digest("good")] = revoked(goodKey("good"))
 				})
-				f.want("another", "unknown") // notices
+				f.want("another", "unknown") // notices the change
 				advance(time.Second)
-				f.wantHit("good", "revoked") // confirmed in the background
+				f.wantHit("good", "revoked") // revalidated in the background
 				f.wantMode(ttl)
 			})
 		})
 	}
 }
 
-// From a log to none and back: what the lease promised is kept until its stale time is
-// over.
+// After a change log disappears, its lease and stale time count to their end. It may return later.
 func TestChangeLogDisappearsAndReturns(t *testing.T) {
 	bubble(t, changesOptional, func(f *fixture) {
 		f.start()
@@ -257,11 +255,11 @@ func TestChangeLogDisappearsAndReturns(t *testing.T) {
 		f.wantMode(degraded)
 		f.advanceTo(15*time.Minute + 15*time.Second - time.Second) // by the key API's clock
 		f.wantMode(cold)
-		// It was asked for no more often than after any other failure.
+		// Polls are not more frequent than after any other failure.
 		if n := len(f.api.pollsSeen()); n > int(staleEnd/(400*time.Millisecond)) {
 			t.Errorf("polled %d times in %s", n, staleEnd)
 		}
-		// The API that comes in its place counts from the beginning.
+		// The next key API counts revisions from 0.
 		f.api.replace("two", 0)
 		f.advanceTo(15*time.Minute + 15*time.Second + 2*time.Second)
 		f.wantMode(ttl)
@@ -294,7 +292,7 @@ func TestReplacedTimes(t *testing.T) {
 		advance(15 * time.Second)
 		f.want("good", "503")
 	})
-	// A longer stale time counts only from the poll on that declares it.
+	// A longer stale time counts from the poll that declares it.
 	bubble(t, func(o *Options) { o.Times.MaxStale = 0 }, func(f *fixture) {
 		f.start()
 		f.warm()

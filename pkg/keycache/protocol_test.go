@@ -10,8 +10,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// wantRising holds that each request to the change log has a larger number than the one before,
-// under any name.
+// wantRising expects that poll numbers rise, whatever the sidecar's name.
 func (f *fixture) wantRising() {
 	f.t.Helper()
 	last := int64(0)
@@ -43,17 +42,17 @@ func TestPollNumbersRise(t *testing.T) {
 		advance(time.Minute)
 		f.stop()
 		if !f.lastPoll().Leave {
-			t.Error("the last poll is no deregistration")
+			t.Error("the last poll is not a deregistration")
 		}
 		f.wantRising()
 	})
 }
 
-// takeName has another process poll under the name, far ahead.
+// takeName records a poll of another process under the name, with a large number.
 func (a *fakeAPI) takeName(name string) { a.set(func() { a.numbers[name] = 1_000_000 }) }
 
-// A 200 to a poll of the head comes from an old key API or an intermediary. It may have
-// acknowledged what was never applied, so it gives no lease.
+// A 200 to a poll of the head gives no lease: an old key API or an intermediary may have
+// acknowledged changes that were never applied.
 func TestLeaseForTheHeadIsRefused(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.leaseForHead = true
@@ -76,8 +75,8 @@ func TestLeaseForTheHeadIsRefused(t *testing.T) {
 	})
 }
 
-// After a 409 nothing cached answers before it is revalidated and a lease is there, and nothing
-// is served stale. The sidecar starts over under another name.
+// After a 409 no cached entry answers before it is revalidated under a new lease. The sidecar
+// starts over under another name.
 func TestConflict(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.revision = 7
@@ -118,7 +117,7 @@ func TestConflict(t *testing.T) {
 		}
 		f.wantRising()
 	})
-	// So it is from the 409 on, not only from the next poll.
+	// The lease ends with the 409, not with the next poll.
 	bubble(t, nil, func(f *fixture) {
 		f.start()
 		f.warm()
@@ -128,15 +127,15 @@ func TestConflict(t *testing.T) {
 		f.wantMiss("good", "good")
 		f.wantMiss("good", "good")
 	})
-	// Until the first lease under the new name the old lease and its stale time count for
-	// unusableResults, even if the key API cannot be reached.
+	// The old lease and its stale time do not count after a 409, even if the key API cannot be
+	// reached.
 	bubble(t, nil, func(f *fixture) {
 		f.start()
 		f.warm()
 		f.api.takeName("sidecar")
 		f.api.set(func() {
-			f.api.onPoll = func(ask sidecarapi.ChangesRequest) {
-				if ask.Sidecar != "sidecar" {
+			f.api.onPoll = func(req sidecarapi.ChangesRequest) {
+				if req.Sidecar != "sidecar" {
 					f.api.disconnect()
 				}
 			}
@@ -152,7 +151,7 @@ func TestConflict(t *testing.T) {
 	})
 }
 
-// A 409 counts if the follower is woken while it is on its way, too.
+// A 409 counts even if the follower is woken while it is in flight.
 func TestConflictWhileWoken(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -176,7 +175,7 @@ func TestConflictWhileWoken(t *testing.T) {
 	})
 }
 
-// Key APIs and intermediaries that refuse every poll are not polled in a circle.
+// Key APIs and intermediaries that refuse every poll are polled with backoff.
 func TestRefusalsBackOff(t *testing.T) {
 	for name, refusal := range map[string]error{
 		"409": sidecarapi.ErrConflict,
@@ -198,7 +197,7 @@ func TestRefusalsBackOff(t *testing.T) {
 	}
 }
 
-// The head of a 410 is acknowledged at once, after an outage too.
+// The head of a 410 is acknowledged immediately, after an outage too.
 func TestHeadIsAcknowledgedImmediatelyAfterAnOutage(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.disconnect()
@@ -232,7 +231,7 @@ func TestRequiredChangeLogIsNotOffered(t *testing.T) {
 				f.want(name, "503")
 			}
 			if n := len(f.api.pollsSeen()); n < 100 {
-				t.Errorf("%d polls in 200 s: it is an error like any other", n)
+				t.Errorf("%d polls in 200 s, want those after an error", n)
 			}
 		})
 	})
@@ -254,8 +253,8 @@ func TestRequiredChangeLogIsNotOffered(t *testing.T) {
 	})
 }
 
-// In time-to-live mode the sidecar is not on record. It is entered only when the key API
-// waits for this sidecar no longer, even if the sidecar has dropped its lease before.
+// Time-to-live mode begins when the key API waits for this sidecar no longer, even if the sidecar
+// has dropped its lease before: in that mode the sidecar is not on record.
 func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
 	const end = 15*time.Minute + 15*time.Second
 	for name, tt := range map[string]struct {
@@ -300,8 +299,8 @@ func TestTTLModeNeedsTheEndOfTheLastLease(t *testing.T) {
 	})
 }
 
-// A change log that appears is joined as at a start: from the acknowledgement on the key API
-// may wait for this sidecar, so time-to-live mode has ended before.
+// A change log that appears ends time-to-live mode before the acknowledgement, because from then on
+// the key API may wait for this sidecar.
 func TestTTLModeEndsBeforeTheAcknowledgement(t *testing.T) {
 	bubble(t, changesOptional, func(f *fixture) {
 		f.api.pollErr = sidecarapi.ErrNotOffered
@@ -310,8 +309,8 @@ func TestTTLModeEndsBeforeTheAcknowledgement(t *testing.T) {
 		var acknowledged []mode
 		f.api.set(func() {
 			f.api.pollErr = nil
-			f.api.onPoll = func(ask sidecarapi.ChangesRequest) {
-				if ask.After != headOnly {
+			f.api.onPoll = func(req sidecarapi.ChangesRequest) {
+				if req.After != headOnly {
 					acknowledged = append(acknowledged, f.mode())
 					f.api.disconnect()
 				}
@@ -327,7 +326,7 @@ func TestTTLModeEndsBeforeTheAcknowledgement(t *testing.T) {
 	})
 }
 
-// A resolve of another epoch is not used, in no mode that knows an epoch.
+// A resolve of another epoch is not used in any mode that has an epoch.
 func TestResolveOfAnotherEpochIsNotUsed(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -343,8 +342,8 @@ func TestResolveOfAnotherEpochIsNotUsed(t *testing.T) {
 	})
 }
 
-// A warmed revoked key, and one of a terminated account, are denied to the end of the stale
-// time, and not a moment longer.
+// A cached revoked key, or one of a terminated account, is denied until the end of the stale time,
+// and no longer.
 func TestNothingAnswersAfterTheStaleTime(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -365,18 +364,18 @@ func TestNothingAnswersAfterTheStaleTime(t *testing.T) {
 	})
 }
 
-// A delayed poll acknowledges only what its sidecar had applied when it sent it.
+// A delayed poll acknowledges only what its sidecar had applied when it was sent.
 func TestPollsAcknowledgeWhatIsApplied(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		applied := make(map[string]int64) // by name: the newest revision that an answer had
+		applied := make(map[string]int64) // newest acknowledged revision of each name
 		f.api.set(func() {
-			f.api.onPoll = func(ask sidecarapi.ChangesRequest) {
+			f.api.onPoll = func(req sidecarapi.ChangesRequest) {
 				f.api.mu.Lock()
 				defer f.api.mu.Unlock()
-				if ask.After > f.api.newestAnswered {
-					t.Errorf("acknowledged %d, was answered up to %d", ask.After, f.api.newestAnswered)
+				if req.After > f.api.newestAnswered {
+					t.Errorf("acknowledged %d, but received changes up to %d", req.After, f.api.newestAnswered)
 				}
-				applied[ask.Sidecar] = max(applied[ask.Sidecar], ask.After)
+				applied[req.Sidecar] = max(applied[req.Sidecar], req.After)
 			}
 		})
 		f.start()
@@ -393,7 +392,7 @@ func TestPollsAcknowledgeWhatIsApplied(t *testing.T) {
 	})
 }
 
-// Errors that are not answers of the protocol change nothing but the lease that runs out.
+// Other answers do not end the lease.
 func TestWrongAnswersOfIntermediaries(t *testing.T) {
 	for name, err := range map[string]error{
 		"404": sidecarapi.ErrNotOffered, "502": &sidecarapi.StatusError{Status: 502}, "another's JSON": errors.New("malformed"),

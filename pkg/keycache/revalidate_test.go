@@ -9,8 +9,8 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// What became suspect is confirmed in batches, hottest first, and each answers as soon
-// as its own batch is there.
+// Invalidated entries are revalidated in batches, the most recently used first. Each answers when
+// its own batch is back.
 func TestRevalidationStartsWithTheMostRecentlyUsed(t *testing.T) {
 	bubble(t, func(o *Options) { unlimited(o); o.Known = 10_000 }, func(f *fixture) {
 		f.start()
@@ -18,11 +18,11 @@ func TestRevalidationStartsWithTheMostRecentlyUsed(t *testing.T) {
 		for _, name := range keys {
 			f.api.put(digest(name), goodKey(name))
 		}
-		for group := range slices.Chunk(keys, 500) { // the last is the hottest
+		for group := range slices.Chunk(keys, 500) { // the last is the most recently used
 			f.concurrently(group)
 			advance(time.Second)
 		}
-		f.want(keys[0], "good") // hotter still
+		f.want(keys[0], "good")
 		f.api.set(func() { f.api.replyDelay = 500 * time.Millisecond / 2 })
 		f.api.timeout = time.Second
 		f.api.resetCounts()
@@ -32,11 +32,11 @@ func TestRevalidationStartsWithTheMostRecentlyUsed(t *testing.T) {
 		resolves := slices.Clone(f.api.resolves)
 		f.api.mu.Unlock()
 		if len(resolves) < 1 || len(resolves[0].digests) != sidecarapi.MaxResolve {
-			t.Fatalf("%d requests so far", len(resolves))
+			t.Fatalf("%d resolves so far", len(resolves))
 		}
 		first := resolves[0].digests
 		if first[0] != digest(keys[0]) {
-			t.Error("the hottest was not asked for first")
+			t.Error("the most recently used credential is not the first")
 		}
 		inFirst := func(list []string) (n int) {
 			for _, name := range list {
@@ -47,7 +47,7 @@ func TestRevalidationStartsWithTheMostRecentlyUsed(t *testing.T) {
 			return n
 		}
 		if last, before := inFirst(keys[2000:]), inFirst(keys[1500:2000]); last != 500 || before != 499 {
-			t.Errorf("in the first batch are %d of the hottest 500 and %d of the next 500", last, before)
+			t.Errorf("the first batch has %d of the last 500 and %d of the 500 before", last, before)
 		}
 		f.wantHit(keys[2400], "good")
 		advance(5 * time.Second)
@@ -55,12 +55,12 @@ func TestRevalidationStartsWithTheMostRecentlyUsed(t *testing.T) {
 			f.wantHit(name, "good")
 		}
 		if digests, requests := f.api.total(); digests != len(keys) || requests != 3 {
-			t.Errorf("%d digests in %d requests", digests, requests)
+			t.Errorf("%d digests in %d resolves", digests, requests)
 		}
 	})
 }
 
-// Sidecars that lost the log at once do not ask at once.
+// Sidecars that lost the same log revalidate at different moments.
 func TestRevalidationIsSpread(t *testing.T) {
 	moments := make(map[time.Duration]bool)
 	for range 20 {
@@ -75,12 +75,11 @@ func TestRevalidationIsSpread(t *testing.T) {
 		})
 	}
 	if len(moments) < 15 {
-		t.Errorf("20 sidecars asked at %d moments", len(moments))
+		t.Errorf("20 sidecars revalidate at %d moments", len(moments))
 	}
 }
 
-// One beginning ends the confirming of the one before, and a key API that is away ends
-// none.
+// An invalidation ends the revalidation of the one before, and an outage ends none.
 func TestRevalidationSurvivesAnOutage(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -99,12 +98,12 @@ func TestRevalidationSurvivesAnOutage(t *testing.T) {
 		}
 		advance(time.Minute)
 		if digests, _ := f.api.total(); digests != 0 {
-			t.Errorf("%d digests are still asked for", digests)
+			t.Errorf("%d digests are still resolved", digests)
 		}
 	})
 }
 
-// A revalidation ends with its generation, while the key API is down too.
+// A revalidation ends with its generation, even while the key API is down.
 func TestRevalidationEndsWithItsGeneration(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()
@@ -117,7 +116,7 @@ func TestRevalidationEndsWithItsGeneration(t *testing.T) {
 			t.Error("done while the key API is down")
 		}
 		if !f.revalidateBatch(generation-1, nil) {
-			t.Error("a revalidation of an earlier generation goes on")
+			t.Error("a revalidation of an earlier generation continues")
 		}
 	})
 }
