@@ -29,7 +29,7 @@
 // # Cost
 //
 // A hit takes the lock of one of up to 64 shards, two atomic reads and no allocation. A change of
-// an account is one store, whatever the number of its keys.
+// an account is one store for all of its keys.
 package keycache
 
 import (
@@ -162,8 +162,8 @@ func (c *Cache) Answered() <-chan struct{} { return c.answered }
 // mode returns the mode of this moment.
 func (c *Cache) mode() mode { return c.state.Load().mode(c.times.Load(), time.Now()) }
 
-// Lookup returns the record of a digest, or found false if the key API has none. An error means
-// that there is no result and no entry may be served instead: credential.ErrRateLimited, ctx's
+// Lookup returns the record of a digest, or found false if the key API has none. It returns an error
+// if neither a resolve nor the cache has a usable result: credential.ErrRateLimited, ctx's
 // error, or the cause of the failed resolve.
 func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (rec credential.Record, found bool, err error) {
 	e, f, expired := c.get(d, time.Now())

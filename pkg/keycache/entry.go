@@ -18,7 +18,7 @@ type Times struct {
 	MaxStale     time.Duration // how long entries may answer after the end of the last lease
 }
 
-// mode is what the cache may rely on at a moment.
+// mode says which entries may answer.
 type mode uint8
 
 const (
@@ -77,7 +77,7 @@ const maxDrift = 50
 func subtractDrift(d time.Duration) time.Duration { return d - d/maxDrift }
 
 // elapsed is the time from a moment until now, by the monotonic or the wall clock, whichever is
-// longer. Linux's monotonic clock stands still while a machine is suspended, and the wall clock may
+// longer. Linux's monotonic clock stops while a machine is suspended, and the wall clock may
 // be set. Too long a time only ends trust early.
 func elapsed(since, now time.Time) time.Duration {
 	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))

@@ -1,7 +1,7 @@
 package keycache
 
-// Clone returns a copy of the cache as a copied machine has it: with the same name, poll number,
-// lease and entries. It has another key API and no loads in flight.
+// Clone returns the cache of a copied machine: with the same name, poll number, lease and entries, but
+// another key API and no loads in flight.
 func (c *Cache) Clone(api KeyAPI, o Options) *Cache {
 	n := New(api, o)
 	c.mu.Lock()

@@ -71,7 +71,7 @@ func (a *fakeAPI) set(do func()) {
 	a.changed = make(chan struct{})
 }
 
-// cut makes the API unreachable, mend reachable again.
+// disconnect makes the API unreachable, reconnect makes it reachable again.
 func (a *fakeAPI) disconnect() {
 	a.set(func() { a.resolveErr, a.pollErr = errUnreachable, errUnreachable })
 }
@@ -275,7 +275,7 @@ func (a *fakeAPI) pollsSeen() []pollSeen {
 	return slices.Clone(a.polls)
 }
 
-// forgetSeen begins the counting anew.
+// resetCounts forgets the resolves and polls seen so far.
 func (a *fakeAPI) resetCounts() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

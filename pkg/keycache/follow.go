@@ -165,7 +165,7 @@ func (c *Cache) newPoll() sidecarapi.ChangesRequest {
 	return sidecarapi.ChangesRequest{Sidecar: c.cursor.name, Poll: c.cursor.poll, Epoch: c.cursor.epoch, After: c.cursor.after}
 }
 
-// pollWait returns the wait_ms of polls under such a lease. A poll on a lost HTTP/1.1 connection is
+// pollWait returns the wait_ms of polls under a lease. A poll on a lost HTTP/1.1 connection is
 // cancelled after it and pollSlack: with the default lease within 6 s.
 func pollWait(lease time.Duration) time.Duration { return min(sidecarapi.MaxWait, lease*3/10) }
 
@@ -279,7 +279,7 @@ func (c *Cache) apply(ch sidecarapi.Changes) (hot []credential.Digest) {
 	return hot
 }
 
-// handleGone handles a 410: the head that a start requests, another log, or one that no longer
+// handleGone handles a 410: the head that a start requests, another log, or a log that no longer
 // reaches back. The next poll acknowledges the head, so everything is invalidated first.
 // Time-to-live mode ends: from that poll on the key API may wait for this sidecar.
 func (f *follower) handleGone(req sidecarapi.ChangesRequest, head *sidecarapi.Gone) {
@@ -318,7 +318,7 @@ func (f *follower) handleConflict() {
 	}
 }
 
-// clearPendingEpoch clears the pending epoch once a poll has asked for it or was answered with
+// clearPendingEpoch clears the pending epoch once a poll has requested it or was answered with
 // it. Earlier, every further resolve of that epoch would start another poll. c.mu is held.
 func (c *Cache) clearPendingEpoch(requested, answered string) {
 	if c.pendingEpoch != nil && (c.pendingEpoch.Epoch == requested || c.pendingEpoch.Epoch == answered) {

@@ -38,7 +38,7 @@ type limiter[W comparable] struct {
 	burst    int
 	interval time.Duration // between two tokens that time returns
 	free     int           // tokens in the bucket
-	held     int           // tokens that are neither refunded nor consumed yet
+	held     int           // acquired tokens, until they are refunded or consumed
 	since    time.Time     // up to here time has returned tokens; set if any are missing
 	queue    []waiter[W]   // by deadline
 }

@@ -56,7 +56,7 @@ func TestColdStartIsNotRateLimited(t *testing.T) {
 	}
 }
 
-// In a flood the key API gets no more look-ups than the limiter admits, and cached credentials
+// In a flood the key API gets only the look-ups that the limiter admits, and cached credentials
 // answer as before.
 func TestFloodIsRateLimited(t *testing.T) {
 	const seconds = 4
@@ -201,7 +201,7 @@ func TestRefusalsAreSpread(t *testing.T) {
 	}
 }
 
-// New limits add no tokens, and keep no more than the new burst.
+// New limits add no tokens, and keep at most the new burst.
 func TestReplacedLimitsAddNoTokens(t *testing.T) {
 	bubble(t, oneToken, func(f *fixture) {
 		f.start()
@@ -254,7 +254,7 @@ func TestWaitersAreBounded(t *testing.T) {
 	})
 }
 
-// Revalidating a cached digest takes no token, whatever the cause.
+// Revalidating a cached digest takes no token, for any cause.
 func TestRevalidationTakesNoToken(t *testing.T) {
 	for _, name := range allNames {
 		t.Run(name, func(t *testing.T) {

@@ -108,7 +108,7 @@ func TestFailuresAreNotCached(t *testing.T) {
 	}
 }
 
-// An unusable result fails the look-up of its own digest alone.
+// An unusable result fails only the look-up of its digest.
 func TestUnusableResultFailsItsDigestAlone(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.start()

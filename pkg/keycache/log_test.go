@@ -104,7 +104,7 @@ func TestNoLockIsHeldWhileLogging(t *testing.T) {
 	}
 }
 
-// A clean start and stop log no warning, whatever poll is in flight.
+// A clean start and stop log no warning, with any poll in flight.
 func TestCleanStopLogsNoWarning(t *testing.T) {
 	for name, poll := range map[string]time.Duration{"long poll": 0, "slow poll": 300 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {

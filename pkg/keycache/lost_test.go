@@ -8,7 +8,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// logLosses replace the log by one that does not reach back to the sidecar's revision.
+// logLosses replace the log, so that it does not reach back to the sidecar's revision.
 var logLosses = map[string]func(*fixture){
 	"pruned":           func(f *fixture) { f.api.replace("one", 1000) },
 	"behind":           func(f *fixture) { f.api.replace("one", 3) },

@@ -15,7 +15,7 @@ const (
 	staleEnd = 896700 * time.Millisecond
 )
 
-// advanceTo waits until so much time has passed since the first poll.
+// advanceTo waits until a moment after the first poll.
 func (f *fixture) advanceTo(moment time.Duration) {
 	advance(moment - time.Since(f.began()))
 }
@@ -31,7 +31,7 @@ var (
 	noAnswers    = answers{"503", "503", "503", "503"}
 )
 
-// Every row of the table of what the cache may answer, for each kind of outage.
+// Every row of the table of what the cache may answer, for each outage.
 func TestModes(t *testing.T) {
 	noPolls := func(a *fakeAPI) { a.pollErr = errUnreachable }
 	unreachable := func(a *fakeAPI) { a.pollErr, a.resolveErr = errUnreachable, errUnreachable }
@@ -39,7 +39,7 @@ func TestModes(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		maxStale time.Duration
-		fault    func(*fakeAPI) // right after all four were resolved
+		fault    func(*fakeAPI) // once all four are resolved
 		again    time.Duration  // moment of another look-up; 0: none
 		at       time.Duration
 		want     answers

@@ -10,7 +10,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// wantRising expects that poll numbers rise, whatever the sidecar's name.
+// wantRising expects that poll numbers rise across names.
 func (f *fixture) wantRising() {
 	f.t.Helper()
 	last := int64(0)
