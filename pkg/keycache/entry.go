@@ -191,7 +191,7 @@ const (
 	minShard = 1024
 )
 
-type pools struct{ shards []shard }
+type pools []shard
 
 // newPools makes pools of at most so many entries. evicted is called for every entry that
 // leaves its pool, with the shard's lock held.
@@ -200,23 +200,23 @@ func newPools(known, unknown int, evicted func(*entry)) pools {
 	for n < maxShards && min(known, unknown)/(2*n) >= minShard {
 		n *= 2
 	}
-	p := pools{shards: make([]shard, n)}
+	p := make(pools, n)
 	onEvict := func(_ credential.Digest, e *entry) { evicted(e) }
-	for i := range p.shards {
+	for i := range p {
 		// NewLRU fails for sizes below 1 only.
-		p.shards[i].known, _ = simplelru.NewLRU(max(1, known/n), onEvict)
-		p.shards[i].unknown, _ = simplelru.NewLRU(max(1, unknown/n), onEvict)
+		p[i].known, _ = simplelru.NewLRU(max(1, known/n), onEvict)
+		p[i].unknown, _ = simplelru.NewLRU(max(1, unknown/n), onEvict)
 	}
 	return p
 }
 
 // of returns the digest's shard. Digests are hashes, so they are uniformly distributed.
-func (p pools) of(d credential.Digest) *shard { return &p.shards[int(d[0])%len(p.shards)] }
+func (p pools) of(d credential.Digest) *shard { return &p[int(d[0])%len(p)] }
 
 // sizes counts the entries of both pools.
 func (p pools) sizes() (known, unknown int) {
-	for i := range p.shards {
-		s := &p.shards[i]
+	for i := range p {
+		s := &p[i]
 		s.mu.Lock()
 		known += s.known.Len()
 		unknown += s.unknown.Len()
@@ -228,14 +228,12 @@ func (p pools) sizes() (known, unknown int) {
 // get returns the digest's entry, nil if there is none, and notes its use. Known reports that
 // it is in the pool of known credentials.
 func (s *shard) get(d credential.Digest, now time.Time) (e *entry, known bool) {
-	e, known = s.known.Get(d)
-	if !known {
-		var ok bool
-		if e, ok = s.unknown.Get(d); !ok {
-			return nil, false
-		}
+	if e, known = s.known.Get(d); !known {
+		e, _ = s.unknown.Get(d)
 	}
-	e.used = now
+	if e != nil {
+		e.used = now
+	}
 	return e, known
 }
 

@@ -116,6 +116,7 @@ func TestFreshnessBoundaries(t *testing.T) {
 		{"degraded, to be refreshed", degraded, &good, 5 * time.Second, refresh, yes},
 		{"degraded, about to be stale", degraded, &good, 10*time.Second - tick, refresh, yes},
 		{"degraded, stale", degraded, &good, 10 * time.Second, stale, yes},
+		{"degraded, revoked, stale", degraded, &revoked, 10 * time.Second, stale, yes},
 		{"degraded, unknown", degraded, &unknown, 0, fresh, no},
 		{"degraded, unknown, stale", degraded, &unknown, 10 * time.Second, stale, no},
 		{"degraded, account changed since", degraded, &changed, 0, stale, no},
@@ -157,16 +158,6 @@ func TestFreshnessBoundaries(t *testing.T) {
 	}
 }
 
-// A revoked credential stays denied in an outage as long as a good one is allowed.
-func TestRevokedCredentialsAreServedStale(t *testing.T) {
-	t0 := time.Now()
-	s := state{generation: 1, epoch: "one", sent: t0.Add(-time.Minute), lease: time.Second, maxStale: time.Hour}
-	e := entry{rec: revoked(goodKey("x")), found: true, generation: 1, account: &account{}, confirmed: t0.Add(-time.Minute)}
-	if !s.mayServeStale(&e, &Times{MaxStale: time.Hour}, t0) || e.rec.State != credential.Revoked {
-		t.Error("a revoked key is not served stale")
-	}
-}
-
 // sizes compares the sizes of the pools, and the entries that each account counts.
 func (f *fixture) sizes(known, unknown int) {
 	f.t.Helper()
@@ -177,8 +168,8 @@ func (f *fixture) sizes(known, unknown int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	count := make(map[*account]int)
-	for i := range f.pools.shards {
-		for _, p := range []*pool{f.pools.shards[i].known, f.pools.shards[i].unknown} {
+	for i := range f.pools {
+		for _, p := range []*pool{f.pools[i].known, f.pools[i].unknown} {
 			for _, e := range p.Values() {
 				if e.account != nil {
 					count[e.account]++

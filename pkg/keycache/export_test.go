@@ -10,8 +10,8 @@ func (c *Cache) Clone(api KeyAPI, o Options) *Cache {
 	n.state.Store(c.state.Load())
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for i := range c.pools.shards {
-		from, to := &c.pools.shards[i], &n.pools.shards[i]
+	for i := range c.pools {
+		from, to := &c.pools[i], &n.pools[i]
 		from.mu.Lock()
 		for _, pool := range [][2]*pool{{from.known, to.known}, {from.unknown, to.unknown}} {
 			for _, d := range pool[0].Keys() {

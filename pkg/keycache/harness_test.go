@@ -195,15 +195,33 @@ func (f *fixture) wantMode(want mode) {
 	}
 }
 
-// allNames has one credential of each kind.
+// allNames has one credential of each state; the key API does not have "missing".
 var allNames = []string{"good", "revoked", "terminated", "missing"}
 
-// warm looks up all of allNames.
+// answers are the outcomes of allNames; "" is not looked up.
+type answers [4]string
+
+var (
+	allAnswers    = answers{"good", "revoked", "terminated", "unknown"}
+	recordAnswers = answers{"good", "revoked", "terminated", ""}
+	foundAnswers  = answers{"good", "revoked", "terminated", "503"}
+	noAnswers     = answers{"503", "503", "503", "503"}
+)
+
+// wantEach looks up allNames with one of the functions above.
+func (f *fixture) wantEach(want func(name, outcome string), outcomes answers) {
+	f.t.Helper()
+	for i, name := range allNames {
+		if outcomes[i] != "" {
+			want(name, outcomes[i])
+		}
+	}
+}
+
+// warm caches all of allNames.
 func (f *fixture) warm() {
 	f.t.Helper()
-	for name, want := range map[string]string{"good": "good", "revoked": "revoked", "terminated": "terminated", "missing": "unknown"} {
-		f.want(name, want)
-	}
+	f.wantEach(f.want, allAnswers)
 }
 
 // names returns n names.

@@ -27,9 +27,7 @@ func TestGoneInvalidatesEverything(t *testing.T) {
 				lose(f)
 				synctest.Wait()
 				for range 3 {
-					for _, name := range allNames {
-						f.want(name, "503")
-					}
+					f.wantEach(f.want, noAnswers)
 					advance(time.Minute)
 				}
 				f.wantMode(synced)
@@ -39,9 +37,7 @@ func TestGoneInvalidatesEverything(t *testing.T) {
 				f.api.set(func() { f.api.resolveErr = nil })
 				advance(time.Second)
 				// They are revalidated without a check.
-				for i, name := range allNames[:3] {
-					f.wantHit(name, allAnswers[i])
-				}
+				f.wantEach(f.wantHit, recordAnswers)
 				f.wantMiss("missing", "unknown")
 			})
 		})
@@ -154,9 +150,7 @@ func TestLateResolveOfOldEpoch(t *testing.T) {
 		if got := f.state.Load(); got.epoch != "one" {
 			t.Errorf("follows %q", got.epoch)
 		}
-		for i, name := range allNames[:3] {
-			f.wantHit(name, allAnswers[i])
-		}
+		f.wantEach(f.wantHit, recordAnswers)
 	})
 }
 
@@ -201,9 +195,7 @@ func TestPollAnswerOfAnotherEpoch(t *testing.T) {
 			t.Errorf("started over %d times, in the modes %v", len(modes), modes)
 		}
 		f.wantMode(synced)
-		for i, name := range allNames[:3] {
-			f.wantHit(name, allAnswers[i]) // revalidated
-		}
+		f.wantEach(f.wantHit, recordAnswers) // revalidated
 		if n := f.api.resolvedCount(digest("good")); n != 2 {
 			t.Errorf("%d resolves, want 2", n)
 		}

@@ -23,14 +23,6 @@ func (f *fixture) advanceTo(moment time.Duration) {
 // began returns the time of the first poll.
 func (f *fixture) began() time.Time { return f.api.pollsSeen()[0].at }
 
-type answers [4]string // in the order of allNames
-
-var (
-	allAnswers   = answers{"good", "revoked", "terminated", "unknown"}
-	foundAnswers = answers{"good", "revoked", "terminated", "503"}
-	noAnswers    = answers{"503", "503", "503", "503"}
-)
-
 // Every row of the table of what the cache may answer, for each outage.
 func TestModes(t *testing.T) {
 	noPolls := func(a *fakeAPI) { a.pollErr = errUnreachable }
@@ -53,6 +45,7 @@ func TestModes(t *testing.T) {
 		{"degraded, unreachable, near its end", 15 * time.Minute, unreachable, 0, staleEnd - time.Second, foundAnswers, true},
 		{"degraded, unusable results", 15 * time.Minute, unusable, 0, leaseEnd, foundAnswers, true},
 		{"cold again", 15 * time.Minute, unreachable, 0, staleEnd, noAnswers, true},
+		{"cold again, for an hour", 15 * time.Minute, unreachable, 0, staleEnd + time.Hour, noAnswers, true},
 		{"cold again, resolve answers", 15 * time.Minute, noPolls, 0, staleEnd, allAnswers, true},
 		{"cold again, just resolved", 15 * time.Minute, noPolls, staleEnd - time.Second, staleEnd, allAnswers, true},
 		{"cold again, unusable results", 15 * time.Minute, unusable, 0, staleEnd, noAnswers, true},
@@ -89,15 +82,11 @@ func TestColdBeforeTheFirstLease(t *testing.T) {
 		f.api.pollErr = errUnreachable
 		f.start()
 		for range 3 {
-			for i, name := range allNames {
-				f.wantMiss(name, allAnswers[i])
-			}
+			f.wantEach(f.wantMiss, allAnswers)
 			advance(time.Second)
 		}
 		f.api.set(func() { f.api.resolveErr = errUnreachable })
-		for _, name := range allNames {
-			f.want(name, "503")
-		}
+		f.wantEach(f.want, noAnswers)
 	})
 }
 
@@ -111,9 +100,7 @@ func TestPastMaxAgeUnderALease(t *testing.T) {
 		advance(time.Hour)
 		f.wantMode(synced)
 		for range 3 {
-			for i, name := range allNames {
-				f.want(name, allAnswers[i])
-			}
+			f.wantEach(f.want, allAnswers)
 		}
 		f.api.set(func() { f.api.resolveErr = nil })
 		advance(time.Second)
@@ -179,9 +166,7 @@ func TestTTLMode(t *testing.T) {
 		resolved := time.Now()
 		since := func(d time.Duration) { advance(d - time.Since(resolved)) }
 		since(4 * time.Second)
-		for i, name := range allNames {
-			f.wantHit(name, allAnswers[i])
-		}
+		f.wantEach(f.wantHit, allAnswers)
 		// A change counts from the next revalidation on.
 		f.api.put(digest("good"), revoked(goodKey("good")))
 		f.wantHit("good", "good")
@@ -194,9 +179,7 @@ func TestTTLMode(t *testing.T) {
 
 		f.api.set(func() { f.api.resolveErr = errUnreachable })
 		since(15*time.Minute - time.Second)
-		for i, name := range allNames {
-			f.want(name, foundAnswers[i])
-		}
+		f.wantEach(f.want, foundAnswers)
 		since(15*time.Minute + 10*time.Millisecond)
 		for i, name := range allNames {
 			want := "503"
@@ -207,9 +190,7 @@ func TestTTLMode(t *testing.T) {
 		}
 		f.api.set(func() { f.api.resolveErr = nil })
 		advance(time.Second)
-		for i, name := range allNames {
-			f.want(name, allAnswers[i])
-		}
+		f.wantEach(f.want, allAnswers)
 		// The change log is polled about once a minute.
 		if n := len(f.api.pollsSeen()); n < 10 || n > 32 {
 			t.Errorf("%d polls in 15 minutes", n)
@@ -264,9 +245,7 @@ func TestChangeLogDisappearsAndReturns(t *testing.T) {
 		f.advanceTo(15*time.Minute + 15*time.Second + 2*time.Second)
 		f.wantMode(ttl)
 		f.warm()
-		for i, name := range allNames {
-			f.wantHit(name, allAnswers[i])
-		}
+		f.wantEach(f.wantHit, allAnswers)
 		f.api.set(func() { f.api.pollErr = nil })
 		advance(2 * ttlPollInterval)
 		f.wantMode(synced)

@@ -16,9 +16,9 @@ import (
 type mutant struct {
 	name  string
 	file  string
+	tests string // pattern
+	model bool   // the model must detect it, too
 	edits []edit
-	tests string
-	model bool // the model must detect it, too
 }
 
 type edit struct{ old, new string }
@@ -27,298 +27,185 @@ type edit struct{ old, new string }
 // longer; TestAllMutants applies all.
 const inMakeTest = 3
 
-var mutants = []mutant{
-	{
-		"the lease is counted from the answer", "follow.go",
-		[]edit{{"next.sent, next.lease, next.ended, next.dropped = sent, ch", "_ = sent\n\t\tnext.sent, next.lease, next.ended, next.dropped = time.Now(), ch"}},
-		"TestLeaseRunsFromTheSending", true,
+var mutants = []mutant{{
+	"the lease is counted from the answer", "follow.go", "TestLeaseRunsFromTheSending", true,
+	[]edit{{"next.sent, next.lease, next.ended, next.dropped = sent, ch", "_ = sent\n\t\tnext.sent, next.lease, next.ended, next.dropped = time.Now(), ch"}},
+}, {
+	"a late fill restores the old fact", "load.go", "TestLateFill", true,
+	[]edit{{"if l.changed > revision {", "if false {"}},
+}, {
+	"invalidated entries answer", "entry.go", "TestGoneInvalidatesEverything|TestFreshness", true,
+	[]edit{{"if s.invalidated(e) {\n\t\treturn stale", "if e.changed || e.account != nil && e.account.changed.Load() > e.revision {\n\t\treturn stale"}},
+}, {
+	"invalidated entries are served stale", "entry.go", "TestGoneInvalidatesEverything|TestFreshness", true,
+	[]edit{{"if s.invalidated(e) {\n\t\treturn false", "if e.changed || e.account != nil && e.account.changed.Load() > e.revision {\n\t\treturn false"}},
+}, {
+	"no margin for the drift of the clocks", "entry.go", "TestModeBoundaries", true,
+	[]edit{{"return d - d/maxDrift", "return d - 0*d/maxDrift"}},
+}, {
+	"the stale time is counted from the last revalidation", "entry.go", "TestModes|TestModeBoundaries", true,
+	[]edit{
+		{"maxStale > 0 && passed < subtractDrift(s.lease+maxStale) {", "maxStale > 0 {"},
+		{"\t\treturn e.found\n", "\t\treturn e.found && elapsed(e.confirmed, now) < s.maxStale\n"},
 	},
-	{
-		"a late fill restores the old fact", "load.go",
-		[]edit{{"if l.changed > revision {", "if false {"}},
-		"TestLateFill", true,
+}, {
+	"a shorter max_stale does not count", "entry.go", "TestReplacedTimes", false,
+	[]edit{{"min(s.maxStale, t.MaxStale)", "s.maxStale"}},
+}, {
+	"a late fill restores an account's old state", "load.go", "TestLateFill", true,
+	[]edit{{"b.accounts[r.Record.Account.ID] > revision", "b.accounts[r.Record.Account.ID] > revision+1_000_000"}},
+}, {
+	"a check that joined a superseded load gets its old answer", "load.go", "TestLateFill", true,
+	[]edit{{
+		"case !current || b.superseded(l, resolved.Results[i], resolved.Revision):\n\t\t\tc.requeue(l, 0)",
+		"case !current || b.superseded(l, resolved.Results[i], resolved.Revision):\n\t\t\tc.finish(l, resolved.Results[i], nil)",
+	}},
+}, {
+	"a fill of an earlier generation is stored as one of this", "load.go", "TestLateFill", true,
+	[]edit{
+		{"case !current || b.superseded(", "case b.superseded("},
+		{"\t\t\tc.store(l.digest, b,", "\t\t\tb.generation = c.state.Load().generation\n\t\t\tc.store(l.digest, b,"},
+		{"\tcurrent := b.generation == c.state.Load().generation\n", ""},
 	},
-	{
-		"invalidated entries answer", "entry.go",
-		[]edit{{"if s.invalidated(e) {\n\t\treturn stale", "if e.changed || e.account != nil && e.account.changed.Load() > e.revision {\n\t\treturn stale"}},
-		"TestGoneInvalidatesEverything|TestFreshness", true,
-	},
-	{
-		"invalidated entries are served stale", "entry.go",
-		[]edit{{"if s.invalidated(e) {\n\t\treturn false", "if e.changed || e.account != nil && e.account.changed.Load() > e.revision {\n\t\treturn false"}},
-		"TestGoneInvalidatesEverything|TestFreshness", true,
-	},
-	{
-		"no margin for the drift of the clocks", "entry.go",
-		[]edit{{"return d - d/maxDrift", "return d - 0*d/maxDrift"}},
-		"TestModeBoundaries", true,
-	},
-	{
-		"the stale time is counted from the last revalidation", "entry.go",
-		[]edit{
-			{"maxStale > 0 && passed < subtractDrift(s.lease+maxStale) {", "maxStale > 0 {"},
-			{"\t\treturn e.found\n", "\t\treturn e.found && elapsed(e.confirmed, now) < s.maxStale\n"},
-		},
-		"TestModes|TestModeBoundaries", true,
-	},
-	{
-		"a shorter max_stale does not count", "entry.go",
-		[]edit{{"min(s.maxStale, t.MaxStale)", "s.maxStale"}},
-		"TestReplacedTimes", false,
-	},
-	{
-		"a late fill restores an account's old state", "load.go",
-		[]edit{{"b.accounts[r.Record.Account.ID] > revision", "b.accounts[r.Record.Account.ID] > revision+1_000_000"}},
-		"TestLateFill", true,
-	},
-	{
-		"a check that joined a superseded load gets its old answer", "load.go",
-		[]edit{{
-			"case !current || b.superseded(l, resolved.Results[i], resolved.Revision):\n\t\t\tc.requeue(l, 0)",
-			"case !current || b.superseded(l, resolved.Results[i], resolved.Revision):\n\t\t\tc.finish(l, resolved.Results[i], nil)",
-		}},
-		"TestLateFill", true,
-	},
-	{
-		"a fill of an earlier generation is stored as one of this", "load.go",
-		[]edit{
-			{"case !current || b.superseded(", "case b.superseded("},
-			{"\t\t\tc.store(l.digest, b,", "\t\t\tb.generation = c.state.Load().generation\n\t\t\tc.store(l.digest, b,"},
-			{"\tcurrent := b.generation == c.state.Load().generation\n", ""},
-		},
-		"TestLateFill", true,
-	},
-	{
-		"in cold mode an older load is joined", "load.go",
-		[]edit{{"return c.mode() != cold && l.batch.generation", "return l.batch.generation"}},
-		"TestColdJoinsNoOlderLoad", false,
-	},
-	{
-		"a change is acknowledged before it is applied", "follow.go",
-		[]edit{{"hot := c.apply(ch)", "var hot []credential.Digest\n\ttime.AfterFunc(300*time.Millisecond, func() {\n\t\tc.mu.Lock()\n\t\tdefer c.mu.Unlock()\n\t\tc.apply(ch)\n\t})"}},
-		"TestAppliedBeforeAcknowledged", true,
-	},
-	{
-		"a failure is cached as an unknown credential", "load.go",
-		[]edit{{"case err != nil:\n\t\t\tc.finish", "case err != nil:\n\t\t\tc.store(l.digest, b, 0, sidecarapi.Result{Outcome: sidecarapi.NotFound})\n\t\t\tc.finish"}},
-		"TestFailuresAreNotCached", true,
-	},
-	{
-		"an unusable result counts as unknown", "load.go",
-		[]edit{{"case resolved.Results[i].Outcome == sidecarapi.Nothing:", "case false:"}},
-		"TestFailuresAreNotCached|TestUnusableResult", false,
-	},
-	{
-		"a change of an account does not reach its credentials", "follow.go",
-		[]edit{{"a.changed.Store(max(a.changed.Load(), change.Revision))", "_ = a"}},
-		"TestChangeInvalidatesAccount", true,
-	},
-	{
-		"a change of a credential does not reach it", "entry.go",
-		[]edit{{"\te.changed = true\n", ""}},
-		"TestChangeInvalidatesCredential", true,
-	},
-	{
-		"a 410 invalidates nothing", "follow.go",
-		[]edit{{"\tc.invalidateAll(head.Epoch, head.Revision)\n", ""}},
-		"TestGone", true,
-	},
-	{
-		"an invalidation keeps the lease of the log before", "revalidate.go",
-		[]edit{{"next.ended = true", "next.ended = next.ended || false"}},
-		"TestGoneIsAcknowledgedImmediately", false,
-	},
-	{
-		"an earlier generation is revalidated while the key API is down", "revalidate.go",
-		[]edit{{"\tif c.state.Load().generation != generation {\n\t\treturn true\n\t}\n", ""}},
-		"TestRevalidationEnds", false,
-	},
-	{
-		"the epoch of a resolve is ignored", "load.go",
-		[]edit{{"case s.epoch != r.Epoch:", "case false:"}},
-		"TestResolveOfNewEpoch", false,
-	},
-	{
-		"a resolve's revision may decrease", "load.go",
-		[]edit{{"case r.Revision < b.minRevision:", "case false:"}},
-		"TestDecreasingRevisions|TestFailuresAreNotCached", false,
-	},
-	{
-		"a poll's revision may decrease", "follow.go",
-		[]edit{{"case ch.Revision < req.After:", "case false:"}},
-		"TestDecreasingRevisions", false,
-	},
-	{
-		"after its stale time the follower continues at its cursor", "follow.go",
-		[]edit{{"case m == cold || m == ttl || c.cursor.after == headOnly:", "case m == ttl || c.cursor.after == headOnly:"}},
-		"TestStartsOverAfterTheStaleTime", false,
-	},
-	{
-		"a start keeps the lease before", "follow.go",
-		[]edit{{"\t\tc.dropLease()\n", ""}},
-		"TestPollAnswerOfAnotherEpoch", false,
-	},
-	{
-		"a 200 for the head gives a lease", "follow.go",
-		[]edit{{"case req.After == headOnly:", "case false:"}, {"case ch.Epoch != req.Epoch:", "case req.After != headOnly && ch.Epoch != req.Epoch:"}},
-		"TestLeaseForTheHead", false,
-	},
-	{
-		"a 404 enters time-to-live mode though the change log is required", "follow.go",
-		[]edit{{"errors.Is(err, sidecarapi.ErrNotOffered) && c.changesOptional && f.enter", "errors.Is(err, sidecarapi.ErrNotOffered) && f.enter"}},
-		"TestRequiredChangeLog", true,
-	},
-	{
-		"a 409 is an error like any other", "follow.go",
-		[]edit{{"case errors.Is(err, sidecarapi.ErrConflict):\n\t\tf.handleConflict()", "case false:\n\t\tf.handleConflict()"}},
-		"TestConflict", true,
-	},
-	{
-		"a 409 is ignored while the follower is woken", "follow.go",
-		[]edit{{"if err != nil && !isAnswer(err) {", "if err != nil {"}},
-		"TestConflictWhileWoken", false,
-	},
-	{
-		"a 409 keeps the lease", "follow.go",
-		[]edit{{"\tc.mu.Lock()\n\tc.dropLease()\n", "\tc.mu.Lock()\n"}},
-		"TestConflict", false,
-	},
-	{
-		"a 409 keeps the name", "follow.go",
-		[]edit{{"c.cursor.name, c.cursor.epoch, c.cursor.after = after, \"\", headOnly", "c.cursor.epoch, c.cursor.after = \"\", headOnly"}},
-		"TestConflict", true,
-	},
-	{
-		"poll numbers do not rise", "follow.go",
-		[]edit{{"\tc.cursor.poll++\n", "\tc.cursor.poll = 1\n"}},
-		"TestPollNumbersRise", true,
-	},
-	{
-		"the deregistration has the number of the last poll", "follow.go",
-		[]edit{{"\treq.Leave = true\n", "\treq.Leave = true\n\treq.Poll--\n"}},
-		"TestDeregistration", false,
-	},
-	{
-		"time-to-live mode begins while the lease is on record", "follow.go",
-		[]edit{{"s.onRecord(now) ||", "false ||"}},
-		"TestTTLModeNeeds", false,
-	},
-	{
-		"time-to-live mode begins while an acknowledgement may be on record", "follow.go",
-		[]edit{{"!f.unanswered.IsZero() && now", "false && now"}},
-		"TestTTLModeNeeds", false,
-	},
-	{
-		"an acknowledgement before the first lease counts no lease", "follow.go",
-		[]edit{{"cmp.Or(s.lease, longestLease)", "cmp.Or(s.lease, 0)"}},
-		"TestTTLModeNeeds", false,
-	},
-	{
-		"time-to-live mode continues after the acknowledgement", "follow.go",
-		[]edit{{"if s := c.state.Load(); s.ttlMode {", "if s := c.state.Load(); false {"}},
-		"TestTTLModeEnds", false,
-	},
-	{
-		"revoked credentials are kept with those in force", "entry.go",
-		[]edit{{"if e.found && inForce(&e.rec, now) {", "if e.found {"}},
-		"TestOnlyCredentialsInForce|TestEntriesMove|TestExpired", false,
-	},
-	{
-		"an expired credential stays with those in force", "cache.go",
-		[]edit{{"\t\tc.moveExpired(d)\n", ""}},
-		"TestExpired", false,
-	},
-	{
-		"an entry that moves is not counted by its account", "entry.go",
-		[]edit{{"\t\te.account.entries++ // because", "\t\t// because"}},
-		"TestExpired", false,
-	},
-	{
-		"revalidating an entry that is not in force takes a token", "entry.go",
-		[]edit{{"\te.changed = true\n", "\te.changed = true\n\ts.unknown.Remove(d)\n"}},
-		"TestRevalidationTakesNoToken", false,
-	},
-	{
-		"a revalidation waits for the token of the load that it joins", "load.go",
-		[]edit{{"if cached && l.batch == nil {", "if false {"}},
-		"TestRevalidationAdmits", false,
-	},
-	{
-		"a revoked credential consumes no token", "load.go",
-		[]edit{{"r.Outcome == sidecarapi.Found && inForce(&r.Record, now)", "r.Outcome == sidecarapi.Found"}},
-		"TestTokens", false,
-	},
-	{
-		"a line is logged while Cache.mu is held", "follow.go",
-		[]edit{{"\tc.mu.Unlock()\n\tc.log.Info(\"key API offers", "\tdefer c.mu.Unlock()\n\tc.log.Info(\"key API offers"}},
-		"TestNoLockIsHeld", false,
-	},
-	{
-		"a stop is logged as a failure", "follow.go",
-		[]edit{{"if woken || ctx.Err() != nil {", "if woken {"}},
-		"TestCleanStop", false,
-	},
-	{
-		"the gauge counts resolves alone", "metrics.go",
-		[]edit{{" || c.pollsFailing.Load()", ""}},
-		"TestKeyAPIDown", false,
-	},
-	{
-		"a part of the changes lengthens the stale time", "follow.go",
-		[]edit{{"if ch.Lease > 0 {", "if ch.Lease >= 0 {"}},
-		"TestPartialChanges", false,
-	},
-	{
-		"unknown digests are served stale in degraded mode", "entry.go",
-		[]edit{{"\t\treturn e.found\n", "\t\treturn true\n"}},
-		"TestModes", false,
-	},
-	{
-		"an entry past max_age is not served stale under a lease", "entry.go",
-		[]edit{{"case synced:\n\t\treturn true", "case synced:\n\t\treturn elapsed(e.confirmed, now) < t.MaxAge"}},
-		"TestPastMaxAge", false,
-	},
-	{
-		"a credential in force consumes its token", "load.go",
-		[]edit{{"c.limiter.refund()", "c.limiter.consume(now)"}},
-		"TestColdStartIsNotRateLimited|TestTokens", false,
-	},
-	{
-		"an unknown digest consumes no token", "load.go",
-		[]edit{{"c.limiter.consume(now)", "c.limiter.refund()"}},
-		"TestFloodIsRateLimited|TestTokens", false,
-	},
-	{
-		"new limits fill the token bucket", "limiter.go",
-		[]edit{{"\tl.free = min(l.free, max(0, l.burst-l.held))\n", "\tl.free = l.burst\n"}},
-		"TestReplacedLimits", false,
-	},
-	{
-		"a changed credential is resolved like one never seen", "entry.go",
-		[]edit{{"\te.changed = true\n", "\ts.known.Remove(d)\n"}},
-		"TestRevalidationTakesNoToken", false,
-	},
-	{
-		"no entry is refreshed before it is stale", "entry.go",
-		[]edit{{"case age >= early && ", "case age < 0 && "}},
-		"TestUsedEntriesAreRefreshed", false,
-	},
-	{
-		"checks pay for detecting the recovery of the key API", "load.go",
-		[]edit{{"return b.failures.Load() < maxFailures", "return true || b.failures.Load() < maxFailures"}},
-		"TestBreaker", false,
-	},
-	{
-		"every resolve of a new epoch wakes the follower", "revalidate.go",
-		[]edit{{"if c.pendingEpoch != nil && c.pendingEpoch.Epoch == epoch {", "if false {"}},
-		"TestManyResolves|TestResolveOfNewEpoch", false,
-	},
-	{
-		"a stop does not deregister", "follow.go",
-		[]edit{{"if !f.polled || c.state.Load().ttlMode {", "if true || !f.polled || c.state.Load().ttlMode {"}},
-		"TestDeregistration", false,
-	},
-}
+}, {
+	"in cold mode an older load is joined", "load.go", "TestColdJoinsNoOlderLoad", false,
+	[]edit{{"return c.mode() != cold && l.batch.generation", "return l.batch.generation"}},
+}, {
+	"a change is acknowledged before it is applied", "follow.go", "TestAppliedBeforeAcknowledged", true,
+	[]edit{{"hot := c.apply(ch)", "var hot []credential.Digest\n\ttime.AfterFunc(300*time.Millisecond, func() {\n\t\tc.mu.Lock()\n\t\tdefer c.mu.Unlock()\n\t\tc.apply(ch)\n\t})"}},
+}, {
+	"a failure is cached as an unknown credential", "load.go", "TestFailuresAreNotCached", true,
+	[]edit{{"case err != nil:\n\t\t\tc.finish", "case err != nil:\n\t\t\tc.store(l.digest, b, 0, sidecarapi.Result{Outcome: sidecarapi.NotFound})\n\t\t\tc.finish"}},
+}, {
+	"an unusable result counts as unknown", "load.go", "TestFailuresAreNotCached|TestUnusableResult", false,
+	[]edit{{"case resolved.Results[i].Outcome == sidecarapi.Nothing:", "case false:"}},
+}, {
+	"a change of an account does not reach its credentials", "follow.go", "TestChangeInvalidatesAccount", true,
+	[]edit{{"a.changed.Store(max(a.changed.Load(), change.Revision))", "_ = a"}},
+}, {
+	"a change of a credential does not reach it", "entry.go", "TestChangeInvalidatesCredential", true,
+	[]edit{{"\te.changed = true\n", ""}},
+}, {
+	"a 410 invalidates nothing", "follow.go", "TestGone", true,
+	[]edit{{"\tc.invalidateAll(head.Epoch, head.Revision)\n", ""}},
+}, {
+	"an invalidation keeps the lease of the log before", "revalidate.go", "TestGoneIsAcknowledgedImmediately", false,
+	[]edit{{"next.ended = true", "next.ended = next.ended || false"}},
+}, {
+	"an earlier generation is revalidated while the key API is down", "revalidate.go", "TestRevalidationEnds", false,
+	[]edit{{"\tif c.state.Load().generation != generation {\n\t\treturn true\n\t}\n", ""}},
+}, {
+	"the epoch of a resolve is ignored", "load.go", "TestResolveOfNewEpoch", false,
+	[]edit{{"case s.epoch != r.Epoch:", "case false:"}},
+}, {
+	"a resolve's revision may decrease", "load.go", "TestDecreasingRevisions|TestFailuresAreNotCached", false,
+	[]edit{{"case r.Revision < b.minRevision:", "case false:"}},
+}, {
+	"a poll's revision may decrease", "follow.go", "TestDecreasingRevisions", false,
+	[]edit{{"case ch.Revision < req.After:", "case false:"}},
+}, {
+	"after its stale time the follower continues at its cursor", "follow.go", "TestStartsOverAfterTheStaleTime", false,
+	[]edit{{"case m == cold || m == ttl || c.cursor.after == headOnly:", "case m == ttl || c.cursor.after == headOnly:"}},
+}, {
+	"a start keeps the lease before", "follow.go", "TestPollAnswerOfAnotherEpoch", false,
+	[]edit{{"\t\tc.dropLease()\n", ""}},
+}, {
+	"a 200 for the head gives a lease", "follow.go", "TestLeaseForTheHead", false,
+	[]edit{{"case req.After == headOnly:", "case false:"}, {"case ch.Epoch != req.Epoch:", "case req.After != headOnly && ch.Epoch != req.Epoch:"}},
+}, {
+	"a 404 enters time-to-live mode though the change log is required", "follow.go", "TestRequiredChangeLog", true,
+	[]edit{{"errors.Is(err, sidecarapi.ErrNotOffered) && c.changesOptional && f.enter", "errors.Is(err, sidecarapi.ErrNotOffered) && f.enter"}},
+}, {
+	"a 409 is an error like any other", "follow.go", "TestConflict", true,
+	[]edit{{"case errors.Is(err, sidecarapi.ErrConflict):\n\t\tf.handleConflict()", "case false:\n\t\tf.handleConflict()"}},
+}, {
+	"a 409 is ignored while the follower is woken", "follow.go", "TestConflictWhileWoken", false,
+	[]edit{{"if err != nil && !isAnswer(err) {", "if err != nil {"}},
+}, {
+	"a 409 keeps the lease", "follow.go", "TestConflict", false,
+	[]edit{{"\tc.mu.Lock()\n\tc.dropLease()\n", "\tc.mu.Lock()\n"}},
+}, {
+	"a 409 keeps the name", "follow.go", "TestConflict", true,
+	[]edit{{"c.cursor.name, c.cursor.epoch, c.cursor.after = after, \"\", headOnly", "c.cursor.epoch, c.cursor.after = \"\", headOnly"}},
+}, {
+	"poll numbers do not rise", "follow.go", "TestPollNumbersRise", true,
+	[]edit{{"\tc.cursor.poll++\n", "\tc.cursor.poll = 1\n"}},
+}, {
+	"the deregistration has the number of the last poll", "follow.go", "TestDeregistration", false,
+	[]edit{{"\treq.Leave = true\n", "\treq.Leave = true\n\treq.Poll--\n"}},
+}, {
+	"time-to-live mode begins while the lease is on record", "follow.go", "TestTTLModeNeeds", false,
+	[]edit{{"s.onRecord(now) ||", "false ||"}},
+}, {
+	"time-to-live mode begins while an acknowledgement may be on record", "follow.go", "TestTTLModeNeeds", false,
+	[]edit{{"!f.unanswered.IsZero() && now", "false && now"}},
+}, {
+	"an acknowledgement before the first lease counts no lease", "follow.go", "TestTTLModeNeeds", false,
+	[]edit{{"cmp.Or(s.lease, longestLease)", "cmp.Or(s.lease, 0)"}},
+}, {
+	"time-to-live mode continues after the acknowledgement", "follow.go", "TestTTLModeEnds", false,
+	[]edit{{"if s := c.state.Load(); s.ttlMode {", "if s := c.state.Load(); false {"}},
+}, {
+	"revoked credentials are kept with those in force", "entry.go", "TestOnlyCredentialsInForce|TestEntriesMove|TestExpired", false,
+	[]edit{{"if e.found && inForce(&e.rec, now) {", "if e.found {"}},
+}, {
+	"an expired credential stays with those in force", "cache.go", "TestExpired", false,
+	[]edit{{"\t\tc.moveExpired(d)\n", ""}},
+}, {
+	"an entry that moves is not counted by its account", "entry.go", "TestExpired", false,
+	[]edit{{"\t\te.account.entries++ // because", "\t\t// because"}},
+}, {
+	"revalidating an entry that is not in force takes a token", "entry.go", "TestRevalidationTakesNoToken", false,
+	[]edit{{"\te.changed = true\n", "\te.changed = true\n\ts.unknown.Remove(d)\n"}},
+}, {
+	"a revalidation waits for the token of the load that it joins", "load.go", "TestRevalidationAdmits", false,
+	[]edit{{"if cached && l.batch == nil {", "if false {"}},
+}, {
+	"a revoked credential consumes no token", "load.go", "TestTokens", false,
+	[]edit{{"r.Outcome == sidecarapi.Found && inForce(&r.Record, now)", "r.Outcome == sidecarapi.Found"}},
+}, {
+	"a line is logged while Cache.mu is held", "follow.go", "TestNoLockIsHeld", false,
+	[]edit{{"\tc.mu.Unlock()\n\tc.log.Info(\"key API offers", "\tdefer c.mu.Unlock()\n\tc.log.Info(\"key API offers"}},
+}, {
+	"a stop is logged as a failure", "follow.go", "TestCleanStop", false,
+	[]edit{{"if woken || ctx.Err() != nil {", "if woken {"}},
+}, {
+	"the gauge counts resolves alone", "metrics.go", "TestKeyAPIDown", false,
+	[]edit{{" || c.pollsFailing.Load()", ""}},
+}, {
+	"a part of the changes lengthens the stale time", "follow.go", "TestPartialChanges", false,
+	[]edit{{"if ch.Lease > 0 {", "if ch.Lease >= 0 {"}},
+}, {
+	"unknown digests are served stale in degraded mode", "entry.go", "TestModes", false,
+	[]edit{{"\t\treturn e.found\n", "\t\treturn true\n"}},
+}, {
+	"an entry past max_age is not served stale under a lease", "entry.go", "TestPastMaxAge", false,
+	[]edit{{"case synced:\n\t\treturn true", "case synced:\n\t\treturn elapsed(e.confirmed, now) < t.MaxAge"}},
+}, {
+	"a credential in force consumes its token", "load.go", "TestColdStartIsNotRateLimited|TestTokens", false,
+	[]edit{{"c.limiter.refund()", "c.limiter.consume(now)"}},
+}, {
+	"an unknown digest consumes no token", "load.go", "TestFloodIsRateLimited|TestTokens", false,
+	[]edit{{"c.limiter.consume(now)", "c.limiter.refund()"}},
+}, {
+	"new limits fill the token bucket", "limiter.go", "TestReplacedLimits", false,
+	[]edit{{"\tl.free = min(l.free, max(0, l.burst-l.held))\n", "\tl.free = l.burst\n"}},
+}, {
+	"a changed credential is resolved like one never seen", "entry.go", "TestRevalidationTakesNoToken", false,
+	[]edit{{"\te.changed = true\n", "\ts.known.Remove(d)\n"}},
+}, {
+	"no entry is refreshed before it is stale", "entry.go", "TestUsedEntriesAreRefreshed", false,
+	[]edit{{"case age >= early && ", "case age < 0 && "}},
+}, {
+	"checks pay for detecting the recovery of the key API", "load.go", "TestBreaker", false,
+	[]edit{{"return b.failures.Load() < maxFailures", "return true || b.failures.Load() < maxFailures"}},
+}, {
+	"every resolve of a new epoch wakes the follower", "revalidate.go", "TestManyResolves|TestResolveOfNewEpoch", false,
+	[]edit{{"if c.pendingEpoch != nil && c.pendingEpoch.Epoch == epoch {", "if false {"}},
+}, {
+	"a stop does not deregister", "follow.go", "TestDeregistration", false,
+	[]edit{{"if !f.polled || c.state.Load().ttlMode {", "if true || !f.polled || c.state.Load().ttlMode {"}},
+}}
 
 // modelFiles are left out for unit tests, so that a mutant builds quickly.
 var modelFiles = []string{

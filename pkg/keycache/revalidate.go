@@ -1,6 +1,7 @@
 package keycache
 
 import (
+	"cmp"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -108,29 +109,26 @@ func (c *Cache) revalidateBatch(generation uint64, batch []credential.Digest) (d
 func (c *Cache) invalidatedDigests(generation uint64) []credential.Digest {
 	type candidate struct {
 		digest credential.Digest
+		pool   int
 		used   time.Time
 	}
-	var known, unknown []candidate
-	collect := func(list []candidate, p *pool) []candidate {
-		for _, d := range p.Keys() {
-			if e, ok := p.Peek(d); ok && e.found && e.generation != generation {
-				list = append(list, candidate{d, e.used})
+	var list []candidate
+	for i := range c.pools {
+		s := &c.pools[i]
+		s.mu.Lock()
+		for n, pool := range []*pool{s.known, s.unknown} {
+			for _, d := range pool.Keys() {
+				if e, ok := pool.Peek(d); ok && e.found && e.generation != generation {
+					list = append(list, candidate{d, n, e.used})
+				}
 			}
 		}
-		return list
-	}
-	for i := range c.pools.shards {
-		s := &c.pools.shards[i]
-		s.mu.Lock()
-		known, unknown = collect(known, s.known), collect(unknown, s.unknown)
 		s.mu.Unlock()
 	}
-	var digests []credential.Digest
-	for _, list := range [][]candidate{known, unknown} {
-		slices.SortFunc(list, func(a, b candidate) int { return b.used.Compare(a.used) })
-		for _, e := range list {
-			digests = append(digests, e.digest)
-		}
+	slices.SortFunc(list, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.pool, b.pool), b.used.Compare(a.used)) })
+	digests := make([]credential.Digest, len(list))
+	for i := range list {
+		digests[i] = list[i].digest
 	}
 	return digests
 }
