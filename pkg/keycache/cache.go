@@ -70,7 +70,7 @@ type Options struct {
 	Unknown   int // other digests that are kept
 	Times     Times
 	Admission Admission
-	Log       *zap.Logger // should not block: the follower waits for it
+	Log       *zap.Logger // should not block: polls and resolves wait for it
 	Metrics   prometheus.Registerer
 }
 
@@ -83,10 +83,10 @@ type Cache struct {
 	log             *zap.Logger // not used while a lock is held
 	metrics         *metrics
 
-	pools   pools
-	state   atomic.Pointer[state] // written under mu
-	times   atomic.Pointer[Times]
-	breaker breaker
+	pools    pools
+	state    atomic.Pointer[state] // written under mu
+	times    atomic.Pointer[Times]
+	failures atomic.Int64 // of resolves, in a row
 
 	pollsFailing atomic.Bool // several in a row
 	logUnusable  sync.Once
@@ -172,12 +172,12 @@ func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (rec credential
 	}
 	if f != stale {
 		c.metrics.hits.Inc()
-		if f == refresh && c.breaker.allows() {
+		if f == refresh && !c.down() {
 			c.request(d, true)
 		}
 		return e.rec, e.found, nil
 	}
-	if !c.breaker.allows() {
+	if c.down() {
 		return c.serveStale(d, errDown)
 	}
 	c.metrics.misses.Inc()
@@ -237,6 +237,15 @@ func (c *Cache) sleep(d time.Duration) bool {
 	case <-c.ctx.Done():
 		return false
 	}
+}
+
+// after calls f with c.mu held, after a time.
+func (c *Cache) after(d time.Duration, f func()) {
+	time.AfterFunc(d, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		f()
+	})
 }
 
 // jitter returns a random time of d/2 to 3d/2.

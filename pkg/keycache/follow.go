@@ -153,7 +153,9 @@ func (f *follower) nextPoll(now time.Time) sidecarapi.ChangesRequest {
 		c.dropLease()
 		req.Epoch, req.After = "", headOnly
 	case m == synced && f.failures == 0:
-		req.WaitMS = pollWait(s.lease).Milliseconds()
+		// A poll on a lost HTTP/1.1 connection is cancelled after its wait and pollSlack: with the
+		// default lease within 6 s.
+		req.WaitMS = min(sidecarapi.MaxWait, s.lease*3/10).Milliseconds()
 	default: // without a wait, because the answer gives or keeps a lease
 	}
 	return req
@@ -164,10 +166,6 @@ func (c *Cache) newPoll() sidecarapi.ChangesRequest {
 	c.cursor.poll++
 	return sidecarapi.ChangesRequest{Sidecar: c.cursor.name, Poll: c.cursor.poll, Epoch: c.cursor.epoch, After: c.cursor.after}
 }
-
-// pollWait returns the wait_ms of polls under a lease. A poll on a lost HTTP/1.1 connection is
-// cancelled after it and pollSlack: with the default lease within 6 s.
-func pollWait(lease time.Duration) time.Duration { return min(sidecarapi.MaxWait, lease*3/10) }
 
 // send sends one poll, and cancels it if the follower is woken.
 func (f *follower) send(ctx context.Context, req sidecarapi.ChangesRequest) (changes sidecarapi.Changes, woken bool, err error) {

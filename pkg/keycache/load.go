@@ -3,7 +3,6 @@ package keycache
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -106,9 +105,7 @@ func (c *Cache) runLimiter() {
 	admit, refuse, next := c.limiter.advance(now)
 	if !next.IsZero() && (c.limiterAt.IsZero() || next.Before(c.limiterAt)) {
 		c.limiterAt = next
-		time.AfterFunc(next.Sub(now), func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
+		c.after(next.Sub(now), func() {
 			if c.limiterAt.Equal(next) { // else an earlier timer has replaced this one
 				c.limiterAt = time.Time{}
 				c.runLimiter()
@@ -133,11 +130,7 @@ func (c *Cache) enqueue(l *load) {
 	if b == nil {
 		b = &batch{byKey: make(map[credential.Digest]*load), accounts: make(map[string]int64)}
 		c.open = b
-		time.AfterFunc(batchWindow, func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.send(b)
-		})
+		c.after(batchWindow, func() { c.send(b) })
 	}
 	l.attempts++
 	l.batch, l.changed = b, 0
@@ -157,14 +150,16 @@ func (c *Cache) send(b *batch) {
 		c.open = nil
 	}
 	b.sentAt, b.generation, b.minRevision = time.Now(), c.state.Load().generation, c.revision
-	err := errClosed
-	if !c.closed {
-		if c.breaker.allows() {
-			c.inFlight[b] = struct{}{}
-			c.goroutines.Go(func() { c.resolve(b) })
-			return
-		}
+	var err error
+	switch {
+	case c.closed:
+		err = errClosed
+	case c.down():
 		err = errDown
+	default:
+		c.inFlight[b] = struct{}{}
+		c.goroutines.Go(func() { c.resolve(b) })
+		return
 	}
 	for _, l := range b.loads {
 		c.finish(l, sidecarapi.Result{}, err)
@@ -256,10 +251,7 @@ func (b *batch) noteChange(change sidecarapi.AppliedChange) {
 // superseded reports whether a change that was applied while the batch was in flight is newer
 // than its result for the load.
 func (b *batch) superseded(l *load, r sidecarapi.Result, revision int64) bool {
-	if l.changed > revision {
-		return true
-	}
-	return r.Outcome == sidecarapi.Found && b.accounts[r.Record.Account.ID] > revision
+	return l.changed > revision || r.Outcome == sidecarapi.Found && b.accounts[r.Record.Account.ID] > revision
 }
 
 // requeue adds a load to another batch, after a pause. c.mu is held.
@@ -270,11 +262,7 @@ func (c *Cache) requeue(l *load, pause time.Duration) {
 	case pause == 0:
 		c.enqueue(l)
 	default:
-		time.AfterFunc(pause, func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.enqueue(l)
-		})
+		c.after(pause, func() { c.enqueue(l) })
 	}
 }
 
@@ -308,18 +296,16 @@ func wait(ctx context.Context, l *load) (sidecarapi.Result, error) {
 	}
 }
 
-// breaker is a circuit breaker: while it is open, checks get an immediate answer in place of a
-// timeout. A probe closes it, so that no check pays for detecting a recovery.
-type breaker struct{ failures atomic.Int64 } // in a row
-
-func (b *breaker) allows() bool { return b.failures.Load() < maxFailures }
+// down reports whether the circuit breaker is open. Then checks get an immediate answer in place of
+// a timeout. A probe closes it, so that no check pays for detecting a recovery.
+func (c *Cache) down() bool { return c.failures.Load() >= maxFailures }
 
 // recordResolve records the outcome of a resolve of the sample, and logs the begin and the end of
 // an outage.
 func (c *Cache) recordResolve(err error, sample credential.Digest) {
 	if err == nil {
 		c.markAnswered()
-		if c.breaker.failures.Swap(0) >= maxFailures {
+		if c.failures.Swap(0) >= maxFailures {
 			c.log.Info("key API answers again")
 		}
 		return
@@ -327,7 +313,7 @@ func (c *Cache) recordResolve(err error, sample credential.Digest) {
 	if c.ctx.Err() != nil {
 		return // the cache is closed
 	}
-	switch c.breaker.failures.Add(1) {
+	switch c.failures.Add(1) {
 	case 1:
 		c.log.Warn("resolve failed", zap.Error(err))
 	case maxFailures:
@@ -343,7 +329,7 @@ func (c *Cache) recordResolve(err error, sample credential.Digest) {
 
 // probe resolves the sample until the key API answers.
 func (c *Cache) probe(sample credential.Digest) {
-	for !c.breaker.allows() {
+	for c.down() {
 		if !c.sleep(jitter(probeInterval)) {
 			return
 		}

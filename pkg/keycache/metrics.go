@@ -65,7 +65,7 @@ func newGauges(f promauto.Factory, c *Cache) {
 			prometheus.Labels{"mode": name}, func() float64 { return is(c.mode() == mode(i)) })
 	}
 	gauge("key_api_down", "1 while resolves or polls of the key API fail, else 0.", nil, func() float64 {
-		return is(!c.breaker.allows() || c.pollsFailing.Load())
+		return is(c.down() || c.pollsFailing.Load())
 	})
 	gauge("cache_entries", "Cached entries.", prometheus.Labels{"pool": "known"}, func() float64 { n, _ := c.pools.sizes(); return float64(n) })
 	gauge("cache_entries", "Cached entries.", prometheus.Labels{"pool": "unknown"}, func() float64 { _, n := c.pools.sizes(); return float64(n) })

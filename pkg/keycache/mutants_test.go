@@ -32,7 +32,7 @@ var mutants = []mutant{{
 	[]edit{{"next.sent, next.lease, next.ended, next.dropped = sent, ch", "_ = sent\n\t\tnext.sent, next.lease, next.ended, next.dropped = time.Now(), ch"}},
 }, {
 	"a late fill restores the old fact", "load.go", "TestLateFill", true,
-	[]edit{{"if l.changed > revision {", "if false {"}},
+	[]edit{{"l.changed > revision ||", "false ||"}},
 }, {
 	"invalidated entries answer", "entry.go", "TestGoneInvalidatesEverything|TestFreshness", true,
 	[]edit{{"if s.invalidated(e) {\n\t\treturn stale", "if e.changed || e.account != nil && e.account.changed.Load() > e.revision {\n\t\treturn stale"}},
@@ -198,7 +198,7 @@ var mutants = []mutant{{
 	[]edit{{"case age >= early && ", "case age < 0 && "}},
 }, {
 	"checks pay for detecting the recovery of the key API", "load.go", "TestBreaker", false,
-	[]edit{{"return b.failures.Load() < maxFailures", "return true || b.failures.Load() < maxFailures"}},
+	[]edit{{"return c.failures.Load() >= maxFailures", "return c.failures.Load() >= maxFailures+1_000_000"}},
 }, {
 	"every resolve of a new epoch wakes the follower", "revalidate.go", "TestManyResolves|TestResolveOfNewEpoch", false,
 	[]edit{{"if c.pendingEpoch != nil && c.pendingEpoch.Epoch == epoch {", "if false {"}},

@@ -82,7 +82,7 @@ func (c *Cache) revalidateBatch(generation uint64, batch []credential.Digest) (d
 	if c.state.Load().generation != generation {
 		return true
 	}
-	if !c.breaker.allows() {
+	if c.down() {
 		return false
 	}
 	var loads []*load
