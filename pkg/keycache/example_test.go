@@ -3,6 +3,7 @@ package keycache_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,9 +49,9 @@ func Example() {
 	})
 	defer cache.Close()
 	ctx, stop := context.WithCancel(context.Background())
-	stopped := make(chan error)
-	go func() { stopped <- cache.Run(ctx) }()
-	defer func() { stop(); <-stopped }()
+	var running sync.WaitGroup
+	running.Go(func() { _ = cache.Run(ctx) })
+	defer func() { stop(); running.Wait() }()
 	<-cache.Answered()
 
 	for _, d := range []credential.Digest{key, key, credential.NewSecret("wrong").Digest()} {
