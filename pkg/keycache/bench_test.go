@@ -15,17 +15,17 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// warmed is a cache under a lease that holds n good keys, and their digests.
+// warmed returns a cache under a lease that holds n good keys, and their digests.
 func warmed(b testing.TB, n int, account func(i int) string) (*Cache, []credential.Digest) {
 	b.Helper()
 	o := options()
 	o.Known, o.Unknown = 2*n, n
 	c := New(newFakeAPI(), o)
 	b.Cleanup(c.Close)
-	// No time passes for a benchmark: a lease that outlives it.
+	// The lease outlives the benchmark.
 	c.state.Store(&state{generation: 1, epoch: "one", sent: time.Now(), lease: 24 * time.Hour})
 	digests := make([]credential.Digest, n)
-	batch := &batch{generation: 1, at: time.Now()}
+	batch := &batch{generation: 1, sentAt: time.Now()}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range digests {
@@ -36,17 +36,16 @@ func warmed(b testing.TB, n int, account func(i int) string) (*Cache, []credenti
 	return c, digests
 }
 
-func anAccountEach(i int) string { return fmt.Sprint("account-", i) }
-func oneAccount(int) string      { return "shared" }
+func ownAccount(i int) string  { return fmt.Sprint("account-", i) }
+func sharedAccount(int) string { return "shared" }
 
-const benched = 50_000
+const benchEntries = 50_000
 
-// BenchmarkHit is the whole of a look-up that memory answers. Its baseline is
-// golang-lru's own Get of the same record: what a cache without leases, pools and
-// accounts would pay.
+// BenchmarkHit measures a cache hit. Its baseline is golang-lru's Get of the same record: a cache
+// without leases, pools and accounts.
 func BenchmarkHit(b *testing.B) {
-	c, digests := warmed(b, benched, anAccountEach)
-	baseline, _ := lru.New[credential.Digest, credential.Record](2 * benched)
+	c, digests := warmed(b, benchEntries, ownAccount)
+	baseline, _ := lru.New[credential.Digest, credential.Record](2 * benchEntries)
 	for _, d := range digests {
 		baseline.Add(d, keyOf("account", "key"))
 	}
@@ -60,7 +59,7 @@ func BenchmarkHit(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if !get(digests[i*7919%benched]) {
+				if !get(digests[i*7919%benchEntries]) {
 					b.Fatal("a miss")
 				}
 			}
@@ -69,7 +68,7 @@ func BenchmarkHit(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for i := 0; pb.Next(); i++ {
-					if !get(digests[i*7919%benched]) {
+					if !get(digests[i*7919%benchEntries]) {
 						b.Error("a miss")
 						return
 					}
@@ -79,10 +78,9 @@ func BenchmarkHit(b *testing.B) {
 	}
 }
 
-// BenchmarkRefused is the whole of a look-up that waits for a token in vain, as most of
-// a flood do: some thousands wait at once.
+// BenchmarkRefused measures a look-up that gets no token, while some thousands wait.
 func BenchmarkRefused(b *testing.B) {
-	c, _ := warmed(b, 1, anAccountEach)
+	c, _ := warmed(b, 1, ownAccount)
 	c.SetAdmission(Admission{PerSecond: 1, Burst: 0})
 	ctx := context.Background()
 	var last atomic.Uint64
@@ -100,11 +98,11 @@ func BenchmarkRefused(b *testing.B) {
 	})
 }
 
-// BenchmarkAccountChange costs the same whatever the number of the account's keys.
+// BenchmarkAccountChange measures a change of an account, by the number of its keys.
 func BenchmarkAccountChange(b *testing.B) {
 	for _, n := range []int{1, 1000, 100_000} {
 		b.Run(fmt.Sprint(n, " keys"), func(b *testing.B) {
-			c, _ := warmed(b, n, oneAccount)
+			c, _ := warmed(b, n, sharedAccount)
 			change := sidecarapi.Changes{Epoch: "one", List: []sidecarapi.AppliedChange{{Account: "shared"}}}
 			b.ReportAllocs()
 			for i := int64(2); b.Loop(); i++ {
@@ -117,9 +115,9 @@ func BenchmarkAccountChange(b *testing.B) {
 	}
 }
 
-// A hit is on the check path of every request: it allocates nothing.
-func TestAHitAllocatesNothing(t *testing.T) {
-	c, digests := warmed(t, 1000, anAccountEach)
+// Every request pays for a hit, so it allocates nothing.
+func TestHitDoesNotAllocate(t *testing.T) {
+	c, digests := warmed(t, 1000, ownAccount)
 	ctx, i := context.Background(), 0
 	if n := testing.AllocsPerRun(1000, func() {
 		if _, found, err := c.Lookup(ctx, digests[i%len(digests)]); !found || err != nil {

@@ -1,8 +1,41 @@
+// Package keycache returns the record of a credential's digest: from memory if the cached entry may
+// answer, else from a key API. It caches facts and no decisions.
+//
+// # Entries
+//
+// Credentials in force are kept in one bounded LRU. Unknown digests and credentials that are not
+// in force are kept in another, so a flood of them evicts no good key. The mode (entry.go) says
+// which entries may answer. While the lease is live, all do that no change has named. After its
+// end, those do that were revalidated within ConfirmAfter. If the key API cannot be reached,
+// credentials are then served stale, until the moment that it has on record for this sidecar.
+// After that moment and before the first lease no entry answers. A key API without a change
+// log gets time-to-live mode, if the options allow it.
+//
+// # Lease
+//
+// The follower (follow.go) long-polls the change log. One poll is cursor, acknowledgement,
+// heartbeat and lease. The lease runs from the moment the poll was sent, less a margin for the
+// drift of both clocks, so it ends here before it ends at the key API. Changes are applied before
+// they are acknowledged. Cache.mu orders changes and fills: a fill that was requested before a
+// change that names it is requested again, for all that wait. When the log is replaced or the
+// follower starts over, everything is invalidated and revalidated in batches (revalidate.go).
+//
+// # Resolves
+//
+// Concurrent misses of a digest share one load, and loads of one millisecond share one resolve
+// (load.go). Look-ups of digests that are not cached pass a token bucket (limiter.go). While the
+// key API is down, a circuit breaker fails resolves without sending them.
+//
+// # Cost
+//
+// A hit takes the lock of one of up to 64 shards, two atomic reads and no allocation. A change of
+// an account is one store for all of its keys.
 package keycache
 
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,202 +47,206 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// KeyAPI is what the cache stands in front of; sidecarapi.Client is one.
+// KeyAPI is the cache's source. sidecarapi.Client implements it.
 type KeyAPI interface {
-	// Resolve asks for the facts about digests. It has a time limit of its own. An error
-	// says that nothing was learned.
+	// Resolve returns the facts about digests. It has its own timeout.
 	Resolve(ctx context.Context, digests []credential.Digest) (sidecarapi.Resolved, error)
-	// Changes polls the change log. sidecarapi.ErrNotOffered, sidecarapi.ErrConflict and *sidecarapi.Gone
-	// have a meaning. It must not send a poll twice.
+	// Changes polls the change log. The errors sidecarapi.ErrNotOffered, sidecarapi.ErrConflict and
+	// *sidecarapi.Gone are answers. It must not send a poll twice.
 	Changes(ctx context.Context, poll sidecarapi.ChangesRequest) (sidecarapi.Changes, error)
 }
 
 // Options of a Cache.
 type Options struct {
-	// Name returns a name of this process for the key API, 1 to sidecarapi.MaxSidecar characters.
-	// Each call returns another one, which no other process has had. One is used until the
-	// key API refuses it (409).
+	// Name returns a new name of this process for the key API at each call, 1 to
+	// sidecarapi.MaxSidecar characters, that no other process has had. A name is used until
+	// the key API refuses it (409).
 	Name func() string
 	// ChangesOptional allows time-to-live mode: a 404 of the change log means that the key API
-	// offers none. By default a 404 is an error like any other, because an intermediary can
-	// cause one.
+	// offers none. By default it is an error, because an intermediary can cause one.
 	ChangesOptional bool
 
 	Known     int // credentials in force that are kept
-	Unknown   int // unknown digests that are kept, and credentials not in force
+	Unknown   int // other digests that are kept
 	Times     Times
 	Admission Admission
-	Log       *zap.Logger
+	Log       *zap.Logger // should not block: polls and resolves wait for it
 	Metrics   prometheus.Registerer
 }
 
-// Cache resolves digests, from memory where it can. It is safe for concurrent use.
-// Whoever makes one runs Run and calls Close.
+// Cache resolves digests, from memory where it can. It is safe for concurrent use. Its owner runs
+// Run and calls Close.
 type Cache struct {
-	api      KeyAPI
-	newName  func() string
-	optional bool // the change log
-	log      *journal
-	metrics  *metrics
+	api             KeyAPI
+	newName         func() string
+	changesOptional bool
+	log             *zap.Logger // not used while a lock is held
+	metrics         *metrics
 
-	pools   pools
-	state   atomic.Pointer[state] // written under mu
-	times   atomic.Pointer[Times]
-	breaker breaker
+	pools    pools
+	state    atomic.Pointer[state] // written under mu
+	times    atomic.Pointer[Times]
+	failures atomic.Int64 // of resolves, in a row
 
-	pollsFail atomic.Bool // for longer than one poll
-	unusable  sync.Once   // logged
+	pollsFailing atomic.Bool // several in a row
+	logUnusable  sync.Once
 
-	answered     chan struct{} // closed once the key API has answered
-	answeredOnce sync.Once
-	wake         chan struct{} // has the follower poll at once
+	answered     chan struct{} // closed by the key API's first answer
+	markAnswered func()
+	wake         chan struct{} // has the follower poll immediately
 
-	life       context.Context // of everything in the background
-	end        context.CancelFunc
-	background sync.WaitGroup
+	ctx        context.Context // of the goroutines
+	cancel     context.CancelFunc
+	goroutines sync.WaitGroup
 
-	// mu orders fills and changes, and guards what follows.
-	mu       sync.Mutex
-	loads    map[credential.Digest]*load // newest of each digest
-	limit    *limiter
-	open     *batch // takes loads; nil if none waits
-	flying   map[*batch]struct{}
-	accounts map[string]*account // of the entries of both pools
-	at       cursor
-	seen     int64            // newest revision seen of the log
-	stray    *sidecarapi.Gone // another log that an answer came from, not yet asked about
-	closed   bool
+	// mu orders fills and changes, and guards the fields below.
+	mu           sync.Mutex
+	loads        map[credential.Digest]*load // newest of each digest
+	limiter      *limiter[*load]
+	limiterAt    time.Time           // when runLimiter is called next; zero if it is not
+	open         *batch              // collects loads; nil if there are none
+	inFlight     map[*batch]struct{} // sent and not answered
+	accounts     map[string]*account // of the entries of both pools
+	cursor       cursor
+	revision     int64            // newest seen of the log
+	pendingEpoch *sidecarapi.Gone // head of another epoch in a resolve, until a poll has confirmed or refuted it
+	closed       bool
 }
 
 // New makes an empty cache in front of api.
 func New(api KeyAPI, o Options) *Cache {
 	c := &Cache{
-		api:      api,
-		newName:  o.Name,
-		optional: o.ChangesOptional,
-		log:      &journal{log: o.Log},
-		at:       cursor{name: o.Name(), after: headOnly},
-		answered: make(chan struct{}),
-		wake:     make(chan struct{}, 1),
-		loads:    make(map[credential.Digest]*load),
-		flying:   make(map[*batch]struct{}),
-		accounts: make(map[string]*account),
+		api:             api,
+		newName:         o.Name,
+		changesOptional: o.ChangesOptional,
+		log:             o.Log,
+		cursor:          cursor{name: o.Name(), after: headOnly},
+		answered:        make(chan struct{}),
+		wake:            make(chan struct{}, 1),
+		loads:           make(map[credential.Digest]*load),
+		limiter:         newLimiter[*load](o.Admission),
+		inFlight:        make(map[*batch]struct{}),
+		accounts:        make(map[string]*account),
 	}
+	c.markAnswered = sync.OnceFunc(func() { close(c.answered) })
 	c.pools = newPools(o.Known, o.Unknown, c.evicted)
 	c.state.Store(&state{})
 	c.times.Store(&o.Times)
-	c.limit = newLimiter(c, o.Admission)
-	c.life, c.end = context.WithCancel(context.Background())
+	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.metrics = newMetrics(o.Metrics, c)
-	c.log.dropped = c.metrics.droppedLines
 	return c
 }
 
-// SetTimes replaces the bounds of trust. A longer MaxStale counts from the next poll
-// on, which declares it to the key API.
+// SetTimes replaces the bounds of trust. A longer MaxStale counts from the poll that declares it to
+// the key API, a shorter one immediately.
 func (c *Cache) SetTimes(t Times) { c.times.Store(&t) }
 
-// Name returns the name that this process has for the key API now.
-func (c *Cache) Name() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at.name
-}
-
-// SetAdmission replaces the limit of look-ups of unknown digests.
+// SetAdmission replaces the limit of look-ups that are not cached. It adds no tokens.
 func (c *Cache) SetAdmission(a Admission) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.limit = newLimiter(c, a)
+	c.limiter.configure(a, time.Now())
+	c.runLimiter()
 }
 
-// Answered returns a channel that is closed once the key API has answered anything.
+// Name returns the current name of this process for the key API.
+func (c *Cache) Name() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cursor.name
+}
+
+// Answered returns a channel that is closed by the key API's first answer.
 func (c *Cache) Answered() <-chan struct{} { return c.answered }
 
-// Lookup returns the record of a digest, or found false if nobody knows it. With an
-// error nothing was learned and nothing cached may stand in for it:
-// credential.ErrRateLimited, ctx's error, or what kept the key API from answering.
-func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (credential.Record, bool, error) {
-	now, state, times := time.Now(), c.state.Load(), c.times.Load()
-	e, v, expired := c.get(d, state, *times, now)
+// mode returns the mode of this moment.
+func (c *Cache) mode() mode { return c.state.Load().mode(c.times.Load(), time.Now()) }
+
+// Lookup returns the record of a digest, or found false if the key API has none. It returns an error
+// if neither a resolve nor the cache has a usable result: credential.ErrRateLimited, ctx's
+// error, or the cause of the failed resolve.
+func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (rec credential.Record, found bool, err error) {
+	e, f, expired := c.get(d, time.Now())
 	if expired {
 		c.moveExpired(d)
 	}
-	cached := e != nil
-	switch v {
-	case answer:
+	if f != stale {
 		c.metrics.hits.Inc()
-		return e.rec, e.found, nil
-	case refresh:
-		c.metrics.hits.Inc()
-		if c.breaker.allows() {
-			c.request(d, cached, state.mode(now))
+		if f == refresh && !c.down() {
+			c.request(d, true)
 		}
 		return e.rec, e.found, nil
-	case ask:
 	}
-	if !c.breaker.allows() {
+	if c.down() {
 		return c.serveStale(d, errDown)
 	}
 	c.metrics.misses.Inc()
-	r, err := wait(ctx, c.request(d, cached, state.mode(now)))
+	r, err := wait(ctx, c.request(d, e != nil))
 	if err != nil {
 		return c.serveStale(d, err)
 	}
 	return r.Record, r.Outcome == sidecarapi.Found, nil
 }
 
-// get returns the digest's entry, nil if there is none, and what it is good for. Expired
-// reports that it is in the pool of known credentials and has expired.
-func (c *Cache) get(d credential.Digest, s *state, t Times, now time.Time) (e *entry, v verdict, expired bool) {
-	shard := c.pools.of(d)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	e, known := shard.use(d, now)
+// get returns the digest's entry, nil if there is none, and its freshness. Expired reports that it
+// has expired in the pool of known credentials.
+func (c *Cache) get(d credential.Digest, now time.Time) (e *entry, f freshness, expired bool) {
+	s := c.pools.of(d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, known := s.get(d, now)
 	if e == nil {
-		return nil, ask, false
+		return nil, stale, false
 	}
-	v = s.judge(e, t, now)
-	if v == refresh {
+	f = c.state.Load().freshness(e, c.times.Load(), now)
+	if f == refresh {
 		e.refreshed = now
 	}
-	return e, v, known && e.expired(now)
+	return e, f, known && e.expired(now)
 }
 
-// serveStale answers from an entry that should have been revalidated, if the resolve had no
-// usable result and the mode allows it.
-func (c *Cache) serveStale(d credential.Digest, why error) (credential.Record, bool, error) {
-	now, shard := time.Now(), c.pools.of(d)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	e, _ := shard.use(d, now)
-	if e != nil && c.state.Load().mayServeStale(e, *c.times.Load(), now) {
-		c.metrics.lastResort.Inc()
+// serveStale answers from a stale entry if the mode allows it; cause is why no resolve had a
+// usable result.
+func (c *Cache) serveStale(d credential.Digest, cause error) (rec credential.Record, found bool, err error) {
+	now, s := time.Now(), c.pools.of(d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, _ := s.get(d, now)
+	if e != nil && c.state.Load().mayServeStale(e, c.times.Load(), now) {
+		c.metrics.servedStale.Inc()
 		return e.rec, e.found, nil
 	}
 	c.metrics.failures.Inc()
-	return credential.Record{}, false, fmt.Errorf("nothing usable is cached: %w", why)
+	return credential.Record{}, false, fmt.Errorf("no cached record may be served: %w", cause)
 }
 
-// Close ends everything in the background and waits for it, for pending log lines up to
-// flushWait. Checks that still wait get an error.
+// Close ends all goroutines and waits for them. Look-ups that still wait return an error.
 func (c *Cache) Close() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	c.end()
-	c.background.Wait()
-	c.log.close()
+	c.cancel()
+	c.goroutines.Wait()
 }
 
-// sleep waits, and says whether the cache still lives.
+// sleep waits, and reports whether the cache is still open.
 func (c *Cache) sleep(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d):
 		return true
-	case <-c.life.Done():
+	case <-c.ctx.Done():
 		return false
 	}
 }
+
+// after calls f with c.mu held, after a time.
+func (c *Cache) after(d time.Duration, f func()) {
+	time.AfterFunc(d, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		f()
+	})
+}
+
+// jitter returns a random time of d/2 to 3d/2.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }

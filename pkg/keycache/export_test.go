@@ -1,17 +1,17 @@
 package keycache
 
-// Clone returns a copy of the cache as a copied machine has it: with the same name, poll number,
-// lease and entries. It has another key API and no loads in flight.
+// Clone returns the cache of a copied machine: with the same name, poll number, lease and entries, but
+// another key API and no loads in flight.
 func (c *Cache) Clone(api KeyAPI, o Options) *Cache {
 	n := New(api, o)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n.at, n.seen = c.at, c.seen
+	n.cursor, n.revision = c.cursor, c.revision
 	n.state.Store(c.state.Load())
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for i := range c.pools.shards {
-		from, to := &c.pools.shards[i], &n.pools.shards[i]
+	for i := range c.pools {
+		from, to := &c.pools[i], &n.pools[i]
 		from.mu.Lock()
 		for _, pool := range [][2]*pool{{from.known, to.known}, {from.unknown, to.unknown}} {
 			for _, d := range pool[0].Keys() {

@@ -13,30 +13,30 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// fakeAPI is a key API in memory: facts, a change log, and faults on demand. Its
-// fields are set between calls, through set.
+// fakeAPI is a key API in memory, with facts, a change log, and faults on demand. Tests change its
+// fields through set.
 type fakeAPI struct {
 	mu       sync.Mutex
-	moved    chan struct{} // closed by every change and by every new setting
+	changed  chan struct{} // closed and replaced by set
 	epoch    string
 	revision int64
-	oldest   int64            // the log reaches back to here
-	numbers  map[string]int64 // the largest poll number of each name; of one that has left, all are refused
+	oldest   int64            // the log reaches back to this revision
+	numbers  map[string]int64 // largest poll number of each name; MaxInt64 after its deregistration
 	log      []sidecarapi.AppliedChange
 	facts    map[credential.Digest]credential.Record
 
-	lease       time.Duration
-	timeout     time.Duration // of one resolve
-	there, back time.Duration // how long a resolve travels
-	poll        time.Duration // how long a poll travels, each way
-	down        error         // what resolve answers
-	deaf        error         // what changes answers
-	tamper      func(*sidecarapi.Resolved)
-	twist       func(*sidecarapi.Changes)
-	oldStart    bool                            // polls of the head are answered with a lease
-	answered    int64                           // the newest revision that an answer to a poll had
-	hasty       bool                            // polls are answered at once
-	watch       func(sidecarapi.ChangesRequest) // is told of every poll that arrives
+	lease                 time.Duration
+	timeout               time.Duration // of one resolve
+	sendDelay, replyDelay time.Duration // of a resolve
+	pollDelay             time.Duration // of a poll, in each direction
+	resolveErr            error         // answer to resolves
+	pollErr               error         // answer to polls
+	editResolved          func(*sidecarapi.Resolved)
+	editChanges           func(*sidecarapi.Changes)
+	leaseForHead          bool                            // polls of the head are answered with a lease
+	noWait                bool                            // polls are answered immediately
+	onPoll                func(sidecarapi.ChangesRequest) // called for every poll that arrives
+	newestAnswered        int64                           // newest revision in an answer to a poll
 
 	resolves []resolveSeen
 	polls    []pollSeen
@@ -57,28 +57,30 @@ var errUnreachable = errors.New("unreachable")
 
 func newFakeAPI() *fakeAPI {
 	return &fakeAPI{
-		moved: make(chan struct{}), epoch: "one", numbers: make(map[string]int64), facts: make(map[credential.Digest]credential.Record),
+		changed: make(chan struct{}), epoch: "one", numbers: make(map[string]int64), facts: make(map[credential.Digest]credential.Record),
 		counts: make(map[credential.Digest]int), lease: 15 * time.Second, timeout: 400 * time.Millisecond,
 	}
 }
 
-// set changes what the API is like. Who waits there looks again.
+// set changes the API. Waiting polls see the change.
 func (a *fakeAPI) set(do func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	do()
-	close(a.moved)
-	a.moved = make(chan struct{})
+	close(a.changed)
+	a.changed = make(chan struct{})
 }
 
-// cut makes the API unreachable, mend reachable again.
-func (a *fakeAPI) cut()  { a.set(func() { a.down, a.deaf = errUnreachable, errUnreachable }) }
-func (a *fakeAPI) mend() { a.set(func() { a.down, a.deaf = nil, nil }) }
+// disconnect makes the API unreachable, reconnect makes it reachable again.
+func (a *fakeAPI) disconnect() {
+	a.set(func() { a.resolveErr, a.pollErr = errUnreachable, errUnreachable })
+}
+func (a *fakeAPI) reconnect() { a.set(func() { a.resolveErr, a.pollErr = nil, nil }) }
 
-// put stores a fact without telling anybody.
+// put stores a fact without a change in the log.
 func (a *fakeAPI) put(d credential.Digest, rec credential.Record) { a.set(func() { a.facts[d] = rec }) }
 
-// change stores a fact and puts it into the log.
+// change stores a fact with a change in the log.
 func (a *fakeAPI) change(d credential.Digest, rec credential.Record) {
 	a.set(func() {
 		a.revision++
@@ -87,7 +89,7 @@ func (a *fakeAPI) change(d credential.Digest, rec credential.Record) {
 	})
 }
 
-// changeAccount gives an account another state.
+// changeAccount changes an account's state.
 func (a *fakeAPI) changeAccount(id string, state credential.State) {
 	a.set(func() {
 		a.revision++
@@ -101,7 +103,7 @@ func (a *fakeAPI) changeAccount(id string, state credential.State) {
 	})
 }
 
-// replace begins another log, as a restore does.
+// replace starts another log, as a restore does.
 func (a *fakeAPI) replace(epoch string, revision int64) {
 	a.set(func() { a.epoch, a.revision, a.oldest, a.log = epoch, revision, revision, nil })
 }
@@ -113,22 +115,22 @@ func (a *fakeAPI) Resolve(ctx context.Context, digests []credential.Digest) (sid
 		a.counts[d]++
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	there, back := a.there, a.back
+	send, reply := a.sendDelay, a.replyDelay
 	a.mu.Unlock()
 	defer cancel()
-	if err := travel(ctx, there); err != nil {
+	if err := delay(ctx, send); err != nil {
 		return sidecarapi.Resolved{}, err
 	}
 	a.mu.Lock()
-	out, err := a.look(digests), a.down
+	out, err := a.resolved(digests), a.resolveErr
 	a.mu.Unlock()
-	if err := errors.Join(err, travel(ctx, back)); err != nil {
+	if err := errors.Join(err, delay(ctx, reply)); err != nil {
 		return sidecarapi.Resolved{}, err
 	}
 	return out, nil
 }
 
-func (a *fakeAPI) look(digests []credential.Digest) sidecarapi.Resolved {
+func (a *fakeAPI) resolved(digests []credential.Digest) sidecarapi.Resolved {
 	out := sidecarapi.Resolved{Epoch: a.epoch, Revision: a.revision}
 	for _, d := range digests {
 		result := sidecarapi.Result{Outcome: sidecarapi.NotFound}
@@ -137,55 +139,55 @@ func (a *fakeAPI) look(digests []credential.Digest) sidecarapi.Resolved {
 		}
 		out.Results = append(out.Results, result)
 	}
-	if a.tamper != nil {
-		a.tamper(&out)
+	if a.editResolved != nil {
+		a.editResolved(&out)
 	}
 	return out
 }
 
-func (a *fakeAPI) Changes(ctx context.Context, ask sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
+func (a *fakeAPI) Changes(ctx context.Context, req sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
 	a.mu.Lock()
-	a.polls = append(a.polls, pollSeen{time.Now(), ask})
-	way, watch := a.poll, a.watch
+	a.polls = append(a.polls, pollSeen{time.Now(), req})
+	pollDelay, onPoll := a.pollDelay, a.onPoll
 	a.mu.Unlock()
-	if err := travel(ctx, way); err != nil {
+	if err := delay(ctx, pollDelay); err != nil {
 		return sidecarapi.Changes{}, err
 	}
-	if watch != nil {
-		watch(ask)
+	if onPoll != nil {
+		onPoll(req)
 	}
-	if err := a.number(ask); err != nil {
-		return sidecarapi.Changes{}, errors.Join(err, travel(ctx, way))
+	if err := a.recordNumber(req); err != nil {
+		return sidecarapi.Changes{}, errors.Join(err, delay(ctx, pollDelay))
 	}
-	answer, err := a.await(ctx, ask)
+	answer, err := a.await(ctx, req)
 	if gone := new(sidecarapi.Gone); err == nil || errors.As(err, &gone) {
-		err = errors.Join(err, travel(ctx, way))
+		err = errors.Join(err, delay(ctx, pollDelay))
 	}
 	return answer, err
 }
 
-// await is the server's side of the long poll.
-func (a *fakeAPI) await(ctx context.Context, ask sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
-	timer := time.NewTimer(time.Duration(ask.WaitMS) * time.Millisecond)
+// await waits for changes, as a long poll does.
+func (a *fakeAPI) await(ctx context.Context, req sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
+	timer := time.NewTimer(time.Duration(req.WaitMS) * time.Millisecond)
 	defer timer.Stop()
-	for last := ask.WaitMS == 0; ; {
+	for last := req.WaitMS == 0; ; {
 		a.mu.Lock()
-		answer, err := a.since(ask)
-		moved := a.moved
+		answer, err := a.changesSince(req)
+		changed := a.changed
 		a.mu.Unlock()
-		if err != nil || last || a.hasty || len(answer.List) > 0 || ask.Leave {
+		if err != nil || last || a.noWait || len(answer.List) > 0 || req.Leave {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			if err == nil && a.twist != nil {
-				a.twist(&answer)
+			if err == nil && a.editChanges != nil {
+				a.editChanges(&answer)
 			}
 			if err == nil {
-				a.answered = max(a.answered, answer.Revision)
+				a.newestAnswered = max(a.newestAnswered, answer.Revision)
 			}
 			return answer, err
 		}
 		select {
-		case <-moved:
+		case <-changed:
 		case <-timer.C:
 			last = true
 		case <-ctx.Done():
@@ -194,41 +196,41 @@ func (a *fakeAPI) await(ctx context.Context, ask sidecarapi.ChangesRequest) (sid
 	}
 }
 
-// number checks the poll's number and puts it on record.
-func (a *fakeAPI) number(ask sidecarapi.ChangesRequest) error {
+// recordNumber checks the poll's number and puts it on record.
+func (a *fakeAPI) recordNumber(req sidecarapi.ChangesRequest) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case a.deaf != nil:
-		return nil // and nothing arrives
-	case ask.Poll <= a.numbers[ask.Sidecar]:
+	case a.pollErr != nil:
+		return nil // the poll does not arrive
+	case req.Poll <= a.numbers[req.Sidecar]:
 		return sidecarapi.ErrConflict
-	case ask.Leave:
-		a.numbers[ask.Sidecar] = math.MaxInt64
-	case ask.After != headOnly:
-		a.numbers[ask.Sidecar] = ask.Poll
+	case req.Leave:
+		a.numbers[req.Sidecar] = math.MaxInt64
+	case req.After != headOnly:
+		a.numbers[req.Sidecar] = req.Poll
 	}
 	return nil
 }
 
-func (a *fakeAPI) since(ask sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
+func (a *fakeAPI) changesSince(req sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
 	out := sidecarapi.Changes{Epoch: a.epoch, Revision: a.revision, Lease: a.lease}
 	switch {
-	case a.deaf != nil:
-		return sidecarapi.Changes{}, a.deaf
-	case ask.After == headOnly && a.oldStart:
+	case a.pollErr != nil:
+		return sidecarapi.Changes{}, a.pollErr
+	case req.After == headOnly && a.leaseForHead:
 		return out, nil
-	case ask.After == headOnly && !ask.Leave:
-		a.answered = max(a.answered, a.revision)
+	case req.After == headOnly && !req.Leave:
+		a.newestAnswered = max(a.newestAnswered, a.revision)
 		return sidecarapi.Changes{}, &sidecarapi.Gone{Epoch: a.epoch, Revision: a.revision}
-	case ask.Leave:
+	case req.Leave:
 		out.Lease = 0
 		return out, nil
-	case ask.Epoch != a.epoch, ask.After > a.revision, ask.After < a.oldest:
+	case req.Epoch != a.epoch, req.After > a.revision, req.After < a.oldest:
 		return sidecarapi.Changes{}, &sidecarapi.Gone{Epoch: a.epoch, Revision: a.revision}
 	default:
 		for _, change := range a.log {
-			if change.Revision > ask.After {
+			if change.Revision > req.After {
 				out.List = append(out.List, change)
 			}
 		}
@@ -236,9 +238,9 @@ func (a *fakeAPI) since(ask sidecarapi.ChangesRequest) (sidecarapi.Changes, erro
 	return out, nil
 }
 
-// travel takes the time of the way. Without one it makes no timer: Go 1.26 with the race detector may
-// crash in a select on a timer of a synctest bubble that is due already (runtime.(*timer).maybeRunChan).
-func travel(ctx context.Context, d time.Duration) error {
+// delay waits. It makes no timer for 0: Go 1.26 with the race detector may crash in a select on a
+// timer of a synctest bubble that is due already (runtime.(*timer).maybeRunChan).
+func delay(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}
@@ -250,14 +252,14 @@ func travel(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// asked tells how often the digest was asked for.
-func (a *fakeAPI) asked(d credential.Digest) int {
+// resolvedCount counts the resolves of a digest.
+func (a *fakeAPI) resolvedCount(d credential.Digest) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.counts[d]
 }
 
-// total counts the digests asked for, with repeats, and the requests.
+// total counts the resolved digests, with repeats, and the resolves.
 func (a *fakeAPI) total() (digests, requests int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -267,14 +269,14 @@ func (a *fakeAPI) total() (digests, requests int) {
 	return digests, len(a.resolves)
 }
 
-func (a *fakeAPI) seen() []pollSeen {
+func (a *fakeAPI) pollsSeen() []pollSeen {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.polls)
 }
 
-// forgetSeen begins the counting anew.
-func (a *fakeAPI) forgetSeen() {
+// resetCounts forgets the resolves and polls seen so far.
+func (a *fakeAPI) resetCounts() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.resolves, a.polls = nil, nil

@@ -2,6 +2,7 @@ package keycache
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,21 +12,21 @@ import (
 )
 
 func (f *fixture) lastPoll() pollSeen {
-	polls := f.api.seen()
+	polls := f.api.pollsSeen()
 	return polls[len(polls)-1]
 }
 
-// A start requests the head, and acknowledges it at once by a poll that gives the first lease.
+// A start requests the head, and acknowledges it immediately by a poll that gives the first lease.
 func TestStartAcknowledgesTheHead(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
 		f.api.revision = 7
 		select {
 		case <-f.Answered():
-			t.Error("answered before anything was asked")
+			t.Error("Answered is closed before the first poll")
 		default:
 		}
-		f.follow()
-		polls := f.api.seen()
+		f.start()
+		polls := f.api.pollsSeen()
 		for i, want := range []sidecarapi.ChangesRequest{
 			{Sidecar: "sidecar", Poll: 1, After: headOnly, MaxStaleMS: 900_000},
 			{Sidecar: "sidecar", Poll: 2, Epoch: "one", After: 7, MaxStaleMS: 900_000},
@@ -38,7 +39,7 @@ func TestStartAcknowledgesTheHead(t *testing.T) {
 		select {
 		case <-f.Answered():
 		default:
-			t.Error("not answered yet")
+			t.Error("Answered is not closed")
 		}
 		f.wantMode(synced)
 	})
@@ -47,32 +48,32 @@ func TestStartAcknowledgesTheHead(t *testing.T) {
 // The lease runs from the sending of the poll, not from its answer.
 func TestLeaseRunsFromTheSending(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		const way, sent = 400 * time.Millisecond, 800 * time.Millisecond // the head comes first
-		f.api.poll = way
-		f.follow()
-		f.at(sent + 2*way - tick)
+		const pollDelay, sent = 400 * time.Millisecond, 800 * time.Millisecond // the poll of the head comes first
+		f.api.pollDelay = pollDelay
+		f.start()
+		f.advanceTo(sent + 2*pollDelay - tick)
 		f.wantMode(cold)
-		f.at(sent + 2*way)
+		f.advanceTo(sent + 2*pollDelay)
 		f.wantMode(synced)
-		f.api.cut()
-		f.at(sent + leaseEnd - tick)
+		f.api.disconnect()
+		f.advanceTo(sent + leaseEnd - tick)
 		f.wantMode(synced)
-		f.at(sent + leaseEnd)
+		f.advanceTo(sent + leaseEnd)
 		f.wantMode(degraded)
 	})
 }
 
-// When a poll acknowledges a revision, nothing that was so before it answers any more.
+// When a poll acknowledges a change, no older fact answers.
 func TestAppliedBeforeAcknowledged(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.warm()
 		var acknowledged []string
 		f.api.set(func() {
-			f.api.watch = func(ask sidecarapi.ChangesRequest) {
-				if ask.After == 2 {
-					f.api.set(func() { f.api.down = errUnreachable })
-					acknowledged = append(acknowledged, f.ask("good"), f.ask("terminated"))
+			f.api.onPoll = func(req sidecarapi.ChangesRequest) {
+				if req.After == 2 {
+					f.api.set(func() { f.api.resolveErr = errUnreachable })
+					acknowledged = append(acknowledged, f.lookup("good"), f.lookup("terminated"))
 				}
 			}
 		})
@@ -83,7 +84,7 @@ func TestAppliedBeforeAcknowledged(t *testing.T) {
 				sidecarapi.AppliedChange{Revision: 1, Digest: digest("good")},
 				sidecarapi.AppliedChange{Revision: 2, Account: "account-of-terminated"})
 		})
-		pass(2 * time.Second)
+		advance(2 * time.Second)
 		if len(acknowledged) < 2 {
 			t.Fatal("the changes were not acknowledged")
 		}
@@ -95,40 +96,59 @@ func TestAppliedBeforeAcknowledged(t *testing.T) {
 	})
 }
 
-// A change is applied within moments, and a hot credential that it names is asked for
-// at once, before a check has to wait.
-func TestChangesOfCredentials(t *testing.T) {
+// A hot credential that a change names is resolved before a check needs it.
+func TestChangeInvalidatesCredential(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.warm()
 		f.api.change(digest("good"), revoked(goodKey("good")))
-		pass(5 * time.Millisecond)
-		f.wantFromMemory("good", "revoked")
-		// What is not named stays as it is.
-		for i, name := range all[1:] {
-			f.wantFromMemory(name, facts[1+i])
+		advance(5 * time.Millisecond)
+		f.wantHit("good", "revoked")
+		// Other entries stay as they are.
+		for i, name := range allNames[1:] {
+			f.wantHit(name, allAnswers[1+i])
 		}
-		// One that is cold is left until it is asked for.
-		pass(2 * hotFor)
-		f.api.forgetSeen()
+		// A credential that was not looked up recently is resolved by the next check.
+		advance(2 * hotFor)
+		f.api.resetCounts()
 		f.api.change(digest("revoked"), revoked(goodKey("revoked")))
-		pass(time.Second)
-		if n := f.api.asked(digest("revoked")); n != 0 {
-			t.Errorf("one that nobody uses was asked for %d times", n)
+		advance(time.Second)
+		if n := f.api.resolvedCount(digest("revoked")); n != 0 {
+			t.Errorf("a credential without look-ups was resolved %d times", n)
 		}
-		f.wantResolved("revoked", "revoked")
+		f.wantMiss("revoked", "revoked")
 	})
 }
 
-// A change of an account reaches all of its credentials at once, and touches none.
-func TestChangesOfAccounts(t *testing.T) {
-	bubble(t, plenty, func(f *fixture) {
-		f.follow()
+// Look-ups and changes of the same credential may run at the same time.
+func TestChangesDuringLookups(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.start()
+		f.warm()
+		for range 20 {
+			var checks sync.WaitGroup
+			for range 4 {
+				checks.Go(func() {
+					for range 200 {
+						f.want("good", "good")
+					}
+				})
+			}
+			f.api.change(digest("good"), goodKey("good"))
+			checks.Wait()
+		}
+	})
+}
+
+// A change of an account invalidates all of its credentials, and evicts none.
+func TestChangeInvalidatesAccount(t *testing.T) {
+	bubble(t, unlimited, func(f *fixture) {
+		f.start()
 		members := names("member", 900)
 		for _, name := range members {
 			f.api.put(digest(name), keyOf("shared", name))
 		}
-		if got := f.together(members); got["good"] != len(members) {
+		if got := f.concurrently(members); got["good"] != len(members) {
 			t.Fatalf("answers: %v", got)
 		}
 		f.want("good", "good")
@@ -136,84 +156,84 @@ func TestChangesOfAccounts(t *testing.T) {
 		f.api.changeAccount("shared", credential.Terminated)
 		synctest.Wait()
 		if n, _ := f.pools.sizes(); n != entries {
-			t.Errorf("%d entries of %d are left", n, entries)
+			t.Errorf("%d entries of %d remain", n, entries)
 		}
-		f.wantFromMemory("good", "good") // of another account
-		f.api.set(func() { f.api.down = errUnreachable })
+		f.wantHit("good", "good") // of another account
+		f.api.set(func() { f.api.resolveErr = errUnreachable })
 		for _, name := range members[:2] {
 			f.want(name, "503")
 		}
-		f.api.set(func() { f.api.down = nil })
-		if got := f.together(members); got["terminated"] != len(members) {
+		f.api.set(func() { f.api.resolveErr = nil })
+		if got := f.concurrently(members); got["terminated"] != len(members) {
 			t.Errorf("answers: %v", got)
 		}
-		f.wantFromMemory(members[0], "terminated")
+		f.wantHit(members[0], "terminated")
 		f.api.changeAccount("shared", credential.Active)
 		synctest.Wait()
 		f.want(members[0], "good")
 	})
 }
 
-// Changes by the thousands come in parts; a part gives no lease, nor does it lengthen
-// the one that is held: among what is to come may be changes that count as effective.
-func TestAPartOfTheChangesGivesNoLease(t *testing.T) {
+// A part of the changes gives no lease and does not extend the current one: later changes may
+// already count as effective.
+func TestPartialChangesGiveNoLease(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		f.api.set(func() { f.api.deaf = errUnreachable })
-		f.at(staleEnd - time.Second)
-		f.warm() // confirmed without a lease
+		f.start()
+		f.api.set(func() { f.api.pollErr = errUnreachable })
+		f.advanceTo(staleEnd - time.Second)
+		f.warm() // resolved without a lease
 		f.stop()
 		f.api.set(func() { f.api.revision = 5 })
 		sent := time.Now()
-		f.at(staleEnd)
-		// The answer to a poll that was sent in time and arrived after the stale time.
-		late := &follower{Cache: f.Cache}
-		ask := sidecarapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
-		if err := late.take(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 4}); err != nil {
+		f.advanceTo(staleEnd)
+		// The answer to a poll that was sent before the end of the stale time, and arrives after it.
+		late := &follower{cache: f.Cache}
+		req := sidecarapi.ChangesRequest{Epoch: "one", MaxStaleMS: 900_000}
+		if err := late.handleChanges(req, sent, sidecarapi.Changes{Epoch: "one", Revision: 4}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantMode(cold)
-		f.wantResolved("good", "good")
-		if err := late.take(ask, sent, sidecarapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
+		f.wantMiss("good", "good")
+		if err := late.handleChanges(req, sent, sidecarapi.Changes{Epoch: "one", Revision: 5, Lease: 15 * time.Second}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantMode(synced)
 	})
-	// Nor does it shorten one.
+	// A part does not shorten the lease either.
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.stop()
-		pass(time.Second)
+		advance(time.Second)
 		part := sidecarapi.Changes{Epoch: "one", Revision: 4}
-		if err := (&follower{Cache: f.Cache}).take(sidecarapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
+		if err := (&follower{cache: f.Cache}).handleChanges(sidecarapi.ChangesRequest{Epoch: "one"}, time.Now(), part); err != nil {
 			t.Fatal(err)
 		}
-		f.at(leaseEnd - tick)
+		f.advanceTo(leaseEnd - tick)
 		f.wantMode(synced)
 	})
 }
 
-func TestLeave(t *testing.T) {
+func TestDeregistration(t *testing.T) {
 	for name, tt := range map[string]struct {
-		api   func(*fakeAPI)
-		leave bool
+		api  func(*fakeAPI)
+		want bool
 	}{
-		"under a lease":                    {func(*fakeAPI) {}, true},
-		"before the first poll's answer":   {func(a *fakeAPI) { a.poll = time.Hour }, true},
-		"without a change log":             {func(a *fakeAPI) { a.deaf = sidecarapi.ErrNotOffered }, false},
-		"with a key API that hears it not": {func(a *fakeAPI) { a.deaf = errUnreachable }, true},
+		"under a lease":                  {func(*fakeAPI) {}, true},
+		"before the first poll's answer": {func(a *fakeAPI) { a.pollDelay = time.Hour }, true},
+		"without a change log":           {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrNotOffered }, false},
+		"without a key API":              {func(a *fakeAPI) { a.pollErr = errUnreachable }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, optional, func(f *fixture) {
+			bubble(t, changesOptional, func(f *fixture) {
 				tt.api(f.api)
-				f.follow()
+				f.start()
 				began := time.Now()
 				f.stop()
-				if took := time.Since(began); took > deregisterWait {
-					t.Errorf("the goodbye took %s", took)
+				if took := time.Since(began); took > deregisterTimeout {
+					t.Errorf("the deregistration took %s", took)
 				}
-				polls := f.api.seen()
-				if last := f.lastPoll(); last.Leave != tt.leave || last.Sidecar != "sidecar" || last.Poll != int64(len(polls)) {
+				polls := f.api.pollsSeen()
+				if last := f.lastPoll(); last.Leave != tt.want || last.Sidecar != "sidecar" || last.Poll != int64(len(polls)) {
 					t.Errorf("the last of %d polls was %+v", len(polls), last.ChangesRequest)
 				}
 			})
@@ -221,27 +241,27 @@ func TestLeave(t *testing.T) {
 	}
 }
 
-// After a failure the first retry comes within 100 ms, and two polls are never sent
-// more than 2 s apart; nor are there many.
-func TestReconnects(t *testing.T) {
+// After a failure the first retry comes within 100 ms. Two polls are never sent more than 2 s
+// apart, and the backoff bounds their number.
+func TestBackoffIsBounded(t *testing.T) {
 	for name, fault := range map[string]func(*fakeAPI){
-		"refused": func(a *fakeAPI) { a.deaf = errUnreachable },
-		"hangs":   func(a *fakeAPI) { a.poll = time.Hour },
+		"refused": func(a *fakeAPI) { a.pollErr = errUnreachable },
+		"hangs":   func(a *fakeAPI) { a.pollDelay = time.Hour },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
-				f.follow()
-				f.api.forgetSeen()
+				f.start()
+				f.api.resetCounts()
 				f.api.set(func() { fault(f.api) })
 				failed := time.Now()
 				if name == "hangs" {
-					f.api.cut() // the poll that waits, so that the next one hangs
+					f.api.disconnect() // ends the poll in flight, so that the next one hangs
 					synctest.Wait()
-					f.api.mend()
+					f.api.reconnect()
 				}
-				pass(10 * time.Minute)
-				polls := f.api.seen()
-				if first := polls[0].at.Sub(failed); first >= firstRetry {
+				advance(10 * time.Minute)
+				polls := f.api.pollsSeen()
+				if first := polls[0].at.Sub(failed); first >= minRetry {
 					t.Errorf("first retry after %s", first)
 				}
 				for i := range polls[1:] {
@@ -252,43 +272,42 @@ func TestReconnects(t *testing.T) {
 				if n := len(polls); n > 2400 {
 					t.Errorf("%d polls in ten minutes", n)
 				}
-				f.api.set(func() { f.api.deaf, f.api.poll = nil, 0 })
-				pass(2 * time.Second)
+				f.api.set(func() { f.api.pollErr, f.api.pollDelay = nil, 0 })
+				advance(2 * time.Second)
 				f.wantMode(synced)
 			})
 		})
 	}
 }
 
-// A key API that does not wait is not asked in a circle, and its changes are heard all
-// the same.
-func TestPollsThatAreAnsweredAtOnce(t *testing.T) {
+// A key API that does not hold polls is not polled in a loop, and its changes are applied.
+func TestEarlyAnswersAreNotPolledInALoop(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.api.hasty = true
-		f.follow()
+		f.api.noWait = true
+		f.start()
 		f.warm()
-		pass(10 * time.Second)
-		if n := len(f.api.seen()); n > int(15*time.Second/earlyPause) {
+		advance(10 * time.Second)
+		if n := len(f.api.pollsSeen()); n > int(15*time.Second/earlyAnswerPause) {
 			t.Errorf("%d polls in 10 s", n)
 		}
 		f.wantMode(synced)
 		f.api.change(digest("good"), revoked(goodKey("good")))
-		pass(2*earlyPause + 5*time.Millisecond)
-		f.wantFromMemory("good", "revoked")
+		advance(2*earlyAnswerPause + 5*time.Millisecond)
+		f.wantHit("good", "revoked")
 	})
 }
 
-// Sidecars that lost their key API at once do not come back at once.
-func TestReconnectsAreSpread(t *testing.T) {
+// Sidecars that lost the key API at the same moment retry at different moments.
+func TestBackoffHasJitter(t *testing.T) {
 	moments := make(map[time.Duration]bool)
 	for range 20 {
 		bubble(t, nil, func(f *fixture) {
-			f.follow()
-			f.api.forgetSeen()
+			f.start()
+			f.api.resetCounts()
 			failed := time.Now()
-			f.api.cut()
-			pass(time.Second)
-			moments[f.api.seen()[0].at.Sub(failed)] = true
+			f.api.disconnect()
+			advance(time.Second)
+			moments[f.api.pollsSeen()[0].at.Sub(failed)] = true
 		})
 	}
 	if len(moments) < 15 {
@@ -296,15 +315,15 @@ func TestReconnectsAreSpread(t *testing.T) {
 	}
 }
 
-// A stop while a poll waits does not wait for it.
-func TestStopIsQuick(t *testing.T) {
+// A stop cancels the poll in flight.
+func TestStopCancelsThePoll(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		pass(time.Second)
+		f.start()
+		advance(time.Second)
 		began := time.Now()
 		f.stop()
 		if took := time.Since(began); took != 0 {
-			t.Errorf("took %s", took)
+			t.Errorf("the stop took %s", took)
 		}
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -313,8 +332,8 @@ func TestStopIsQuick(t *testing.T) {
 		if err := f.Run(ctx); err != nil {
 			t.Error(err)
 		}
-		if polls := f.api.seen(); len(polls) != 0 {
-			t.Errorf("polled %v after the end", polls)
+		if polls := f.api.pollsSeen(); len(polls) != 0 {
+			t.Errorf("polled %v after the stop", polls)
 		}
 	})
 }

@@ -18,13 +18,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fixture is a cache before a fake key API, in a bubble whose time is the test's. A
-// goroutine that outlives Close is a deadlock of the bubble, and so a failure.
+// fixture is a cache in front of a fake key API, in a synctest bubble. A goroutine that outlives
+// Close is a deadlock of the bubble, so the test fails.
 type fixture struct {
 	*Cache
 	t    *testing.T
 	api  *fakeAPI
-	stop func() // ends Run and waits for it; nil while it does not run
+	stop func() // ends Run and waits; nil while it does not run
 }
 
 func options() Options {
@@ -39,7 +39,7 @@ func options() Options {
 	}
 }
 
-// namer returns a source of names: the prefix, then the prefix with -2, -3, ….
+// namer returns a function that returns the prefix, then the prefix with -2, -3, ….
 func namer(prefix string) func() string {
 	n := 0
 	return func() string {
@@ -50,11 +50,10 @@ func namer(prefix string) func() string {
 	}
 }
 
-// optional allows a key API without a change log.
-func optional(o *Options) { o.ChangesOptional = true }
+// changesOptional allows a key API without a change log.
+func changesOptional(o *Options) { o.ChangesOptional = true }
 
-// bubble runs a test with the key API's four kinds of credential in place: "good",
-// "revoked", "terminated", and anything else, which nobody knows.
+// bubble runs a test whose key API has the credentials "good", "revoked" and "terminated".
 func bubble(t *testing.T, configure func(*Options), test func(f *fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -79,7 +78,7 @@ func bubble(t *testing.T, configure func(*Options), test func(f *fixture)) {
 
 func digest(name string) credential.Digest { return credential.NewSecret(name).Digest() }
 
-// goodKey belongs to an account of its own.
+// goodKey returns a key in force with its own account.
 func goodKey(name string) credential.Record { return keyOf("account-of-"+name, name) }
 
 func keyOf(account, name string) credential.Record {
@@ -104,8 +103,8 @@ func terminated(r credential.Record) credential.Record {
 	return r
 }
 
-// follow runs the follower, and returns once all that it does at once is done.
-func (f *fixture) follow() {
+// start runs the follower, and returns when it waits for an answer or a retry.
+func (f *fixture) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -122,15 +121,14 @@ func (f *fixture) follow() {
 	synctest.Wait()
 }
 
-// pass lets time pass.
-func pass(d time.Duration) {
+// advance lets time pass.
+func advance(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
 }
 
-// ask looks a credential up on an Envoy-like deadline and names what a check would
-// make of it.
-func (f *fixture) ask(name string) string {
+// lookup looks a credential up with a deadline of 1 s and names the outcome.
+func (f *fixture) lookup(name string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	rec, found, err := f.Lookup(ctx, digest(name))
@@ -157,58 +155,76 @@ func outcome(rec credential.Record, found bool, err error) string {
 	return "neither"
 }
 
-// want asks and compares.
+// want compares the outcome of a look-up.
 func (f *fixture) want(name, want string) {
 	f.t.Helper()
-	if got := f.ask(name); got != want {
+	if got := f.lookup(name); got != want {
 		f.t.Errorf("%s is %s, want %s", name, got, want)
 	}
 }
 
-// wantFromMemory also holds that nothing was asked for it, in no time.
-func (f *fixture) wantFromMemory(name, want string) {
+// wantHit also expects a cache hit: no time passes, and nothing is resolved.
+func (f *fixture) wantHit(name, want string) {
 	f.t.Helper()
-	before, began := f.api.asked(digest(name)), time.Now()
+	before, began := f.api.resolvedCount(digest(name)), time.Now()
 	f.want(name, want)
 	synctest.Wait()
 	if took := time.Since(began); took != 0 {
-		f.t.Errorf("%s took %s, want an answer from memory", name, took)
+		f.t.Errorf("%s took %s, want a cache hit", name, took)
 	}
-	if got := f.api.asked(digest(name)) - before; got != 0 {
-		f.t.Errorf("%s was asked for %d times, want an answer from memory", name, got)
+	if got := f.api.resolvedCount(digest(name)) - before; got != 0 {
+		f.t.Errorf("%s was resolved %d times, want a cache hit", name, got)
 	}
 }
 
-// wantResolved also holds that it was asked for.
-func (f *fixture) wantResolved(name, want string) {
+// wantMiss also expects that the digest is resolved.
+func (f *fixture) wantMiss(name, want string) {
 	f.t.Helper()
-	before := f.api.asked(digest(name))
+	before := f.api.resolvedCount(digest(name))
 	f.want(name, want)
-	if got := f.api.asked(digest(name)) - before; got == 0 {
-		f.t.Errorf("%s was answered from memory, want it resolved", name)
+	if got := f.api.resolvedCount(digest(name)) - before; got == 0 {
+		f.t.Errorf("%s was a cache hit, want it resolved", name)
 	}
 }
 
-// wantMode compares the mode of the moment.
+// wantMode compares the current mode.
 func (f *fixture) wantMode(want mode) {
 	f.t.Helper()
-	if got := f.state.Load().mode(time.Now()); got != want {
+	if got := f.mode(); got != want {
 		f.t.Errorf("the cache is %s, want %s", modeNames[got], modeNames[want])
 	}
 }
 
-// all is one credential of each kind.
-var all = []string{"good", "revoked", "terminated", "nobody"}
+// allNames has one credential of each state; the key API does not have "missing".
+var allNames = []string{"good", "revoked", "terminated", "missing"}
 
-// warm asks for all four.
-func (f *fixture) warm() {
+// answers are the outcomes of allNames; "" is not looked up.
+type answers [4]string
+
+var (
+	allAnswers    = answers{"good", "revoked", "terminated", "unknown"}
+	recordAnswers = answers{"good", "revoked", "terminated", ""}
+	foundAnswers  = answers{"good", "revoked", "terminated", "503"}
+	noAnswers     = answers{"503", "503", "503", "503"}
+)
+
+// wantEach looks up allNames with one of the functions above.
+func (f *fixture) wantEach(want func(name, outcome string), outcomes answers) {
 	f.t.Helper()
-	for name, want := range map[string]string{"good": "good", "revoked": "revoked", "terminated": "terminated", "nobody": "unknown"} {
-		f.want(name, want)
+	for i, name := range allNames {
+		if outcomes[i] != "" {
+			want(name, outcomes[i])
+		}
 	}
 }
 
-// names makes n names.
+// warm caches all of allNames.
+func (f *fixture) warm() {
+	f.t.Helper()
+	f.wantEach(f.want, allAnswers)
+}
+
+// names returns n names.
 func names(prefix string, n int) []string {
 	list := make([]string, n)
 	for i := range list {
@@ -217,8 +233,8 @@ func names(prefix string, n int) []string {
 	return list
 }
 
-// nothing makes every result of an answer teach nothing.
-func nothing(r *sidecarapi.Resolved) {
+// unusableResults makes every result unusable.
+func unusableResults(r *sidecarapi.Resolved) {
 	for i := range r.Results {
 		r.Results[i] = sidecarapi.Result{}
 	}

@@ -27,23 +27,23 @@ const (
 	operatorToken = "operator-token"
 )
 
-// keyd is the real key API over a real SQLite file: its handlers, called by the
-// network. Its clock runs at a rate of its own.
+// keyd is the real key API over a real SQLite file. The network calls its handlers. Its clock runs at
+// its own rate.
 type keyd struct {
 	folder   string
 	settings keyserver.Settings
 	began    time.Time
 	rate     float64
 
-	firstVersion firstVersion // only with a -fault
+	oldProtocol oldProtocol // used with -fault alone
 
-	mu      sync.Mutex
-	running *process             // nil while it is down
-	counts  map[string]time.Time // the end of the time of each sidecar that was given a lease
-	left    map[string]bool      // names whose goodbye was answered, since the last restore
+	mu           sync.Mutex
+	running      *process             // nil while it is down
+	recordEnds   map[string]time.Time // end of each sidecar's lease and stale time
+	deregistered map[string]bool      // names whose deregistration was answered since the last restore
 }
 
-// process is one run of it.
+// process is one run of keyd.
 type process struct {
 	store               *sqlite.Store
 	sidecars, operators http.Handler
@@ -53,47 +53,47 @@ type process struct {
 	calls, loops        sync.WaitGroup
 }
 
-// reply is an answer; status 0 says that none came.
+// reply is an answer. Status 0 means that there was none.
 type reply struct {
 	status int
 	body   []byte
 }
 
-// hasLeft notes that a goodbye was answered.
-func (k *keyd) hasLeft(sidecar string) {
+// markDeregistered records that a deregistration was answered.
+func (k *keyd) markDeregistered(sidecar string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.left[sidecar] = true
+	k.deregistered[sidecar] = true
 }
 
-// countsUntil notes that a lease was given to a sidecar, to a poll that arrived then.
-func (k *keyd) countsUntil(sidecar string, arrived time.Time, maxStale time.Duration) {
+// recordLease records that a poll which arrived at a moment was answered with a lease.
+func (k *keyd) recordLease(sidecar string, arrived time.Time, maxStale time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.left[sidecar] {
+	if k.deregistered[sidecar] {
 		return
 	}
-	k.counts[sidecar] = arrived.Add(k.settings.Lease + maxStale)
+	k.recordEnds[sidecar] = arrived.Add(k.settings.Lease + maxStale)
 }
 
-// allThatLeft returns the names whose goodbye was answered until now and whose record still
-// counts. Later the record is dropped, and a delayed poll may make it again.
-func (k *keyd) allThatLeft() map[string]bool {
+// deregisteredNames returns the names whose deregistration was answered and whose record still counts.
+// Later the record is dropped, and a delayed poll may create it again.
+func (k *keyd) deregisteredNames() map[string]bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now, left := k.now(), maps.Clone(k.left)
-	maps.DeleteFunc(left, func(name string, _ bool) bool { return !now.Before(k.counts[name]) })
+	now, left := k.now(), maps.Clone(k.deregistered)
+	maps.DeleteFunc(left, func(name string, _ bool) bool { return !now.Before(k.recordEnds[name]) })
 	return left
 }
 
-// forgetLeft is for a restore: the copy has sidecars on record that have left since.
-func (k *keyd) forgetLeft() {
+// clearDeregistered is for a restore: the copy has sidecars on record that deregistered since.
+func (k *keyd) clearDeregistered() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	clear(k.left)
+	clear(k.deregistered)
 }
 
-// now is its clock.
+// now returns the time by keyd's clock.
 func (k *keyd) now() time.Time {
 	return k.began.Add(time.Duration(float64(time.Since(k.began)) * k.rate))
 }
@@ -126,7 +126,7 @@ func (k *keyd) start() error {
 	return nil
 }
 
-// stop ends it: with a drain, or as a kill does, whose calls get no answer.
+// stop ends the process, with a drain or like a kill, whose calls get no answer.
 func (k *keyd) stop(drain bool) error {
 	k.mu.Lock()
 	p := k.running
@@ -145,7 +145,7 @@ func (k *keyd) stop(drain bool) error {
 	return p.store.Close()
 }
 
-// call runs one request on what runs now.
+// call sends a request to the running process.
 func (k *keyd) call(client context.Context, side func(*process) http.Handler, r *http.Request) reply {
 	k.mu.Lock()
 	p := k.running
@@ -159,7 +159,7 @@ func (k *keyd) call(client context.Context, side func(*process) http.Handler, r 
 	defer p.calls.Done()
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
-	if client.Err() == nil { // a request whose sender has gone is worked off all the same
+	if client.Err() == nil { // keyd handles a request whose sender is gone
 		defer context.AfterFunc(client, cancel)()
 	}
 	w := httptest.NewRecorder()
@@ -186,7 +186,7 @@ func (k *keyd) operator(method, path, body string) reply {
 	return k.call(context.Background(), func(p *process) http.Handler { return p.operators }, r)
 }
 
-// copyStore copies the store's file, which nobody has open.
+// copyStore copies the store's file while it is closed.
 func copyStore(from, to string) error {
 	src, err := os.Open(from)
 	if err != nil {
@@ -204,7 +204,7 @@ func copyStore(from, to string) error {
 	return err
 }
 
-// newEpoch is keyd -new-epoch.
+// newEpoch does what keyd -new-epoch does.
 func (k *keyd) newEpoch() (keystore.Head, error) {
 	store, err := k.open()
 	if err != nil {

@@ -12,97 +12,127 @@ import (
 )
 
 const (
-	// gather is how long a batch is kept open for more misses.
-	gather = time.Millisecond
-	// maxAsks bounds how often one load is asked, when facts change under way.
-	maxAsks = 8
-	// settle is the pause before a digest is asked again whose answer came from another
-	// log: the follower is finding out which one counts.
-	settle = 20 * time.Millisecond
+	// batchWindow is how long a batch collects misses. Smaller sends more requests; larger delays
+	// every miss.
+	batchWindow = time.Millisecond
+	// maxAttempts bounds the resolves of one load. Smaller fails checks while facts change
+	// quickly; larger has them wait until their deadline.
+	maxAttempts = 8
+	// epochRetryPause is the pause before a load is sent again after a resolve of another epoch.
+	// Smaller uses up the attempts before the follower has polled; larger delays the check.
+	epochRetryPause = 20 * time.Millisecond
+	// maxFailures in a row open the breaker. Smaller opens it for single lost packets; larger has
+	// more checks wait for a timeout at the beginning of an outage.
+	maxFailures = 3
+	// probeInterval is the pause between two probes while the breaker is open, before jitter.
+	// Smaller loads a key API that recovers; larger detects its recovery later.
+	probeInterval = 200 * time.Millisecond
 )
 
 var (
-	errUnusableResult = errors.New("the key API's result for this credential is unusable")
-	errEpoch          = errors.New("the key API's answer is of another change log")
-	errLeaseForHead   = errors.New("the answer to a poll of the head is 200, not 410")
-	errBack           = errors.New("the key API's answer is of an older revision than one already seen")
-	errUnquiet        = errors.New("the facts changed faster than they could be asked for")
-	errClosed         = errors.New("the cache is closed")
+	errUnusableResult    = errors.New("the key API's result for this credential is unusable")
+	errEpochMismatch     = errors.New("the key API's answer is of another epoch")
+	errRevisionDecreased = errors.New("the key API's answer is of an older revision than an earlier one")
+	errTooManyAttempts   = errors.New("the facts changed during each resolve")
+	errDown              = errors.New("the key API is down: no resolve was sent")
+	errClosed            = errors.New("the cache is closed")
 )
 
-// load is the asking about one digest, shared by all who wait for it. It belongs to
-// Cache.mu until done is closed; then result and err are immutable.
+// load is the resolving of one digest, shared by all who wait for it. Cache.mu guards it until
+// done is closed; then result and err are immutable.
 type load struct {
-	digest  credential.Digest
-	token   *limiter // whose token it holds, nil for none
-	asks    int      // how often it was put into a batch
-	batch   *batch   // that carries it now; nil while it waits to be admitted
-	changed int64    // newest change that named the digest while that batch was under way
+	digest   credential.Digest
+	token    bool   // holds a token of the limiter
+	attempts int    // batches that have carried it
+	batch    *batch // carries it now; nil while it waits for a token
+	changed  int64  // newest change that named the digest while that batch was in flight
 
 	done   chan struct{}
 	result sidecarapi.Result
 	err    error
 }
 
-// batch is one resolve: first open for loads, then sent.
+// batch is one resolve: it collects loads, then it is sent.
 type batch struct {
 	loads []*load
 	byKey map[credential.Digest]*load
 
-	sent       bool
-	at         time.Time        // of the sending
-	generation uint64           // of the cache then
-	least      int64            // newest revision seen then: the answer's must not be below
-	accounts   map[string]int64 // newest change of each account that came while it was under way
+	sentAt      time.Time        // zero while it collects loads
+	generation  uint64           // of the cache when it was sent
+	minRevision int64            // newest seen when it was sent
+	accounts    map[string]int64 // newest change of each account while it was in flight
 }
 
-// request returns the load that a check may wait for. Revalidating a cached digest takes no
-// token, in either pool.
-func (c *Cache) request(d credential.Digest, cached bool, m mode) *load {
+// request returns the load that a check which begins now may wait for. Revalidating a cached
+// digest takes no token.
+func (c *Cache) request(d credential.Digest, cached bool) *load {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l := c.loads[d]; l != nil && c.joinable(l, m) {
+	l := c.loads[d]
+	if l != nil && c.joinable(l) {
 		c.metrics.shared.Inc()
+		if cached && l.batch == nil {
+			c.limiter.remove(l)
+			c.enqueue(l)
+		}
 		return l
 	}
-	l := &load{digest: d, done: make(chan struct{})}
+	l = &load{digest: d, done: make(chan struct{})}
 	c.loads[d] = l
-	if cached {
+	switch {
+	case cached:
 		c.enqueue(l)
-	} else {
-		c.limit.take(l)
+	case c.limiter.acquire(l, time.Now()):
+		c.runLimiter()
+	default:
+		c.finish(l, sidecarapi.Result{}, credential.ErrRateLimited)
 	}
 	return l
 }
 
-// joinable tells whether a check that begins now may wait for a load that is there
-// already: not if that was asked in an earlier generation, and where nothing cached
-// answers not if it was asked before the check began.
-func (c *Cache) joinable(l *load, m mode) bool {
-	if l.batch == nil || !l.batch.sent {
+// joinable reports whether a check that begins now may wait for the load. It may not if the load
+// was sent in an earlier generation, or if no cached entry may answer and it was sent before.
+func (c *Cache) joinable(l *load) bool {
+	if l.batch == nil || l.batch.sentAt.IsZero() {
 		return true
 	}
-	return m != cold && l.batch.generation == c.state.Load().generation
+	return c.mode() != cold && l.batch.generation == c.state.Load().generation
 }
 
-// enqueue puts a load into the open batch. c.mu is held.
-func (c *Cache) enqueue(l *load) {
-	b := c.open
-	if b != nil && b.byKey[l.digest] != nil {
-		// Another load of the digest waits there, which this one's callers could not join.
-		c.send(b)
-		b = nil
-	}
-	if b == nil {
-		b = &batch{byKey: make(map[credential.Digest]*load)}
-		c.open = b
-		time.AfterFunc(gather, func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.send(b)
+// runLimiter admits and refuses waiting loads, now and when the limiter says. c.mu is held.
+func (c *Cache) runLimiter() {
+	now := time.Now()
+	admit, refuse, next := c.limiter.advance(now)
+	if !next.IsZero() && (c.limiterAt.IsZero() || next.Before(c.limiterAt)) {
+		c.limiterAt = next
+		c.after(next.Sub(now), func() {
+			if c.limiterAt.Equal(next) { // else an earlier timer has replaced this one
+				c.limiterAt = time.Time{}
+				c.runLimiter()
+			}
 		})
 	}
-	l.asks++
+	for _, l := range admit {
+		l.token = true
+		c.enqueue(l)
+	}
+	for _, l := range refuse {
+		c.finish(l, sidecarapi.Result{}, credential.ErrRateLimited)
+	}
+}
+
+// enqueue adds a load to the open batch. c.mu is held.
+func (c *Cache) enqueue(l *load) {
+	if c.open != nil && c.open.byKey[l.digest] != nil {
+		c.send(c.open) // with a load of the digest that this load's callers could not join
+	}
+	b := c.open
+	if b == nil {
+		b = &batch{byKey: make(map[credential.Digest]*load), accounts: make(map[string]int64)}
+		c.open = b
+		c.after(batchWindow, func() { c.send(b) })
+	}
+	l.attempts++
 	l.batch, l.changed = b, 0
 	b.loads = append(b.loads, l)
 	b.byKey[l.digest] = l
@@ -111,219 +141,199 @@ func (c *Cache) enqueue(l *load) {
 	}
 }
 
-// send closes a batch and asks it. c.mu is held.
+// send closes a batch and resolves it. c.mu is held.
 func (c *Cache) send(b *batch) {
-	if b.sent {
+	if !b.sentAt.IsZero() {
 		return
 	}
 	if c.open == b {
 		c.open = nil
 	}
-	b.sent, b.at = true, time.Now()
-	b.generation, b.least = c.state.Load().generation, c.seen
-	if err := c.mayAsk(); err != nil {
-		for _, l := range b.loads {
-			c.finish(l, sidecarapi.Result{}, err)
-		}
-		return
-	}
-	c.flying[b] = struct{}{}
-	c.background.Go(func() { c.ask(b) })
-}
-
-func (c *Cache) mayAsk() error {
+	b.sentAt, b.generation, b.minRevision = time.Now(), c.state.Load().generation, c.revision
+	var err error
 	switch {
 	case c.closed:
-		return errClosed
-	case !c.breaker.allows():
-		return errDown
+		err = errClosed
+	case c.down():
+		err = errDown
+	default:
+		c.inFlight[b] = struct{}{}
+		c.goroutines.Go(func() { c.resolve(b) })
+		return
 	}
-	return nil
+	for _, l := range b.loads {
+		c.finish(l, sidecarapi.Result{}, err)
+	}
 }
 
-// ask resolves a batch on a time limit of its own, which is the client's.
-func (c *Cache) ask(b *batch) {
+// resolve sends a batch, within the client's timeout, and hands the results to its loads.
+func (c *Cache) resolve(b *batch) {
 	digests := make([]credential.Digest, len(b.loads))
 	for i, l := range b.loads {
 		digests[i] = l.digest
 	}
-	resolved, err := c.api.Resolve(c.life, digests)
-	c.metrics.resolved(len(digests), time.Since(b.at), err)
-	c.note(err, digests[0])
-	c.complete(b, resolved, err)
-}
-
-// complete ends a batch: each of its loads is done, or is asked again. It and apply
-// exclude each other, so that a fill either sees a change or comes before it.
-func (c *Cache) complete(b *batch, resolved sidecarapi.Resolved, err error) {
-	if unusable := c.fill(b, resolved, err); len(unusable) > 0 {
-		c.recordUnusable(unusable)
+	resolved, err := c.api.Resolve(c.ctx, digests)
+	c.metrics.resolved(len(digests), time.Since(b.sentAt), err)
+	c.recordResolve(err, digests[0])
+	c.fill(b, resolved, err)
+	for i, r := range resolved.Results {
+		if r.Outcome == sidecarapi.Unusable {
+			c.metrics.unusable.Inc()
+			c.logUnusable.Do(func() { // once, because one such credential would fill the log
+				c.log.Warn("key API result is unusable: checks of such credentials get 503", zap.Stringer("sha256", digests[i]))
+			})
+		}
 	}
 }
 
-// fill does what complete says, and returns the digests whose results are unusable.
-func (c *Cache) fill(b *batch, resolved sidecarapi.Resolved, err error) (unusable []credential.Digest) {
+// fill finishes each load of a batch, or requeues it. It and apply exclude each other, so a fill
+// either sees a change or comes before it.
+func (c *Cache) fill(b *batch, resolved sidecarapi.Resolved, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.flying, b)
+	delete(c.inFlight, b)
 	if err == nil && b.generation == c.state.Load().generation {
 		err = c.accept(b, resolved)
 	}
 	current := b.generation == c.state.Load().generation
 	for i, l := range b.loads {
 		switch {
-		case errors.Is(err, errEpoch):
-			c.askAgain(l, settle)
+		case errors.Is(err, errEpochMismatch):
+			c.requeue(l, epochRetryPause)
 		case err != nil:
 			c.finish(l, sidecarapi.Result{}, err)
 		case !current || b.superseded(l, resolved.Results[i], resolved.Revision):
-			c.askAgain(l, 0)
+			c.requeue(l, 0)
 		case resolved.Results[i].Outcome == sidecarapi.Unusable:
-			unusable = append(unusable, l.digest)
 			c.finish(l, sidecarapi.Result{}, errUnusableResult)
 		default:
 			c.store(l.digest, b, resolved.Revision, resolved.Results[i])
 			c.finish(l, resolved.Results[i], nil)
 		}
 	}
-	return unusable
 }
 
-// recordUnusable counts results that cannot be used, and logs the first of them: one
-// credential with a value that this version does not support would fill the log.
-func (c *Cache) recordUnusable(digests []credential.Digest) {
-	c.metrics.unusable.Add(float64(len(digests)))
-	c.unusable.Do(func() {
-		c.log.warn("unusable result of the key API: checks of such credentials get 503", zap.Stringer("sha256", digests[0]))
-	})
-}
-
-// accept holds an answer as a whole against the log that is followed. Without a log
-// there is nobody to ask which of two answers counts: the newer does, and what was
-// cached by the other is suspect. c.mu is held.
+// accept compares a resolve's epoch and revision with those of the log. In time-to-live mode
+// nothing says which of two epochs counts: the newer answer does, and everything cached
+// before it is invalidated. c.mu is held.
 func (c *Cache) accept(b *batch, r sidecarapi.Resolved) error {
 	s := c.state.Load()
 	switch {
-	case s.noLog && s.epoch == "":
+	case s.ttlMode && s.epoch == "":
 		next := *s
 		next.epoch = r.Epoch
 		c.state.Store(&next)
-	case s.noLog && (s.epoch != r.Epoch || r.Revision < b.least):
+	case s.ttlMode && (s.epoch != r.Epoch || r.Revision < b.minRevision):
 		c.invalidateAll(r.Epoch, r.Revision)
 	case s.epoch == "":
-		return nil // no log is followed yet, and nothing that is stored will answer
+		return nil // no log is followed yet, so no cached entry answers
 	case s.epoch != r.Epoch:
 		c.epochMismatch(r.Epoch, r.Revision)
-		return errEpoch
-	case r.Revision < b.least:
-		return errBack
+		return errEpochMismatch
+	case r.Revision < b.minRevision:
+		return errRevisionDecreased
 	}
-	c.seen = max(c.seen, r.Revision)
+	c.revision = max(c.revision, r.Revision)
 	return nil
 }
 
-// superseded tells whether a change that came while the batch was under way is newer
-// than its answer about the load's digest.
+// noteChange records a change that was applied while the batch was in flight.
+func (b *batch) noteChange(change sidecarapi.AppliedChange) {
+	if change.Account == "" {
+		if l := b.byKey[change.Digest]; l != nil {
+			l.changed = max(l.changed, change.Revision)
+		}
+		return
+	}
+	b.accounts[change.Account] = max(b.accounts[change.Account], change.Revision)
+}
+
+// superseded reports whether a change that was applied while the batch was in flight is newer
+// than its result for the load.
 func (b *batch) superseded(l *load, r sidecarapi.Result, revision int64) bool {
-	if l.changed > revision {
-		return true
-	}
-	return r.Outcome == sidecarapi.Found && b.accounts[r.Record.Account.ID] > revision
+	return l.changed > revision || r.Outcome == sidecarapi.Found && b.accounts[r.Record.Account.ID] > revision
 }
 
-// askAgain puts a load into a new batch. c.mu is held.
-func (c *Cache) askAgain(l *load, pause time.Duration) {
-	if l.asks >= maxAsks {
-		c.finish(l, sidecarapi.Result{}, errUnquiet)
-		return
-	}
-	if pause == 0 {
+// requeue adds a load to another batch, after a pause. c.mu is held.
+func (c *Cache) requeue(l *load, pause time.Duration) {
+	switch {
+	case l.attempts >= maxAttempts:
+		c.finish(l, sidecarapi.Result{}, errTooManyAttempts)
+	case pause == 0:
 		c.enqueue(l)
-		return
+	default:
+		c.after(pause, func() { c.enqueue(l) })
 	}
-	time.AfterFunc(pause, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.enqueue(l)
-	})
 }
 
-// finish ends a load for all that wait on it. Its token is returned if it found a credential
-// in force or had no usable result. c.mu is held.
+// finish ends a load for all that wait. Its token is refunded if it found a credential in force
+// or had no usable result. c.mu is held.
 func (c *Cache) finish(l *load, r sidecarapi.Result, err error) {
 	if c.loads[l.digest] == l {
 		delete(c.loads, l.digest)
 	}
-	if l.token != nil {
-		if found := r.Outcome == sidecarapi.Found && inForce(&r.Record, time.Now()); found || err != nil {
-			l.token.refund()
-		} else {
-			l.token.consume()
-		}
-	}
 	l.result, l.err = r, err
 	close(l.done)
-}
-
-// store keeps what was told. c.mu is held.
-func (c *Cache) store(d credential.Digest, b *batch, revision int64, r sidecarapi.Result) {
-	e := &entry{
-		rec:        r.Record,
-		found:      r.Outcome == sidecarapi.Found,
-		revision:   revision,
-		generation: b.generation,
-		confirmed:  b.at,
-		used:       b.at,
-	}
-	if e.found {
-		e.account = c.join(r.Record.Account.ID)
-	}
-	s := c.pools.of(d)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.put(d, e, time.Now())
-}
-
-// moveExpired moves a credential that has expired out of the pool of known ones.
-func (c *Cache) moveExpired(d credential.Digest) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now, s := time.Now(), c.pools.of(d)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e, ok := s.known.Peek(d); ok && e.expired(now) {
-		e.account.entries++ // put takes it out of one pool before it adds it to the other
-		s.put(d, e, now)
-	}
-}
-
-// join returns the account that an entry points to. c.mu is held.
-func (c *Cache) join(id string) *account {
-	a := c.accounts[id]
-	if a == nil {
-		a = &account{}
-		c.accounts[id] = a
-	}
-	a.entries++
-	return a
-}
-
-// evicted is called for every entry that leaves a pool. Entries come and go under c.mu alone.
-func (c *Cache) evicted(e *entry) {
-	if e.account == nil {
+	if !l.token {
 		return
 	}
-	if e.account.entries--; e.account.entries == 0 {
-		delete(c.accounts, e.rec.Account.ID)
+	now := time.Now()
+	if err != nil || r.Outcome == sidecarapi.Found && inForce(&r.Record, now) {
+		c.limiter.refund()
+	} else {
+		c.limiter.consume(now)
 	}
+	c.runLimiter()
 }
 
-// wait waits for a load, at most as long as ctx.
+// wait waits for a load until ctx ends.
 func wait(ctx context.Context, l *load) (sidecarapi.Result, error) {
 	select {
 	case <-l.done:
 		return l.result, l.err
 	case <-ctx.Done():
 		return sidecarapi.Result{}, ctx.Err()
+	}
+}
+
+// down reports whether the circuit breaker is open. Then checks get an immediate answer in place of
+// a timeout. A probe closes it, so that no check pays for detecting a recovery.
+func (c *Cache) down() bool { return c.failures.Load() >= maxFailures }
+
+// recordResolve records the outcome of a resolve of the sample, and logs the begin and the end of
+// an outage.
+func (c *Cache) recordResolve(err error, sample credential.Digest) {
+	if err == nil {
+		c.markAnswered()
+		if c.failures.Swap(0) >= maxFailures {
+			c.log.Info("key API answers again")
+		}
+		return
+	}
+	if c.ctx.Err() != nil {
+		return // the cache is closed
+	}
+	switch c.failures.Add(1) {
+	case 1:
+		c.log.Warn("resolve failed", zap.Error(err))
+	case maxFailures:
+		c.mu.Lock()
+		if !c.closed {
+			c.goroutines.Go(func() { c.probe(sample) })
+		}
+		c.mu.Unlock()
+		c.wakeFollower() // its poll may wait on a lost connection
+		c.log.Error("key API is down: uncached credentials get 503 until it answers", zap.Error(err))
+	}
+}
+
+// probe resolves the sample until the key API answers.
+func (c *Cache) probe(sample credential.Digest) {
+	for c.down() {
+		if !c.sleep(jitter(probeInterval)) {
+			return
+		}
+		_, err := c.api.Resolve(c.ctx, []credential.Digest{sample})
+		c.recordResolve(err, sample)
 	}
 }

@@ -12,17 +12,17 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// plenty lets every look-up through.
-func plenty(o *Options) { o.Admission = Admission{PerSecond: 1_000_000, Burst: 1_000_000} }
+// unlimited admits every look-up.
+func unlimited(o *Options) { o.Admission = Admission{PerSecond: 1_000_000, Burst: 1_000_000} }
 
-// together asks for all names at once and returns what became of each.
-func (f *fixture) together(names []string) map[string]int {
+// concurrently looks up all names at the same time and counts the outcomes.
+func (f *fixture) concurrently(names []string) map[string]int {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	got := make(map[string]int)
 	for _, name := range names {
 		wg.Go(func() {
-			o := f.ask(name)
+			o := f.lookup(name)
 			mu.Lock()
 			defer mu.Unlock()
 			got[o]++
@@ -32,149 +32,149 @@ func (f *fixture) together(names []string) map[string]int {
 	return got
 }
 
-func TestMissesOfOneDigestShareOneLookup(t *testing.T) {
+func TestMissesOfADigestShareALoad(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.api.there, f.api.back = 50*time.Millisecond, 50*time.Millisecond
-		f.follow()
-		pass(time.Second)
-		crowd := make([]string, 10_000)
-		for i := range crowd {
-			crowd[i] = "good"
+		f.api.sendDelay, f.api.replyDelay = 50*time.Millisecond, 50*time.Millisecond
+		f.start()
+		advance(time.Second)
+		checks := make([]string, 10_000)
+		for i := range checks {
+			checks[i] = "good"
 		}
-		if got := f.together(crowd); got["good"] != len(crowd) {
+		if got := f.concurrently(checks); got["good"] != len(checks) {
 			t.Errorf("answers: %v", got)
 		}
 		if digests, requests := f.api.total(); digests != 1 || requests != 1 {
-			t.Errorf("%d digests in %d requests, want one", digests, requests)
+			t.Errorf("%d digests in %d resolves, want one", digests, requests)
 		}
-		f.wantFromMemory("good", "good")
+		f.wantHit("good", "good")
 	})
 }
 
-func TestMissesOfAMillisecondShareOneRequest(t *testing.T) {
-	bubble(t, plenty, func(f *fixture) {
-		f.follow()
-		if got := f.together(names("n", 2500)); got["unknown"] != 2500 {
+func TestMissesOfAMillisecondShareAResolve(t *testing.T) {
+	bubble(t, unlimited, func(f *fixture) {
+		f.start()
+		if got := f.concurrently(names("n", 2500)); got["unknown"] != 2500 {
 			t.Errorf("answers: %v", got)
 		}
 		if digests, requests := f.api.total(); digests != 2500 || requests != 3 {
-			t.Errorf("%d digests in %d requests, want 2500 in 3", digests, requests)
+			t.Errorf("%d digests in %d resolves, want 2500 in 3", digests, requests)
 		}
 		for _, r := range f.api.resolves {
 			if len(r.digests) > sidecarapi.MaxResolve {
-				t.Errorf("%d digests in one request", len(r.digests))
+				t.Errorf("%d digests in one resolve", len(r.digests))
 			}
 		}
 		for _, gap := range []struct {
 			time.Duration
 			requests int
-		}{{gather - time.Microsecond, 1}, {gather + time.Microsecond, 2}} {
-			f.api.forgetSeen()
-			go f.ask("early" + gap.String())
-			pass(gap.Duration)
-			f.ask("late" + gap.String())
+		}{{batchWindow - time.Microsecond, 1}, {batchWindow + time.Microsecond, 2}} {
+			f.api.resetCounts()
+			go f.lookup("early" + gap.String())
+			advance(gap.Duration)
+			f.lookup("late" + gap.String())
 			if _, requests := f.api.total(); requests != gap.requests {
-				t.Errorf("%s apart: %d requests, want %d", gap, requests, gap.requests)
+				t.Errorf("%s apart: %d resolves, want %d", gap, requests, gap.requests)
 			}
 		}
 	})
 }
 
-// A failure is nobody's fact: not remembered, and no 401.
-func TestFailuresAreNotRemembered(t *testing.T) {
+// A failure is not cached, and is not a 401.
+func TestFailuresAreNotCached(t *testing.T) {
 	for name, fail := range map[string]func(*fakeAPI){
-		"unreachable": func(a *fakeAPI) { a.down = errUnreachable },
-		"timeout":     func(a *fakeAPI) { a.there = time.Hour },
-		"teaches nothing": func(a *fakeAPI) {
-			a.tamper = nothing
+		"unreachable": func(a *fakeAPI) { a.resolveErr = errUnreachable },
+		"timeout":     func(a *fakeAPI) { a.sendDelay = time.Hour },
+		"unusable": func(a *fakeAPI) {
+			a.editResolved = unusableResults
 		},
-		"backwards": func(a *fakeAPI) { a.tamper = func(r *sidecarapi.Resolved) { r.Revision-- } },
+		"older revision": func(a *fakeAPI) { a.editResolved = func(r *sidecarapi.Resolved) { r.Revision-- } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
 				f.api.revision = 7
-				f.follow()
+				f.start()
 				f.api.set(func() { fail(f.api) })
-				f.wantResolved("good", "503")
-				f.wantResolved("nobody", "503")
+				f.wantMiss("good", "503")
+				f.wantMiss("missing", "503")
 				if known, unknown := f.pools.sizes(); known+unknown != 0 {
-					t.Errorf("%d entries kept of a failure", known+unknown)
+					t.Errorf("%d entries after a failure", known+unknown)
 				}
-				f.api.set(func() { f.api.down, f.api.there, f.api.tamper = nil, 0, nil })
-				f.wantResolved("good", "good")
-				f.wantResolved("nobody", "unknown")
+				f.api.set(func() { f.api.resolveErr, f.api.sendDelay, f.api.editResolved = nil, 0, nil })
+				f.wantMiss("good", "good")
+				f.wantMiss("missing", "unknown")
 			})
 		})
 	}
 }
 
-// One result that teaches nothing takes nothing from the others of its batch.
-func TestOneResultTeachesNothing(t *testing.T) {
+// An unusable result fails only the look-up of its digest.
+func TestUnusableResultFailsItsDigestAlone(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		bad := digest("bad")
 		f.api.put(bad, goodKey("bad"))
-		f.api.tamper = func(r *sidecarapi.Resolved) {
+		f.api.editResolved = func(r *sidecarapi.Resolved) {
 			for i := range r.Results {
 				if r.Results[i].Record.ID == "key-bad" {
 					r.Results[i] = sidecarapi.Result{}
 				}
 			}
 		}
-		if got := f.together([]string{"good", "bad", "revoked"}); got["good"] != 1 || got["revoked"] != 1 || got["503"] != 1 {
+		if got := f.concurrently([]string{"good", "bad", "revoked"}); got["good"] != 1 || got["revoked"] != 1 || got["503"] != 1 {
 			t.Errorf("answers: %v", got)
 		}
 		if _, requests := f.api.total(); requests != 1 {
-			t.Errorf("%d requests", requests)
+			t.Errorf("%d resolves", requests)
 		}
-		// The breaker is for a key API that is down, not for a result that is odd.
-		for range 2 * tripAfter {
-			f.wantResolved("bad", "503")
+		// Unusable results do not open the breaker.
+		for range 2 * maxFailures {
+			f.wantMiss("bad", "503")
 		}
-		f.wantResolved("another", "unknown")
+		f.wantMiss("another", "unknown")
 	})
 }
 
-// Each waits on his own deadline; the load goes on without them.
-func TestEachWaiterHasHisOwnDeadline(t *testing.T) {
+// Each check has its own deadline. The load continues without it.
+func TestEachCheckHasItsOwnDeadline(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		f.api.there = 100 * time.Millisecond
+		f.start()
+		f.api.sendDelay = 100 * time.Millisecond
 		began := time.Now()
-		impatient, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+		short, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
 		defer cancel()
-		patient := make(chan string, 1)
-		go func() { patient <- f.ask("good") }()
-		if _, _, err := f.Lookup(impatient, digest("good")); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 30*time.Millisecond {
+		long := make(chan string, 1)
+		go func() { long <- f.lookup("good") }()
+		if _, _, err := f.Lookup(short, digest("good")); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 30*time.Millisecond {
 			t.Errorf("error %v after %s", err, time.Since(began))
 		}
-		if got := <-patient; got != "good" || time.Since(began) != 100*time.Millisecond+gather {
+		if got := <-long; got != "good" || time.Since(began) != 100*time.Millisecond+batchWindow {
 			t.Errorf("%s after %s", got, time.Since(began))
 		}
-		// A caller that has gone leaves an answer for the next.
-		gone, cancel := context.WithCancel(context.Background())
+		// The result of a check that was cancelled is cached.
+		cancelled, cancel := context.WithCancel(context.Background())
 		cancel()
-		if _, _, err := f.Lookup(gone, digest("revoked")); !errors.Is(err, context.Canceled) {
+		if _, _, err := f.Lookup(cancelled, digest("revoked")); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
-		pass(time.Second)
-		f.wantFromMemory("revoked", "revoked")
+		advance(time.Second)
+		f.wantHit("revoked", "revoked")
 	})
 }
 
-// late has a resolve answered with the facts as they are now, and then changes them
-// before the answer is there.
-func (f *fixture) late(name string, change func()) (answer chan string) {
-	f.api.set(func() { f.api.there, f.api.back = 0, 100*time.Millisecond })
+// duringResolve looks a name up, and calls change after the key API has read the facts and before
+// its answer arrives.
+func (f *fixture) duringResolve(name string, change func()) (answer chan string) {
+	f.api.set(func() { f.api.sendDelay, f.api.replyDelay = 0, 100*time.Millisecond })
 	answer = make(chan string, 1)
-	go func() { answer <- f.ask(name) }()
-	pass(50 * time.Millisecond)
+	go func() { answer <- f.lookup(name) }()
+	advance(50 * time.Millisecond)
 	change()
-	pass(10 * time.Millisecond)
+	advance(10 * time.Millisecond)
 	return answer
 }
 
-func TestALateFillBringsNoOldFactBack(t *testing.T) {
+func TestLateFillDoesNotRestoreTheOldFact(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(f *fixture)
@@ -186,30 +186,30 @@ func TestALateFillBringsNoOldFactBack(t *testing.T) {
 			f.api.put(digest("good"), revoked(goodKey("good")))
 			f.api.replace("two", 0)
 		}, "revoked"},
-		{"the log reaches back no more", func(f *fixture) {
+		{"a pruned log", func(f *fixture) {
 			f.api.put(digest("good"), revoked(goodKey("good")))
 			f.api.replace("one", 100)
 		}, "revoked"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, nil, func(f *fixture) {
-				f.follow()
-				first := f.late("good", func() { tt.change(f) })
+				f.start()
+				first := f.duringResolve("good", func() { tt.change(f) })
 				joined := make(chan string, 1)
-				go func() { joined <- f.ask("good") }() // begins after the change was applied
+				go func() { joined <- f.lookup("good") }() // begins after the change is applied
 				if got := <-joined; got != tt.want {
-					t.Errorf("who joined the late answer got %s, want %s", got, tt.want)
+					t.Errorf("a check that joined the late load got %s, want %s", got, tt.want)
 				}
 				if got := <-first; got != tt.want && got != "good" {
-					t.Errorf("who began before the change got %s", got)
+					t.Errorf("a check that began before the change got %s", got)
 				}
-				pass(time.Second)
+				advance(time.Second)
 				f.want("good", tt.want)
 			})
 			bubble(t, nil, func(f *fixture) {
-				f.follow()
-				first := f.late("good", func() { tt.change(f) })
-				pass(45 * time.Millisecond) // the late answer is there
+				f.start()
+				first := f.duringResolve("good", func() { tt.change(f) })
+				advance(45 * time.Millisecond) // the late answer has arrived
 				f.want("good", tt.want)
 				<-first
 			})
@@ -217,24 +217,24 @@ func TestALateFillBringsNoOldFactBack(t *testing.T) {
 	}
 }
 
-// An unknown digest that is imported while it is asked for is known afterwards.
-func TestALateFillOfAnUnknownOne(t *testing.T) {
+// A digest that is imported while it is resolved is known afterwards.
+func TestLateFillOfAnImportedKey(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		<-f.late("imported", func() { f.api.change(digest("imported"), goodKey("imported")) })
+		f.start()
+		<-f.duringResolve("imported", func() { f.api.change(digest("imported"), goodKey("imported")) })
 		f.want("imported", "good")
-		f.want("nobody", "unknown")
-		f.api.change(digest("nobody"), goodKey("nobody"))
+		f.want("missing", "unknown")
+		f.api.change(digest("missing"), goodKey("missing"))
 		synctest.Wait()
-		f.want("nobody", "good")
+		f.want("missing", "good")
 	})
 }
 
-// Facts that change faster than they can be asked for are not asked for without end.
-func TestAskingAgainIsBounded(t *testing.T) {
+// The attempts of a load are bounded, even if the facts change during each.
+func TestAttemptsAreBounded(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
-		f.api.set(func() { f.api.back = 20 * time.Millisecond })
+		f.start()
+		f.api.set(func() { f.api.replyDelay = 20 * time.Millisecond })
 		stop := make(chan struct{})
 		go func() {
 			for {
@@ -248,51 +248,50 @@ func TestAskingAgainIsBounded(t *testing.T) {
 		}()
 		f.want("good", "503")
 		close(stop)
-		if n := f.api.asked(digest("good")); n != maxAsks {
-			t.Errorf("asked %d times, want %d", n, maxAsks)
+		if n := f.api.resolvedCount(digest("good")); n != maxAttempts {
+			t.Errorf("%d resolves, want %d", n, maxAttempts)
 		}
 		f.want("good", "good")
 	})
 }
 
-// Where nothing cached answers, no one is answered by a look-up that began before he
-// came.
+// In cold mode no check joins a load that was sent before the check began.
 func TestColdJoinsNoOlderLoad(t *testing.T) {
-	bubble(t, nil, func(f *fixture) { // the follower does not run: cold
-		first := f.late("good", func() { f.api.change(digest("good"), revoked(goodKey("good"))) })
+	bubble(t, nil, func(f *fixture) { // cold: the follower does not run
+		first := f.duringResolve("good", func() { f.api.change(digest("good"), revoked(goodKey("good"))) })
 		f.want("good", "revoked")
 		if got := <-first; got != "good" {
-			t.Errorf("the first got %s", got)
+			t.Errorf("the first check got %s", got)
 		}
-		if n := f.api.asked(digest("good")); n != 2 {
-			t.Errorf("asked %d times", n)
+		if n := f.api.resolvedCount(digest("good")); n != 2 {
+			t.Errorf("%d resolves", n)
 		}
-		// But those of one millisecond still share.
-		f.api.forgetSeen()
-		f.together([]string{"good", "good", "good"})
+		// Checks of the same millisecond share a load.
+		f.api.resetCounts()
+		f.concurrently([]string{"good", "good", "good"})
 		if digests, _ := f.api.total(); digests != 1 {
-			t.Errorf("asked for %d digests", digests)
+			t.Errorf("%d digests resolved", digests)
 		}
 	})
 }
 
-// A flood of unknown digests takes no room from what is known.
-func TestUnknownOnesEvictNoKnownOnes(t *testing.T) {
-	bubble(t, func(o *Options) { plenty(o); o.Known, o.Unknown = 3, 10 }, func(f *fixture) {
-		f.follow()
+// A flood of unknown digests evicts no known credential.
+func TestUnknownDigestsEvictNoKnownCredentials(t *testing.T) {
+	bubble(t, func(o *Options) { unlimited(o); o.Known, o.Unknown = 3, 10 }, func(f *fixture) {
+		f.start()
 		good := names("kept", 3)
 		for _, name := range good {
 			f.api.put(digest(name), goodKey(name))
 			f.want(name, "good")
 		}
-		f.together(names("flood", 1000))
+		f.concurrently(names("flood", 1000))
 		for _, name := range good {
-			f.wantFromMemory(name, "good")
+			f.wantHit(name, "good")
 		}
 		if known, unknown := f.pools.sizes(); known != 3 || unknown > 10 {
 			t.Errorf("%d known, %d unknown", known, unknown)
 		}
-		// Nor the other way round.
+		// Known credentials evict no unknown digest.
 		for _, name := range names("n", 10) {
 			f.want(name, "unknown")
 		}
@@ -301,7 +300,7 @@ func TestUnknownOnesEvictNoKnownOnes(t *testing.T) {
 			f.want(name, "good")
 		}
 		for _, name := range names("n", 10) {
-			f.wantFromMemory(name, "unknown")
+			f.wantHit(name, "unknown")
 		}
 		if len(f.accounts) != 3 {
 			t.Errorf("%d accounts kept for 3 entries", len(f.accounts))
@@ -309,13 +308,13 @@ func TestUnknownOnesEvictNoKnownOnes(t *testing.T) {
 	})
 }
 
-func TestCloseEndsAllThatWaits(t *testing.T) {
+func TestCloseEndsWaitingLookups(t *testing.T) {
 	bubble(t, func(o *Options) { o.Admission = Admission{PerSecond: 1, Burst: 2} }, func(f *fixture) {
-		f.follow()
-		f.api.set(func() { f.api.there = time.Hour })
+		f.start()
+		f.api.set(func() { f.api.sendDelay = time.Hour })
 		answers := make(chan map[string]int, 1)
-		go func() { answers <- f.together(append(names("n", 20), "good")) }()
-		pass(10 * time.Millisecond)
+		go func() { answers <- f.concurrently(append(names("n", 20), "good")) }()
+		advance(10 * time.Millisecond)
 		began := time.Now()
 		f.Close()
 		if took := time.Since(began); took != 0 {

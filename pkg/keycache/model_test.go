@@ -16,16 +16,15 @@ import (
 
 const (
 	longestMaxStale = 5 * time.Second
-	// settled is how long a sidecar may take to be back at its key API, beside a poll that
-	// was lost and waits up to a third of the lease: the poll's grace, 2 s to the next one, and
-	// a start.
-	settled = 4 * time.Second
+	// recoveryTime bounds how long a sidecar takes to recover, beyond a poll that was lost and waits up to
+	// a third of the lease: the poll's slack, 2 s to the next poll, and a start.
+	recoveryTime = 4 * time.Second
 )
 
-// plan is one world and what happens in it.
+// plan is one world and its steps.
 type plan struct {
 	seed      uint64
-	rate      float64 // of the key API's clock, by the sidecars'
+	rate      float64 // of the key API's clock, relative to the sidecars'
 	sidecars  int
 	lease     time.Duration
 	retention time.Duration
@@ -33,7 +32,7 @@ type plan struct {
 	steps     []step
 }
 
-// step is one thing that happens, after a pause.
+// step is one action after a pause.
 type step struct {
 	what  action
 	n     int
@@ -45,11 +44,11 @@ type action int
 const (
 	checkSome action = iota
 	checkAll
-	train // of checks, for some seconds
+	stream // checks for some seconds
 	mutate
-	looking
-	weatherOfOne
-	weatherOfAll
+	progress
+	conditionOfOne
+	conditionOfAll
 	stopping
 	killing
 	outage
@@ -58,18 +57,18 @@ const (
 	restoringBare
 	newSidecar
 	lossOfSidecar
-	flurry
-	brink
-	comingBack
+	resolveRace
+	expiry
+	rejoining
 	coldStart
 	delayedFirst
-	goodbye
+	deregistering
 	copying
-	calming
-	actions // how many there are
+	converging
+	actions // number of actions
 )
 
-// GoString is how a failed plan is shown.
+// GoString implements fmt.GoStringer: rapid prints a failed plan with it.
 func (p plan) GoString() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "seed %d, rate %.4f, %d sidecars, lease %s, retention %s, %+v", p.seed, p.rate, p.sidecars, p.lease, p.retention, p.times)
@@ -80,19 +79,19 @@ func (p plan) GoString() string {
 }
 
 var actionNames = [actions]string{
-	"check some", "check all", "train", "mutate", "look", "weather of one", "weather of all", "stop", "kill",
-	"outage", "back up", "restore", "restore without epoch", "new sidecar", "lose sidecar", "flurry", "brink", "come back",
-	"cold start behind an intermediary", "delayed first poll", "goodbye overtaken", "copy a sidecar", "calm",
+	"check some", "check all", "stream", "mutate", "progress", "condition of one", "condition of all", "stop", "kill",
+	"outage", "back up", "restore", "restore without epoch", "new sidecar", "lose sidecar", "changes during resolves", "expiry", "rejoin",
+	"cold start behind an intermediary", "delayed first poll", "deregistration overtaken", "copy a sidecar", "converge",
 }
 
-// weights say how often each action comes.
+// weights are the frequencies of the actions.
 var weights = [actions]int{
-	checkSome: 20, checkAll: 10, train: 8, mutate: 25, looking: 8, weatherOfOne: 12, weatherOfAll: 3, stopping: 1, killing: 1,
-	outage: 2, backingUp: 1, restoring: 1, restoringBare: 1, newSidecar: 1, lossOfSidecar: 2, flurry: 4, brink: 3, comingBack: 2,
-	coldStart: 2, delayedFirst: 2, goodbye: 2, copying: 2, calming: 2,
+	checkSome: 20, checkAll: 10, stream: 8, mutate: 25, progress: 8, conditionOfOne: 12, conditionOfAll: 3, stopping: 1, killing: 1,
+	outage: 2, backingUp: 1, restoring: 1, restoringBare: 1, newSidecar: 1, lossOfSidecar: 2, resolveRace: 4, expiry: 3, rejoining: 2,
+	coldStart: 2, delayedFirst: 2, deregistering: 2, copying: 2, converging: 2,
 }
 
-// Both clocks may be 1% off.
+// Each clock may be 1% off.
 var rates = []float64{1, 1.01 / 0.99, 0.99 / 1.01, 1.01, 0.99, 1.003}
 
 func millis(list ...int) *rapid.Generator[time.Duration] {
@@ -130,21 +129,21 @@ func plans(steps int) *rapid.Generator[plan] {
 	})
 }
 
-// run makes a plan happen in a bubble, and returns what went wrong.
+// run runs a plan in a bubble and returns the violations.
 func run(t *testing.T, p plan) (operations int, problems []string) {
 	folder := t.TempDir()
 	synctest.Test(t, func(*testing.T) {
 		w := newWorld(folder, p)
 		for _, s := range p.steps {
-			pass(s.pause)
+			advance(s.pause)
 			w.do(s)
-			if !w.right() {
+			if !w.ok() {
 				break
 			}
 		}
-		if w.right() {
-			w.calm()
-			w.settle()
+		if w.ok() {
+			w.converge()
+			w.checkEffective()
 		}
 		w.close()
 		operations, problems = w.operations+len(p.steps), w.problems
@@ -152,15 +151,15 @@ func run(t *testing.T, p plan) (operations int, problems []string) {
 	return operations, problems
 }
 
-// settle waits until every change must be effective, and sees that it is.
-func (w *world) settle() {
-	pass((w.keyd.settings.Lease + longestMaxStale) * 21 / 20)
-	w.look()
+// checkEffective waits until every change must be effective.
+func (w *world) checkEffective() {
+	advance((w.keyd.settings.Lease + longestMaxStale) * 21 / 20)
+	w.checkPending()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, c := range w.changes {
-		if !c.told && !c.lost {
-			w.wrong("revision %d is not effective though every sidecar is there", c.revision)
+		if !c.effective && !c.lost {
+			w.report("revision %d is not effective while every sidecar is reachable", c.revision)
 		}
 	}
 }
@@ -168,22 +167,22 @@ func (w *world) settle() {
 func (w *world) do(s step) {
 	switch s.what {
 	case checkSome:
-		w.some(s.n)
+		w.checkSome(s.n)
 	case checkAll:
-		w.everything(false)
-	case train:
+		w.checkAll(false)
+	case stream:
 		for i := range 40 + 3*s.n {
-			w.some(12)
-			pass(time.Duration(i%20) * time.Millisecond)
+			w.checkSome(12)
+			advance(time.Duration(i%20) * time.Millisecond)
 		}
 	case mutate:
 		w.mutate(s.n % 8)
-	case looking:
-		w.look()
-	case weatherOfOne, weatherOfAll:
+	case progress:
+		w.checkPending()
+	case conditionOfOne, conditionOfAll:
 		for i, sc := range w.sidecars {
-			if s.what == weatherOfAll || s.n%len(w.sidecars) == i {
-				sc.link.set(weather(s.n) % weathers)
+			if s.what == conditionOfAll || s.n%len(w.sidecars) == i {
+				sc.link.set(condition(s.n) % conditions)
 			}
 		}
 	case stopping:
@@ -193,8 +192,8 @@ func (w *world) do(s step) {
 	case outage:
 		w.must(w.keyd.stop(s.n%2 == 0))
 		for range 10 + s.n {
-			w.some(12)
-			pass(100 * time.Millisecond)
+			w.checkSome(12)
+			advance(100 * time.Millisecond)
 		}
 		w.must(w.keyd.start())
 	case backingUp:
@@ -212,31 +211,31 @@ func (w *world) do(s step) {
 			if s.n%3 == 0 {
 				lost.kill()
 			} else {
-				lost.leave()
+				lost.shutdown()
 			}
 			w.addSidecar()
 		}
-	case flurry:
-		w.flurry(s.n)
-	case brink:
-		w.brink(s.n)
-	case comingBack:
-		w.comeBack(s.n)
+	case resolveRace:
+		w.changesDuringResolves(s.n)
+	case expiry:
+		w.expiry(s.n)
+	case rejoining:
+		w.rejoin(s.n)
 	case coldStart:
 		w.coldStartBehindIntermediary(s.n)
 	case delayedFirst:
 		w.delayedFirstPoll(s.n)
-	case goodbye:
-		w.goodbyeOvertaken(s.n)
+	case deregistering:
+		w.deregistrationOvertaken(s.n)
 	case copying:
 		w.copySidecar(s.n)
-	case calming:
-		w.calm()
+	case converging:
+		w.converge()
 	case actions:
 	}
 }
 
-// model runs so many random plans of the seed.
+// model runs random plans of a seed.
 func model(t *testing.T, seed, worlds, steps int) (operations int) {
 	t.Helper()
 	for name, value := range map[string]string{"rapid.seed": strconv.Itoa(seed), "rapid.checks": strconv.Itoa(worlds), "rapid.nofailfile": "true"} {
@@ -254,18 +253,17 @@ func model(t *testing.T, seed, worlds, steps int) (operations int) {
 	return operations
 }
 
-var worlds = flag.Int("worlds", 3, "how many worlds TestModel makes")
+var worlds = flag.Int("worlds", 3, "number of plans that TestModel runs")
 
-// TestModel drives real caches and the real change log through random plans, beside a
-// simple truth of what is so. A few seconds here; the long run is TestModelLong.
+// TestModel runs random plans with real caches and a real key API, and compares every check with
+// the facts. TestModelLong runs more of them.
 func TestModel(t *testing.T) {
 	t.Logf("%d operations", model(t, 1, *worlds, 150))
 }
 
-// TestModelFindsFirstVersionFaults has the model show that it can produce what broke the first
-// version: each fault fails in its scene, and the scene passes without it.
-func TestModelFindsFirstVersionFaults(t *testing.T) {
-	const stale, left = "is over", "has left"
+// The model detects known faults: each fails in its scene, which passes without it.
+func TestModelFindsKnownFaults(t *testing.T) {
+	const stale, waiting = "may answer", "is deregistered"
 	for _, tt := range []struct {
 		fault string
 		scene action
@@ -274,7 +272,7 @@ func TestModelFindsFirstVersionFaults(t *testing.T) {
 		{ttlMode, coldStart, stale},
 		{headAcknowledges, delayedFirst, stale},
 		{arrivalOrder, copying, stale},
-		{goodbyeForgets, goodbye, left},
+		{deregistrationForgets, deregistering, waiting},
 	} {
 		t.Run(tt.fault, func(t *testing.T) {
 			p := plan{
@@ -290,7 +288,7 @@ func TestModelFindsFirstVersionFaults(t *testing.T) {
 			*fault = tt.fault
 			defer func() { *fault = "" }()
 			if _, problems := run(t, p); !strings.Contains(strings.Join(problems, "\n"), tt.want) {
-				t.Errorf("the fault is not found: %q", problems)
+				t.Errorf("the fault is not detected: %q", problems)
 			}
 		})
 	}

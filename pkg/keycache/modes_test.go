@@ -9,73 +9,66 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// The ends of what the first poll at moment 0 gives.
+// The ends of the lease and the stale time that the first poll gives, counted from that poll.
 const (
 	leaseEnd = 14700 * time.Millisecond
 	staleEnd = 896700 * time.Millisecond
 )
 
-// at waits for a moment after the beginning.
-func (f *fixture) at(moment time.Duration) {
-	pass(moment - time.Since(f.began()))
+// advanceTo waits until a moment after the first poll.
+func (f *fixture) advanceTo(moment time.Duration) {
+	advance(moment - time.Since(f.began()))
 }
 
-// began is the moment of the first poll: the bubble's own beginning.
-func (f *fixture) began() time.Time { return f.api.seen()[0].at }
+// began returns the time of the first poll.
+func (f *fixture) began() time.Time { return f.api.pollsSeen()[0].at }
 
-type answers [4]string // of good, revoked, terminated, nobody
-
-var (
-	facts    = answers{"good", "revoked", "terminated", "unknown"}
-	known    = answers{"good", "revoked", "terminated", "503"}
-	nobodies = answers{"503", "503", "503", "503"}
-)
-
-// Every row of what the cache may answer, with the key API gone, half gone and there.
+// Every row of the table of what the cache may answer, for each outage.
 func TestModes(t *testing.T) {
-	deaf := func(a *fakeAPI) { a.deaf = errUnreachable }
-	down := func(a *fakeAPI) { a.deaf, a.down = errUnreachable, errUnreachable }
-	mute := func(a *fakeAPI) { a.deaf, a.tamper = errUnreachable, nothing }
+	noPolls := func(a *fakeAPI) { a.pollErr = errUnreachable }
+	unreachable := func(a *fakeAPI) { a.pollErr, a.resolveErr = errUnreachable, errUnreachable }
+	unusable := func(a *fakeAPI) { a.pollErr, a.editResolved = errUnreachable, unusableResults }
 	for _, tt := range []struct {
 		name     string
 		maxStale time.Duration
-		fault    func(*fakeAPI) // a moment after all four were confirmed
-		again    time.Duration  // asked once more then; 0: not
+		fault    func(*fakeAPI) // once all four are resolved
+		again    time.Duration  // moment of another look-up; 0: none
 		at       time.Duration
 		want     answers
-		asks     bool // for all of them
+		resolves bool // all of them
 	}{
-		{"synced, nothing reachable", 15 * time.Minute, down, 0, leaseEnd - tick, facts, false},
-		{"degraded, confirmed a moment ago", 15 * time.Minute, deaf, leaseEnd, leaseEnd + 4*time.Second, facts, false},
-		{"degraded, to be confirmed", 15 * time.Minute, deaf, 0, leaseEnd, facts, true},
-		{"degraded, near its end", 15 * time.Minute, deaf, 0, staleEnd - time.Second, facts, true},
-		{"island", 15 * time.Minute, down, 0, leaseEnd, known, true},
-		{"island, near its end", 15 * time.Minute, down, 0, staleEnd - time.Second, known, true},
-		{"island, where resolve teaches nothing", 15 * time.Minute, mute, 0, leaseEnd, known, true},
-		{"cold again", 15 * time.Minute, down, 0, staleEnd, nobodies, true},
-		{"cold again, resolve answers", 15 * time.Minute, deaf, 0, staleEnd, facts, true},
-		{"cold again, confirmed a moment ago", 15 * time.Minute, deaf, staleEnd - time.Second, staleEnd, facts, true},
-		{"cold again, resolve teaches nothing", 15 * time.Minute, mute, 0, staleEnd, nobodies, true},
-		{"max_stale 0, under the lease", 0, down, 0, leaseEnd - tick, facts, false},
-		{"max_stale 0, nothing reachable", 0, down, 0, leaseEnd, nobodies, true},
-		{"max_stale 0, resolve answers", 0, deaf, leaseEnd - time.Second, leaseEnd, facts, true},
+		{"synced, unreachable", 15 * time.Minute, unreachable, 0, leaseEnd - tick, allAnswers, false},
+		{"degraded, just resolved", 15 * time.Minute, noPolls, leaseEnd, leaseEnd + 4*time.Second, allAnswers, false},
+		{"degraded, to be revalidated", 15 * time.Minute, noPolls, 0, leaseEnd, allAnswers, true},
+		{"degraded, near its end", 15 * time.Minute, noPolls, 0, staleEnd - time.Second, allAnswers, true},
+		{"degraded, unreachable", 15 * time.Minute, unreachable, 0, leaseEnd, foundAnswers, true},
+		{"degraded, unreachable, near its end", 15 * time.Minute, unreachable, 0, staleEnd - time.Second, foundAnswers, true},
+		{"degraded, unusable results", 15 * time.Minute, unusable, 0, leaseEnd, foundAnswers, true},
+		{"cold again", 15 * time.Minute, unreachable, 0, staleEnd, noAnswers, true},
+		{"cold again, for an hour", 15 * time.Minute, unreachable, 0, staleEnd + time.Hour, noAnswers, true},
+		{"cold again, resolve answers", 15 * time.Minute, noPolls, 0, staleEnd, allAnswers, true},
+		{"cold again, just resolved", 15 * time.Minute, noPolls, staleEnd - time.Second, staleEnd, allAnswers, true},
+		{"cold again, unusable results", 15 * time.Minute, unusable, 0, staleEnd, noAnswers, true},
+		{"max_stale 0, under the lease", 0, unreachable, 0, leaseEnd - tick, allAnswers, false},
+		{"max_stale 0, unreachable", 0, unreachable, 0, leaseEnd, noAnswers, true},
+		{"max_stale 0, resolve answers", 0, noPolls, leaseEnd - time.Second, leaseEnd, allAnswers, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(o *Options) { o.Times.MaxStale = tt.maxStale }, func(f *fixture) {
-				f.follow()
+				f.start()
 				f.warm()
 				f.api.set(func() { tt.fault(f.api) })
 				if tt.again != 0 {
-					f.at(tt.again)
+					f.advanceTo(tt.again)
 					f.warm()
 				}
-				f.at(tt.at)
-				for i, name := range all {
-					before := f.api.asked(digest(name))
+				f.advanceTo(tt.at)
+				for i, name := range allNames {
+					before := f.api.resolvedCount(digest(name))
 					f.want(name, tt.want[i])
-					// While the key API is down it is the breaker that is asked.
-					if asked := f.api.asked(digest(name)) > before; asked != tt.asks && f.breaker.allows() {
-						t.Errorf("%s: asked for is %t", name, asked)
+					// While the breaker is open, checks send no resolves.
+					if resolved := f.api.resolvedCount(digest(name)) > before; resolved != tt.resolves && !f.down() {
+						t.Errorf("%s: resolved is %t", name, resolved)
 					}
 				}
 			})
@@ -83,48 +76,42 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// Before the first lease, what one check has learned is nothing to the next.
-func TestColdAtTheBeginning(t *testing.T) {
+// Before the first lease no check is answered from the result of another.
+func TestColdBeforeTheFirstLease(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.api.deaf = errUnreachable
-		f.follow()
+		f.api.pollErr = errUnreachable
+		f.start()
 		for range 3 {
-			for i, name := range all {
-				f.wantResolved(name, facts[i])
-			}
-			pass(time.Second)
+			f.wantEach(f.wantMiss, allAnswers)
+			advance(time.Second)
 		}
-		f.api.set(func() { f.api.down = errUnreachable })
-		for _, name := range all {
-			f.want(name, "503")
-		}
+		f.api.set(func() { f.api.resolveErr = errUnreachable })
+		f.wantEach(f.want, noAnswers)
 	})
 }
 
-// Under a live lease an entry past max_age still answers when no resolve can be had,
-// an unknown one too; and is confirmed as soon as one can.
+// Under a lease an entry past max_age is served stale if no resolve is possible, and revalidated
+// as soon as one is.
 func TestPastMaxAgeUnderALease(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.warm()
-		f.api.set(func() { f.api.down = errUnreachable })
-		pass(time.Hour)
+		f.api.set(func() { f.api.resolveErr = errUnreachable })
+		advance(time.Hour)
 		f.wantMode(synced)
 		for range 3 {
-			for i, name := range all {
-				f.want(name, facts[i])
-			}
+			f.wantEach(f.want, allAnswers)
 		}
-		f.api.set(func() { f.api.down = nil })
-		pass(time.Second)
+		f.api.set(func() { f.api.resolveErr = nil })
+		advance(time.Second)
 		f.api.put(digest("good"), revoked(goodKey("good")))
-		f.wantResolved("good", "revoked")
-		f.wantFromMemory("good", "revoked")
+		f.wantMiss("good", "revoked")
+		f.wantHit("good", "revoked")
 	})
 }
 
-// A hot credential is confirmed before it has to be, so that no check waits for it.
-func TestHotOnesAreRefreshed(t *testing.T) {
+// Entries in use are refreshed before they are stale, so that no check waits.
+func TestUsedEntriesAreRefreshed(t *testing.T) {
 	for name, tt := range map[string]struct {
 		fault func(*fakeAPI)
 		pause time.Duration
@@ -133,35 +120,35 @@ func TestHotOnesAreRefreshed(t *testing.T) {
 		most  int
 	}{
 		"synced":   {func(*fakeAPI) {}, time.Minute, 10 * time.Hour, 10, 13},
-		"degraded": {func(a *fakeAPI) { a.deaf = errUnreachable }, time.Second, 5 * time.Minute, 29, 61},
-		"ttl":      {func(a *fakeAPI) { a.deaf = sidecarapi.ErrNotOffered }, time.Second, 5 * time.Minute, 29, 61},
+		"degraded": {func(a *fakeAPI) { a.pollErr = errUnreachable }, time.Second, 5 * time.Minute, 29, 61},
+		"ttl":      {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrNotOffered }, time.Second, 5 * time.Minute, 29, 61},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, optional, func(f *fixture) {
+			bubble(t, changesOptional, func(f *fixture) {
 				if name == "ttl" {
-					f.api.deaf = sidecarapi.ErrNotOffered
+					f.api.pollErr = sidecarapi.ErrNotOffered
 				}
-				f.follow()
+				f.start()
 				f.warm()
 				f.api.set(func() { tt.fault(f.api) })
-				f.api.set(func() { f.api.there = 50 * time.Millisecond })
+				f.api.set(func() { f.api.sendDelay = 50 * time.Millisecond })
 				if name == "degraded" {
-					pass(leaseEnd)
+					advance(leaseEnd)
 					f.warm()
 				}
-				f.api.forgetSeen()
-				for began := time.Now(); time.Since(began) < tt.lasts; pass(tt.pause) {
-					for i, name := range all {
-						asked := time.Now()
-						f.want(name, facts[i])
-						if took := time.Since(asked); took != 0 {
+				f.api.resetCounts()
+				for began := time.Now(); time.Since(began) < tt.lasts; advance(tt.pause) {
+					for i, name := range allNames {
+						checked := time.Now()
+						f.want(name, allAnswers[i])
+						if took := time.Since(checked); took != 0 {
 							t.Fatalf("%s waited %s", name, took)
 						}
 					}
 				}
-				for _, name := range all {
-					if n := f.api.asked(digest(name)); n < tt.least || n > tt.most {
-						t.Errorf("%s was asked for %d times, want %d to %d", name, n, tt.least, tt.most)
+				for _, name := range allNames {
+					if n := f.api.resolvedCount(digest(name)); n < tt.least || n > tt.most {
+						t.Errorf("%s was resolved %d times, want %d to %d", name, n, tt.least, tt.most)
 					}
 				}
 			})
@@ -169,108 +156,98 @@ func TestHotOnesAreRefreshed(t *testing.T) {
 	}
 }
 
-// A key API without a change log: plain times to live.
-func TestWithoutAChangeLog(t *testing.T) {
-	bubble(t, optional, func(f *fixture) {
-		f.api.deaf = sidecarapi.ErrNotOffered
-		f.follow()
+// Without a change log entries have a time to live.
+func TestTTLMode(t *testing.T) {
+	bubble(t, changesOptional, func(f *fixture) {
+		f.api.pollErr = sidecarapi.ErrNotOffered
+		f.start()
 		f.wantMode(ttl)
 		f.warm()
-		confirmed := time.Now()
-		since := func(d time.Duration) { pass(d - time.Since(confirmed)) }
+		resolved := time.Now()
+		since := func(d time.Duration) { advance(d - time.Since(resolved)) }
 		since(4 * time.Second)
-		for i, name := range all {
-			f.wantFromMemory(name, facts[i])
-		}
-		// A change is seen once it is confirmed, and not before.
+		f.wantEach(f.wantHit, allAnswers)
+		// A change counts from the next revalidation on.
 		f.api.put(digest("good"), revoked(goodKey("good")))
-		f.wantFromMemory("good", "good")
+		f.wantHit("good", "good")
 		since(10 * time.Second)
-		f.wantResolved("good", "revoked")
+		f.wantMiss("good", "revoked")
 		f.api.put(digest("good"), goodKey("good"))
 		since(30 * time.Second)
-		confirmed = time.Now()
+		resolved = time.Now()
 		f.warm()
 
-		f.api.set(func() { f.api.down = errUnreachable })
+		f.api.set(func() { f.api.resolveErr = errUnreachable })
 		since(15*time.Minute - time.Second)
-		for i, name := range all {
-			f.want(name, known[i])
-		}
+		f.wantEach(f.want, foundAnswers)
 		since(15*time.Minute + 10*time.Millisecond)
-		for i, name := range all {
+		for i, name := range allNames {
 			want := "503"
-			if facts[i] == "revoked" || facts[i] == "terminated" {
-				want = facts[i] // stays denied
+			if allAnswers[i] == "revoked" || allAnswers[i] == "terminated" {
+				want = allAnswers[i] // stays denied
 			}
 			f.want(name, want)
 		}
-		f.api.set(func() { f.api.down = nil })
-		pass(time.Second)
-		for i, name := range all {
-			f.want(name, facts[i])
-		}
-		// It was asked for its log about once a minute, and no more.
-		if n := len(f.api.seen()); n < 10 || n > 32 {
-			t.Errorf("asked for a change log %d times in 15 minutes", n)
+		f.api.set(func() { f.api.resolveErr = nil })
+		advance(time.Second)
+		f.wantEach(f.want, allAnswers)
+		// The change log is polled about once a minute.
+		if n := len(f.api.pollsSeen()); n < 10 || n > 32 {
+			t.Errorf("%d polls in 15 minutes", n)
 		}
 	})
 }
 
-// Without a log nobody says which of two answers counts: the newer one does, and what
-// was cached before is suspect.
-func TestWithoutAChangeLogAnotherEpoch(t *testing.T) {
+// In time-to-live mode the newer of two epochs counts, and everything cached before is invalidated.
+func TestTTLModeAnotherEpoch(t *testing.T) {
 	for name, change := range map[string]func(*fakeAPI){
 		"another epoch": func(a *fakeAPI) { a.epoch = "two" },
 		"backwards":     func(a *fakeAPI) { a.revision = 3 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, optional, func(f *fixture) {
-				f.api.deaf, f.api.revision = sidecarapi.ErrNotOffered, 7
-				f.follow()
+			bubble(t, changesOptional, func(f *fixture) {
+				f.api.pollErr, f.api.revision = sidecarapi.ErrNotOffered, 7
+				f.start()
 				f.warm()
 				f.api.set(func() {
 					change(f.api)
 					f.api.facts[digest("good")] = revoked(goodKey("good"))
 				})
-				f.want("another", "unknown") // notices
-				pass(time.Second)
-				f.wantFromMemory("good", "revoked") // confirmed in the background
+				f.want("another", "unknown") // notices the change
+				advance(time.Second)
+				f.wantHit("good", "revoked") // revalidated in the background
 				f.wantMode(ttl)
 			})
 		})
 	}
 }
 
-// From a log to none and back: what the lease promised is kept until its stale time is
-// over.
-func TestTheLogGoesAndComesBack(t *testing.T) {
-	bubble(t, optional, func(f *fixture) {
-		f.follow()
+// After a change log disappears, its lease and stale time count to their end. It may return later.
+func TestChangeLogDisappearsAndReturns(t *testing.T) {
+	bubble(t, changesOptional, func(f *fixture) {
+		f.start()
 		f.api.changeAccount("account-of-good", credential.Active) // revision 1
 		synctest.Wait()
 		f.warm()
-		f.api.set(func() { f.api.deaf = sidecarapi.ErrNotOffered })
-		f.at(leaseEnd)
+		f.api.set(func() { f.api.pollErr = sidecarapi.ErrNotOffered })
+		f.advanceTo(leaseEnd)
 		f.wantMode(degraded)
-		f.at(staleEnd - time.Second)
+		f.advanceTo(staleEnd - time.Second)
 		f.wantMode(degraded)
-		f.at(15*time.Minute + 15*time.Second - time.Second) // by the key API's clock
+		f.advanceTo(15*time.Minute + 15*time.Second - time.Second) // by the key API's clock
 		f.wantMode(cold)
-		// It was asked for no more often than after any other failure.
-		if n := len(f.api.seen()); n > int(staleEnd/(400*time.Millisecond)) {
+		// Polls are not more frequent than after any other failure.
+		if n := len(f.api.pollsSeen()); n > int(staleEnd/(400*time.Millisecond)) {
 			t.Errorf("polled %d times in %s", n, staleEnd)
 		}
-		// The API that comes in its place counts from the beginning.
+		// The next key API counts revisions from 0.
 		f.api.replace("two", 0)
-		f.at(15*time.Minute + 15*time.Second + 2*time.Second)
+		f.advanceTo(15*time.Minute + 15*time.Second + 2*time.Second)
 		f.wantMode(ttl)
 		f.warm()
-		for i, name := range all {
-			f.wantFromMemory(name, facts[i])
-		}
-		f.api.set(func() { f.api.deaf = nil })
-		pass(2 * askForLog)
+		f.wantEach(f.wantHit, allAnswers)
+		f.api.set(func() { f.api.pollErr = nil })
+		advance(2 * ttlPollInterval)
 		f.wantMode(synced)
 		f.warm()
 		f.api.change(digest("good"), revoked(goodKey("good")))
@@ -279,29 +256,44 @@ func TestTheLogGoesAndComesBack(t *testing.T) {
 	})
 }
 
-func TestTimesCanBeReplaced(t *testing.T) {
+func TestReplacedTimes(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.warm()
 		f.SetTimes(Times{MaxAge: time.Minute, ConfirmAfter: time.Second, MaxStale: 0})
-		pass(time.Minute)
-		f.wantResolved("good", "good")
-		polls := f.api.seen()
+		advance(time.Minute)
+		f.wantMiss("good", "good")
+		polls := f.api.pollsSeen()
 		if got := polls[len(polls)-1].MaxStaleMS; got != 0 {
 			t.Errorf("max_stale %d ms was declared", got)
 		}
-		f.api.cut()
-		pass(15 * time.Second)
+		f.api.disconnect()
+		advance(15 * time.Second)
 		f.want("good", "503")
 	})
-	// A longer stale time counts only from the poll on that declares it.
+	// A longer stale time counts from the poll that declares it.
 	bubble(t, func(o *Options) { o.Times.MaxStale = 0 }, func(f *fixture) {
-		f.follow()
+		f.start()
 		f.warm()
-		f.api.cut()
-		pass(time.Second)
+		f.api.disconnect()
+		advance(time.Second)
 		f.SetTimes(Times{MaxAge: time.Hour, ConfirmAfter: 10 * time.Second, MaxStale: time.Hour})
-		f.at(leaseEnd)
+		f.advanceTo(leaseEnd)
+		f.want("good", "503")
+	})
+	// A shorter one counts immediately.
+	bubble(t, nil, func(f *fixture) {
+		f.start()
+		f.warm()
+		f.api.disconnect()
+		advance(time.Second)
+		f.SetTimes(Times{MaxAge: time.Hour, ConfirmAfter: 10 * time.Second, MaxStale: time.Minute})
+		end := subtractDrift(f.api.lease + time.Minute)
+		f.advanceTo(end - time.Second)
+		f.want("good", "good")
+		f.advanceTo(end - tick)
+		f.wantMode(degraded)
+		f.advanceTo(end)
 		f.want("good", "503")
 	})
 }

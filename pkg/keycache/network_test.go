@@ -13,60 +13,59 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// network carries the messages between the model's sidecars and its key API, over
-// real HTTP on pipes in memory: late, lost, twice and in another order than they were
-// sent. It outlives every restart of either side.
+// network carries the messages between the model's sidecars and its key API, over real HTTP on pipes
+// in memory. It delays, loses, duplicates and reorders them. It outlives restarts of both sides.
 type network struct {
-	keyd   *keyd
-	server *http.Server
-	conns  chan net.Conn
-	closed chan struct{}
-	flying sync.WaitGroup // messages on their way
+	keyd     *keyd
+	server   *http.Server
+	conns    chan net.Conn
+	closed   chan struct{}
+	inFlight sync.WaitGroup // messages
 
 	mu  sync.Mutex
 	rng *rand.Rand
 }
 
-// weather is what one sidecar's link does to messages.
-type weather int
+// condition is the state of a sidecar's link.
+type condition int
 
 const (
-	fine         weather = iota
-	slow                 // up to 150 ms each way
-	lossy                // a third lost, each way, and some come twice
-	cut                  // no connection
-	swallowed            // nothing arrives, nothing is refused
-	deafened             // all arrives, no answer comes back
-	noPolls              // only resolves get through
-	noResolves           // only polls do
-	latePolls            // polls take nearly as long as they may
-	lateResolves         // the answers of resolves do
-	delayedPolls         // some polls arrive seconds later, in another order, after the sidecar gave up
-	doubledPolls         // polls come twice or three times, seconds later
-	intermediary         // half of the requests get wrong answers, some of which the key API has got
-	notFound             // polls are answered with 404 on the way
-	slowDials            // connections take seconds
-	weathers             // how many there are
+	normal       condition = iota
+	slow                   // up to 150 ms in each direction
+	lossy                  // a third is lost in each direction, and some arrive twice
+	disconnected           // connections are closed and refused
+	blackholed             // messages are lost without an error
+	noAnswers              // all answers are lost
+	noPolls                // polls are lost
+	noResolves             // resolves are lost
+	latePolls              // polls take nearly until their timeout
+	lateResolves           // resolves are answered nearly at their timeout
+	delayedPolls           // some polls arrive seconds later and in another order, after their timeout
+	doubledPolls           // polls arrive two or three times, seconds apart
+	intermediary           // half of the requests get wrong answers; the key API receives some of these
+	notFound               // an intermediary answers polls with 404
+	slowDials              // connections take seconds
+	conditions             // number of conditions
 )
 
-// link is one sidecar's way to the key API.
+// link is a sidecar's connection to the network.
 type link struct {
 	*network
-	mu      sync.Mutex
-	weather weather
-	// firstPoll is how long the first poll takes to arrive, as on a TCP connection that loses
-	// its first packets. 0: as the weather has it.
+	mu        sync.Mutex
+	condition condition
+	// firstPoll delays the first poll, as a TCP connection does that loses its first packets. 0: as the
+	// condition says.
 	firstPoll time.Duration
 	open      map[net.Conn]struct{}
 }
 
-// linked is the server's end of a connection of a link.
-type linked struct {
+// serverConn is the server's end of a link's connection.
+type serverConn struct {
 	net.Conn
 	link *link
 }
 
-func (c linked) Close() error {
+func (c serverConn) Close() error {
 	c.link.mu.Lock()
 	delete(c.link.open, c.Conn)
 	c.link.mu.Unlock()
@@ -81,17 +80,17 @@ func newNetwork(k *keyd, seed uint64) *network {
 		rng: rand.New(rand.NewPCG(seed, 1)),
 	}
 	n.server = &http.Server{
-		Handler:           http.HandlerFunc(n.carry),
+		Handler:           http.HandlerFunc(n.handle),
 		ReadHeaderTimeout: time.Hour,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, linkKey{}, c.(linked).link)
+			return context.WithValue(ctx, linkKey{}, c.(serverConn).link)
 		},
 	}
-	n.flying.Go(func() { _ = n.server.Serve(n) })
+	n.inFlight.Go(func() { _ = n.server.Serve(n) })
 	return n
 }
 
-var errNoNetwork = errors.New("no way to the key API")
+var errNoNetwork = errors.New("the network is unreachable")
 
 // Accept implements net.Listener.
 func (n *network) Accept() (net.Conn, error) {
@@ -109,20 +108,20 @@ func (n *network) Close() error { return nil }
 // Addr implements net.Listener.
 func (n *network) Addr() net.Addr { return &net.UnixAddr{Name: "model", Net: "unix"} }
 
-// end waits until nothing is on its way any more.
-func (n *network) end() {
+// shutdown ends the network and waits until no message is in flight.
+func (n *network) shutdown() {
 	close(n.closed)
 	_ = n.server.Close()
-	n.flying.Wait()
+	n.inFlight.Wait()
 }
 
 func (n *network) link() *link { return &link{network: n, open: make(map[net.Conn]struct{})} }
 
-func (l *link) set(w weather) {
+func (l *link) set(w condition) {
 	l.mu.Lock()
-	l.weather = w
+	l.condition = w
 	var broken []net.Conn
-	if w == cut {
+	if w == disconnected {
 		for c := range l.open {
 			broken = append(broken, c)
 		}
@@ -134,14 +133,14 @@ func (l *link) set(w weather) {
 	}
 }
 
-// dial is the DialTLS of a sidecar's client.
+// dial implements DialTLS for a sidecar's client.
 func (l *link) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	l.mu.Lock()
-	if l.weather == cut {
+	if l.condition == disconnected {
 		l.mu.Unlock()
 		return nil, errNoNetwork
 	}
-	slow := l.weather == slowDials
+	slow := l.condition == slowDials
 	l.mu.Unlock()
 	if slow && !l.pause(l.upTo(5*time.Second), ctx.Done()) {
 		return nil, errNoNetwork
@@ -151,7 +150,7 @@ func (l *link) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	l.open[theirs] = struct{}{}
 	l.mu.Unlock()
 	select {
-	case l.conns <- linked{theirs, l}:
+	case l.conns <- serverConn{theirs, l}:
 		return ours, nil
 	case <-l.closed:
 	case <-ctx.Done():
@@ -165,18 +164,18 @@ func (n *network) upTo(d time.Duration) time.Duration {
 	return time.Duration(n.rng.Int64N(int64(d)))
 }
 
-// wrongAnswers are those of intermediaries: an ingress during a rollout, a captive portal, a
-// proxy without its upstream, another service.
+// wrongAnswers are answers of intermediaries: an ingress during a rollout, a captive portal, a proxy
+// without its upstream, another service.
 var wrongAnswers = []func(http.ResponseWriter){
-	wrong(404, "text/plain", "default backend - 404"),
-	wrong(200, "application/json", `{"status":"ok"}`),
-	wrong(200, "text/html", "<html>log in</html>"),
-	wrong(502, "text/html", "<html>bad gateway</html>"),
-	wrong(409, "application/json", `{"error":"CONFLICT","message":"m","statusCode":409}`),
-	wrong(410, "text/plain", "gone"),
+	wrongAnswer(404, "text/plain", "default backend - 404"),
+	wrongAnswer(200, "application/json", `{"status":"ok"}`),
+	wrongAnswer(200, "text/html", "<html>log in</html>"),
+	wrongAnswer(502, "text/html", "<html>bad gateway</html>"),
+	wrongAnswer(409, "application/json", `{"error":"CONFLICT","message":"m","statusCode":409}`),
+	wrongAnswer(410, "text/plain", "gone"),
 }
 
-func wrong(status int, contentType, body string) func(http.ResponseWriter) {
+func wrongAnswer(status int, contentType, body string) func(http.ResponseWriter) {
 	return func(w http.ResponseWriter) {
 		w.Header().Set("Content-Type", contentType)
 		w.WriteHeader(status)
@@ -184,19 +183,19 @@ func wrong(status int, contentType, body string) func(http.ResponseWriter) {
 	}
 }
 
-// fate is what becomes of one message and its answer.
-type fate struct {
-	there, back time.Duration
-	lost, mute  bool                      // on the way there, on the way back
-	again       []time.Duration           // it arrives once more, so much later
-	answer      func(http.ResponseWriter) // of an intermediary; nil: the key API's
-	forwarded   bool                      // to the key API, though an intermediary answers
+// delivery describes the transfer of a message and its answer.
+type delivery struct {
+	sendDelay, replyDelay time.Duration
+	lost, replyLost       bool                      // the request, the answer
+	duplicates            []time.Duration           // the request arrives again after these times
+	answer                func(http.ResponseWriter) // an intermediary's; nil: the key API's
+	forwarded             bool                      // the key API receives it though an intermediary answers
 }
 
-func (l *link) fate(path string) fate {
+func (l *link) delivery(path string) delivery {
 	poll := path == sidecarapi.ChangesPath
 	l.mu.Lock()
-	w, firstPoll := l.weather, l.firstPoll
+	w, firstPoll := l.condition, l.firstPoll
 	if poll {
 		l.firstPoll = 0
 	}
@@ -204,40 +203,40 @@ func (l *link) fate(path string) fate {
 	l.network.mu.Lock()
 	defer l.network.mu.Unlock()
 	upTo := func(d time.Duration) time.Duration { return time.Duration(l.rng.Int64N(int64(d))) }
-	f := fate{there: upTo(2 * time.Millisecond), back: upTo(2 * time.Millisecond)}
+	f := delivery{sendDelay: upTo(2 * time.Millisecond), replyDelay: upTo(2 * time.Millisecond)}
 	switch w {
-	case fine, weathers, slowDials:
+	case normal, conditions, slowDials:
 	case slow:
-		f.there, f.back = upTo(150*time.Millisecond), upTo(150*time.Millisecond)
+		f.sendDelay, f.replyDelay = upTo(150*time.Millisecond), upTo(150*time.Millisecond)
 	case lossy:
-		f.there, f.back = upTo(100*time.Millisecond), upTo(100*time.Millisecond)
-		f.lost, f.mute = l.rng.IntN(3) == 0, l.rng.IntN(3) == 0
+		f.sendDelay, f.replyDelay = upTo(100*time.Millisecond), upTo(100*time.Millisecond)
+		f.lost, f.replyLost = l.rng.IntN(3) == 0, l.rng.IntN(3) == 0
 		if l.rng.IntN(3) == 0 {
-			f.again = []time.Duration{upTo(8 * time.Second)}
+			f.duplicates = []time.Duration{upTo(8 * time.Second)}
 		}
-	case cut, swallowed:
+	case disconnected, blackholed:
 		f.lost = true
-	case deafened:
-		f.there, f.mute = upTo(500*time.Millisecond), true
+	case noAnswers:
+		f.sendDelay, f.replyLost = upTo(500*time.Millisecond), true
 	case noPolls:
 		f.lost = poll
 	case noResolves:
 		f.lost = !poll
 	case latePolls:
 		if poll {
-			f.there, f.back = upTo(600*time.Millisecond), upTo(600*time.Millisecond)
+			f.sendDelay, f.replyDelay = upTo(600*time.Millisecond), upTo(600*time.Millisecond)
 		}
 	case lateResolves:
 		if !poll {
-			f.back = upTo(390 * time.Millisecond)
+			f.replyDelay = upTo(390 * time.Millisecond)
 		}
 	case delayedPolls:
 		if poll && l.rng.IntN(2) == 0 {
-			f.there = upTo(8 * time.Second)
+			f.sendDelay = upTo(8 * time.Second)
 		}
 	case doubledPolls:
 		if poll {
-			f.again = []time.Duration{upTo(8 * time.Second), upTo(2 * time.Second)}
+			f.duplicates = []time.Duration{upTo(8 * time.Second), upTo(2 * time.Second)}
 		}
 	case intermediary:
 		if l.rng.IntN(2) == 0 {
@@ -249,37 +248,37 @@ func (l *link) fate(path string) fate {
 		}
 	}
 	if poll && firstPoll > 0 {
-		f.there = firstPoll
+		f.sendDelay = firstPoll
 	}
 	return f
 }
 
-// carry is the network's handling of one request.
-func (n *network) carry(w http.ResponseWriter, r *http.Request) {
+// handle carries one request.
+func (n *network) handle(w http.ResponseWriter, r *http.Request) {
 	l := r.Context().Value(linkKey{}).(*link)
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	f := l.fate(r.URL.Path)
+	f := l.delivery(r.URL.Path)
 	answers := make(chan reply, 1)
-	n.flying.Go(func() { // whether the sidecar still waits or not
-		if !n.pause(f.there, nil) || f.lost {
+	n.inFlight.Go(func() { // even if the sidecar does not wait any longer
+		if !n.pause(f.sendDelay, nil) || f.lost {
 			return
 		}
-		take := n.keyd.sidecar
+		send := n.keyd.sidecar
 		if r.URL.Path == sidecarapi.ChangesPath {
-			take = n.keyd.poll
+			send = n.keyd.poll
 		}
 		if f.answer == nil || f.forwarded {
-			answers <- take(r.Context(), r.URL.Path, body)
+			answers <- send(r.Context(), r.URL.Path, body)
 		} else {
 			answers <- reply{}
 		}
-		for _, later := range f.again {
-			n.flying.Go(func() {
+		for _, later := range f.duplicates {
+			n.inFlight.Go(func() {
 				if n.pause(later, nil) {
-					take(r.Context(), r.URL.Path, body)
+					send(r.Context(), r.URL.Path, body)
 				}
 			})
 		}
@@ -290,8 +289,8 @@ func (n *network) carry(w http.ResponseWriter, r *http.Request) {
 			f.answer(w)
 			return
 		}
-		if a.status == 0 || f.mute || !n.pause(f.back, r.Context().Done()) {
-			if f.mute {
+		if a.status == 0 || f.replyLost || !n.pause(f.replyDelay, r.Context().Done()) {
+			if f.replyLost {
 				<-r.Context().Done()
 			}
 			panic(http.ErrAbortHandler)
@@ -304,7 +303,7 @@ func (n *network) carry(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// pause tells whether so much time has passed.
+// pause waits, and reports whether the whole time has passed.
 func (n *network) pause(d time.Duration, gone <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

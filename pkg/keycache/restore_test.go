@@ -10,7 +10,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// backup is a copy of the store's file, and the truth of that moment.
+// backup is a copy of the store's file, with the facts of that moment.
 type backup struct {
 	path       string
 	epoch      string
@@ -19,8 +19,8 @@ type backup struct {
 	terminated map[string]bool
 }
 
-// lookAtEpoch reads the epoch that the key API has now.
-func (w *world) lookAtEpoch() {
+// readEpoch reads the key API's epoch.
+func (w *world) readEpoch() {
 	any := credential.NewSecret("any").Digest().Hex()
 	r := w.keyd.sidecar(context.Background(), sidecarapi.ResolvePath, []byte(`{"credentials":["`+any+`"]}`))
 	var head sidecarapi.ResolveResponse
@@ -31,16 +31,16 @@ func (w *world) lookAtEpoch() {
 	w.highest[w.epoch] = max(w.highest[w.epoch], head.Revision)
 }
 
-// restart stops the key API and starts it again; between, do is done.
+// restart restarts the key API and calls do in between.
 func (w *world) restart(drain bool, away time.Duration, do func()) {
 	w.must(w.keyd.stop(drain))
-	pass(away)
+	advance(away)
 	do()
 	w.must(w.keyd.start())
-	w.lookAtEpoch()
+	w.readEpoch()
 }
 
-// backUp copies the store; the key API is down.
+// backUp copies the store. The key API is down.
 func (w *world) backUp() {
 	b := &backup{path: filepath.Join(w.keyd.folder, "copy.db"), epoch: w.epoch, keys: make(map[string]key), terminated: make(map[string]bool)}
 	w.must(copyStore(w.keyd.path(), b.path))
@@ -56,27 +56,25 @@ func (w *world) backUp() {
 	for account, terminated := range w.terminated {
 		b.terminated[account] = terminated
 	}
-	w.copied = b
+	w.backup = b
 }
 
-// restore puts the copy back; the key API is down. With a new epoch, which the contract
-// asks for, all promises hold, those told before too; and what the copy does not know is
-// over when nothing can be effective sooner: at the moment of the restore + lease +
-// longest_max_stale.
+// restore restores the copy. The key API is down. With a new epoch, which the contract requires, all
+// guarantees hold, also those of before. Changes that are not in the copy are undone at lease +
+// longest_max_stale after the restore.
 //
-// Without one the log may use revisions again that sidecars have acknowledged, and
-// sidecars may live that it does not know. Then this is still promised: what was told
-// before the restore; and of a change after it, if its revision was never given out
-// before in this epoch, and lease + longest_max_stale have passed since the restore, so
-// that no sidecar holds a lease that is not on record. Of the rest only that a sidecar
-// confirms it after max_age.
+// Without a new epoch, the log may reuse revisions that sidecars have acknowledged, and may not have live
+// sidecars on record. Then these guarantees hold: those of before the restore; and those of a change after
+// it, if its revision was never used in this epoch and lease + longest_max_stale have passed
+// since the restore, so that no sidecar holds a lease that is not on record. Of all other changes
+// only this holds: sidecars revalidate after max_age.
 func (w *world) restore(withEpoch bool) {
-	b := w.copied
+	b := w.backup
 	if b == nil {
 		return
 	}
 	w.must(copyStore(b.path, w.keyd.path()))
-	w.keyd.forgetLeft()
+	w.keyd.clearDeregistered()
 	back := &change{unproven: !withEpoch, lost: true}
 	if withEpoch {
 		head, err := w.keyd.newEpoch()
@@ -100,8 +98,8 @@ func (w *world) restore(withEpoch bool) {
 		if known {
 			f, k.id = was.history[0].fact, was.id
 		}
-		if f != k.now() {
-			k.become(f, back)
+		if f != k.current() {
+			k.set(f, back)
 		}
 	}
 	w.terminated = make(map[string]bool)

@@ -13,23 +13,23 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// sidecar is one real cache with its real client.
+// sidecar is a real cache with its real client.
 type sidecar struct {
 	cache  *keycache.Cache
 	client *sidecarapi.Client
 	link   *link
-	// doubtful: another process has the same name and number. Nothing is promised of either
-	// until one of them has another name.
-	doubtful bool
-	end      func() // ends Run and waits for it
+	// nameShared: another process has the same name and number. The guarantee holds again
+	// once one of them has another name.
+	nameShared bool
+	stop       func() // ends Run and waits
 }
 
-// name returns a new name of a sidecar.
-func (w *world) name() string { return fmt.Sprint("sidecar-", w.named.Add(1)) }
+// name returns a new sidecar name.
+func (w *world) name() string { return fmt.Sprint("sidecar-", w.names.Add(1)) }
 
 func (w *world) addSidecar() { w.addSidecarOver(w.network.link()) }
 
-// addSidecarOver starts a sidecar that has that way to the key API.
+// addSidecarOver starts a sidecar over a link.
 func (w *world) addSidecarOver(l *link) *sidecar {
 	s := w.newSidecar(l)
 	s.cache = keycache.New(s.client, w.options())
@@ -59,18 +59,18 @@ func (s *sidecar) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = s.cache.Run(ctx) }()
-	s.end = func() { cancel(); <-ended }
+	s.stop = func() { cancel(); <-ended }
 }
 
-// leave is a clean stop: no check begins any more, then the goodbye.
-func (s *sidecar) leave() {
-	s.end()
+// shutdown ends the checks and then deregisters.
+func (s *sidecar) shutdown() {
+	s.stop()
 	s.cache.Close()
 	s.client.Close()
 }
 
-// kill says no goodbye.
+// kill stops without a deregistration.
 func (s *sidecar) kill() {
-	s.link.set(cut)
-	s.leave()
+	s.link.set(disconnected)
+	s.shutdown()
 }

@@ -15,21 +15,21 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keyserver"
 )
 
-// world is the real parts, and the truth beside them.
+// world has the real components under test, and the facts to compare them with.
 type world struct {
 	keyd     *keyd
 	network  *network
 	times    keycache.Times
 	sidecars []*sidecar
-	named    atomic.Int64 // names given so far
+	names    atomic.Int64 // names of sidecars so far
 
 	mu         sync.Mutex
 	rng        *rand.Rand
 	keys       []*key
 	terminated map[string]bool
 	changes    []*change
-	copied     *backup
-	highest    map[string]int64 // newest revision that was ever given out, by epoch
+	backup     *backup
+	highest    map[string]int64 // newest revision of each epoch
 	epoch      string
 	unproven   struct {
 		until    time.Time // by the key API's clock
@@ -42,34 +42,34 @@ type world struct {
 
 const accounts = 3
 
-// wrong notes what must not be. w.mu is held.
-func (w *world) wrong(format string, args ...any) {
+// report records a violation. w.mu is held.
+func (w *world) report(format string, args ...any) {
 	if len(w.problems) < 5 {
 		w.problems = append(w.problems, time.Since(w.keyd.began).String()+": "+fmt.Sprintf(format, args...))
 	}
 }
 
-// right tells whether nothing went wrong so far.
-func (w *world) right() bool {
+// ok reports whether no violation is recorded.
+func (w *world) ok() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.problems) == 0
 }
 
-// must is for what cannot fail in a model.
+// must reports errors of the model itself.
 func (w *world) must(err error) {
 	if err != nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.wrong("the model broke: %v", err)
+		w.report("the model failed: %v", err)
 	}
 }
 
 func newWorld(folder string, p plan) *world {
 	w := &world{
 		keyd: &keyd{
-			folder: folder, began: time.Now(), rate: p.rate, left: make(map[string]bool), counts: make(map[string]time.Time),
-			firstVersion: firstVersion{left: make(map[string]int)},
+			folder: folder, began: time.Now(), rate: p.rate, deregistered: make(map[string]bool), recordEnds: make(map[string]time.Time),
+			oldProtocol: oldProtocol{deregistrations: make(map[string]int)},
 			settings: keyserver.Settings{
 				SidecarTokens: []keyserver.Token{secret(serviceToken)},
 				Operators:     []keyserver.Operator{{Name: "model", Token: secret(operatorToken)}},
@@ -85,9 +85,9 @@ func newWorld(folder string, p plan) *world {
 	w.network = newNetwork(w.keyd, p.seed)
 	w.must(w.keyd.start())
 	for i := range accounts {
-		w.ask("POST", "/v1/accounts", fmt.Sprintf(`{"id":"acc_%d","name":"n"}`, i))
+		w.operator("POST", "/v1/accounts", fmt.Sprintf(`{"id":"acc_%d","name":"n"}`, i))
 	}
-	w.lookAtEpoch()
+	w.readEpoch()
 	w.addUnknown()
 	for range 6 {
 		w.importKey()
@@ -100,14 +100,15 @@ func newWorld(folder string, p plan) *world {
 
 func (w *world) close() {
 	for _, s := range w.sidecars {
-		s.leave()
+		s.shutdown()
 	}
 	w.checks.Wait()
 	w.must(w.keyd.stop(true))
-	w.network.end()
+	w.network.shutdown()
 }
 
-// check looks one key up at one sidecar, and holds what it gets against the truth.
+// check looks a key up at a sidecar and compares the result with the facts. Exact: it must succeed
+// and return the current fact.
 func (w *world) check(s *sidecar, k *key, exact bool) {
 	w.mu.Lock()
 	w.operations++
@@ -116,7 +117,7 @@ func (w *world) check(s *sidecar, k *key, exact bool) {
 		oldest = len(k.history) - 1
 	}
 	began := time.Since(w.keyd.began)
-	doubtful := s.doubtful
+	nameShared := s.nameShared
 	w.mu.Unlock()
 	w.checks.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
@@ -126,20 +127,20 @@ func (w *world) check(s *sidecar, k *key, exact bool) {
 		defer w.mu.Unlock()
 		switch {
 		case err != nil && exact:
-			w.wrong("%s: %v, with the key API there", k.name, err)
-		case doubtful:
-		case err == nil && !k.was(factOf(rec, found), oldest):
-			w.wrong("%s: a check begun at %s got %s; it is %s, which is version %d, and what was before version %d is over",
-				k.name, began, factOf(rec, found), k.now(), len(k.history)-1, oldest)
+			w.report("%s: %v, while the key API is reachable", k.name, err)
+		case nameShared:
+		case err == nil && !k.hadSince(factOf(rec, found), oldest):
+			w.report("%s: a check begun at %s got %s; the fact is %s (version %d), and no version before %d may answer",
+				k.name, began, factOf(rec, found), k.current(), len(k.history)-1, oldest)
 		}
 	})
 }
 
-// pass lets time pass.
-func pass(d time.Duration) { <-time.After(d) }
+// advance lets time pass.
+func advance(d time.Duration) { <-time.After(d) }
 
-// everything checks all keys at all sidecars at once.
-func (w *world) everything(exact bool) {
+// checkAll checks all keys at all sidecars.
+func (w *world) checkAll(exact bool) {
 	for _, s := range w.sidecars {
 		for _, k := range w.keys {
 			w.check(s, k, exact)
@@ -147,8 +148,8 @@ func (w *world) everything(exact bool) {
 	}
 }
 
-// some checks so many keys, one after the other.
-func (w *world) some(n int) {
+// checkSome checks so many random keys at random sidecars.
+func (w *world) checkSome(n int) {
 	if len(w.sidecars) == 0 {
 		return
 	}
@@ -163,8 +164,8 @@ func (w *world) pick(n int) int {
 	return w.rng.IntN(n)
 }
 
-// told is the part of the key API's answers that the model reads.
-type told struct {
+// operatorAnswer has the fields of the operator API's answers that the model reads.
+type operatorAnswer struct {
 	Key    struct{ ID string }
 	Change struct {
 		Revision    int64
@@ -174,8 +175,8 @@ type told struct {
 	}
 }
 
-// ask asks as an operator; false: no answer came.
-func (w *world) ask(method, path, body string) (answer told, ok bool) {
+// operator sends an operator's request and reports whether it was answered.
+func (w *world) operator(method, path, body string) (answer operatorAnswer, ok bool) {
 	r := w.keyd.operator(method, path, body)
 	if r.status == 0 {
 		return answer, false
@@ -188,84 +189,83 @@ func (w *world) ask(method, path, body string) (answer told, ok bool) {
 	return answer, true
 }
 
-// change makes one change of some keys. What they become is noted before, since
-// sidecars may know it before the answer is here.
-func (w *world) change(keys []*key, become func(fact) fact, method, path, body string) told {
+// change makes one change of some keys. Their new facts are recorded first, because sidecars may
+// apply the change before the operator's answer arrives.
+func (w *world) change(keys []*key, become func(fact) fact, method, path, body string) operatorAnswer {
 	c := &change{}
 	w.mu.Lock()
 	w.operations++
 	for _, k := range keys {
-		k.become(become(k.now()), c)
+		k.set(become(k.current()), c)
 	}
 	w.mu.Unlock()
-	asked, left := w.keyd.now(), w.keyd.allThatLeft()
-	answer, ok := w.ask(method, path, body)
+	asked, left := w.keyd.now(), w.keyd.deregisteredNames()
+	answer, ok := w.operator(method, path, body)
 	if !ok {
-		return answer // keyd is up here: it cannot be
+		return answer // must has reported it: keyd is running
 	}
 	w.mu.Lock()
 	c.revision = answer.Change.Revision
 	c.unproven = c.revision <= w.unproven.revision || asked.Before(w.unproven.until)
-	c.hear(answer.Change.Effective, answer.Change.EffectiveBy)
-	w.waitsFor(answer, left)
+	c.observe(answer.Change.Effective, answer.Change.EffectiveBy)
+	w.checkWaitingFor(answer, left)
 	w.highest[w.epoch] = max(w.highest[w.epoch], c.revision)
 	w.changes = append(w.changes, c)
 	watch := !answer.Change.Effective && w.rng.IntN(3) == 0
 	w.mu.Unlock()
 	if watch {
-		w.checks.Go(func() { w.progress(c, "?wait_ms=20000") })
+		w.checks.Go(func() { w.checkProgress(c, "?wait_ms=20000") })
 	}
 	return answer
 }
 
-// progress asks how far a change has come.
-func (w *world) progress(c *change, query string) {
+// checkProgress requests a change's progress.
+func (w *world) checkProgress(c *change, query string) {
 	w.mu.Lock()
 	lost, revision := c.lost, c.revision
 	w.mu.Unlock()
 	if lost {
 		return
 	}
-	left := w.keyd.allThatLeft()
+	left := w.keyd.deregisteredNames()
 	r := w.keyd.operator("GET", fmt.Sprintf("/v1/revisions/%d%s", revision, query), "")
-	var answer told
+	var answer operatorAnswer
 	if r.status != 200 || json.Unmarshal(r.body, &answer) != nil {
-		return // stopped under way
+		return // keyd was stopped
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !c.lost { // meanwhile
-		w.waitsFor(answer, left)
+	if !c.lost { // it may be by now
+		w.checkWaitingFor(answer, left)
 	}
-	c.hear(answer.Change.Effective, answer.Change.EffectiveBy)
+	c.observe(answer.Change.Effective, answer.Change.EffectiveBy)
 }
 
-// waitsFor holds that a change waits for no sidecar whose goodbye was answered before it was
-// asked about. w.mu is held.
-func (w *world) waitsFor(answer told, left map[string]bool) {
+// checkWaitingFor expects that a change waits for no sidecar whose deregistration was answered
+// before the request. w.mu is held.
+func (w *world) checkWaitingFor(answer operatorAnswer, left map[string]bool) {
 	for _, name := range answer.Change.WaitingFor {
 		if name, _, _ = strings.Cut(name, aliasMark); left[name] {
-			w.wrong("revision %d waits for %s, which has left", answer.Change.Revision, name)
+			w.report("revision %d waits for %s, which is deregistered", answer.Change.Revision, name)
 		}
 	}
 }
 
-// look asks about all changes that are not effective yet.
-func (w *world) look() {
+// checkPending requests the progress of all changes that are not effective yet.
+func (w *world) checkPending() {
 	w.mu.Lock()
-	pending := slices.DeleteFunc(slices.Clone(w.changes), func(c *change) bool { return c.told || c.lost })
+	pending := slices.DeleteFunc(slices.Clone(w.changes), func(c *change) bool { return c.effective || c.lost })
 	w.mu.Unlock()
 	for _, c := range pending {
-		w.progress(c, "")
+		w.checkProgress(c, "")
 	}
 }
 
 func (w *world) of(account string) []*key {
-	return slices.DeleteFunc(slices.Clone(w.keys), func(k *key) bool { return k.account != account || !k.now().found })
+	return slices.DeleteFunc(slices.Clone(w.keys), func(k *key) bool { return k.account != account || !k.current().found })
 }
 
-// importKey makes known the one key that nobody knew until now, the last, and adds
-// another of that kind.
+// importKey imports the last key, which is unknown until then, and adds another unknown one.
 func (w *world) importKey() {
 	if len(w.keys) > 40 {
 		return
@@ -293,9 +293,9 @@ func (w *world) setAccount(account string, terminated bool) {
 	w.change(w.of(account), func(f fact) fact { f.terminated = terminated; return f }, "POST", "/v1/accounts/"+account+"/"+verb, "")
 }
 
-// mutate makes one change of some kind.
+// mutate makes one change of a kind.
 func (w *world) mutate(kind int) {
-	alive := slices.DeleteFunc(slices.Clone(w.keys), func(k *key) bool { f := k.now(); return !f.found || f.revoked || f.terminated })
+	alive := slices.DeleteFunc(slices.Clone(w.keys), func(k *key) bool { f := k.current(); return !f.found || f.revoked || f.terminated })
 	switch {
 	case kind == 0 || len(alive) < 2:
 		w.importKey()
@@ -305,7 +305,7 @@ func (w *world) mutate(kind int) {
 	case kind <= 3:
 		k := alive[w.pick(len(alive))]
 		method := "PUT"
-		if k.now().chat {
+		if k.current().chat {
 			method = "DELETE"
 		}
 		w.change([]*key{k}, func(f fact) fact { f.chat = !f.chat; return f }, method, "/v1/keys/"+k.id+"/scopes/chat:companion", "")
@@ -315,38 +315,38 @@ func (w *world) mutate(kind int) {
 	}
 }
 
-// calm mends everything, waits until it must have settled, and then every sidecar must
-// answer with what is so now, and without an error.
-func (w *world) calm() {
+// converge restores the network and waits until every sidecar has recovered. Then each check must
+// succeed and return the current fact.
+func (w *world) converge() {
 	for _, s := range w.sidecars {
-		s.link.set(fine)
+		s.link.set(normal)
 	}
-	pass(w.keyd.settings.Lease/3 + settled)
+	advance(w.keyd.settings.Lease/3 + recoveryTime)
 	w.mu.Lock()
-	doubtful := slices.ContainsFunc(w.keys, func(k *key) bool {
+	nameShared := slices.ContainsFunc(w.keys, func(k *key) bool {
 		return slices.ContainsFunc(k.history, func(v version) bool { return v.by != nil && v.by.unproven })
 	})
 	w.mu.Unlock()
-	if doubtful {
-		pass(w.times.MaxAge + time.Second)
+	if nameShared {
+		advance(w.times.MaxAge + time.Second)
 	}
-	w.everything(true)
+	w.checkAll(true)
 	w.checks.Wait()
-	w.keepNames()
+	w.checkNamesKept()
 }
 
-// keepNames holds that no sidecar takes a new name while nothing disturbs its polls.
-func (w *world) keepNames() {
+// checkNamesKept expects that no sidecar takes a new name while the network is normal.
+func (w *world) checkNamesKept() {
 	before := make(map[*sidecar]string)
 	for _, s := range w.sidecars {
 		before[s] = s.cache.Name()
 	}
-	pass(w.pollWait() + time.Second)
+	advance(w.pollWait() + time.Second)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for s, name := range before {
 		if now := s.cache.Name(); now != name {
-			w.wrong("%s has become %s", name, now)
+			w.report("%s took the name %s", name, now)
 		}
 	}
 }

@@ -24,14 +24,14 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// blackhole is a proxy whose connections can die without a sign, as those of a node that is
-// lost do: what is sent on them vanishes. New connections work.
+// blackhole is a proxy that can lose its connections without closing them, as a lost node does. New
+// connections work.
 type blackhole struct {
 	listener net.Listener
 	to       net.Addr
 	mu       sync.Mutex
 	conns    []net.Conn
-	alive    *atomic.Bool // of the connections from now on
+	alive    *atomic.Bool // of new connections
 	copying  sync.WaitGroup
 }
 
@@ -63,13 +63,13 @@ func (b *blackhole) accept() {
 		alive := b.alive
 		b.conns = append(b.conns, client, server)
 		b.mu.Unlock()
-		b.copying.Go(func() { carry(server, client, alive) })
-		b.copying.Go(func() { carry(client, server, alive) })
+		b.copying.Go(func() { forward(server, client, alive) })
+		b.copying.Go(func() { forward(client, server, alive) })
 	}
 }
 
-// carry copies what arrives. A connection that is dead is not closed either.
-func carry(to, from net.Conn, alive *atomic.Bool) {
+// forward copies what arrives. It does not close a lost connection.
+func forward(to, from net.Conn, alive *atomic.Bool) {
 	buf := make([]byte, 4096)
 	for {
 		n, err := from.Read(buf)
@@ -84,7 +84,7 @@ func carry(to, from net.Conn, alive *atomic.Bool) {
 	}
 }
 
-// kill ends all connections that there are, without a sign.
+// kill loses all current connections.
 func (b *blackhole) kill() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -103,15 +103,15 @@ func (b *blackhole) close() {
 	b.copying.Wait()
 }
 
-// smallAPI is a key API that has nothing to tell: every digest is unknown, nothing changes.
-type smallAPI struct {
+// emptyAPI is a key API without keys and changes.
+type emptyAPI struct {
 	lease    time.Duration
-	slow     atomic.Bool  // resolves take so long that each has a connection
-	polls    atomic.Int64 // arrived
+	slow     atomic.Bool  // resolves take long, so that each uses its own connection
+	polls    atomic.Int64 // received
 	protocol atomic.Value // of the last request
 }
 
-func (a *smallAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *emptyAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.protocol.Store(r.Proto)
 	answer := func(status int, body any) {
 		w.Header().Set("Content-Type", "application/json")
@@ -122,23 +122,23 @@ func (a *smallAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if a.slow.Load() {
 			<-time.After(150 * time.Millisecond)
 		}
-		var ask sidecarapi.ResolveRequest
-		_ = json.NewDecoder(r.Body).Decode(&ask)
+		var req sidecarapi.ResolveRequest
+		_ = json.NewDecoder(r.Body).Decode(&req)
 		out := sidecarapi.ResolveResponse{Epoch: "one"}
-		for _, d := range ask.Credentials {
+		for _, d := range req.Credentials {
 			out.Credentials = append(out.Credentials, sidecarapi.Credential{SHA256: d})
 		}
 		answer(200, out)
 		return
 	}
-	var ask sidecarapi.ChangesRequest
-	_ = json.NewDecoder(r.Body).Decode(&ask)
+	var req sidecarapi.ChangesRequest
+	_ = json.NewDecoder(r.Body).Decode(&req)
 	a.polls.Add(1)
-	if ask.After < 0 {
+	if req.After < 0 {
 		answer(410, sidecarapi.GoneResponse{Epoch: "one"})
 		return
 	}
-	timer := time.NewTimer(time.Duration(ask.WaitMS) * time.Millisecond)
+	timer := time.NewTimer(time.Duration(req.WaitMS) * time.Millisecond)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -147,18 +147,18 @@ func (a *smallAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// deadConns is a cache whose way to the key API can die.
-type deadConns struct {
+// lostConns is a cache whose connections to the key API can be lost.
+type lostConns struct {
 	t     *testing.T
-	api   *smallAPI
-	way   *blackhole
+	api   *emptyAPI
+	proxy *blackhole
 	cache *keycache.Cache
 	asked atomic.Int64
 }
 
-// connect starts a cache over http, https or unix. DeadAfter 0: the default.
-func connect(t *testing.T, scheme string, lease, deadAfter time.Duration) *deadConns {
-	d := &deadConns{t: t, api: &smallAPI{lease: lease}}
+// connect starts a cache over http, https or unix. DeadAfter 0 is the default.
+func connect(t *testing.T, scheme string, lease, deadAfter time.Duration) *lostConns {
+	d := &lostConns{t: t, api: &emptyAPI{lease: lease}}
 	server := httptest.NewUnstartedServer(d.api)
 	o := sidecarapi.Options{Timeout: 400 * time.Millisecond, DeadAfter: deadAfter}
 	if server.EnableHTTP2 = scheme == "https"; server.EnableHTTP2 {
@@ -166,14 +166,14 @@ func connect(t *testing.T, scheme string, lease, deadAfter time.Duration) *deadC
 	} else {
 		server.Start()
 	}
-	// Not before the proxy is closed: it waits for its connections.
+	// Cleanups run in reverse order: the proxy is closed first.
 	t.Cleanup(server.Close)
 	network, address := "tcp", "127.0.0.1:0"
 	if scheme == "unix" {
 		network, address = "unix", filepath.Join(t.TempDir(), "s")
 	}
-	d.way = newBlackhole(t, network, address, server.Listener.Addr())
-	switch at := d.way.listener.Addr().String(); scheme {
+	d.proxy = newBlackhole(t, network, address, server.Listener.Addr())
+	switch at := d.proxy.listener.Addr().String(); scheme {
 	case "unix":
 		o.URL = &url.URL{Scheme: "unix", Path: at}
 	case "https":
@@ -205,16 +205,16 @@ func connect(t *testing.T, scheme string, lease, deadAfter time.Duration) *deadC
 	return d
 }
 
-// resolves looks up a digest that was never seen.
-func (d *deadConns) resolves() bool {
+// resolves reports whether a look-up of a new digest succeeds.
+func (d *lostConns) resolves() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_, _, err := d.cache.Lookup(ctx, credential.NewSecret(fmt.Sprint(d.asked.Add(1))).Digest())
 	return err == nil
 }
 
-// load looks digests up until the test ends, on many connections at once.
-func (d *deadConns) load() {
+// startLoad looks digests up until the test ends, over several connections.
+func (d *lostConns) startLoad() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var workers sync.WaitGroup
 	for range 4 {
@@ -228,21 +228,21 @@ func (d *deadConns) load() {
 	d.t.Cleanup(func() { cancel(); workers.Wait() })
 }
 
-// after returns how long it takes until something is so, or the limit.
-func after(limit time.Duration, so func() bool) time.Duration {
+// timeUntil returns the time until the condition holds, or the limit.
+func timeUntil(limit time.Duration, holds func() bool) time.Duration {
 	began := time.Now()
-	for !so() && time.Since(began) < limit {
+	for !holds() && time.Since(began) < limit {
 		<-time.After(5 * time.Millisecond)
 	}
 	return time.Since(began)
 }
 
-// slack is what a loaded machine may add.
+// slack allows for a loaded machine.
 const slack = 1500 * time.Millisecond
 
-// Connections that die without a sign are noticed: resolves and polls go on over new ones. The
-// cases run at the same time, because the defaults take up to 6 s.
-func TestDeadConnections(t *testing.T) {
+// Connections that are lost without a sign are detected, and resolves and polls use new ones. The
+// cases run concurrently, because the defaults need 6 s.
+func TestLostConnectionsAreDetected(t *testing.T) {
 	var running sync.WaitGroup
 	for _, scheme := range []string{"http", "https", "unix"} {
 		for _, load := range []bool{false, true} {
@@ -254,23 +254,23 @@ func TestDeadConnections(t *testing.T) {
 			} {
 				name := fmt.Sprintf("%s, lease %s, under load: %t", scheme, tt.lease, load)
 				d := connect(t, scheme, tt.lease, tt.deadAfter)
-				d.leaveIdle(40)
+				d.openIdle(40)
 				if got := d.api.protocol.Load(); (got == "HTTP/2.0") != (scheme == "https") {
 					t.Fatalf("%s: the protocol is %v", name, got)
 				}
 				if load {
-					d.load()
+					d.startLoad()
 				}
-				d.way.kill()
+				d.proxy.kill()
 				before := d.api.polls.Load()
 				running.Go(func() {
-					if took := after(2*tt.within, d.resolves); took > tt.within+slack {
+					if took := timeUntil(2*tt.within, d.resolves); took > tt.within+slack {
 						t.Errorf("%s: resolves after %s, want within %s", name, took, tt.within)
 					}
 				})
 				running.Go(func() {
 					polled := func() bool { return d.api.polls.Load() > before }
-					if took := after(2*tt.within, polled); took > tt.within+slack {
+					if took := timeUntil(2*tt.within, polled); took > tt.within+slack {
 						t.Errorf("%s: polls after %s, want within %s", name, took, tt.within)
 					}
 				})
@@ -280,14 +280,14 @@ func TestDeadConnections(t *testing.T) {
 	running.Wait()
 }
 
-// leaveIdle makes so many look-ups at once, whose connections are then idle.
-func (d *deadConns) leaveIdle(n int) {
+// openIdle leaves n idle connections by concurrent look-ups.
+func (d *lostConns) openIdle(n int) {
 	d.api.slow.Store(true)
 	defer d.api.slow.Store(false)
 	var burst sync.WaitGroup
 	for range n {
 		burst.Go(func() { d.resolves() })
-		<-time.After(2 * time.Millisecond) // so that each has a resolve of its own
+		<-time.After(2 * time.Millisecond) // so that each has its own resolve
 	}
 	burst.Wait()
 }

@@ -11,22 +11,21 @@ import (
 	"time"
 )
 
-// fault names a fault of the first version that the model's world has again. The model must
-// find each (TestModelFindsFirstVersionFaults).
-var fault = flag.String("fault", "", "a fault of the first version: "+strings.Join(faults, ", "))
+// fault names a known fault that the world has. The model must detect it
+// (TestModelFindsKnownFaults).
+var fault = flag.String("fault", "", "a known fault: "+strings.Join(faults, ", "))
 
-var faults = []string{ttlMode, headAcknowledges, arrivalOrder, goodbyeForgets}
+var faults = []string{ttlMode, headAcknowledges, arrivalOrder, deregistrationForgets}
 
 const (
 	// ttlMode: a 404 of the change log puts a sidecar into time-to-live mode.
 	ttlMode = "time-to-live-mode"
 	// headAcknowledges: a poll with after -1 acknowledges the head of the moment when it arrives.
 	headAcknowledges = "head-acknowledges"
-	// arrivalOrder: polls are taken in the order in which they arrive, from every process with
-	// the name.
+	// arrivalOrder: polls are accepted in the order of their arrival, from every process with the name.
 	arrivalOrder = "arrival-order"
-	// goodbyeForgets: a goodbye forgets the name, so that a poll which arrives later is taken.
-	goodbyeForgets = "goodbye-forgets"
+	// deregistrationForgets: a deregistration forgets the name, so a later poll is accepted.
+	deregistrationForgets = "deregistration-forgets"
 )
 
 // pollWire is the body of a poll.
@@ -40,33 +39,33 @@ type pollWire struct {
 	MaxStaleMS int64  `json:"max_stale_ms,omitempty"`
 }
 
-// firstVersion stands before the key API and has it take polls as the first version did.
-type firstVersion struct {
-	mu       sync.Mutex
-	arrivals int64
-	left     map[string]int // how often each name has left
+// oldProtocol translates polls so that the key API accepts them as an old version did.
+type oldProtocol struct {
+	mu              sync.Mutex
+	arrivals        int64
+	deregistrations map[string]int // deregistrations of each name
 }
 
-// translate returns the poll as the first version takes it, in the key API's protocol.
-func (v *firstVersion) translate(p pollWire) pollWire {
+// translate returns the poll as the old version accepted it, in the current protocol.
+func (v *oldProtocol) translate(p pollWire) pollWire {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.arrivals++
 	p.Poll = v.arrivals
-	life := v.left[p.Sidecar]
-	if p.Leave && *fault == goodbyeForgets {
-		v.left[p.Sidecar]++
+	alias := v.deregistrations[p.Sidecar]
+	if p.Leave && *fault == deregistrationForgets {
+		v.deregistrations[p.Sidecar]++
 	}
-	if life > 0 {
-		p.Sidecar = fmt.Sprint(p.Sidecar, aliasMark, life)
+	if alias > 0 {
+		p.Sidecar = fmt.Sprint(p.Sidecar, aliasMark, alias)
 	}
 	return p
 }
 
-// aliasMark follows the name in the names that a name has after it has left.
+// aliasMark precedes the number in the aliases of a name that has deregistered.
 const aliasMark = "~"
 
-// poll is what the key API makes of a poll under the fault.
+// poll handles a poll under the fault.
 func (k *keyd) poll(client context.Context, path string, body []byte) reply {
 	var p pollWire
 	if err := json.Unmarshal(body, &p); err != nil {
@@ -74,7 +73,7 @@ func (k *keyd) poll(client context.Context, path string, body []byte) reply {
 	}
 	arrived, name := k.now(), p.Sidecar
 	if *fault != "" && *fault != ttlMode {
-		p = k.firstVersion.translate(p)
+		p = k.oldProtocol.translate(p)
 	}
 	answer := k.sidecar(client, path, marshal(p))
 	if *fault == headAcknowledges && p.After == -1 && answer.status == http.StatusGone {
@@ -84,15 +83,15 @@ func (k *keyd) poll(client context.Context, path string, body []byte) reply {
 		}
 		if json.Unmarshal(answer.body, &head) == nil {
 			p.Epoch, p.After, p.WaitMS = head.Epoch, head.Revision, 0
-			k.sidecar(client, path, marshal(k.firstVersion.translate(p)))
+			k.sidecar(client, path, marshal(k.oldProtocol.translate(p)))
 		}
 	}
 	switch {
 	case answer.status != http.StatusOK:
 	case p.Leave:
-		k.hasLeft(name)
+		k.markDeregistered(name)
 	default:
-		k.countsUntil(name, arrived, time.Duration(p.MaxStaleMS)*time.Millisecond)
+		k.recordLease(name, arrived, time.Duration(p.MaxStaleMS)*time.Millisecond)
 	}
 	return answer
 }
