@@ -88,7 +88,7 @@ func (b *bench) in(ctx context.Context, engine string, do func(*testbed.Site, *t
 // onPostgres names an empty database.
 func (b *bench) onPostgres(ctx context.Context) (url string, err error) {
 	if b.postgres == nil {
-		if b.postgres, err = pgtest.Start(ctx, "max_wal_size=4GB", "shared_buffers=1GB"); err != nil {
+		if b.postgres, err = pgtest.Start(ctx, "fsync=on", "max_wal_size=4GB", "shared_buffers=1GB"); err != nil {
 			return "", err
 		}
 	}
