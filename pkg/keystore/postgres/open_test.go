@@ -29,7 +29,7 @@ func execute(t *testing.T, url string, statements ...string) {
 }
 
 // Replicas may start at the same time on an empty database.
-func TestOpenAtOnce(t *testing.T) {
+func TestConcurrentOpen(t *testing.T) {
 	url := database(t, server)
 	var epochs sync.Map
 	var g errgroup.Group

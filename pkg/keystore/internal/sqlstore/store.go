@@ -18,11 +18,11 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// Engine is what the engines implement differently.
+// Engine has the methods that differ between engines.
 type Engine interface {
 	// Name is the prefix of error messages.
 	Name() string
-	// Reader reads what is committed. Each query has its own snapshot.
+	// Reader reads committed rows. Each query has its own snapshot.
 	Reader() Querier
 	// Read runs do in one snapshot.
 	Read(ctx context.Context, do func(q Querier) error) error
