@@ -87,7 +87,7 @@ func (s *stores) config(ctx context.Context, engine string) (config testbed.Conf
 		return config, nil
 	case "postgres":
 		if s.postgres == nil {
-			if s.postgres, err = pgtest.Start(ctx, "max_wal_size=4GB", "shared_buffers=1GB"); err != nil {
+			if s.postgres, err = pgtest.Start(ctx, "fsync=on", "max_wal_size=4GB", "shared_buffers=1GB"); err != nil {
 				return nil, err
 			}
 		}

@@ -1,6 +1,6 @@
-// Package pgtest runs real PostgreSQL servers for tests: on a Unix socket and a
-// loopback port, in a temporary folder, with fsync on, under another user where the
-// tests run as root.
+// Package pgtest runs PostgreSQL servers for tests, on a Unix socket and a loopback port, in a temporary directory, and as
+// another user if the tests run as root. A server does not sync its disk, because only a crash of the machine would lose
+// what is not synced; a benchmark passes the setting fsync=on.
 package pgtest
 
 import (
@@ -15,37 +15,36 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// Password is that of the role postgres on the loopback port; the socket asks for none.
+// Password is the password of the role postgres on the loopback port. The socket needs none.
 const Password = "canary-database-password"
 
-// Server is one server with its folder.
+// Server is one server.
 type Server struct {
 	Dir  string // of its sockets
 	Port int
 
-	bin      string // folder of PostgreSQL's programs
+	bin      string // directory of PostgreSQL's programs
 	who      *syscall.Credential
 	settings []string
 	process  *exec.Cmd
 	exited   chan struct{}
 }
 
-// Start makes a new server and starts it. Settings are NAME=VALUE. Where PostgreSQL is
-// not installed, root has Debian's installed.
+// Start makes a new server and starts it. Settings are NAME=VALUE. If PostgreSQL is missing, root installs Debian's package.
 func Start(ctx context.Context, settings ...string) (*Server, error) {
 	bin, err := programs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{bin: bin, settings: settings}
-	if err := s.place(ctx); err != nil {
+	if err := s.place(); err != nil {
 		return nil, err
 	}
 	secret := filepath.Join(s.Dir, "password")
@@ -63,7 +62,7 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 	return s, nil
 }
 
-// programs finds PostgreSQL, or installs it.
+// programs returns the directory of PostgreSQL's programs, and installs them if there are none.
 func programs(ctx context.Context) (string, error) {
 	if bin := installed(); bin != "" {
 		return bin, nil
@@ -74,26 +73,25 @@ func programs(ctx context.Context) (string, error) {
 	if bin := installed(); bin != "" {
 		return bin, nil
 	}
-	return "", errors.New("the package postgresql has no server in its usual place")
+	return "", errors.New("the package postgresql has no server in its usual directory")
 }
 
-// install installs a package of Debian's.
+// install installs a package of Debian.
 func install(ctx context.Context, name string) error {
-	need := "this test needs what apt-get install " + name + " installs"
 	if os.Geteuid() != 0 {
-		return errors.New(need)
+		return fmt.Errorf("package %s is missing: apt-get install %s", name, name)
 	}
 	for _, args := range [][]string{{"update"}, {"install", "-y", "--no-install-recommends", name}} {
 		cmd := exec.CommandContext(ctx, "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w\n%s", need, err, out)
+			return fmt.Errorf("install %s: %w\n%s", name, err, out)
 		}
 	}
 	return nil
 }
 
-// installed returns the folder of the newest server there is, "" if there is none.
+// installed returns the directory of the newest version, "" if there is none.
 func installed() string {
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	slices.SortFunc(found, func(a, b string) int { return version(b) - version(a) })
@@ -116,8 +114,8 @@ func version(path string) int {
 	return n
 }
 
-// place makes the folder and takes a port.
-func (s *Server) place(ctx context.Context) (err error) {
+// place makes the directory and chooses a port.
+func (s *Server) place() (err error) {
 	if s.who, err = unprivileged(); err != nil {
 		return err
 	}
@@ -129,7 +127,7 @@ func (s *Server) place(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -137,7 +135,7 @@ func (s *Server) place(ctx context.Context) (err error) {
 	return ln.Close()
 }
 
-// unprivileged is another user for root, as whom PostgreSQL does not run.
+// unprivileged returns another user for root, because PostgreSQL refuses to run as root.
 func unprivileged() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -173,25 +171,23 @@ func (s *Server) run(ctx context.Context, program string, args ...string) error 
 	return nil
 }
 
-// Run starts the server, again too, and waits until it answers.
+// Run starts the server, for the first time or again, and waits until it answers.
 func (s *Server) Run(ctx context.Context) error {
 	args := []string{"-D", s.data(), "-k", s.Dir, "-p", strconv.Itoa(s.Port), "-h", "127.0.0.1"}
-	for _, setting := range slices.Concat([]string{"max_connections=200", "shared_buffers=32MB", "fsync=on"}, s.settings) {
+	for _, setting := range slices.Concat([]string{"max_connections=200", "shared_buffers=32MB", "fsync=off"}, s.settings) {
 		args = append(args, "-c", setting)
 	}
+	return s.start(ctx, filepath.Join(s.bin, "postgres"), args...)
+}
+
+// start starts a program, which ends with this process, and waits until it takes connections.
+func (s *Server) start(ctx context.Context, program string, args ...string) error {
 	log, err := os.OpenFile(filepath.Join(s.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	if err := s.start(s.command(context.WithoutCancel(ctx), filepath.Join(s.bin, "postgres"), args...), log); err != nil {
-		return err
-	}
-	return s.await(ctx)
-}
-
-// start starts the process, which ends with this one.
-func (s *Server) start(cmd *exec.Cmd, log *os.File) error {
+	cmd := s.command(context.WithoutCancel(ctx), program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT
 	if err := cmd.Start(); err != nil {
@@ -203,7 +199,7 @@ func (s *Server) start(cmd *exec.Cmd, log *os.File) error {
 		_ = cmd.Wait()
 		close(exited)
 	}()
-	return nil
+	return s.await(ctx)
 }
 
 // await waits until the server takes connections.
@@ -217,8 +213,7 @@ func (s *Server) await(ctx context.Context) error {
 		}
 		select {
 		case <-s.exited:
-			log, _ := os.ReadFile(filepath.Join(s.Dir, "log"))
-			return fmt.Errorf("postgres ended: %s", log)
+			return fmt.Errorf("postgres exited: %s", s.Log())
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
 			return err
@@ -226,57 +221,44 @@ func (s *Server) await(ctx context.Context) error {
 	}
 }
 
-// Signal sends the server one: SIGINT ends it in order, SIGQUIT at once, as a crash does.
-func (s *Server) Signal(sig syscall.Signal) error { return s.process.Process.Signal(sig) }
-
-// Stop sends a signal that ends the server, and waits for its end.
+// Stop ends the server by a signal, and waits for its exit. SIGINT shuts it down; SIGQUIT ends it as a crash does.
 func (s *Server) Stop(sig syscall.Signal) error {
-	err := s.Signal(sig)
+	err := s.process.Process.Signal(sig)
 	<-s.exited
 	return err
 }
 
-// Remove ends the server and takes its folder away.
+// Remove ends the server and deletes its directory.
 func (s *Server) Remove() error {
 	if s.process != nil {
-		_ = s.Stop(syscall.SIGQUIT) // it may have ended
+		_ = s.Stop(syscall.SIGQUIT) // it may have exited
 	}
 	return os.RemoveAll(s.Dir)
 }
 
-// URL names a database on the Unix socket.
+// URL is the URL of a database on the Unix socket.
 func (s *Server) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@/%s?host=%s&port=%d", database, s.Dir, s.Port)
 }
 
 func (s *Server) loopback() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)) }
 
-// LoopbackURL names a database on the loopback port, where the password is asked for.
+// LoopbackURL is the URL of a database on the loopback port, which needs the password.
 func (s *Server) LoopbackURL(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.Port, database)
 }
 
-var made struct {
-	mu sync.Mutex
-	n  int
-}
+var made atomic.Int64 // databases and schemas
 
 // Database makes an empty database and returns its name.
 func (s *Server) Database(ctx context.Context) (string, error) {
-	made.mu.Lock()
-	made.n++
-	name := fmt.Sprintf("keys_%d_%d", os.Getpid(), made.n)
-	made.mu.Unlock()
+	name := fmt.Sprintf("keys_%d_%d", os.Getpid(), made.Add(1))
 	return name, s.Exec(ctx, "postgres", "CREATE DATABASE "+name)
 }
 
-// SchemaURL makes an empty schema in the database postgres, which costs much less than a
-// database, and names it.
+// SchemaURL makes an empty schema in the database postgres, which costs much less than a database, and returns its URL.
 func (s *Server) SchemaURL(ctx context.Context) (string, error) {
-	made.mu.Lock()
-	made.n++
-	name := fmt.Sprintf("keys_%d", made.n)
-	made.mu.Unlock()
+	name := fmt.Sprintf("keys_%d", made.Add(1))
 	return s.URL("postgres") + "&search_path=" + name, s.Exec(ctx, "postgres", "CREATE SCHEMA "+name)
 }
 
@@ -290,10 +272,10 @@ func (s *Server) Exec(ctx context.Context, database, statement string) error {
 	return errors.Join(err, c.Close(ctx))
 }
 
-// Standby makes a server that follows this one by streaming, and starts it.
+// Standby makes and starts a server that follows this one by streaming.
 func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	b := &Server{bin: s.bin}
-	if err := b.place(ctx); err != nil {
+	if err := b.place(); err != nil {
 		return nil, err
 	}
 	source := fmt.Sprintf("host=%s port=%d user=postgres application_name=standby", s.Dir, s.Port)
@@ -316,4 +298,46 @@ func (s *Server) Promote(ctx context.Context) error {
 func (s *Server) Log() string {
 	log, _ := os.ReadFile(filepath.Join(s.Dir, "log"))
 	return string(bytes.TrimSpace(log))
+}
+
+// Pooler starts a PgBouncer in front of the server, which gives each transaction another session.
+func (s *Server) Pooler(ctx context.Context) (*Server, error) {
+	bouncer, err := pgbouncer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &Server{}
+	if err := p.place(); err != nil {
+		return nil, err
+	}
+	conf := fmt.Sprintf(`[databases]
+* = host=%s port=%d user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %d
+unix_socket_dir = %s
+auth_type = any
+pool_mode = transaction
+default_pool_size = 5
+`, s.Dir, s.Port, p.Port, p.Dir)
+	file := filepath.Join(p.Dir, "pgbouncer.ini")
+	err = os.WriteFile(file, []byte(conf), 0o644)
+	if err == nil {
+		err = p.start(ctx, bouncer, "-q", file)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Remove())
+	}
+	return p, nil
+}
+
+func pgbouncer(ctx context.Context) (string, error) {
+	const path = "/usr/sbin/pgbouncer" // of Debian, and not in every PATH
+	if found, err := exec.LookPath("pgbouncer"); err == nil {
+		return found, nil
+	}
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	return path, install(ctx, "pgbouncer")
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-func TestRecord(t *testing.T) {
+func TestRecordGivesLease(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	// grants are [covers, seconds from now] in turn.
+	// grants are pairs of covers and seconds from now.
 	grants := func(pairs ...int) (list []keystore.Grant) {
 		for p := range slices.Chunk(pairs, 2) {
 			list = append(list, keystore.Grant{Covers: int64(p[0]), StaleEndsAt: now.Add(time.Duration(p[1]) * time.Second)})
@@ -31,31 +31,31 @@ func TestRecord(t *testing.T) {
 	}
 	tests := []struct {
 		name   string
-		before []keystore.Grant // of a sidecar that has acknowledged 4
+		before []keystore.Grant // of a sidecar that has acknowledged revision 4
 		head   int64
 		poll   keystore.Poll // with a lease of 15 s and 25 s more
 		lease  time.Duration // 0: refused
 		want   []keystore.Grant
 	}{
-		{"the first", nil, 4, keystore.Poll{Revision: 4}, 15 * time.Second, grants(4, 40)},
-		{"a renewal", grants(4, 30), 4, keystore.Poll{Revision: 4}, 15 * time.Second, grants(4, 40)},
+		{"first poll", nil, 4, keystore.Poll{Revision: 4}, 15 * time.Second, grants(4, 40)},
+		{"renewal", grants(4, 30), 4, keystore.Poll{Revision: 4}, 15 * time.Second, grants(4, 40)},
 		{"after an hour", grants(4, -30), 4, keystore.Poll{Revision: 4}, 15 * time.Second, grants(4, 40)},
-		{"unheard", grants(4, 30), 6, keystore.Poll{Revision: 4, Limit: 2}, 15 * time.Second, grants(4, 30, 6, 40)},
-		{"unheard once more", grants(4, 30, 6, 35), 6, keystore.Poll{Revision: 4, Limit: 2}, 15 * time.Second, grants(4, 30, 6, 40)},
-		{"heard", grants(4, 30, 6, 35, 7, 36), 9, keystore.Poll{Revision: 6, Limit: 9}, 15 * time.Second, grants(6, 35, 7, 36, 9, 40)},
-		{"heard all", grants(4, 30, 6, 35, 7, 36), 7, keystore.Poll{Revision: 7}, 15 * time.Second, grants(7, 40)},
-		{"heard all, with more left of one before", grants(4, 30, 6, 50), 9, keystore.Poll{Revision: 9}, 15 * time.Second, grants(9, 50)},
-		{"overtaken", grants(4, 30), 6, keystore.Poll{Revision: 2, Limit: 4}, 15 * time.Second, grants(4, 30, 6, 40)},
-		{"the clock was put back", grants(4, 1000), 6, keystore.Poll{Revision: 4, Limit: 2}, 15 * time.Second, grants(4, 1000)},
+		{"unanswered", grants(4, 30), 6, keystore.Poll{Revision: 4, Limit: 2}, 15 * time.Second, grants(4, 30, 6, 40)},
+		{"unanswered again", grants(4, 30, 6, 35), 6, keystore.Poll{Revision: 4, Limit: 2}, 15 * time.Second, grants(4, 30, 6, 40)},
+		{"acknowledged", grants(4, 30, 6, 35, 7, 36), 9, keystore.Poll{Revision: 6, Limit: 9}, 15 * time.Second, grants(6, 35, 7, 36, 9, 40)},
+		{"all acknowledged", grants(4, 30, 6, 35, 7, 36), 7, keystore.Poll{Revision: 7}, 15 * time.Second, grants(7, 40)},
+		{"all acknowledged, with a longer earlier grant", grants(4, 30, 6, 50), 9, keystore.Poll{Revision: 9}, 15 * time.Second, grants(9, 50)},
+		{"delayed poll", grants(4, 30), 6, keystore.Poll{Revision: 2, Limit: 4}, 15 * time.Second, grants(4, 30, 6, 40)},
+		{"clock set back", grants(4, 1000), 6, keystore.Poll{Revision: 4, Limit: 2}, 15 * time.Second, grants(4, 1000)},
 		{"too many changes", grants(4, 30), 6, keystore.Poll{Revision: 4, Limit: 1}, 5 * time.Second, grants(4, 30)},
-		{"too many changes, with much left", grants(4, 300), 6, keystore.Poll{Revision: 4, Limit: 1}, 15 * time.Second, grants(4, 300)},
+		{"too many changes, with a long grant", grants(4, 300), 6, keystore.Poll{Revision: 4, Limit: 1}, 15 * time.Second, grants(4, 300)},
 		{"too many changes, some acknowledged", grants(4, 30, 5, 35), 9, keystore.Poll{Revision: 5, Limit: 3}, 10 * time.Second, grants(5, 35)},
-		{"too many changes for what is left", grants(4, 25), 6, keystore.Poll{Revision: 4, Limit: 1}, 0, grants(4, 25)},
-		{"too many changes for one that is unknown", nil, 6, keystore.Poll{Revision: 4, Limit: 1}, 0, nil},
-		{"too many for an overtaken poll", grants(4, 30), 6, keystore.Poll{Revision: 2, Limit: 3}, 5 * time.Second, grants(4, 30)},
-		{"too often unheard", many(keystore.MaxGrants), 99, keystore.Poll{Revision: 4, Limit: 99, MaxStale: -12 * time.Second}, 12 * time.Second, many(keystore.MaxGrants)},
-		{"too often unheard, with nothing left", many(keystore.MaxGrants), 99, keystore.Poll{Revision: 4, Limit: 99, MaxStale: time.Hour}, 0, many(keystore.MaxGrants)},
-		{"almost too often unheard", many(keystore.MaxGrants - 1), 99, keystore.Poll{Revision: 4, Limit: 99}, 15 * time.Second, append(many(keystore.MaxGrants-1), grants(99, 40)...)},
+		{"too many changes for the rest of the grant", grants(4, 25), 6, keystore.Poll{Revision: 4, Limit: 1}, 0, grants(4, 25)},
+		{"too many changes for an unknown sidecar", nil, 6, keystore.Poll{Revision: 4, Limit: 1}, 0, nil},
+		{"too many changes for a delayed poll", grants(4, 30), 6, keystore.Poll{Revision: 2, Limit: 3}, 5 * time.Second, grants(4, 30)},
+		{"unanswered too often", many(keystore.MaxGrants), 99, keystore.Poll{Revision: 4, Limit: 99, MaxStale: -12 * time.Second}, 12 * time.Second, many(keystore.MaxGrants)},
+		{"unanswered too often, with nothing left", many(keystore.MaxGrants), 99, keystore.Poll{Revision: 4, Limit: 99, MaxStale: time.Hour}, 0, many(keystore.MaxGrants)},
+		{"unanswered almost too often", many(keystore.MaxGrants - 1), 99, keystore.Poll{Revision: 4, Limit: 99}, 15 * time.Second, append(many(keystore.MaxGrants-1), grants(99, 40)...)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -70,7 +70,7 @@ func TestRecord(t *testing.T) {
 				t.Errorf("grants (-want +got):\n%s", diff)
 			}
 			if diff := cmp.Diff(before, s); !ok && diff != "" {
-				t.Errorf("a refused poll was noted: %s", diff)
+				t.Errorf("a refused poll was recorded: %s", diff)
 			}
 			if ok && !s.LeaseEndsAt.Equal(now.Add(lease)) {
 				t.Errorf("the lease ends at %v", s.LeaseEndsAt)
@@ -79,25 +79,25 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// world is sidecars as they are, and what the key API has on record of them.
+// world has sidecars with their real state and the key API's records of them.
 type world struct {
 	now    time.Time
 	head   int64
 	truth  map[string]*truth
 	record map[string]*keystore.Sidecar
-	told   map[int64]keystore.Progress
+	stated map[int64]keystore.Progress
 }
 
-// truth is a sidecar's own state, and its poll on the way.
+// truth is a sidecar's real state, with its poll in flight.
 type truth struct {
-	applied  int64     // no fact that it answers with is older
+	applied  int64     // the oldest revision of its cached facts
 	answers  time.Time // until when it answers from its cache
-	ask      *keystore.Poll
+	poll     *keystore.Poll
 	sent     time.Time
 	lease    time.Duration // once recorded
-	lost     []keystore.Poll
+	delayed  []keystore.Poll
 	number   int64 // of the last poll
-	covers   int64 // of the answer, once the log was read
+	covers   int64 // of the answer, after the log was read
 	answered bool
 }
 
@@ -114,17 +114,17 @@ func (w *world) time(t *rapid.T) {
 	w.now = w.now.Add(time.Duration(rapid.IntRange(1, 9_000_000_000).Draw(t, "time")))
 }
 
-// send gives up the poll before, which may arrive later all the same.
+// send abandons the poll before, which may still arrive later.
 func (w *world) send(t *rapid.T) {
 	s := w.truth[anyName(t)]
-	if s.ask != nil && s.lease == 0 {
-		s.lost = append(s.lost, *s.ask)
+	if s.poll != nil && s.lease == 0 {
+		s.delayed = append(s.delayed, *s.poll)
 	}
 	s.number++
 	stale := time.Duration(rapid.IntRange(0, 3).Draw(t, "stale")) * 10 * time.Second
-	s.ask = &keystore.Poll{Number: s.number, Revision: s.applied, Limit: worldLimit, Lease: worldLease, MaxStale: stale}
-	if !w.now.Before(s.answers) { // nothing cached answers: it starts over
-		s.ask.Revision = -1
+	s.poll = &keystore.Poll{Number: s.number, Revision: s.applied, Limit: worldLimit, Lease: worldLease, MaxStale: stale}
+	if !w.now.Before(s.answers) { // nothing cached answers, so it starts over
+		s.poll.Revision = -1
 	}
 	s.sent, s.lease, s.answered = w.now, 0, false
 }
@@ -148,41 +148,41 @@ func (w *world) onRecord(name string, p keystore.Poll) (time.Duration, bool) {
 func (w *world) arrive(t *rapid.T) {
 	name := anyName(t)
 	s := w.truth[name]
-	if len(s.lost) > 0 && rapid.Bool().Draw(t, "lost") {
-		w.onRecord(name, s.lost[0])
-		s.lost = s.lost[1:]
+	if len(s.delayed) > 0 && rapid.Bool().Draw(t, "delayed") {
+		w.onRecord(name, s.delayed[0])
+		s.delayed = s.delayed[1:]
 		return
 	}
-	if s.ask == nil || s.lease > 0 {
+	if s.poll == nil || s.lease > 0 {
 		return
 	}
-	lease, ok := w.onRecord(name, *s.ask)
-	if s.lease = lease; !ok { // 410: all that is cached is invalid
-		s.applied, s.ask = w.head, nil
+	lease, ok := w.onRecord(name, *s.poll)
+	if s.lease = lease; !ok { // 410: everything cached is invalid
+		s.applied, s.poll = w.head, nil
 	}
 }
 
-// read reads the log for the answer, at any time after the record.
+// read reads the log for the answer, at any time after the poll was recorded.
 func (w *world) read(t *rapid.T) {
 	s := w.truth[anyName(t)]
-	if s.ask != nil && s.lease > 0 && !s.answered {
-		s.covers, s.answered = min(w.head, s.ask.Revision+worldLimit), true
+	if s.poll != nil && s.lease > 0 && !s.answered {
+		s.covers, s.answered = min(w.head, s.poll.Revision+worldLimit), true
 	}
 }
 
 func (w *world) deliver(t *rapid.T) {
 	s := w.truth[anyName(t)]
-	if s.ask == nil || !s.answered || s.lease == 0 {
+	if s.poll == nil || !s.answered || s.lease == 0 {
 		return
 	}
 	s.applied = max(s.applied, s.covers)
-	if end := s.sent.Add(s.lease + s.ask.MaxStale); end.After(s.answers) {
+	if end := s.sent.Add(s.lease + s.poll.MaxStale); end.After(s.answers) {
 		s.answers = end
 	}
-	s.ask = nil
+	s.poll = nil
 }
 
-// check: what is told of a change is true of every sidecar, and stays.
+// check checks that the progress of each change holds for every sidecar, and never becomes later.
 func (w *world) check(t *rapid.T) {
 	var list []keystore.Sidecar
 	for _, name := range []string{"a", "b"} {
@@ -197,14 +197,14 @@ func (w *world) check(t *rapid.T) {
 				continue
 			}
 			if got.Effective || got.EffectiveBy.Before(s.answers) || !slices.Contains(got.WaitingFor, name) {
-				t.Fatalf("of change %d it is told %+v; %s answers without it until %v", c, got, name, s.answers)
+				t.Fatalf("the progress of change %d is %+v; %s answers without it until %v", c, got, name, s.answers)
 			}
 		}
-		before, ok := w.told[c]
+		before, ok := w.stated[c]
 		if ok && (before.Effective && !got.Effective || !before.Effective && got.EffectiveBy.After(before.EffectiveBy)) {
-			t.Fatalf("of change %d it was told %+v, and then %+v", c, before, got)
+			t.Fatalf("the progress of change %d was %+v, and then %+v", c, before, got)
 		}
-		w.told[c] = got
+		w.stated[c] = got
 	}
 	for name, s := range w.record {
 		if len(s.Grants) > keystore.MaxGrants {
@@ -213,14 +213,14 @@ func (w *world) check(t *rapid.T) {
 	}
 }
 
-// TestEffectiveIsTrue: whatever is lost, late or overtaken.
-func TestEffectiveIsTrue(t *testing.T) {
+// No sidecar acts without a change that is effective, whatever polls are lost, delayed or reordered.
+func TestEffectiveChangesAreKnownToAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &world{
 			now:    time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 			truth:  map[string]*truth{},
 			record: map[string]*keystore.Sidecar{},
-			told:   map[int64]keystore.Progress{},
+			stated: map[int64]keystore.Progress{},
 		}
 		for _, name := range []string{"a", "b"} {
 			w.truth[name] = &truth{}
@@ -232,8 +232,8 @@ func TestEffectiveIsTrue(t *testing.T) {
 	})
 }
 
-// TestSteadyState: one grant for each sidecar that hears its answers.
-func TestSteadyState(t *testing.T) {
+// A sidecar that receives its answers has one grant.
+func TestOneGrantInSteadyState(t *testing.T) {
 	s := keystore.Sidecar{Name: "s"}
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for head := range int64(100) {
@@ -244,7 +244,7 @@ func TestSteadyState(t *testing.T) {
 	}
 }
 
-func TestCheckNumber(t *testing.T) {
+func TestCheckNumberRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		onRecord int64
 		gone     bool

@@ -19,7 +19,7 @@ func TestProgressOf(t *testing.T) {
 			Grants: []keystore.Grant{{Covers: revision, StaleEndsAt: in(stale)}},
 		}
 	}
-	asking := func(grants ...keystore.Grant) []keystore.Sidecar {
+	polling := func(grants ...keystore.Grant) []keystore.Sidecar {
 		last := grants[len(grants)-1]
 		return []keystore.Sidecar{{Name: "a", Revision: 3, StaleEndsAt: last.StaleEndsAt, Grants: grants}}
 	}
@@ -29,69 +29,69 @@ func TestProgressOf(t *testing.T) {
 		sidecars  []keystore.Sidecar
 		want      keystore.Progress
 	}{
-		{name: "nobody listens", want: keystore.Progress{Effective: true}},
+		{name: "no sidecar", want: keystore.Progress{Effective: true}},
 		{
-			name:     "all have acknowledged it, or more",
+			name:     "acknowledged by all",
 			sidecars: []keystore.Sidecar{sidecar("a", 7, time.Minute), sidecar("b", 8, time.Hour)},
 			want:     keystore.Progress{Effective: true},
 		},
 		{
-			name:     "one is behind by one",
+			name:     "one behind",
 			sidecars: []keystore.Sidecar{sidecar("a", 7, time.Hour), sidecar("b", 6, time.Minute)},
 			want:     keystore.Progress{EffectiveBy: in(time.Minute), WaitingFor: []string{"b"}},
 		},
 		{
-			name:     "the latest of those behind counts",
+			name:     "latest end of several behind",
 			sidecars: []keystore.Sidecar{sidecar("a", 0, time.Minute), sidecar("b", 6, time.Hour), sidecar("c", 1, time.Second)},
 			want:     keystore.Progress{EffectiveBy: in(time.Hour), WaitingFor: []string{"a", "b", "c"}},
 		},
 		{
-			name:     "the last lease whose answer did not have the change counts",
-			sidecars: asking(keystore.Grant{Covers: 3, StaleEndsAt: in(1)}, keystore.Grant{Covers: 6, StaleEndsAt: in(2)}, keystore.Grant{Covers: 7, StaleEndsAt: in(3)}, keystore.Grant{Covers: 9, StaleEndsAt: in(4)}),
+			name:     "end of the last lease without the change",
+			sidecars: polling(keystore.Grant{Covers: 3, StaleEndsAt: in(1)}, keystore.Grant{Covers: 6, StaleEndsAt: in(2)}, keystore.Grant{Covers: 7, StaleEndsAt: in(3)}, keystore.Grant{Covers: 9, StaleEndsAt: in(4)}),
 			want:     keystore.Progress{EffectiveBy: in(2), WaitingFor: []string{"a"}},
 		},
 		{
-			name:     "the answers to all its polls had the change",
-			sidecars: asking(keystore.Grant{Covers: 7, StaleEndsAt: in(3)}, keystore.Grant{Covers: 9, StaleEndsAt: in(4)}),
+			name:     "all answers had the change",
+			sidecars: polling(keystore.Grant{Covers: 7, StaleEndsAt: in(3)}, keystore.Grant{Covers: 9, StaleEndsAt: in(4)}),
 			want:     keystore.Progress{Effective: true},
 		},
 		{
-			name:     "the leases without the change are over",
-			sidecars: asking(keystore.Grant{Covers: 3, StaleEndsAt: in(-1)}, keystore.Grant{Covers: 6, StaleEndsAt: in(0)}, keystore.Grant{Covers: 7, StaleEndsAt: in(3)}),
+			name:     "leases without the change over",
+			sidecars: polling(keystore.Grant{Covers: 3, StaleEndsAt: in(-1)}, keystore.Grant{Covers: 6, StaleEndsAt: in(0)}, keystore.Grant{Covers: 7, StaleEndsAt: in(3)}),
 			want:     keystore.Progress{Effective: true},
 		},
 		{
-			name:     "one behind whose time ends at this moment",
+			name:     "time ends now",
 			sidecars: []keystore.Sidecar{sidecar("a", 6, 0)},
 			want:     keystore.Progress{Effective: true},
 		},
 		{
-			name:     "one behind whose time ends a moment later",
+			name:     "time ends a moment later",
 			sidecars: []keystore.Sidecar{sidecar("a", 6, 1)},
 			want:     keystore.Progress{EffectiveBy: in(1), WaitingFor: []string{"a"}},
 		},
 		{
-			name:      "after a restore nobody known is behind, but somebody unknown may be",
+			name:      "restored, none behind",
 			notBefore: in(time.Minute),
 			sidecars:  []keystore.Sidecar{sidecar("a", 7, time.Hour)},
 			want:      keystore.Progress{EffectiveBy: in(time.Minute)},
 		},
 		{
-			name:      "after a restore the later moment counts: that of the unknown",
+			name:      "restored, wait ends after the time",
 			notBefore: in(time.Hour),
 			sidecars:  []keystore.Sidecar{sidecar("a", 6, time.Minute)},
 			want:      keystore.Progress{EffectiveBy: in(time.Hour), WaitingFor: []string{"a"}},
 		},
 		{
-			name:      "after a restore the later moment counts: that of the known",
+			name:      "restored, time ends after the wait",
 			notBefore: in(time.Minute),
 			sidecars:  []keystore.Sidecar{sidecar("a", 6, time.Hour)},
 			want:      keystore.Progress{EffectiveBy: in(time.Hour), WaitingFor: []string{"a"}},
 		},
-		{name: "a restore whose wait ends at this moment", notBefore: now, want: keystore.Progress{Effective: true}},
-		{name: "a restore whose wait ends a moment later", notBefore: in(1), want: keystore.Progress{EffectiveBy: in(1)}},
+		{name: "wait ends now", notBefore: now, want: keystore.Progress{Effective: true}},
+		{name: "wait ends a moment later", notBefore: in(1), want: keystore.Progress{EffectiveBy: in(1)}},
 		{
-			name:      "a restore long ago does not make the moment earlier",
+			name:      "wait over long ago",
 			notBefore: in(-time.Hour),
 			sidecars:  []keystore.Sidecar{sidecar("a", 6, time.Minute)},
 			want:      keystore.Progress{EffectiveBy: in(time.Minute), WaitingFor: []string{"a"}},
@@ -112,7 +112,7 @@ func TestProgressOf(t *testing.T) {
 }
 
 // Of many sidecars the first are named, and all are counted.
-func TestProgressOfMany(t *testing.T) {
+func TestProgressOfManySidecars(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	var list []keystore.Sidecar
 	for i := range 250 {

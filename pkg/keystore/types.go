@@ -145,7 +145,7 @@ type Event struct {
 	Detail  map[string]string // never a secret, never nil; see Action for its fields
 }
 
-// Action is what an Event records.
+// Action is the kind of an Event.
 type Action string
 
 // The actions.
@@ -182,7 +182,7 @@ type Change struct {
 	Digest   credential.Digest
 }
 
-// Fact is what is known about one digest.
+// Fact is the result of Resolve for one digest.
 type Fact struct {
 	Found  bool
 	Record credential.Record // the zero Record if not found

@@ -11,10 +11,10 @@ import (
 // Advance moves the server's clock for this store.
 func (s *Store) Advance(d time.Duration) { s.skew.Add(int64(d)) }
 
-// Skew returns how far the clock was moved.
+// Skew returns how far Advance moved the clock.
 func (s *Store) Skew() time.Duration { return time.Duration(s.skew.Load()) }
 
-// Hold stops in the middle of a change until it is released.
+// Hold blocks in the middle of a mutation until it is released.
 func (s *Store) Hold(ctx context.Context, held chan<- struct{}, release <-chan struct{}) error {
 	return s.Mutate(ctx, sqlstore.LaneOthers, "", func(t *sqlstore.Tx) error {
 		t.Exec("UPDATE head SET revision = revision + 1")
@@ -25,19 +25,19 @@ func (s *Store) Hold(ctx context.Context, held chan<- struct{}, release <-chan s
 	})
 }
 
-// Waiting returns how many mutations wait for those before them, by their lanes.
+// Waiting returns how many mutations wait, by lane.
 func (s *Store) Waiting() (polls, operators, others int) {
 	_, waiting := s.gate.State()
 	return waiting[sqlstore.LanePolls], waiting[sqlstore.LaneOperators], waiting[sqlstore.LaneOthers]
 }
 
-// Writing returns how many mutations are under way.
+// Writing returns how many mutations are in flight.
 func (s *Store) Writing() int {
 	n, _ := s.gate.State()
 	return n
 }
 
-// Busy uses one connection for so long.
+// Busy uses one connection for that time.
 func (s *Store) Busy(ctx context.Context, d time.Duration) error {
 	_, err := s.db.ExecContext(ctx, "SELECT pg_sleep($1)", d.Seconds())
 	return err

@@ -29,8 +29,7 @@ func start(t *testing.T, settings ...string) *pgtest.Server {
 	return s
 }
 
-// load writes and polls until it is stopped, whatever the server does, and notes what it
-// was told.
+// load writes and polls until it is stopped, also during outages, and notes what was acknowledged.
 type load struct {
 	store *postgres.Store
 	stop  atomic.Bool
@@ -38,12 +37,12 @@ type load struct {
 	done  atomic.Int64 // calls that succeeded
 	fails atomic.Int64
 
-	mu   sync.Mutex
-	told map[string]int64 // ids of keys, with their revisions
+	mu    sync.Mutex
+	acked map[string]int64 // revisions by the id of the key
 }
 
 func begin(store *postgres.Store) *load {
-	l := &load{store: store, told: map[string]int64{}}
+	l := &load{store: store, acked: map[string]int64{}}
 	for range 4 {
 		l.work.Go(func() error { return l.repeat(l.mint) })
 	}
@@ -65,7 +64,7 @@ func (l *load) repeat(do func(context.Context) error) error {
 		case err == nil:
 			l.done.Add(1)
 		case errors.Is(err, keystore.ErrNotFound), errors.As(err, &conflict):
-			return err // an outage is none of these
+			return err // not caused by an outage
 		default:
 			l.fails.Add(1)
 			<-time.After(10 * time.Millisecond)
@@ -79,23 +78,23 @@ func (l *load) mint(ctx context.Context) error {
 	k, err := mint(ctx, l.store, id)
 	if err == nil {
 		l.mu.Lock()
-		l.told[id] = k.Revision
+		l.acked[id] = k.Revision
 		l.mu.Unlock()
 	}
 	return err
 }
 
-// polls is the number of the last poll of all loads.
-var polls atomic.Int64
+// lastPoll is the number of the last poll of all loads.
+var lastPoll atomic.Int64
 
-// poll also checks that whoever sees a head sees every change up to it.
+// poll also checks that a reader of a head sees every change up to it.
 func (l *load) poll(ctx context.Context, name string) error {
-	p := keystore.Poll{Sidecar: name, Number: polls.Add(1), Revision: -1}
+	p := keystore.Poll{Sidecar: name, Number: lastPoll.Add(1), Revision: -1}
 	head, _, err := l.store.RecordPoll(ctx, p)
 	if !errors.Is(err, keystore.ErrGone) {
 		return err
 	}
-	p = keystore.Poll{Sidecar: name, Number: polls.Add(1), Epoch: head.Epoch, Revision: head.Revision, Limit: 1_000_000, Lease: time.Minute}
+	p = keystore.Poll{Sidecar: name, Number: lastPoll.Add(1), Epoch: head.Epoch, Revision: head.Revision, Limit: 1_000_000, Lease: time.Minute}
 	if head, _, err = l.store.RecordPoll(ctx, p); err != nil && !errors.Is(err, keystore.ErrGone) {
 		return err
 	}
@@ -109,8 +108,8 @@ func (l *load) poll(ctx context.Context, name string) error {
 	return err
 }
 
-// goOn waits for so many more calls to succeed.
-func (l *load) goOn(t *testing.T, calls int64) {
+// waitFor waits until that many more calls have succeeded.
+func (l *load) waitFor(t *testing.T, calls int64) {
 	t.Helper()
 	until := time.Now().Add(30 * time.Second)
 	for from := l.done.Load(); l.done.Load() < from+calls; <-time.After(5 * time.Millisecond) {
@@ -120,15 +119,14 @@ func (l *load) goOn(t *testing.T, calls int64) {
 	}
 }
 
-// end stops the load and checks that nothing that was told of is lost, and that calls
-// failed if they had to.
+// end stops the load. It checks that nothing acknowledged is lost, and whether calls failed.
 func (l *load) end(t *testing.T, outage bool) {
 	t.Helper()
 	l.stop.Store(true)
 	if err := l.work.Wait(); err != nil {
 		t.Error(err)
 	}
-	for id, revision := range l.told {
+	for id, revision := range l.acked {
 		if k, err := l.store.Key(t.Context(), id); err != nil || k.Revision != revision {
 			t.Fatalf("key %s of revision %d: %+v, %v", id, revision, k, err)
 		}
@@ -136,11 +134,12 @@ func (l *load) end(t *testing.T, outage bool) {
 	if got := l.fails.Load(); (got > 0) != outage {
 		t.Errorf("%d calls failed", got)
 	}
-	t.Logf("%d calls succeeded, %d failed, %d keys", l.done.Load(), l.fails.Load(), len(l.told))
+	t.Logf("%d calls succeeded, %d failed, %d keys", l.done.Load(), l.fails.Load(), len(l.acked))
 }
 
-// The server is restarted in order, and then crashes, while the load goes on.
+// The server is restarted, and then crashes, under load.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	server := start(t)
 	store := withAccount(t, database(t, server))
 	defer mustClose(t, store)
@@ -150,7 +149,7 @@ func TestRestart(t *testing.T) {
 	}
 	l := begin(store)
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT} {
-		l.goOn(t, 50)
+		l.waitFor(t, 50)
 		if err := server.Stop(sig); err != nil {
 			t.Fatal(err)
 		}
@@ -158,7 +157,7 @@ func TestRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l.goOn(t, 50)
+	l.waitFor(t, 50)
 	l.end(t, true)
 	after, err := store.Head(t.Context())
 	if err != nil || after.Epoch != before.Epoch || !after.NotBefore.IsZero() {
@@ -166,8 +165,9 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// The primary dies under load and its standby, which has every commit, is promoted.
+// The primary is killed under load and its standby, which has every commit, is promoted.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	primary := start(t, "synchronous_standby_names=*", "synchronous_commit=local")
 	name, err := primary.Database(t.Context())
 	if err != nil {
@@ -192,7 +192,7 @@ func TestFailover(t *testing.T) {
 	}
 	if s, err := postgres.Open(t.Context(), standby.URL(name), postgres.Options{}); err == nil {
 		mustClose(t, s)
-		t.Fatal("a standby was taken")
+		t.Fatal("a standby was accepted")
 	} else if !strings.Contains(err.Error(), "standby") {
 		t.Fatal(err)
 	}
@@ -201,15 +201,15 @@ func TestFailover(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := begin(store)
-	l.goOn(t, 100)
-	died := time.Now()
+	l.waitFor(t, 100)
+	killed := time.Now()
 	if err := primary.Stop(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if err := standby.Promote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l.goOn(t, 100)
+	l.waitFor(t, 100)
 	l.end(t, true)
 
 	after, err := store.Head(t.Context())
@@ -217,8 +217,8 @@ func TestFailover(t *testing.T) {
 		t.Fatalf("%+v, before %+v: %v", after, before, err)
 	}
 	// The new server cannot know that it has every lease.
-	if after.NotBefore.Before(died.Add(time.Hour)) || after.NotBefore.After(time.Now().Add(time.Hour)) {
-		t.Errorf("no change is effective before %v, at %v", after.NotBefore, died)
+	if after.NotBefore.Before(killed.Add(time.Hour)) || after.NotBefore.After(time.Now().Add(time.Hour)) {
+		t.Errorf("no change is effective before %v, at %v", after.NotBefore, killed)
 	}
 	if _, _, err := store.Changes(t.Context(), before.Epoch, before.Revision, 10); !errors.Is(err, keystore.ErrGone) {
 		t.Errorf("the old epoch: %v", err)
@@ -232,9 +232,10 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// An older copy of the server is started after a key was revoked: the key lives again,
-// and every sidecar is told so at its next poll.
+// An older copy of the server is started after a key was revoked: the key is active again, and every sidecar gets a new epoch
+// at its next poll.
 func TestRestoredCopy(t *testing.T) {
+	t.Parallel()
 	original := start(t)
 	name, err := original.Database(t.Context())
 	if err != nil {
@@ -292,8 +293,7 @@ func TestRestoredCopy(t *testing.T) {
 	}
 }
 
-// throughPooler are two replicas behind a pooler that gives each transaction another
-// session.
+// throughPooler returns two replicas behind a pooler that gives each transaction another session.
 func throughPooler(t *testing.T) (a, b *postgres.Store) {
 	t.Helper()
 	pooler, err := server.Pooler(t.Context())
@@ -312,17 +312,18 @@ func throughPooler(t *testing.T) (a, b *postgres.Store) {
 	return a, b
 }
 
-// Each transaction gets another of five sessions; two replicas share them.
-func TestThroughAPooler(t *testing.T) {
+// Two replicas share five sessions, and each transaction gets another one.
+func TestThroughPooler(t *testing.T) {
+	t.Parallel()
 	a, b := throughPooler(t)
 	loads := []*load{begin(a), begin(b)}
 	for _, l := range loads {
-		l.goOn(t, 100)
+		l.waitFor(t, 100)
 	}
 	for _, l := range loads {
 		l.end(t, false)
 	}
-	used := keystore.Usage{Digest: credential.NewSecret("nobody").Digest(), LastUsedAt: time.Now()}
+	used := keystore.Usage{Digest: credential.NewSecret("unknown").Digest(), LastUsedAt: time.Now()}
 	if err := a.RecordUsage(t.Context(), "s", []keystore.Usage{used}); err != nil {
 		t.Error(err)
 	}

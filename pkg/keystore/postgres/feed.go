@@ -128,5 +128,5 @@ func (s *Store) DigestList(digests []credential.Digest) any {
 	return list
 }
 
-// skewMicros is what tests add to the server's clock.
+// skewMicros returns the microseconds that tests add to the server's clock.
 func (s *Store) skewMicros() int64 { return s.skew.Load() / 1000 }

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -18,19 +19,19 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
 )
 
-// overRoad is a store whose connections can be frozen.
-func overRoad(t *testing.T) (*postgres.Store, *pgtest.Road) {
+// viaProxy is a store whose connections can be frozen.
+func viaProxy(t *testing.T) (*postgres.Store, *pgtest.Proxy) {
 	t.Helper()
-	road, err := server.Road(t.Context())
+	proxy, err := server.Proxy()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(road.Close)
+	t.Cleanup(proxy.Close)
 	name, err := server.Database(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	url := strings.Replace(server.LoopbackURL(name), fmt.Sprint(":", server.Port), fmt.Sprint(":", road.Port()), 1)
+	url := strings.Replace(server.LoopbackURL(name), fmt.Sprint(":", server.Port), fmt.Sprint(":", proxy.Port()), 1)
 	s, err := postgres.Open(t.Context(), url, postgres.Options{Password: func() credential.Secret { return credential.NewSecret(pgtest.Password) }})
 	if err != nil {
 		t.Fatal(err)
@@ -39,19 +40,31 @@ func overRoad(t *testing.T) (*postgres.Store, *pgtest.Road) {
 	if _, err := s.CreateAccount(t.Context(), "operator:test", "acc", "name"); err != nil {
 		t.Fatal(err)
 	}
-	return s, road
+	return s, proxy
 }
 
-// recovery is how long a dead connection may hold up those who can make a new one.
+// recovery is how long a dead connection may delay calls.
 const recovery = 6 * time.Second
 
-// Idle connections die without a sign: reads, changes and polls are answered again at once.
-func TestDeadIdleConnections(t *testing.T) {
-	s, road := overRoad(t)
+// Connections that are dead without an error are replaced soon. The cases run together, because each waits for silence.
+func TestDeadConnections(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"idle": testDeadIdleConnections, "busy": testDeadBusyConnections, "under load": testDeadConnectionsUnderLoad,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
+	}
+}
+
+// Idle connections are dead without an error: reads, changes and polls are answered soon.
+func testDeadIdleConnections(t *testing.T) {
+	s, proxy := viaProxy(t)
 	fillPool(t, s)
-	<-time.After(1200 * time.Millisecond) // longer than a connection is taken for good without a ping
-	made := road.Made()
-	road.Freeze()
+	<-time.After(1200 * time.Millisecond) // longer than a connection is used without a ping
+	made := proxy.Made()
+	proxy.Freeze()
 	began := time.Now()
 	for what, call := range calls(s) {
 		if err := call(); err != nil {
@@ -61,16 +74,16 @@ func TestDeadIdleConnections(t *testing.T) {
 	if took := time.Since(began); took > recovery/2 {
 		t.Errorf("answered after %s", took)
 	}
-	if road.Made() == made {
+	if proxy.Made() == made {
 		t.Error("no connection was made: none was frozen?")
 	}
 }
 
-// Connections that were just used are not pinged: they are found dead when no answer comes.
-func TestDeadBusyConnections(t *testing.T) {
-	s, road := overRoad(t)
+// Connections that were just used are not pinged. They are dead when no answer arrives.
+func testDeadBusyConnections(t *testing.T) {
+	s, proxy := viaProxy(t)
 	fillPool(t, s)
-	road.Freeze()
+	proxy.Freeze()
 	began := time.Now()
 	var g errgroup.Group
 	for what, call := range calls(s) {
@@ -84,18 +97,18 @@ func TestDeadBusyConnections(t *testing.T) {
 			return nil
 		})
 	}
-	_ = g.Wait() // they report by themselves
+	_ = g.Wait() // the calls report their errors
 }
 
-// Under load all that were under way may fail, and everything goes on.
-func TestDeadConnectionsUnderLoad(t *testing.T) {
-	s, road := overRoad(t)
+// Under load, calls in flight may fail, and later ones succeed.
+func testDeadConnectionsUnderLoad(t *testing.T) {
+	s, proxy := viaProxy(t)
 	l := begin(s)
 	for range 2 {
-		l.goOn(t, 100)
-		road.Freeze()
+		l.waitFor(t, 100)
+		proxy.Freeze()
 		began := time.Now()
-		l.goOn(t, 20)
+		l.waitFor(t, 20)
 		if err := recovered(s, began.Add(recovery)); err != nil {
 			t.Error(err)
 		}
@@ -107,7 +120,7 @@ func TestDeadConnectionsUnderLoad(t *testing.T) {
 	}
 }
 
-// recovered tries all calls until they succeed or the time is up.
+// recovered repeats all calls until they succeed or the time is over.
 func recovered(s *postgres.Store, until time.Time) error {
 	for what, call := range calls(s) {
 		for {
@@ -116,7 +129,7 @@ func recovered(s *postgres.Store, until time.Time) error {
 				break
 			}
 			if !time.Now().Before(until) {
-				return fmt.Errorf("%s: not in time: %w", what, err)
+				return errors.Join(fmt.Errorf("%s: not in time", what), err)
 			}
 		}
 	}
@@ -142,14 +155,14 @@ func calls(s *postgres.Store) map[string]func() error {
 			return err
 		}),
 		"poll": limited(func(ctx context.Context) error {
-			p := keystore.Poll{Sidecar: "s", Number: polls.Add(1), Leave: true, Lease: time.Minute}
+			p := keystore.Poll{Sidecar: "s", Number: lastPoll.Add(1), Leave: true, Lease: time.Minute}
 			_, _, err := s.RecordPoll(ctx, p)
 			return err
 		}),
 	}
 }
 
-// fillPool has each connection of the pool used at this moment.
+// fillPool uses each connection of the pool.
 func fillPool(t *testing.T, s *postgres.Store) {
 	t.Helper()
 	var g errgroup.Group
@@ -161,7 +174,7 @@ func fillPool(t *testing.T, s *postgres.Store) {
 	}
 }
 
-// The kernel looks after connections as well: it ends those to a machine that is lost.
+// The kernel ends connections to a machine that is lost.
 func TestSocketOptions(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -23,9 +23,9 @@ func someKeys(prefix string, n int) []keystore.NewKey {
 	return keys
 }
 
-// COPY goes through a pooler that gives each transaction another session, beside the small
-// changes of another replica.
-func TestImportThroughAPooler(t *testing.T) {
+// COPY works through a pooler that gives each transaction another session, while another replica makes small changes.
+func TestImportThroughPooler(t *testing.T) {
+	t.Parallel()
 	a, b := throughPooler(t)
 	const writers, rounds, each = 4, 5, 200
 	g, ctx := errgroup.WithContext(t.Context())
@@ -36,7 +36,7 @@ func TestImportThroughAPooler(t *testing.T) {
 				if _, err := mint(ctx, s, fmt.Sprintf("minted_%d_%d", w, r)); err != nil {
 					return err
 				}
-				for range 2 { // the second time it finds all of them
+				for range 2 { // the second time all exist
 					done, err := s.ImportKeys(ctx, "operator:test", someKeys(fmt.Sprintf("%d_%d", w, r), each))
 					if err != nil {
 						return err
@@ -58,9 +58,9 @@ func TestImportThroughAPooler(t *testing.T) {
 	}
 }
 
-// An import whose connection or whose time ends leaves nothing behind, and the next one gets
-// another connection.
-func TestImportThatIsCutOff(t *testing.T) {
+// An import whose connection or context ends writes nothing, and the next one gets another connection.
+func TestInterruptedImport(t *testing.T) {
+	t.Parallel()
 	name, err := server.Database(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +80,7 @@ func TestImportThatIsCutOff(t *testing.T) {
 	g.Go(func() error {
 		_, err := s.ImportKeys(context.WithoutCancel(t.Context()), "operator:test", someKeys("x", 100))
 		if err == nil {
-			return errors.New("it was done")
+			return errors.New("the import succeeded")
 		}
 		return nil
 	})
@@ -102,7 +102,7 @@ func TestImportThatIsCutOff(t *testing.T) {
 	if err != nil || done.Imported != 100 {
 		t.Errorf("%+v, %v", done, err)
 	}
-	// A context that ends while rows are on their way is one of those connections too.
+	// The context may end while rows are sent.
 	for limit := time.Millisecond; ; limit *= 2 {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		_, err := s.ImportKeys(ctx, "operator:test", someKeys("late", keystore.MaxImport))

@@ -11,8 +11,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// While 300 owners' changes wait, an operator's revoke is done after the one under way, and a
-// poll before that.
+// While 300 owners' changes wait, an operator's revocation goes after the one in flight, and a poll before that.
 func TestOwnersDelayNoRevocation(t *testing.T) {
 	name, err := server.Database(t.Context())
 	if err != nil {

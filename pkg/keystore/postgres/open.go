@@ -137,9 +137,12 @@ func migrate(ctx context.Context, db *sql.DB) error {
 }
 
 func schemaVersion(ctx context.Context, tx *sql.Tx) (version int, err error) {
-	// The next statements must see what other processes committed while this one waited for the lock.
-	if _, err := tx.ExecContext(ctx, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"); err != nil {
-		return 0, err
+	// The next statements must see what other processes committed while this one waited for the lock, and the role's default
+	// must not end that wait.
+	for _, set := range []string{"SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "SET LOCAL lock_timeout = 0", "SET LOCAL statement_timeout = 0"} {
+		if _, err := tx.ExecContext(ctx, set); err != nil {
+			return 0, err
+		}
 	}
 	if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
 		return 0, err

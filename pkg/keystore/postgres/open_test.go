@@ -28,8 +28,8 @@ func execute(t *testing.T, url string, statements ...string) {
 	}
 }
 
-// Replicas that start at once over an empty database.
-func TestOpenAtOnce(t *testing.T) {
+// Replicas may start at the same time on an empty database.
+func TestConcurrentOpen(t *testing.T) {
 	url := database(t, server)
 	var epochs sync.Map
 	var g errgroup.Group
@@ -62,13 +62,13 @@ func TestOpenRefuses(t *testing.T) {
 		want string
 	}{
 		{"no such database", func(_ *testing.T, url string) string { return strings.Replace(url, "/keys_", "/no_", 1) }, `database no_.* does not exist`},
-		{"nobody there", func(*testing.T, string) string { return "postgres://127.0.0.1:1/keys" }, `database keys at 127\.0\.0\.1: .*refused`},
-		{"no URL", func(*testing.T, string) string { return "postgres://user:canary-secret@[::1/keys" }, `^database: `},
-		{"another program's", func(t *testing.T, url string) string {
+		{"no server", func(*testing.T, string) string { return "postgres://127.0.0.1:1/keys" }, `database keys at 127\.0\.0\.1: .*refused`},
+		{"invalid URL", func(*testing.T, string) string { return "postgres://user:canary-secret@[::1/keys" }, `^database: `},
+		{"tables of another program", func(t *testing.T, url string) string {
 			execute(t, url, "CREATE TABLE keys (id int)")
 			return url
 		}, `migration 0001_first\.sql: .*"keys" already exists .*: database of another program\?$`},
-		{"from the future", func(t *testing.T, url string) string {
+		{"newer schema", func(t *testing.T, url string) string {
 			made(t, url)
 			execute(t, url, "INSERT INTO phantom_schema VALUES (99)")
 			return url
@@ -86,9 +86,9 @@ func TestOpenRefuses(t *testing.T) {
 			s, err := postgres.Open(t.Context(), tt.set(t, database(t, server)), postgres.Options{})
 			if err == nil {
 				mustClose(t, s)
-				t.Fatal("it was opened")
+				t.Fatal("opened")
 			}
-			if errors.Is(err, keystore.ErrUnreachable) != (tt.name == "nobody there" || tt.name == "read-only") {
+			if errors.Is(err, keystore.ErrUnreachable) != (tt.name == "no server" || tt.name == "read-only") {
 				t.Errorf("unreachable: %v", err)
 			}
 			if msg := err.Error(); !regexp.MustCompile(tt.want).MatchString(msg) || strings.Contains(msg, "canary") {
@@ -98,8 +98,8 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// The password is asked for with each connection, so that it can be changed.
-func TestPassword(t *testing.T) {
+// The password is read for each connection, so that it can be changed.
+func TestPasswordIsReadAgain(t *testing.T) {
 	name, err := server.Database(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestPassword(t *testing.T) {
 	execute(t, server.URL(name), "ALTER ROLE keyd PASSWORD 'canary-two'",
 		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'keyd'")
 	err = nil
-	for range 20 { // each connection that was ended fails once
+	for range 20 { // each connection of before fails once
 		if err = s.Ping(t.Context()); err != nil && strings.Contains(err.Error(), "password authentication failed") {
 			break
 		}
@@ -141,7 +141,7 @@ func withAccount(t *testing.T, url string) *postgres.Store {
 	return s
 }
 
-// woken waits for the store to say that something moved.
+// woken reports whether the channel is closed within that time.
 func woken(t *testing.T, changed <-chan struct{}, limit time.Duration) bool {
 	t.Helper()
 	select {
@@ -152,13 +152,13 @@ func woken(t *testing.T, changed <-chan struct{}, limit time.Duration) bool {
 	}
 }
 
-// Two stores on one database are two replicas: what one does wakes the other.
-func TestReplicas(t *testing.T) {
+// Two stores on one database are two replicas: a change of one wakes the other.
+func TestReplicasWakeEachOther(t *testing.T) {
 	url := database(t, server)
 	a, b := withAccount(t, url), open(t, url, postgres.Options{})
 	defer mustClose(t, a)
 	defer mustClose(t, b)
-	for until := time.Now().Add(10 * time.Second); ; { // until it listens
+	for until := time.Now().Add(10 * time.Second); ; { // until b listens
 		changed := b.Changed()
 		if _, err := mint(t.Context(), a, credential.RandomBase62(8)); err != nil {
 			t.Fatal(err)
@@ -167,7 +167,7 @@ func TestReplicas(t *testing.T) {
 			break
 		}
 		if time.Now().After(until) {
-			t.Fatal("another process's change woke nobody")
+			t.Fatal("no notification of the other replica's change")
 		}
 	}
 	head, err := a.NewEpoch(t.Context(), time.Hour)
@@ -187,8 +187,9 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
-// A replica that is frozen in the middle of a change holds the others up for a moment only.
-func TestFrozenReplica(t *testing.T) {
+// A replica that is frozen in the middle of a mutation delays the others for a few seconds only.
+func TestFrozenReplicaDelaysOthersBriefly(t *testing.T) {
+	t.Parallel()
 	url := database(t, server)
 	s := withAccount(t, url)
 	defer mustClose(t, s)
@@ -206,12 +207,12 @@ func TestFrozenReplica(t *testing.T) {
 	}
 	close(release)
 	if err := <-result; err == nil {
-		t.Error("what the frozen one did was committed")
+		t.Error("the mutation of the frozen replica was committed")
 	}
 }
 
-// A caller who gives up is let go at once.
-func TestGivingUp(t *testing.T) {
+// A call returns when its context ends.
+func TestCallEndsWithItsContext(t *testing.T) {
 	url := database(t, server)
 	s := withAccount(t, url)
 	defer mustClose(t, s)

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 
-// server is shared by the tests that leave it as it is, each with a database of its own.
+// server is shared by tests that do not change its settings. Each has its own database.
 var server *pgtest.Server
 
 func openForCrash(ctx context.Context, url string) (keystore.Store, error) {
@@ -24,13 +25,17 @@ func openForCrash(ctx context.Context, url string) (keystore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Behind what the server may still be doing for the process that was killed.
+	// After what the server may still do for the killed process.
 	return s, s.Prune(ctx, 24*time.Hour)
 }
 
 func TestMain(m *testing.M) {
 	storetest.CrashChild(openForCrash)
-	var err error
+	// The tests wait for the server most of the time.
+	err := flag.Set("test.parallel", "4")
+	if err != nil {
+		panic(err)
+	}
 	if server, err = pgtest.Start(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -46,7 +51,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// database makes an empty one and returns its URL.
+// database makes an empty database and returns its URL.
 func database(t *testing.T, s *pgtest.Server) string {
 	t.Helper()
 	name, err := s.Database(t.Context())
@@ -73,11 +78,15 @@ func mustClose(t *testing.T, s *postgres.Store) {
 }
 
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	storetest.Crash(t, openForCrash, database(t, server))
 }
 
-func TestStore(t *testing.T) {
-	// The model has its long run on SQLite; here each step is many messages.
+func TestStore(t *testing.T) { runSuite(t, "postgres") }
+
+// runSuite runs the suite under that role.
+func runSuite(t *testing.T, role string) {
+	// SQLite's run of the model is longer. Here each step is many messages.
 	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
 		if err := checks.Value.Set("8"); err != nil {
 			t.Fatal(err)
@@ -88,6 +97,7 @@ func TestStore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		url = strings.Replace(url, "postgres://postgres@", "postgres://"+role+"@", 1)
 		s := open(t, url, postgres.Options{})
 		return storetest.Harness{
 			Store: s,

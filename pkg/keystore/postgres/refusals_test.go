@@ -18,7 +18,7 @@ func TestRefusalsWhileWriting(t *testing.T) {
 		held, stop := make(chan struct{}), make(chan struct{})
 		var work sync.WaitGroup
 		work.Go(func() {
-			// The server ends a transaction that is idle for long: its error does not matter here.
+			// The server ends a transaction that is idle for long, and the error is ignored.
 			_ = s.Mutate(ctx, sqlstore.LaneOperators, "operator:test", func(t *sqlstore.Tx) error {
 				close(held)
 				for t.Err == nil {

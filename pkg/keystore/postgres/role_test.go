@@ -2,19 +2,15 @@ package postgres_test
 
 import (
 	"bytes"
-	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
-	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 
-// peculiar are defaults of a role that change how values are read or written, or what is kept.
+// peculiar are defaults of a role that change how values are read, written or stored.
 var peculiar = []string{
 	"bytea_output = 'escape'", "DateStyle = 'SQL, DMY'", "IntervalStyle = 'sql_standard'", "TimeZone = 'Asia/Kathmandu'",
 	"standard_conforming_strings = off", "client_encoding = 'LATIN1'", "extra_float_digits = -15", "default_transaction_isolation = 'serializable'",
@@ -39,30 +35,12 @@ func peculiarRole(t *testing.T) {
 // The store does not depend on the defaults of its role.
 func TestRoleWithOtherDefaults(t *testing.T) {
 	peculiarRole(t)
-	storetest.Run(t, func(t *testing.T) storetest.Harness {
-		url, err := server.SchemaURL(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		url = strings.Replace(url, "postgres://postgres@", "postgres://peculiar@", 1)
-		s := open(t, url, postgres.Options{})
-		return storetest.Harness{
-			Store: s,
-			Reopen: func() keystore.Store {
-				skew := s.Skew()
-				mustClose(t, s)
-				s = open(t, url, postgres.Options{})
-				s.Advance(skew)
-				return s
-			},
-			Advance: func(d time.Duration) { s.Advance(d) },
-			Close:   func() { mustClose(t, s) },
-		}
-	})
+	runSuite(t, "peculiar")
 }
 
-// Neither does it behind a pooler, which lets most settings not through.
-func TestRoleWithOtherDefaultsThroughAPooler(t *testing.T) {
+// It does not depend on them behind a pooler either, which does not pass on most settings.
+func TestRoleWithOtherDefaultsThroughPooler(t *testing.T) {
+	t.Parallel()
 	pooler, err := server.Pooler(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -99,8 +77,8 @@ func TestRoleWithOtherDefaultsThroughAPooler(t *testing.T) {
 	}
 }
 
-// What the server writes in either form is read.
-func TestBytea(t *testing.T) {
+// Both output formats of bytea are read.
+func TestByteaFormats(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := rapid.SliceOf(rapid.Byte()).Draw(t, "bytes")
 		for _, form := range []func([]byte) []byte{escaped, postgres.HexBytea} {
@@ -108,7 +86,7 @@ func TestBytea(t *testing.T) {
 				t.Fatalf("%q is read as %x, want %x: %v", form(want), got, want, err)
 			}
 		}
-		_, _ = postgres.DecodeBytea(want) // whatever it is
+		_, _ = postgres.DecodeBytea(want) // must not panic
 	})
 	for _, bad := range []string{`\`, `\0`, `\01`, `\018`, `\400`, `\x0`, `\xzz`, `a\`, `\+12`, `\_1_`} {
 		if got, err := postgres.DecodeBytea([]byte(bad)); err == nil {

@@ -8,8 +8,8 @@
 // The server's timeline changes when a standby is promoted or a backup is restored to a point in time. It is part of the
 // epoch and on record. The statement that reads the head reads it too, so that no result of an unknown server is used. A
 // timeline that is not the one on record begins a new epoch automatically. The new server may lack the last commits of the old
-// one, leases included, so every change then waits for as long as an unknown sidecar may go on (Options.Unknown). Whoever
-// promotes a standby must make sure that the old primary answers no longer.
+// one, leases included, so every change then waits for as long as an unknown sidecar may go on (Options.Unknown). The operator
+// who promotes a standby must make sure that the old primary no longer answers.
 //
 // Nothing depends on a session: there are no prepared statements and no session settings. So the store works through a
 // pooler in transaction mode. Notifications do not pass through one; other processes' changes are then seen when the server
@@ -146,7 +146,7 @@ const (
 	// lets callers wait longer for an error.
 	mutateTimeout = 10 * time.Second
 	// limits are settings of the server for one transaction. They bound its waits, and how long a stopped process delays
-	// others. A commit must be on disk, whatever the role's default is.
+	// others. A commit must be on disk, also if the role's default is off.
 	limits = `SELECT set_config('statement_timeout', ?, true), set_config('lock_timeout', ?, true),
 		set_config('idle_in_transaction_session_timeout', '2s', true),
 		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true), ` + plans

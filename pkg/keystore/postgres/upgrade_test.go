@@ -9,7 +9,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 
-// A database of the first schema keeps the chains that its audit has on record.
+// The upgrade from the first schema derives chains from the audit.
 func TestUpgradeFindsChains(t *testing.T) {
 	url := database(t, server)
 	first, err := os.ReadFile("migrations/0001_first.sql")

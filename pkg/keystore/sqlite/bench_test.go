@@ -18,7 +18,7 @@ func numbered(n int) (d credential.Digest) {
 	return d
 }
 
-// filled is a store with benchKeys keys of 100 accounts, put there in one transaction.
+// filled is a store with benchKeys keys of 100 accounts.
 func filled(b *testing.B) *Store {
 	b.Helper()
 	s, err := Open(b.Context(), filepath.Join(b.TempDir(), "keys.db"), Options{})
@@ -77,7 +77,7 @@ func BenchmarkMint(b *testing.B) {
 	}
 }
 
-// One iteration is the largest report there can be.
+// One iteration is the largest possible report.
 func BenchmarkUsage(b *testing.B) {
 	s := filled(b)
 	used := make([]keystore.Usage, 10_000)
@@ -91,7 +91,7 @@ func BenchmarkUsage(b *testing.B) {
 	}
 }
 
-// One iteration is one poll; at each moment 500 sidecars have one under way.
+// One iteration is one poll. 500 sidecars have one in flight at any moment.
 func BenchmarkPolls(b *testing.B) {
 	s := filled(b)
 	head, err := s.Head(b.Context())

@@ -11,13 +11,27 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
-// crowd puts so many sidecars on record at once, whose time ends then.
-func crowd(t *testing.T, s *Store, n int, gone bool, until time.Time) {
+// bound is the number of sidecars that a test's store takes.
+const bound = 1000
+
+// bounded is a store that takes few sidecars.
+func bounded(t *testing.T) *Store {
 	t.Helper()
-	_, err := sqlstore.Mutate(t.Context(), s, "crowd", "", func(t *sqlstore.Tx) (struct{}, error) {
+	s := withAccount(t, Options{})
+	if s.MaxSidecars != keystore.MaxSidecars || s.MaxGoneSidecars != keystore.MaxGoneSidecars {
+		t.Errorf("the bounds are %d and %d", s.MaxSidecars, s.MaxGoneSidecars)
+	}
+	s.MaxSidecars, s.MaxGoneSidecars = bound, bound
+	return s
+}
+
+// register puts n sidecars on record, whose stale time ends then.
+func register(t *testing.T, s *Store, n int, gone bool, until time.Time) {
+	t.Helper()
+	_, err := sqlstore.Mutate(t.Context(), s, "register", "", func(t *sqlstore.Tx) (struct{}, error) {
 		t.Exec(`WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?)
 			INSERT INTO sidecars (name, poll, gone, revision, lease_ends_at, stale_ends_at, grants)
-			SELECT 'crowd_' || ?2 || i, 1, ?2, 1, ?3, ?3, '[]' FROM n`, n, gone, sqlstore.Stamp(until))
+			SELECT 'registered_' || ?2 || i, 1, ?2, 1, ?3, ?3, '[]' FROM n`, n, gone, sqlstore.Stamp(until))
 		t.Exec(`UPDATE head SET sidecars = (SELECT count(*) FROM sidecars WHERE NOT gone), gone_sidecars = (SELECT count(*) FROM sidecars WHERE gone)`)
 		return struct{}{}, nil
 	})
@@ -37,12 +51,12 @@ func counted(t *testing.T, s *Store, live, gone int) {
 	}
 }
 
-// Beyond the bound new sidecars are refused; those on record poll on, and those that have
-// left or whose time is over make room.
+// Beyond the bound new sidecars are refused. Those on record continue to poll, and those that have left or whose time is
+// over make room.
 func TestSidecarsOnRecordAreBounded(t *testing.T) { synctest.Test(t, sidecarsOnRecordAreBounded) }
 
 func sidecarsOnRecordAreBounded(t *testing.T) {
-	s := withAccount(t, Options{})
+	s := bounded(t)
 	head, err := s.Head(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -61,23 +75,23 @@ func sidecarsOnRecordAreBounded(t *testing.T) {
 		}
 	}
 	poll("first", nil)
-	crowd(t, s, keystore.MaxSidecars-2, false, time.Now().Add(time.Second))
+	register(t, s, bound-2, false, time.Now().Add(time.Second))
 	poll("last", nil)
-	counted(t, s, keystore.MaxSidecars, 0)
+	counted(t, s, bound, 0)
 	poll("new", keystore.ErrFull)
 	poll("newer", keystore.ErrFull)
 	poll("first", nil)
 	leave("last")
-	counted(t, s, keystore.MaxSidecars-1, 1)
+	counted(t, s, bound-1, 1)
 	poll("new", nil)
 	poll("newer", keystore.ErrFull)
 	if _, err := s.Forget(t.Context(), "operator:test", "new"); err != nil {
 		t.Fatal(err)
 	}
 	poll("newer", nil)
-	counted(t, s, keystore.MaxSidecars, 2)
+	counted(t, s, bound, 2)
 
-	<-time.After(2 * time.Second) // the crowd's time is over
+	<-time.After(2 * time.Second) // the time of those registered is over
 	poll("newest", nil)
 	counted(t, s, 3, 2)
 	if err := s.Prune(t.Context(), time.Hour); err != nil {
@@ -85,7 +99,7 @@ func sidecarsOnRecordAreBounded(t *testing.T) {
 	}
 	counted(t, s, 3, 2)
 	<-time.After(time.Minute)
-	poll("last", nil) // which has left: its time is over
+	poll("last", nil) // has left, and its time is over
 	counted(t, s, 4, 1)
 	if err := s.Prune(t.Context(), time.Hour); err != nil {
 		t.Fatal(err)
@@ -93,14 +107,14 @@ func sidecarsOnRecordAreBounded(t *testing.T) {
 	counted(t, s, 4, 0)
 }
 
-// What has left is bounded, too: then a leave drops the record.
-func TestSidecarsThatHaveLeftAreBounded(t *testing.T) {
-	s := withAccount(t, Options{})
+// Beyond the bound of sidecars that have left, a leave deletes the record.
+func TestGoneSidecarsAreBounded(t *testing.T) {
+	s := bounded(t)
 	head, err := s.Head(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	crowd(t, s, keystore.MaxGoneSidecars-1, true, time.Now().Add(time.Hour))
+	register(t, s, bound-1, true, time.Now().Add(time.Hour))
 	for i := range 3 {
 		p := keystore.Poll{Sidecar: fmt.Sprint("s", i), Epoch: head.Epoch, Revision: 1, Lease: time.Minute}
 		if err := recordPoll(t.Context(), s, p); err != nil {
@@ -112,7 +126,7 @@ func TestSidecarsThatHaveLeftAreBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		counted(t, s, 0, keystore.MaxGoneSidecars)
+		counted(t, s, 0, bound)
 	}
 	if _, list, _, err := s.Sidecars(t.Context(), keystore.Page{Limit: 10}); err != nil || len(list) > 0 {
 		t.Errorf("%d listed, %v", len(list), err)

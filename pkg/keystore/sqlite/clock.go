@@ -47,7 +47,7 @@ func (c *clock) stepped() time.Duration {
 }
 
 // noteStep writes the step of the wall clock, so that the next process can correct the times of this one's lease clock. It
-// returns what is on record after the commit.
+// returns the step on record after the commit.
 func (s *Store) noteStep(t *sqlstore.Tx) time.Duration {
 	if (t.Step - s.stepNoted).Abs() < leastStep {
 		return s.stepNoted

@@ -11,7 +11,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
-// clocks are a wall clock and a monotonic one that the test moves, each alone or together.
+// clocks are a wall clock and a monotonic clock that the test moves separately or together.
 type clocks struct {
 	wall    time.Time
 	elapsed time.Duration
@@ -27,8 +27,7 @@ func (c *clocks) pass(d time.Duration) {
 	c.wall, c.elapsed = c.wall.Add(d), c.elapsed+d
 }
 
-// restart closes the store and opens it as the next process does, whose monotonic clock begins
-// elsewhere.
+// restart closes the store and opens it as the next process does, with another monotonic clock.
 func (c *clocks) restart(t *testing.T, s *Store, path string) *Store {
 	t.Helper()
 	mustClose(t, s)
@@ -52,7 +51,7 @@ func mustClose(t *testing.T, s *Store) {
 	}
 }
 
-// progress is how far the change 2 has come, and the one sidecar on record.
+// progress returns the progress of change 2, and the one sidecar on record.
 func progress(t *testing.T, s *Store) (keystore.Progress, keystore.Sidecar) {
 	t.Helper()
 	head, list, _, err := s.Sidecars(t.Context(), keystore.Page{Limit: 10})
@@ -69,7 +68,7 @@ func progress(t *testing.T, s *Store) (keystore.Progress, keystore.Sidecar) {
 	return p, list[0]
 }
 
-// polled is a store with a sidecar that may answer for 90 s without the change 2.
+// polled is a store with a sidecar that may answer for 90 s without change 2.
 func polled(t *testing.T, c *clocks, path string) *Store {
 	t.Helper()
 	s := c.open(t, path)
@@ -83,7 +82,7 @@ func polled(t *testing.T, c *clocks, path string) *Store {
 	return s
 }
 
-// pollOnce polls without the change 2, in an answer that does not have it either.
+// pollOnce records a poll that does not acknowledge change 2, and whose answer does not have it.
 func pollOnce(t *testing.T, s *Store) {
 	t.Helper()
 	head, err := s.Head(t.Context())
@@ -102,8 +101,8 @@ func pollOnce(t *testing.T, s *Store) {
 	}
 }
 
-// effectiveAfter checks that the change becomes effective when that much time has passed and not
-// before, and that the store tells so in advance by the wall clock.
+// effectiveAfter checks that the change becomes effective after exactly that time, and that EffectiveBy says so by the wall
+// clock.
 func effectiveAfter(t *testing.T, s *Store, c *clocks, d time.Duration) {
 	t.Helper()
 	p, sidecar := progress(t, s)
@@ -120,8 +119,7 @@ func effectiveAfter(t *testing.T, s *Store, c *clocks, d time.Duration) {
 	}
 }
 
-// A wall clock that is stepped, as after a pause of a virtual machine, ends no lease early and
-// prolongs none, in the process that sees the step and in the one after it.
+// A step of the wall clock neither ends nor prolongs a lease, in the process that sees the step and in the next one.
 func TestStepOfTheWallClockMovesNoLease(t *testing.T) {
 	for _, step := range []time.Duration{0, time.Hour, -time.Hour, 500 * time.Millisecond} {
 		for variant := range 4 {
@@ -152,7 +150,7 @@ func TestStepOfTheWallClockMovesNoLease(t *testing.T) {
 	}
 }
 
-// A second step, and one that is taken back, are corrected once.
+// Several steps, some of them back, are corrected once.
 func TestStepsAreCorrectedOnce(t *testing.T) {
 	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
 	s := polled(t, c, path)
@@ -169,8 +167,8 @@ func TestStepsAreCorrectedOnce(t *testing.T) {
 	mustClose(t, s)
 }
 
-// A step after the last write is put on record by the stop.
-func TestStopNotesTheStep(t *testing.T) {
+// Close records a step after the last write.
+func TestCloseRecordsTheStep(t *testing.T) {
 	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
 	s := polled(t, c, path)
 	c.wall = c.wall.Add(time.Hour)
@@ -179,8 +177,8 @@ func TestStopNotesTheStep(t *testing.T) {
 	mustClose(t, s)
 }
 
-// The wait of a new epoch is counted by the monotonic clock as well.
-func TestStepDoesNotEndTheWaitOfANewEpoch(t *testing.T) {
+// The wait of a new epoch is counted by the monotonic clock too.
+func TestStepDoesNotEndTheWaitOfNewEpoch(t *testing.T) {
 	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
 	s := mustOpen(t, path, c.options())
 	if _, err := s.NewEpoch(t.Context(), time.Minute); err != nil {
@@ -192,7 +190,7 @@ func TestStepDoesNotEndTheWaitOfANewEpoch(t *testing.T) {
 		t.Fatalf("%+v at %v: %v", head, c.wall, err)
 	}
 	if resolved, _, err := s.Resolve(t.Context(), nil); err != nil || resolved != head {
-		t.Errorf("resolve tells %+v, want %+v: %v", resolved, head, err)
+		t.Errorf("resolve returns %+v, want %+v: %v", resolved, head, err)
 	}
 	c.pass(59 * time.Second)
 	if p, _ := progress(t, s); p.Effective {
@@ -204,15 +202,15 @@ func TestStepDoesNotEndTheWaitOfANewEpoch(t *testing.T) {
 	}
 }
 
-// The largest grant is not written with every poll.
-func TestLargestGrantIsNotedOnceInAWhile(t *testing.T) {
+// The largest grant is written at most once a minute if it does not grow.
+func TestLargestGrantIsNotWrittenByEveryPoll(t *testing.T) {
 	c := newClocks()
 	s := withAccount(t, c.options())
 	head, err := s.Head(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	noted := func() (at time.Time) {
+	written := func() (at time.Time) {
 		t.Helper()
 		for i := range 5 {
 			p := keystore.Poll{Sidecar: "s", Epoch: head.Epoch, Revision: 1, Lease: time.Minute, MaxStale: time.Duration(i/4) * time.Hour}
@@ -226,20 +224,20 @@ func TestLargestGrantIsNotedOnceInAWhile(t *testing.T) {
 		}
 		return at
 	}
-	first := noted()
+	first := written()
 	for range 10 {
-		if at := noted(); !at.Equal(first) {
-			t.Fatalf("noted at %v and again at %v", first, at)
+		if at := written(); !at.Equal(first) {
+			t.Fatalf("written at %v and again at %v", first, at)
 		}
 	}
 	c.pass(time.Minute)
-	if at := noted(); at.Sub(first) < time.Minute {
-		t.Errorf("noted at %v and not again until %v", first, at)
+	if at := written(); at.Sub(first) < time.Minute {
+		t.Errorf("written at %v and not again until %v", first, at)
 	}
 }
 
-// A step that is on record is corrected once, however often others try to open the file meanwhile.
-func TestOpenFileIsRefused(t *testing.T) {
+// A file that is open is refused, so that a step on record is corrected once.
+func TestOpenRefusesAnOpenFile(t *testing.T) {
 	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
 	s := polled(t, c, path)
 	c.wall = c.wall.Add(time.Hour)

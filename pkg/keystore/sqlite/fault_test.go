@@ -17,11 +17,11 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
-// polls is the number of the last poll of all tests.
-var polls atomic.Int64
+// lastPoll is the number of the last poll of all tests.
+var lastPoll atomic.Int64
 
 func recordPoll(ctx context.Context, s *Store, p keystore.Poll) error {
-	p.Limit, p.Number = 1000, polls.Add(1)
+	p.Limit, p.Number = 1000, lastPoll.Add(1)
 	_, _, err := s.RecordPoll(ctx, p)
 	return err
 }
@@ -46,7 +46,7 @@ func typed(err error) bool {
 		errors.As(err, &conflict)
 }
 
-// whole checks that each revision has its log row and each change its event.
+// whole checks that each revision has a log row and each change an event.
 func whole(t *testing.T, s *Store) {
 	t.Helper()
 	var revision, rows, events, keys int
@@ -57,15 +57,15 @@ func whole(t *testing.T, s *Store) {
 	}
 }
 
-// What cannot be written is an error of no type, does nothing, and is no trouble afterwards.
-func TestCannotWrite(t *testing.T) {
-	for _, tt := range []struct{ name, breaks, mends string }{
-		{"full disk", "PRAGMA max_page_count = 1", "PRAGMA max_page_count = 100000"}, // no page more than there are
+// A failed write is an untyped error, changes nothing, and succeeds when repeated later.
+func TestFailedWriteChangesNothing(t *testing.T) {
+	for _, tt := range []struct{ name, fail, repair string }{
+		{"full disk", "PRAGMA max_page_count = 1", "PRAGMA max_page_count = 100000"}, // no further page
 		{"read-only", "PRAGMA query_only = on", "PRAGMA query_only = off"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := withAccount(t, Options{})
-			if _, err := s.writer.ExecContext(t.Context(), tt.breaks); err != nil {
+			if _, err := s.writer.ExecContext(t.Context(), tt.fail); err != nil {
 				t.Fatal(err)
 			}
 			var err error
@@ -80,7 +80,7 @@ func TestCannotWrite(t *testing.T) {
 			if _, err := s.Key(t.Context(), fmt.Sprint("key_", n-1)); !errors.Is(err, keystore.ErrNotFound) {
 				t.Fatalf("the key that failed: %v", err)
 			}
-			if _, err := s.writer.ExecContext(t.Context(), tt.mends); err != nil {
+			if _, err := s.writer.ExecContext(t.Context(), tt.repair); err != nil {
 				t.Fatal(err)
 			}
 			if err := mint(t.Context(), s, fmt.Sprint("key_", n-1)); err != nil {
@@ -91,15 +91,15 @@ func TestCannotWrite(t *testing.T) {
 	}
 }
 
-// While another process holds the write lock, reads answer, writes wait for no
-// longer than their context or BusyTimeout, and nothing is half-done.
-func TestLockedByAnother(t *testing.T) {
+// While another process holds the write lock, reads work, writes wait no longer than their context or BusyTimeout, and
+// nothing is written in part.
+func TestLockedByAnotherProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := mustOpen(t, path, Options{BusyTimeout: time.Second})
 	if _, err := s.CreateAccount(t.Context(), "operator:test", "acc", "name"); err != nil {
 		t.Fatal(err)
 	}
-	other := foreign(t, path, "BEGIN IMMEDIATE")
+	other := otherProgram(t, path, "BEGIN IMMEDIATE")
 	if _, err := s.Account(t.Context(), "acc"); err != nil {
 		t.Fatal(err)
 	}
@@ -125,8 +125,8 @@ func TestLockedByAnother(t *testing.T) {
 	whole(t, s)
 }
 
-// busy runs do while the writer is held up.
-func busy(t *testing.T, s *Store, do func()) {
+// whileWriting runs do while the writer is in a transaction.
+func whileWriting(t *testing.T, s *Store, do func()) {
 	t.Helper()
 	release, held := make(chan struct{}), make(chan error)
 	go func() {
@@ -146,7 +146,7 @@ func busy(t *testing.T, s *Store, do func()) {
 
 func TestPollsShareACommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var readings atomic.Int64 // of the clock: so many for each transaction of polls
+		var readings atomic.Int64 // of the clock: a constant number for each transaction
 		s := withAccount(t, Options{Now: func() time.Time { readings.Add(1); return time.Now() }})
 		head, err := s.Head(t.Context())
 		if err != nil {
@@ -159,7 +159,7 @@ func TestPollsShareACommit(t *testing.T) {
 		one := readings.Load()
 		const sidecars = 300
 		var g errgroup.Group
-		busy(t, s, func() {
+		whileWriting(t, s, func() {
 			for i := range sidecars {
 				g.Go(func() error {
 					return recordPoll(t.Context(), s, keystore.Poll{Sidecar: fmt.Sprint(i), Epoch: head.Epoch, Lease: time.Minute})
@@ -177,15 +177,15 @@ func TestPollsShareACommit(t *testing.T) {
 	})
 }
 
-// A caller who gives up is let go at once, and what he had not begun is not done.
-func TestGivingUp(t *testing.T) {
+// A call returns when its context ends. If its transaction has not begun, it never does.
+func TestCallEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := withAccount(t, Options{})
 		head, err := s.Head(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		busy(t, s, func() {
+		whileWriting(t, s, func() {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			start := time.Now()
@@ -208,7 +208,7 @@ func TestGivingUp(t *testing.T) {
 	})
 }
 
-func TestRenewalsWakeNobody(t *testing.T) {
+func TestRenewalClosesNoChannel(t *testing.T) {
 	s := withAccount(t, Options{})
 	head, err := s.Head(t.Context())
 	if err != nil {
@@ -225,13 +225,12 @@ func TestRenewalsWakeNobody(t *testing.T) {
 	poll()
 	select {
 	case <-changed:
-		t.Fatal("a renewal of a lease woke everybody")
+		t.Fatal("a renewal of a lease closed the channel")
 	default:
 	}
 }
 
-// What a sidecar was given is exact, what is on record is in microseconds: the record
-// must not end first.
+// A lease on record, in microseconds, does not end before the exact one that the sidecar was given.
 func TestLeasesOnRecordAreNotShorter(t *testing.T) {
 	for _, fraction := range []time.Duration{0, 1, 999} {
 		for _, lease := range []time.Duration{time.Minute, time.Minute + 1, time.Minute + 999} {

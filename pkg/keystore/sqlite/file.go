@@ -17,7 +17,7 @@ import (
 // kernel releases the lock when the process ends, also by a kill. Programs that only read the database do not take it.
 //
 // Without it, a second keyd or keyd -new-epoch would correct the times on record by a step of the clock while the first
-// goes on counting by its own clock.
+// continues to count by its own clock.
 func lock(path string) (*os.File, error) {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -37,7 +37,7 @@ func lock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// errDeleted: a restart would not find what is written from now on.
+// errDeleted: a restart would not find later writes.
 var errDeleted = errors.New("the database file was deleted or replaced")
 
 // files are the database and SQLite's log and index beside it, as they were opened. SQLite does not notice if one of them is

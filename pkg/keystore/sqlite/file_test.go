@@ -14,9 +14,9 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
-// A file that is deleted or replaced under the store: nothing is written, reads go on, and the log
-// says so once. When it is back, all is well.
-func TestDeletedFile(t *testing.T) {
+// When a file of an open database is deleted or replaced, writes fail, reads continue, and one error is logged. When the file
+// is back, writes succeed.
+func TestWritesFailWithoutTheFile(t *testing.T) {
 	for name, c := range map[string]struct{ suffix, replaces string }{
 		"deleted":             {"", ""},
 		"replaced by a copy":  {"", "copy"},
@@ -67,7 +67,7 @@ func TestDeletedFile(t *testing.T) {
 	}
 }
 
-// putAway moves the file away, and puts nothing, a copy or another database there.
+// putAway moves the file away, and replaces it by nothing, a copy or another database.
 func putAway(t *testing.T, path, dir, replaces string) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
@@ -88,8 +88,8 @@ func putAway(t *testing.T, path, dir, replaces string) {
 	}
 }
 
-// What was committed into a file that was deleted meanwhile is not acknowledged.
-func TestDeletedInTheMiddle(t *testing.T) {
+// A commit into a file that was deleted meanwhile is not acknowledged.
+func TestCommitWithoutTheFileIsNotAcknowledged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := mustOpen(t, path, Options{})
 	_, err := sqlstore.Mutate(t.Context(), s, "delete", "operator:test", func(t *sqlstore.Tx) (struct{}, error) {
@@ -101,8 +101,8 @@ func TestDeletedInTheMiddle(t *testing.T) {
 	}
 }
 
-// A path by a symbolic link is a path as well, and so is one whose link is changed.
-func TestFileBehindALink(t *testing.T) {
+// A changed symbolic link counts as a replaced file.
+func TestWritesFailWhenTheLinkChanges(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "link.db")
 	if err := os.Symlink("keys.db", link); err != nil {

@@ -12,8 +12,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// While 500 owners' changes wait, an operator's revoke is done after the one under way, and a
-// poll before that.
+// While 500 owners' changes wait, an operator's revocation goes after the one in flight, and a poll before that.
 func TestOwnersDelayNoRevocation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := withAccount(t, Options{})
@@ -27,7 +26,7 @@ func TestOwnersDelayNoRevocation(t *testing.T) {
 		var work errgroup.Group
 		var revoked keystore.Key
 		var polled keystore.Head
-		busy(t, s, func() {
+		whileWriting(t, s, func() {
 			for i := range 500 {
 				work.Go(func() error {
 					id := fmt.Sprint("owned_", i)

@@ -33,8 +33,8 @@ func mustOpen(t *testing.T, path string, opts Options) *Store {
 	return s
 }
 
-// foreign opens the file as another program would.
-func foreign(t *testing.T, path string, statements ...string) *sql.DB {
+// otherProgram opens the file as another program does.
+func otherProgram(t *testing.T, path string, statements ...string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
 	if err != nil {
@@ -50,8 +50,8 @@ func foreign(t *testing.T, path string, statements ...string) *sql.DB {
 	return db
 }
 
-// made makes a store at path and closes it.
-func made(t *testing.T, path string) {
+// create creates a store at path and closes it.
+func create(t *testing.T, path string) {
 	t.Helper()
 	s, err := Open(t.Context(), path, Options{})
 	if err != nil {
@@ -72,43 +72,43 @@ func write(t *testing.T, path, text string) {
 func TestOpenRefuses(t *testing.T) {
 	tests := []struct {
 		name string
-		path string // below the test's folder
+		path string // in the test's directory
 		set  func(t *testing.T, path string)
 		want string // regular expression
 	}{
-		{"no folder", "no/keys.db", nil, `directory .*/no does not exist$`},
-		{"a file for a folder", "f/keys.db", func(t *testing.T, path string) { write(t, filepath.Dir(path), "") }, `/f is not a directory$`},
-		{"a folder", "d", func(_ *testing.T, path string) { _ = os.Mkdir(path, 0o700) }, `not a regular file$`},
-		{"a text", "keys.db", func(t *testing.T, path string) { write(t, path, strings.Repeat("no database\n", 500)) }, `not an SQLite database`},
-		{"another program's", "keys.db", func(t *testing.T, path string) {
-			foreign(t, path, "CREATE TABLE keys (id)")
+		{"no directory", "no/keys.db", nil, `directory .*/no does not exist$`},
+		{"a file as directory", "f/keys.db", func(t *testing.T, path string) { write(t, filepath.Dir(path), "") }, `/f is not a directory$`},
+		{"a directory", "d", func(_ *testing.T, path string) { _ = os.Mkdir(path, 0o700) }, `not a regular file$`},
+		{"a text file", "keys.db", func(t *testing.T, path string) { write(t, path, strings.Repeat("no database\n", 500)) }, `not an SQLite database`},
+		{"database of another program", "keys.db", func(t *testing.T, path string) {
+			otherProgram(t, path, "CREATE TABLE keys (id)")
 		}, `: database of another program$`},
-		{"another program's by its mark", "keys.db", func(t *testing.T, path string) {
-			foreign(t, path, "PRAGMA application_id = 7")
+		{"application_id of another program", "keys.db", func(t *testing.T, path string) {
+			otherProgram(t, path, "PRAGMA application_id = 7")
 		}, `: database of another program$`},
-		{"from the future", "keys.db", func(t *testing.T, path string) {
-			made(t, path)
-			foreign(t, path, "PRAGMA user_version = 99")
+		{"newer schema", "keys.db", func(t *testing.T, path string) {
+			create(t, path)
+			otherProgram(t, path, "PRAGMA user_version = 99")
 		}, `schema version 99 is invalid: must be at most \d+: run a newer program`},
 		{"locked", "keys.db", func(t *testing.T, path string) {
-			made(t, path)
-			foreign(t, path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE", "PRAGMA user_version = 1")
+			create(t, path)
+			otherProgram(t, path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE", "PRAGMA user_version = 1")
 		}, `cannot be reached: locked by another process`},
-		{"cut off", "keys.db", func(t *testing.T, path string) {
-			made(t, path)
+		{"truncated", "keys.db", func(t *testing.T, path string) {
+			create(t, path)
 			if err := os.Truncate(path, 5000); err != nil {
 				t.Fatal(err)
 			}
 		}, `damaged: restore a backup`},
-		{"a file that cannot be written", "keys.db", func(t *testing.T, path string) {
-			made(t, path)
+		{"read-only file", "keys.db", func(t *testing.T, path string) {
+			create(t, path)
 			asOther(t, path, 0o444, 0o777)
 		}, `not writable|cannot be opened for writing`},
-		{"a folder that cannot be written", "keys.db", func(t *testing.T, path string) {
+		{"read-only directory", "keys.db", func(t *testing.T, path string) {
 			asOther(t, path, 0, 0o555)
 		}, `does not exist and directory .* is not writable$`},
-		{"a folder that cannot be written around the file", "keys.db", func(t *testing.T, path string) {
-			made(t, path)
+		{"read-only directory with a file", "keys.db", func(t *testing.T, path string) {
+			create(t, path)
 			asOther(t, path, 0o666, 0o555)
 		}, `cannot be opened for writing|not writable`},
 	}
@@ -121,7 +121,7 @@ func TestOpenRefuses(t *testing.T) {
 			s, err := Open(t.Context(), path, Options{BusyTimeout: 10 * time.Millisecond})
 			if err == nil {
 				_ = s.Close()
-				t.Fatal("it was opened")
+				t.Fatal("opened")
 			}
 			if errors.Is(err, keystore.ErrUnreachable) != (tt.name == "locked") {
 				t.Errorf("unreachable: %v", err)
@@ -133,19 +133,18 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// asOther gives the file and its folder those modes and takes the test's thread
-// the rights of root over files, should it have them.
-func asOther(t *testing.T, path string, file, folder os.FileMode) {
+// asOther sets the modes of the file and its directory, and removes root's rights over files from the test's thread.
+func asOther(t *testing.T, path string, file, dir os.FileMode) {
 	t.Helper()
 	if file != 0 {
 		if err := os.Chmod(path, file); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chmod(filepath.Dir(path), folder); err != nil {
+	if err := os.Chmod(filepath.Dir(path), dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(filepath.Dir(filepath.Dir(path)), 0o755); err != nil { // t.TempDir's own
+	if err := os.Chmod(filepath.Dir(filepath.Dir(path)), 0o755); err != nil { // the directory of t.TempDir
 		t.Fatal(err)
 	}
 	runtime.LockOSThread()
@@ -163,7 +162,7 @@ func asOther(t *testing.T, path string, file, folder os.FileMode) {
 	})
 }
 
-func TestOpenMakes(t *testing.T) {
+func TestOpenCreatesTheFile(t *testing.T) {
 	for _, name := range []string{"keys.db", "with space", "a?b=c&_query_only=1", "100%25", "#1", "ünï", "file:x", `back\slash`} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), name)
@@ -184,7 +183,8 @@ func TestOpenMakes(t *testing.T) {
 	}
 }
 
-func TestOpenAtOnce(t *testing.T) {
+// Processes that start at the same time open the file one after the other.
+func TestConcurrentOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	var epochs sync.Map
 	var g errgroup.Group
@@ -212,16 +212,16 @@ func TestOpenAtOnce(t *testing.T) {
 	}
 }
 
-func TestOpenCanceled(t *testing.T) {
+func TestOpenEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if s, err := Open(ctx, filepath.Join(t.TempDir(), "keys.db"), Options{}); err == nil {
 		_ = s.Close()
-		t.Fatal("it was opened")
+		t.Fatal("opened")
 	}
 }
 
-// The settings that durability and the one writer rest on.
+// The settings that durability and the single writer depend on.
 func TestPragmas(t *testing.T) {
 	s := mustOpen(t, filepath.Join(t.TempDir(), "keys.db"), Options{})
 	for _, tt := range []struct {

@@ -19,7 +19,7 @@ func TestRefusalsWhileWriting(t *testing.T) {
 	storetest.RefuseWhileWriting(t, h, func() func() { return holdWriter(t, s) })
 }
 
-// holdWriter keeps the store in a write transaction until release is called.
+// holdWriter keeps the store in a transaction until release is called.
 func holdWriter(t *testing.T, s *sqlite.Store) (release func()) {
 	t.Helper()
 	held, stop := make(chan struct{}), make(chan struct{})
@@ -33,8 +33,8 @@ func holdWriter(t *testing.T, s *sqlite.Store) (release func()) {
 	return func() { close(stop); work.Wait() }
 }
 
-// The count of an account's keys reads those that are in force, by the index of them.
-func TestKeysInForceAreCountedByIndex(t *testing.T) {
+// Queries over the keys in force use an index.
+func TestKeysInForceAreReadByIndex(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := open(t, path, sqlite.Options{})
 	defer func() { _ = s.Close() }()
@@ -54,7 +54,7 @@ func TestKeysInForceAreCountedByIndex(t *testing.T) {
 	}
 }
 
-// planOf is how SQLite carries out a query with up to three arguments.
+// planOf returns SQLite's plan for a query with up to three arguments.
 func planOf(t *testing.T, db *sql.DB, query string) string {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, 1, 1, 1)

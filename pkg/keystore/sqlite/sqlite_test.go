@@ -14,7 +14,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 
-// clock stands still until it is moved. Its first moment is finer than the store keeps.
+// clock stands still until the test moves it. Its first moment is finer than the store's precision.
 type clock struct{ nanos atomic.Int64 }
 
 func newClock() *clock {

@@ -9,7 +9,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/storetest"
 )
 
-// A database of the first schema keeps the chains that its audit has on record.
+// The upgrade from the first schema derives chains from the audit.
 func TestUpgradeFindsChains(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	first, err := fs.ReadFile(migrations, "migrations/0001_first.sql")
@@ -20,7 +20,7 @@ func TestUpgradeFindsChains(t *testing.T) {
 	for _, q := range storetest.RolledBefore() {
 		statements = append(statements, regexp.MustCompile(`DIGEST\((\w+)\)`).ReplaceAllString(q, "x'$1'"))
 	}
-	if err := foreign(t, path, statements...).Close(); err != nil {
+	if err := otherProgram(t, path, statements...).Close(); err != nil {
 		t.Fatal(err)
 	}
 	storetest.CheckRolledBefore(t, mustOpen(t, path, Options{}))

@@ -19,7 +19,7 @@ func (s *Store) logRows(t *testing.T) (oldest, count int64) {
 	return oldest, count
 }
 
-// fillLog adds so many log rows, of which every other is as old as odd says.
+// fillLog adds log rows, alternately with the age even and odd.
 func fillLog(t *testing.T, s *Store, rows int, even, odd time.Duration) {
 	t.Helper()
 	_, err := sqlstore.Mutate(t.Context(), s, "fill", "", func(t *sqlstore.Tx) (struct{}, error) {
@@ -50,8 +50,7 @@ func TestPruneInSteps(t *testing.T) {
 	}
 }
 
-// A clock that was put back leaves old rows after young ones; taking them out would
-// leave a gap that a follower cannot see.
+// A clock that was set back leaves old rows after young ones. Deleting them would leave a gap that a follower cannot detect.
 func TestPruneLeavesNoGap(t *testing.T) {
 	s := withAccount(t, Options{}) // its row is young
 	fillLog(t, s, 10, 0, time.Hour)
@@ -63,8 +62,7 @@ func TestPruneLeavesNoGap(t *testing.T) {
 	}
 }
 
-// Usage is pruned some keys at a time; none is left out where one step meets the next, and
-// the next round begins with the first again.
+// Usage is pruned in steps of some keys. No key is left out between two steps, and each round begins with the first key.
 func TestPruneUsageInSteps(t *testing.T) {
 	s := withAccount(t, Options{})
 	const keys = 1001
@@ -96,7 +94,7 @@ func TestPruneUsageInSteps(t *testing.T) {
 	}
 }
 
-func TestUsageByTheHour(t *testing.T) {
+func TestUsageIsCountedByHour(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 59, 0, 0, time.UTC)
 	s := withAccount(t, Options{Now: func() time.Time { return now }})
 	for _, id := range []string{"key_1", "key_2"} {
@@ -114,7 +112,7 @@ func TestUsageByTheHour(t *testing.T) {
 	report("key_1", 3, 1)
 	report("key_1", 1, 0)
 	report("key_2", 0, 0)
-	report("nobody", 5, 5)
+	report("unknown", 5, 5)
 	now = now.Add(time.Minute)
 	report("key_1", 0, 2)
 	report("key_1", -5, 1<<62)

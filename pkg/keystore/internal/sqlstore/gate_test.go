@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// order runs calls that wait at a closed gate, and returns the order in which they are admitted.
+// order runs calls that wait at a full gate, and returns the order in which they are admitted.
 func order(size int, calls ...Lane) (admitted []string) {
 	g := NewGate(size)
 	for range size { // it is full
@@ -50,8 +50,8 @@ func TestGateAdmitsByLane(t *testing.T) {
 	})
 }
 
-// A lane that waits is not passed over for ever.
-func TestGateIsPatientForSoLong(t *testing.T) {
+// A waiting lane is passed over at most patience times.
+func TestGateAdmitsHigherLanesAfterPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := []Lane{LaneOthers, LaneOthers}
 		for range 3 * patience {
@@ -64,8 +64,8 @@ func TestGateIsPatientForSoLong(t *testing.T) {
 	})
 }
 
-// Of a gate for several, one place is for polls alone; of those who are not polls, one follows the other.
-func TestGateKeepsAPlaceForPolls(t *testing.T) {
+// One place of a gate for several is for polls only. Other callers are admitted one after the other.
+func TestGateReservesAPlaceForPolls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := NewGate(2)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -88,8 +88,8 @@ func TestGateKeepsAPlaceForPolls(t *testing.T) {
 	})
 }
 
-// Who gives up leaves no trace, also at the moment at which it is admitted.
-func TestGateForgetsWhoGivesUp(t *testing.T) {
+// A caller whose context ends leaves nothing behind, also when it is admitted at the same moment.
+func TestGateRemovesCanceledCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := NewGate(1)
 		for range 200 {

@@ -11,14 +11,14 @@ import (
 	"testing/fstest"
 
 	"golang.org/x/sync/errgroup"
-	_ "modernc.org/sqlite" // some real database
+	_ "modernc.org/sqlite" // a real database
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
-var errForeign = errors.New("it is a database of another program")
+var errOtherProgram = errors.New("database of another program")
 
-// schemaOf is a schema with its version in the file's header, as an engine might keep it.
+// schemaOf is a schema with its version in the header of the file.
 func schemaOf(steps map[string]string) sqlstore.Schema {
 	files := fstest.MapFS{}
 	for name, script := range steps {
@@ -27,10 +27,10 @@ func schemaOf(steps map[string]string) sqlstore.Schema {
 	return sqlstore.Schema{
 		Steps: files,
 		Version: func(ctx context.Context, tx *sql.Tx) (version int, err error) {
-			var foreign bool
-			err = tx.QueryRowContext(ctx, "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'theirs') FROM pragma_user_version").Scan(&version, &foreign)
-			if foreign {
-				err = errForeign
+			var other bool
+			err = tx.QueryRowContext(ctx, "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'theirs') FROM pragma_user_version").Scan(&version, &other)
+			if other {
+				err = errOtherProgram
 			}
 			return version, err
 		},
@@ -51,7 +51,7 @@ func database(t *testing.T, path string) *sql.DB {
 	return db
 }
 
-// found is the version and the tables of a database.
+// found returns the version and the tables of a database.
 func found(t *testing.T, db *sql.DB) string {
 	t.Helper()
 	var version int
@@ -67,30 +67,30 @@ func TestMigrate(t *testing.T) {
 	one, two := "CREATE TABLE one (id)", "CREATE TABLE two (id); INSERT INTO one VALUES (2)"
 	for _, tt := range []struct {
 		name   string
-		before string // what stands in the database already
+		before string // statements before the migration
 		steps  map[string]string
-		refuse string // regular expression; "" where it succeeds
+		refuse string // regular expression; "" if it succeeds
 		after  string
 	}{
-		{"nothing yet", "", map[string]string{"0001_a.sql": one, "0002_b.sql": two}, "", "2: one two"},
+		{"empty", "", map[string]string{"0001_a.sql": one, "0002_b.sql": two}, "", "2: one two"},
 		{"one step behind", "CREATE TABLE one (id); PRAGMA user_version = 1", map[string]string{"0001_a.sql": one, "0002_b.sql": two}, "", "2: one two"},
 		{"up to date", "PRAGMA user_version = 2", map[string]string{"0001_a.sql": one, "0002_b.sql": two}, "", "2: "},
 		{
-			"from the future", "PRAGMA user_version = 3",
+			"newer schema", "PRAGMA user_version = 3",
 			map[string]string{"0001_a.sql": one, "0002_b.sql": two},
 			`^schema version 3 is invalid: must be at most 2: run a newer program, or restore a backup from before the upgrade$`, "3: ",
 		},
-		{"another program's", "CREATE TABLE theirs (id)", map[string]string{"0001_a.sql": one}, `^it is a database of another program$`, "0: theirs"},
+		{"database of another program", "CREATE TABLE theirs (id)", map[string]string{"0001_a.sql": one}, `^database of another program$`, "0: theirs"},
 		{
 			"a gap", "CREATE TABLE one (id); PRAGMA user_version = 1",
 			map[string]string{"0001_a.sql": one, "0003_c.sql": two},
 			`^migration 0003_c.sql is invalid: must be number 0002$`, "1: one",
 		},
-		{"a number twice", "", map[string]string{"0001_a.sql": one, "0001_b.sql": two}, `^migration 0001_b.sql is invalid: must be number 0002$`, "0: "},
-		{"no first one", "", map[string]string{"0002_b.sql": two}, `^migration 0002_b.sql is invalid: must be number 0001$`, "0: "},
+		{"repeated number", "", map[string]string{"0001_a.sql": one, "0001_b.sql": two}, `^migration 0001_b.sql is invalid: must be number 0002$`, "0: "},
+		{"no first step", "", map[string]string{"0002_b.sql": two}, `^migration 0002_b.sql is invalid: must be number 0001$`, "0: "},
 		{"no number", "", map[string]string{"0001_a.sql": one, "more.sql": two}, `^migration more.sql is invalid: must be number 0002$`, "0: "},
 		{
-			"a broken step, whose first half is taken back", "",
+			"failing step is rolled back", "",
 			map[string]string{"0001_a.sql": one, "0002_b.sql": "CREATE TABLE two (id); CREATE TABLE one (id)"},
 			`^migration 0002_b.sql: .*table one already exists`, "1: one",
 		},
@@ -114,8 +114,8 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// Each step is taken once, however many processes start together.
-func TestMigrateAtOnce(t *testing.T) {
+// Each step is applied once if several processes start together.
+func TestConcurrentMigrate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	steps := map[string]string{}
 	want := "9:"

@@ -66,7 +66,7 @@ func (s *Core) recordBatch(batch []*poll) {
 			return err
 		}
 		batch = s.waitingPolls(batch)
-		b := &pollBatch{Tx: t, head: head, changed: map[string]bool{}}
+		b := &pollBatch{Tx: t, core: s, head: head, changed: map[string]bool{}}
 		if err := s.readBatch(b, batch); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 // pollBatch is a transaction that records polls, with the records of the sidecars that the polls name.
 type pollBatch struct {
 	*Tx
+	core    *Core
 	head    keystore.Head
 	records map[string]*keystore.Sidecar // as stored or changed
 	changed map[string]bool              // false: the record is to be deleted
@@ -38,7 +39,7 @@ func (s *Core) readBatch(b *pollBatch, polls []*poll) (err error) {
 	if err = b.readCounts(); err != nil {
 		return err
 	}
-	full := b.live+int64(len(polls)) > keystore.MaxSidecars || b.gone+int64(len(polls)) > keystore.MaxGoneSidecars
+	full := b.live+int64(len(polls)) > s.MaxSidecars || b.gone+int64(len(polls)) > s.MaxGoneSidecars
 	if !full || time.Since(s.forcedPrune) < pruneAgain {
 		return nil
 	}
@@ -99,7 +100,7 @@ func (b *pollBatch) record(p *poll) recorded {
 		r.lease, given = next.Record(p.Poll, b.head.Revision, b.LeaseNow)
 	}
 	switch {
-	case given && known == nil && b.live >= keystore.MaxSidecars:
+	case given && known == nil && b.live >= b.core.MaxSidecars:
 		return recorded{head: b.head, err: keystore.ErrFull}
 	case given:
 		r.err = nil
@@ -121,7 +122,7 @@ func (b *pollBatch) deregister(next keystore.Sidecar, until time.Time) {
 		return
 	}
 	b.Moved = b.Moved || known != nil
-	if b.gone >= keystore.MaxGoneSidecars {
+	if b.gone >= b.core.MaxGoneSidecars {
 		b.count(b.records[next.Name], -1)
 		delete(b.records, next.Name)
 		b.changed[next.Name] = false

@@ -18,11 +18,11 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
 
-// Engine is what the engines implement differently.
+// Engine has the methods that differ between engines.
 type Engine interface {
 	// Name is the prefix of error messages.
 	Name() string
-	// Reader reads what is committed. Each query has its own snapshot.
+	// Reader reads committed rows. Each query has its own snapshot.
 	Reader() Querier
 	// Read runs do in one snapshot.
 	Read(ctx context.Context, do func(q Querier) error) error
@@ -55,6 +55,8 @@ type Core struct {
 	stop    chan struct{}
 	work    sync.WaitGroup
 
+	MaxSidecars, MaxGoneSidecars int64 // those of keystore; tests set smaller ones before the first poll
+
 	usagePruned atomic.Int64 // seq of the last key whose usage was pruned; 0: the next round begins
 	largest     grant        // on record, as the last batch of polls read it
 	forcedPrune time.Time    // when a full record last caused a prune
@@ -62,7 +64,10 @@ type Core struct {
 
 // NewCore makes the Core of an engine, and starts recording polls until Stop. The secret is stored in the database.
 func NewCore(engine Engine, dialect Dialect, secret []byte) *Core {
-	s := &Core{engine: engine, queries: queriesIn(dialect), secret: secret, polls: make(chan *poll), stop: make(chan struct{})}
+	s := &Core{
+		engine: engine, queries: queriesIn(dialect), secret: secret, polls: make(chan *poll), stop: make(chan struct{}),
+		MaxSidecars: keystore.MaxSidecars, MaxGoneSidecars: keystore.MaxGoneSidecars,
+	}
 	s.work.Go(s.recordPolls)
 	return s
 }
