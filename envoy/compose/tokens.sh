@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the tokens that the programs know each other by, once: they outlive a restart. Each is in a folder, and so on a
-# volume, of its own: authzd has the sidecar's only.
+# Makes the tokens of the programs unless they exist. Each is in a separate directory, so that volumes can separate them: authzd
+# has the sidecar's token only.
 set -eu
 umask 077
 dir=${1:-/etc/phantom}
