@@ -57,8 +57,8 @@ const killSidecar = "sidecar"
 func (s *killRun) start() *testbed.Process {
 	s.t.Helper()
 	p := s.fixture.authzd(killSidecar, testbed.Config{
-		"key_api": testbed.Config{"url": "unix://" + s.Socket("sidecars"), "token_file": "key-api.token", "timeout": milliseconds(s.scenario.limit)},
-		"cache":   testbed.Config{"confirm_after": "500ms", "max_stale": milliseconds(s.scenario.stale)},
+		"key_api": testbed.Config{"url": "unix://" + s.Socket("sidecars"), "token_file": "key-api.token", "timeout": milliseconds(s.limit)},
+		"cache":   testbed.Config{"confirm_after": "500ms", "max_stale": milliseconds(s.stale)},
 	})
 	eventually(s.t, p.Name, func() error { return testbed.Probe(s.t.Context(), p.Admin()+"/readyz") })
 	return p
@@ -66,7 +66,7 @@ func (s *killRun) start() *testbed.Process {
 
 func (s *killRun) run() {
 	s.authzd = s.start()
-	s.load = newLoad(s.fixture, s.t, killSidecar, s.scenario.strict)
+	s.load = newLoad(s.fixture, s.t, killSidecar, s.strict)
 	stop := s.load.start()
 	for range killsOfEach {
 		s.load.awaitProgress(40, 4)

@@ -1,5 +1,5 @@
 // Command demo runs the whole stack on this machine: keyd with a new SQLite database, authzd, the echo upstream, and a
-// real Envoy in front of them. `make up` runs it in the clone, with the other programs in the folder of its own.
+// real Envoy in front of them. `make up` runs it in the clone. The other programs are in the same folder as this one.
 //
 // Environment variables: PORT is Envoy's port (10000), ENVOY=/path another Envoy than the pinned one. All its files are
 // in .demo/, which it removes when it stops.
@@ -25,8 +25,7 @@ const (
 )
 
 func main() {
-	// Linux kills the programs when the thread that started them ends: so that is the main thread, which lives as long
-	// as the demo.
+	// Linux kills the programs when the thread that started them ends. The main thread ends with the demo.
 	runtime.LockOSThread()
 
 	// A write to a closed terminal must return an error and not end the demo.

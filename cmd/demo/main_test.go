@@ -160,11 +160,10 @@ func (d *demo) gone(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{"PHANTOM_URL", "KEYCTL_URL", "AUTHZD_ADMIN", "KEYD_ADMIN", "ENVOY_ADMIN"} {
 		err := testbed.Until(t.Context(), func() error {
-			conn, err := net.Dial("tcp", strings.TrimPrefix(d.env[name], "http://"))
-			if err != nil {
-				return nil
+			if conn, err := net.Dial("tcp", strings.TrimPrefix(d.env[name], "http://")); err == nil {
+				return errors.Join(errors.New("connected"), conn.Close())
 			}
-			return errors.Join(errors.New("connected"), conn.Close())
+			return nil
 		})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)

@@ -39,7 +39,7 @@ func (s *stack) prepare(ctx context.Context, envoyPath string, out *console) err
 	if err := s.startKeyd(ctx, out); err != nil {
 		return err
 	}
-	credentials, err := s.seed(ctx)
+	credentials, err := s.Seed(ctx)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (s *stack) prepare(ctx context.Context, envoyPath string, out *console) err
 		return err
 	}
 	select {
-	case <-time.After(time.Until(credentials.expiry)):
+	case <-time.After(time.Until(credentials.Expiry)):
 	case <-ctx.Done():
 		return ctx.Err()
 	}

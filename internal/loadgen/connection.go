@@ -40,7 +40,7 @@ type connection struct {
 	waiting  []byte // a message that exceeds the window
 	allowed  int    // checks that may be sent
 	renews   bool   // each answer allows another check
-	finished bool   // no more checks are sent
+	finished bool   // no further checks are sent
 	inFlight int
 }
 
@@ -158,7 +158,7 @@ func (c *connection) done() bool {
 	return c.finished && c.inFlight == 0
 }
 
-// flush sends what is buffered before the reader has to wait for the sidecar.
+// flush sends buffered frames before the reader waits for the sidecar.
 func (c *connection) flush() (done bool, err error) {
 	if c.in.Buffered() > 0 {
 		return false, nil

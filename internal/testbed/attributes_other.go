@@ -4,6 +4,5 @@ package testbed
 
 import "syscall"
 
-// attributes put a process into a process group of its own, so that Ctrl-C reaches its parent only, which stops it in
-// its turn.
+// attributes creates a process group, so that Ctrl-C reaches only the parent, which stops its processes in order.
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

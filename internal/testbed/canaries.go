@@ -15,8 +15,8 @@ import (
 	"sync"
 )
 
-// Canaries is a set of secrets that must not appear in any output, nor their digests in any encoding. It is safe for
-// concurrent use.
+// Canaries is a set of secrets that must not appear in any output. The same applies to their digests, in any encoding. It
+// is safe for concurrent use.
 type Canaries struct {
 	mu      sync.Mutex
 	forms   map[string]string // descriptions by the text that must not appear

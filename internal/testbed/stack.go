@@ -32,7 +32,7 @@ func (s *Stack) Start(name string, cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// Processes returns all processes, also those that have exited, in the order of their start.
+// Processes returns all processes in the order of their start, including exited ones.
 func (s *Stack) Processes() []*Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,8 +45,7 @@ func (s *Stack) Await(ctx context.Context, what string, try func() error) error 
 	return await(ctx, what, try, s.Processes()...)
 }
 
-// Stop ends all processes, the last one first. It kills those that take too long, so that all have exited within the
-// grace period.
+// Stop ends all processes, the last one first. It kills slow ones, so that all exit within the grace period.
 func (s *Stack) Stop(grace time.Duration) {
 	deadline := time.Now().Add(grace)
 	for _, p := range slices.Backward(s.Processes()) {
@@ -87,7 +86,7 @@ func await(ctx context.Context, what string, try func() error, watched ...*Proce
 	}
 }
 
-// Get returns the body of a page, whatever its status.
+// Get returns the body of a page of any status.
 func Get(ctx context.Context, url string) ([]byte, error) {
 	_, text, err := get(ctx, url, Patience)
 	return text, err

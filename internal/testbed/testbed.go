@@ -18,7 +18,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// Config is a configuration, or the fields of one that replace those of the testbed.
+// Config is a configuration, or fields that replace those of the testbed's configuration.
 type Config = map[string]any
 
 // Testbed is a folder with the configuration, store and sockets of one keyd, and of sidecars that use it.
@@ -181,7 +181,7 @@ func (tb *Testbed) Command(ctx context.Context, program string, args ...string) 
 func (tb *Testbed) Close(ctx context.Context) error {
 	var errs []error
 	for _, p := range tb.Processes() {
-		if !p.HasExited() {
+		if p.Addresses["listen.admin"] != "" && !p.HasExited() {
 			errs = append(errs, p.Signal(syscall.SIGCONT), tb.SearchPages(ctx, p)) // a test that failed may have stopped it
 		}
 	}
