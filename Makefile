@@ -1,15 +1,14 @@
-# Everything that a user or CI runs. Needs Go, make, Python 3 and curl.
+# The commands of users and CI. They need Go, make, Python 3 and curl.
 GO     ?= go
 # The first two flags override GOFLAGS, which may hold -race or -buildmode=pie.
 BUILD   = CGO_ENABLED=0 $(GO) build -race=false -buildmode=default -trimpath -ldflags='-s -w -buildid='
-# The linters have a go.mod of their own, so that what they need does not burden the product's.
+# The linters have a separate go.mod, so that the product does not depend on their modules.
 TOOL    = $(GO) tool -modfile=tools/go.mod
 
-# Settings for other projects of this machine do not apply here: a go.work in a parent folder, GO111MODULE=off, or
-# -mod=mod and -mod=vendor in GOFLAGS.
+# Ignore settings for other projects: a go.work in a parent directory, GO111MODULE=off, and -mod=mod or -mod=vendor in GOFLAGS.
 GOWORK      = off
 GO111MODULE = on
-# Go writes the commit into the programs. It fails if git refuses the clone, as git does if another user owns it.
+# Go writes the commit into the programs. That fails in a clone that git rejects, such as one that another user owns.
 STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev/null 2>&1 || echo -buildvcs=false)
 override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
 export GOWORK GO111MODULE GOFLAGS
@@ -21,7 +20,7 @@ build:
 	@mkdir -p bin
 	$(BUILD) -o bin/ ./cmd/... ./envoy/echo
 
-## up: the whole stack on this machine with a real Envoy on localhost:10000 (PORT= for another)
+## up: the complete stack on this machine with a real Envoy on localhost:10000 (PORT= for another port)
 up:
 	@mkdir -p bin
 	@echo "building"
@@ -34,23 +33,23 @@ test:
 	$(GO) test -race -timeout 15m ./...
 	cd k8s && $(GO) test -timeout 10m ./...
 
-## test-image: the image, the Pods and the compose project for real, with buildah and runc (root, Linux)
+## test-image: the image, the Pods and the compose project with buildah and runc (root, Linux)
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
 
-## test-long: the model at length and every mutant; a million checks under every fault, a million unknown keys, 100 kills of each kind
+## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type
 test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
 	$(GO) test -tags long -timeout 60m -v ./faults/...
 
-## bench: from a revocation to `effective`, the cost of a check, what a flood does to it, a million keys and thousands of sidecars, each against a named baseline
+## bench: time to an effective revocation, cost of a check, effect of a flood, a million keys and thousands of sidecars, each with a baseline
 bench:
 	$(GO) run ./bench/revoke
 	$(GO) run ./bench/check
 	$(GO) run ./bench/flood
 	$(GO) run ./bench/scale
 
-## test-openapi: requests that schemathesis makes of openapi.yaml, against a real keyd (installs it from PyPI into .venv)
+## test-openapi: requests that schemathesis generates from openapi.yaml for a real keyd (installs it from PyPI into .venv)
 test-openapi:
 	$(GO) test -tags openapi -timeout 10m -run TestSchemathesis ./cmd/keyd
 
@@ -59,7 +58,7 @@ lint:
 	$(TOOL) golangci-lint run --build-tags long,openapi ./...
 	cd k8s && $(GO) tool -modfile=../tools/go.mod golangci-lint run --build-tags image ./...
 
-## fuzz: every fuzz target for FUZZTIME each
+## fuzz: all fuzz targets, each for FUZZTIME
 FUZZTIME ?= 1m
 fuzz:
 	@set -e; for pkg in $$($(GO) list ./...); do \
@@ -67,7 +66,7 @@ fuzz:
 	    echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -parallel 2 $$pkg; \
 	  done; done
 
-## vuln: known vulnerabilities in what is linked; needs the database of govulncheck
+## vuln: known vulnerabilities of linked code; needs the database of govulncheck
 vuln:
 	$(TOOL) govulncheck ./...
 

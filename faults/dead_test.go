@@ -24,12 +24,11 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// deadAfter bounds how long a dead connection to the key API may be used.
-const deadAfter = 6 * time.Second
+// recoveryTime is the limit for the use of a dead connection to the key API.
+const recoveryTime = 6 * time.Second
 
-// TestDeadConnection loses all packets of the open connections to the key API, over HTTP/1.1
-// and over HTTP/2 with TLS, while the sidecar is idle and while it resolves. A key that is
-// not cached is answered again within deadAfter, and the change log is followed again.
+// All packets of the open connections to the key API are lost, over HTTP/1.1 and over HTTP/2 with TLS, while the sidecar is idle
+// and while it resolves. A key that is not cached is resolved, and polls succeed, within recoveryTime.
 func TestDeadConnection(t *testing.T) {
 	for _, scheme := range []string{"http", "https"} {
 		for _, loaded := range []bool{false, true} {
@@ -44,7 +43,7 @@ func TestDeadConnection(t *testing.T) {
 func losePackets(t *testing.T, scheme string, loaded bool) {
 	t.Helper()
 	keyd := testbed.Config{}
-	s := newSiteWith(t, func(dir string) testbed.Config {
+	s := newFixtureWith(t, func(dir string) testbed.Config {
 		listen := testbed.Config{
 			"sidecars": "tcp://127.0.0.1:0", "operators": "unix://" + filepath.Join(dir, "operators.sock"),
 			"owners": "unix://" + filepath.Join(dir, "owners.sock"), "admin": "tcp://127.0.0.1:0",
@@ -63,30 +62,30 @@ func losePackets(t *testing.T, scheme string, loaded bool) {
 	}
 	authzd := s.authzd("authzd", testbed.Config{"key_api": api, "cache": testbed.Config{"max_stale": 0, "confirm_after": "1s"}})
 	checks := s.checks("authzd")
-	eventually(t, "a lease", func() error { return metricIs(t, authzd, synced, 1) })
-	askHot(t, checks, []credential.Secret{s.mint().Secret})
+	eventually(t, "lease", func() error { return metricIs(t, authzd, synced, 1) })
+	awaitAllowed(t, checks, []credential.Secret{s.mint().Secret})
 	stop := func() {}
 	if loaded {
-		stop = s.resolveAllTheTime(checks)
+		stop = s.checkUnknownKeys(checks)
 	}
 	cold := s.mint().Secret
 	if proxy.loseOpen() == 0 {
-		t.Fatal("there was no connection to lose")
+		t.Fatal("no open connection")
 	}
 	lost := time.Now()
-	askHot(t, checks, []credential.Secret{cold})
+	awaitAllowed(t, checks, []credential.Secret{cold})
 	answered := time.Since(lost)
-	eventually(t, "a lease again", func() error { return metricIs(t, authzd, synced, 1) })
-	followed := time.Since(lost)
+	eventually(t, "new lease", func() error { return metricIs(t, authzd, synced, 1) })
+	polled := time.Since(lost)
 	stop()
-	if answered > deadAfter || followed > deadAfter {
-		t.Errorf("a cold key was answered again after %v, the change log was followed again after %v, want %v at most", answered, followed, deadAfter)
+	if answered > recoveryTime || polled > recoveryTime {
+		t.Errorf("uncached key resolved after %v, new lease after %v, want at most %v", answered, polled, recoveryTime)
 	}
-	t.Logf("%s, loaded %v: answered after %v, followed after %v", scheme, loaded, answered, followed)
+	t.Logf("%s, loaded %v: uncached key resolved after %v, new lease after %v", scheme, loaded, answered, polled)
 }
 
-// resolveAllTheTime asks for unknown keys until it is stopped.
-func (s *site) resolveAllTheTime(checks *testbed.CheckClient) (stop func()) {
+// checkUnknownKeys checks unknown keys until it is stopped.
+func (s *fixture) checkUnknownKeys(checks *testbed.CheckClient) (stop func()) {
 	over, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -95,7 +94,7 @@ func (s *site) resolveAllTheTime(checks *testbed.CheckClient) (stop func()) {
 		for !closed(over) {
 			got, err := checks.CheckAsEnvoy(s.t.Context(), s.UnknownKey())
 			if err == nil && got != unknown && got != unavailable && got != rateLimited {
-				s.t.Errorf("an unknown key: %v", got)
+				s.t.Errorf("unknown key: %v", got)
 			}
 			<-tick.C
 		}
@@ -103,12 +102,10 @@ func (s *site) resolveAllTheTime(checks *testbed.CheckClient) (stop func()) {
 	return func() { close(over); <-done }
 }
 
-// TestDelayedFirstPoll: the first TCP connection takes 4.6 s, so the sidecar's first poll
-// arrives when the sidecar has a lease from another connection, has lost that one, and a key
-// was revoked. The poll must not acknowledge the revocation: no check that begins when it is
-// effective is allowed.
+// The first TCP connection takes 4.6 s, so the sidecar's first poll arrives after it has got a lease from another connection and
+// lost that one, and after a key was revoked. The poll must not acknowledge the revocation.
 func TestDelayedFirstPoll(t *testing.T) {
-	s := newSiteWith(t, func(dir string) testbed.Config {
+	s := newFixtureWith(t, func(dir string) testbed.Config {
 		return testbed.Config{"listen": testbed.Config{
 			"sidecars": "tcp://127.0.0.1:0", "operators": "unix://" + filepath.Join(dir, "operators.sock"),
 			"owners": "unix://" + filepath.Join(dir, "owners.sock"), "admin": "tcp://127.0.0.1:0",
@@ -122,20 +119,19 @@ func TestDelayedFirstPoll(t *testing.T) {
 		"start_wait": "0",
 	})
 	checks := s.checks("authzd")
-	eventually(t, "a lease", func() error { return metricIs(t, authzd, synced, 1) })
+	eventually(t, "lease", func() error { return metricIs(t, authzd, synced, 1) })
 	s.revokeAndCheck(checks, key, proxy.loseAllButFirst)
 	proxy.loseNone()
-	eventually(t, "a lease again", func() error { return metricIs(t, authzd, synced, 1) })
+	eventually(t, "new lease", func() error { return metricIs(t, authzd, synced, 1) })
 }
 
-// TestChangesNotFound: an intermediary answers 404 to /v1/changes while a sidecar starts, as an
-// ingress does during a rollout. The sidecar must not rely on its cache: a revocation that was
-// called effective denies from that moment on.
+// An intermediary answers 404 to /v1/changes while a sidecar starts, as an ingress does during a rollout. An effective revocation
+// must be denied.
 func TestChangesNotFound(t *testing.T) {
-	s := newSite(t, nil)
-	way := newRoad(t, s)
+	s := newFixture(t, nil)
+	rt := newRoute(t, s)
 	var polls atomic.Int64
-	changesNotFound := answered("404 to polls", func(w http.ResponseWriter, r *http.Request, keyd http.Handler) {
+	changesNotFound := answers("404 to polls", func(w http.ResponseWriter, r *http.Request, keyd http.Handler) {
 		if r.URL.Path != sidecarapi.ChangesPath {
 			keyd.ServeHTTP(w, r)
 			return
@@ -143,13 +139,13 @@ func TestChangesNotFound(t *testing.T) {
 		http.NotFound(w, r)
 		polls.Add(1)
 	})
-	changesNotFound.begin(t, way)
-	authzd := s.authzd("authzd", testbed.Config{"key_api": testbed.Config{"url": way.url, "token_file": "key-api.token"}, "start_wait": "0"})
+	changesNotFound.begin(t, rt)
+	authzd := s.authzd("authzd", testbed.Config{"key_api": testbed.Config{"url": rt.url, "token_file": "key-api.token"}, "start_wait": "0"})
 	checks := s.checks("authzd")
 	key := s.mint()
 	eventually(t, "polls", func() error {
 		if polls.Load() == 0 {
-			return errors.New("none was answered yet")
+			return errors.New("no poll yet")
 		}
 		return nil
 	})
@@ -157,23 +153,23 @@ func TestChangesNotFound(t *testing.T) {
 	if err := metricIs(t, authzd, `phantom_authz_mode{mode="ttl"}`, 0); err != nil {
 		t.Error(err)
 	}
-	changesNotFound.end(t, way)
-	eventually(t, "a lease", func() error { return metricIs(t, authzd, synced, 1) })
+	changesNotFound.end(t, rt)
+	eventually(t, "lease", func() error { return metricIs(t, authzd, synced, 1) })
 }
 
-// revokeAndCheck uses the key, lets something happen, revokes the key, waits until that is
-// effective, and then checks the key many times: it is never allowed any more.
-func (s *site) revokeAndCheck(checks *testbed.CheckClient, key testbed.Key, between func()) {
+// revokeAndCheck has the key cached, calls between, revokes the key, and waits until that is effective. No check of the key is
+// allowed then.
+func (s *fixture) revokeAndCheck(checks *testbed.CheckClient, key testbed.Key, between func()) {
 	s.t.Helper()
-	askHot(s.t, checks, []credential.Secret{key.Secret})
+	awaitAllowed(s.t, checks, []credential.Secret{key.Secret})
 	between()
 	revision := must(s.Operators.Do(s.t.Context(), operatorapi.RevokeKey(key.ID)))(s.t).Change.Revision
-	s.isEffective(revision)
+	s.awaitEffective(revision)
 	const attempts = 300
 	for range attempts {
 		got, err := checks.CheckAsEnvoy(s.t.Context(), key.Secret)
 		if err == nil && got != revoked && got != unavailable {
-			s.t.Fatalf("after its revocation was effective the key is answered with %v", got)
+			s.t.Fatalf("check after an effective revocation: %v", got)
 		}
 	}
 }

@@ -3,7 +3,6 @@ package faults_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -19,16 +18,16 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
-// ledger notes what a sidecar asks the key API about.
-type ledger struct {
-	mu    sync.Mutex
-	asked map[string]int // by digest
-	hold  func()         // before an answer is given; nil: at once
+// recorder counts the digests that a sidecar resolves.
+type recorder struct {
+	mu       sync.Mutex
+	requests map[string]int // by digest
+	hold     func()         // called before keyd answers, if not nil
 }
 
-// keep puts the ledger beside the road.
-func (l *ledger) keep(r *road) {
-	l.asked = map[string]int{}
+// record starts recording on the route.
+func (l *recorder) record(r *route) {
+	l.requests = map[string]int{}
 	var answer answerer = func(w http.ResponseWriter, req *http.Request, keyd http.Handler) {
 		if req.URL.Path == sidecarapi.ResolvePath {
 			body, err := io.ReadAll(req.Body)
@@ -36,7 +35,7 @@ func (l *ledger) keep(r *road) {
 				return
 			}
 			req.Body = io.NopCloser(strings.NewReader(string(body)))
-			l.note(body)
+			l.add(body)
 			if l.hold != nil {
 				l.hold()
 			}
@@ -46,54 +45,54 @@ func (l *ledger) keep(r *road) {
 	r.answer.Store(&answer)
 }
 
-func (l *ledger) note(body []byte) {
-	var ask sidecarapi.ResolveRequest
-	_ = json.Unmarshal(body, &ask) // a body that is none counts for nothing, and fails the test
+func (l *recorder) add(body []byte) {
+	var request sidecarapi.ResolveRequest
+	_ = json.Unmarshal(body, &request) // an invalid body counts nothing, and fails the test
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, digest := range ask.Credentials {
-		l.asked[digest]++
+	for _, digest := range request.Credentials {
+		l.requests[digest]++
 	}
 }
 
-func (l *ledger) times(s credential.Secret) int {
+func (l *recorder) times(s credential.Secret) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.asked[s.Digest().Hex()]
+	return l.requests[s.Digest().Hex()]
 }
 
-func (l *ledger) total() (times int) {
+func (l *recorder) total() (times int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, n := range l.asked {
+	for _, n := range l.requests {
 		times += n
 	}
 	return times
 }
 
-// TestOneLookUp: however many ask for one key at once, the key API is asked once.
-func TestOneLookUp(t *testing.T) {
+// Concurrent checks of one uncached key cause one request.
+func TestConcurrentMissesCauseOneRequest(t *testing.T) {
 	const misses = 10_000
-	s := newSite(t, nil)
-	way := newRoad(t, s)
+	s := newFixture(t, nil)
+	rt := newRoute(t, s)
 	sidecar := s.authzd("one", testbed.Config{
-		"key_api": testbed.Config{"url": way.url, "token_file": "key-api.token", "timeout": "30s"},
+		"key_api": testbed.Config{"url": rt.url, "token_file": "key-api.token", "timeout": "30s"},
 	})
-	// The answer is held until all are there, so that none is a hit.
+	// The answer is delayed until all checks wait for it, so that none is a cache hit.
 	waiting := func() error { return metricIs(t, sidecar, "phantom_authz_shared_loads_total", misses-1) }
-	held := &ledger{hold: func() {
+	held := &recorder{hold: func() {
 		if err := testbed.Until(t.Context(), waiting); err != nil {
 			t.Error(err)
 		}
 	}}
-	held.keep(way)
+	held.record(rt)
 	secret := s.mint().Secret
-	connections := []*testbed.CheckClient{s.checks("one"), s.checks("one")} // one takes 8,192 checks in flight
+	connections := []*testbed.CheckClient{s.checks("one"), s.checks("one")} // a connection takes 8,192 checks in flight
 	eventually(t, "synced", func() error { return metricIs(t, sidecar, synced, 1) })
-	var asking sync.WaitGroup
+	var checks sync.WaitGroup
 	var wrong atomic.Int64
 	for i := range misses {
-		asking.Go(func() {
+		checks.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), testbed.Patience)
 			defer cancel()
 			if got, err := connections[i%2].Check(ctx, secret, grpc.WaitForReady(true)); err != nil || got != allowed {
@@ -101,34 +100,33 @@ func TestOneLookUp(t *testing.T) {
 			}
 		})
 	}
-	asking.Wait()
+	checks.Wait()
 	if n := held.times(secret); n != 1 {
-		t.Errorf("the key API was asked %d times", n)
+		t.Errorf("%d requests", n)
 	}
 	if n := wrong.Load(); n != 0 {
 		t.Errorf("%d of %d answers were wrong", n, misses)
 	}
 }
 
-// What the sidecar of the flood test may do.
+// Limits of the sidecar of TestFlood.
 const (
 	floodPerSecond = 200
 	floodBurst     = 400
-	floodFrozen    = 10_000 // unknown keys while the key API stands still
-	// floodMemory bounds the sidecar: both pools full are some tens of MiB, and Go's
-	// collector keeps as much again and its headroom.
+	floodFrozen    = 10_000 // unknown keys while the key API does not answer
+	// floodMemory is the limit of the sidecar's memory: full pools of some tens of MiB, and as much again and the headroom for
+	// the garbage collector.
 	floodMemory = 256 << 20
 )
 
-// TestFlood: random keys as fast as they can be sent reach neither the key API nor
-// those who have a good key, even while the key API answers nothing. What it does to
-// the latency of good keys is measured by bench/flood.
+// A flood of unknown keys neither exceeds the rate limit of requests to the key API nor delays good keys, even while the key API
+// does not answer. bench/flood measures the latency of good keys.
 func TestFlood(t *testing.T) {
-	s := newSite(t, nil)
-	way := newRoad(t, s)
+	s := newFixture(t, nil)
+	rt := newRoute(t, s)
 	sidecar := s.authzd("flooded", testbed.Config{
-		// A look-up that fails costs no token: on a slow machine none may.
-		"key_api":   testbed.Config{"url": way.url, "token_file": "key-api.token", "timeout": "20s"},
+		// Failed requests cost no token, so on a slow machine none must fail.
+		"key_api":   testbed.Config{"url": rt.url, "token_file": "key-api.token", "timeout": "20s"},
 		"admission": testbed.Config{"unknown_per_second": floodPerSecond, "burst": floodBurst},
 	})
 	hot := make([]credential.Secret, 20)
@@ -136,55 +134,54 @@ func TestFlood(t *testing.T) {
 		hot[i] = s.mint().Secret
 	}
 	eventually(t, "synced", func() error { return metricIs(t, sidecar, synced, 1) })
-	f := &flood{site: s, sidecar: sidecar, prober: s.checks("flooded"), hot: hot}
-	askHot(t, f.prober, hot) // so that they are known
-	kept := &ledger{}
-	kept.keep(way)
+	f := &flood{fixture: s, sidecar: sidecar, prober: s.checks("flooded"), hot: hot}
+	awaitAllowed(t, f.prober, hot) // so that they are cached
+	answering := &recorder{}
+	answering.record(rt)
 	began := time.Now()
 	answers := f.send(floodKeys)
 	if answers[unknown.Reason] == 0 || answers[rateLimited.Reason] == 0 {
 		t.Errorf("answers: %v", answers)
 	}
-	thawed := make(chan struct{})
-	defer close(thawed)
-	frozen := &ledger{hold: func() { <-thawed }}
-	frozen.keep(way)
-	standing := f.send(floodFrozen)
+	over := make(chan struct{})
+	defer close(over)
+	frozen := &recorder{hold: func() { <-over }}
+	frozen.record(rt)
+	frozenAnswers := f.send(floodFrozen)
 	took := time.Since(began)
-	if standing[unknown.Reason] != 0 || standing[rateLimited.Reason] == 0 {
-		t.Errorf("answers while the key API stands still: %v", standing)
+	if frozenAnswers[unknown.Reason] != 0 || frozenAnswers[rateLimited.Reason] == 0 {
+		t.Errorf("answers while the key API does not answer: %v", frozenAnswers)
 	}
 
 	for _, secret := range hot {
-		if n := kept.times(secret) + frozen.times(secret); n != 0 {
-			t.Errorf("the key API was asked %d times for a hot key", n)
+		if n := answering.times(secret) + frozen.times(secret); n != 0 {
+			t.Errorf("%d requests for a hot key", n)
 		}
 	}
-	times := kept.total() + frozen.total()
-	// What was asked before the clock began to run and is counted now: none; what is
-	// under way when it stops: the tokens of one more moment.
+	times := answering.total() + frozen.total()
+	// Requests in flight at the end may have used the tokens of another moment.
 	most := floodBurst + int(took.Seconds()*floodPerSecond) + floodPerSecond/10
 	if times > most {
-		t.Errorf("the key API was asked %d times in %v, at most %d are let through", times, took, most)
+		t.Errorf("%d requests in %v, want at most %d", times, took, most)
 	}
 	memory := must(testbed.Resident(sidecar.Pid()))(t)
 	if memory > floodMemory {
-		t.Errorf("the sidecar holds %d MiB", memory>>20)
+		t.Errorf("the sidecar uses %d MiB", memory>>20)
 	}
-	t.Logf("%d unknown keys in %v: %v, and %v while the key API stood still; it was asked for %d of them (bound %d); the sidecar holds %d MiB",
-		floodKeys+floodFrozen, took.Round(time.Millisecond), answers, standing, times, most, memory>>20)
+	t.Logf("%d unknown keys in %v: %v, and %v while the key API did not answer; %d requests (limit %d); the sidecar uses %d MiB",
+		floodKeys+floodFrozen, took.Round(time.Millisecond), answers, frozenAnswers, times, most, memory>>20)
 }
 
-// flood is a sidecar with what it is asked.
+// flood is a sidecar and its hot keys.
 type flood struct {
-	*site
+	*fixture
 	sidecar *testbed.Process
 	prober  *testbed.CheckClient
 	hot     []credential.Secret
 }
 
-// send sends unknown keys at full speed and counts the answers. Beside them hot keys
-// are asked for all the time: it holds that each is let in, from memory.
+// send sends unknown keys at full speed and counts the answers. Meanwhile it checks hot keys, which must all be allowed from the
+// cache.
 func (f *flood) send(keys int) (answers map[string]int) {
 	const series = `phantom_authz_lookups_total{result="hit"}`
 	f.t.Helper()
@@ -195,39 +192,37 @@ func (f *flood) send(keys int) (answers map[string]int) {
 		defer close(over)
 		answers, failed = f.GenerateLoad(f.t.Context(), "flooded", testbed.Load{Checks: keys})
 	}()
-	asked := 0
-	for ; asked < len(f.hot) || !closed(over); asked++ {
+	checked := 0
+	for ; checked < len(f.hot) || !closed(over); checked++ {
 		ctx, cancel := context.WithTimeout(f.t.Context(), testbed.Patience)
-		got, err := f.prober.Check(ctx, f.hot[asked%len(f.hot)])
+		got, err := f.prober.Check(ctx, f.hot[checked%len(f.hot)])
 		cancel()
 		if err != nil || got != allowed {
-			f.t.Fatalf("a hot key: %v, %v", got, err)
+			f.t.Fatalf("hot key: %v, %v", got, err)
 		}
 	}
 	if failed != nil {
 		f.t.Fatal(failed)
 	}
-	if hits := must(f.sidecar.Metric(f.t.Context(), series))(f.t) - before; int(hits) != asked {
-		f.t.Errorf("%d checks of hot keys, and %v were answered from memory", asked, hits)
+	if hits := must(f.sidecar.Metric(f.t.Context(), series))(f.t) - before; int(hits) != checked {
+		f.t.Errorf("%d checks of hot keys, %v cache hits", checked, hits)
 	}
 	for reason, n := range answers {
 		if reason != unknown.Reason && reason != rateLimited.Reason && reason != unavailable.Reason {
-			f.t.Errorf("%d unknown keys: %s", n, reason)
+			f.t.Errorf("%d unknown keys were answered with %s", n, reason)
 		}
 	}
 	return answers
 }
 
-// askHot asks for every key until it is answered.
-func askHot(t testing.TB, checks *testbed.CheckClient, keys []credential.Secret) {
+// awaitAllowed waits until every key is allowed.
+func awaitAllowed(t testing.TB, checks *testbed.CheckClient, keys []credential.Secret) {
 	t.Helper()
 	for _, secret := range keys {
-		eventually(t, "a good key", func() error {
-			got, err := checks.CheckAsEnvoy(t.Context(), secret)
-			if err == nil && got != allowed {
-				err = fmt.Errorf("%v", got)
-			}
-			return err
+		eventually(t, "good key", func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), testbed.EnvoyTimeout)
+			defer cancel()
+			return checks.CheckAllowed(ctx, secret)
 		})
 	}
 }

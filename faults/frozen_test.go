@@ -17,84 +17,82 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// TestFrozenSidecar: a sidecar stands still while a key is revoked. The change is
-// called effective when that one's time is over and not before, a restart of keyd
-// forgets nothing of it, and the sidecar lets nobody in when it goes on.
+// While a sidecar is stopped a key is revoked. The change is effective once the lease and the stale time of that sidecar are over,
+// not before, also if keyd restarts. The sidecar then denies the key.
 func TestFrozenSidecar(t *testing.T) {
-	s := newSite(t, testbed.Config{"lease": "1s"})
-	way := newRoad(t, s)
+	s := newFixture(t, testbed.Config{"lease": "1s"})
+	rt := newRoute(t, s)
 	cache := testbed.Config{"confirm_after": "500ms", "max_stale": "6s"}
 	frozen := s.authzd("frozen", testbed.Config{
 		"cache":   cache,
-		"key_api": testbed.Config{"url": way.url, "token_file": "key-api.token"},
+		"key_api": testbed.Config{"url": rt.url, "token_file": "key-api.token"},
 	})
 	name := s.sidecars()[0].Name
 	s.authzd("awake", testbed.Config{"cache": cache})
 	key, other := s.mint(), s.mint()
 	toFrozen, toAwake := s.checks("frozen"), s.checks("awake")
 	for _, checks := range []*testbed.CheckClient{toFrozen, toAwake} {
-		askHot(t, checks, []credential.Secret{key.Secret, other.Secret})
+		awaitAllowed(t, checks, []credential.Secret{key.Secret, other.Secret})
 	}
 
 	signal(t, frozen, syscall.SIGSTOP)
 	change := *must(s.Operators.Do(t.Context(), operatorapi.RevokeKey(key.ID)))(t).Change
 	if change.Effective || !slices.Contains(change.WaitingFor, name) {
-		t.Fatalf("with a frozen sidecar: %+v", change)
+		t.Fatalf("with a stopped sidecar: %+v", change)
 	}
-	eventually(t, "the other sidecar acknowledges", func() error {
+	eventually(t, "acknowledgement of the other sidecar", func() error {
 		return waitsFor(s.progress(change.Revision), name)
 	})
 	by := s.progress(change.Revision).EffectiveBy
 
-	// Whoever waits for it is told where it stands when keyd stops.
 	s.drainWhileWaiting(change.Revision)
 	s.keyd = must(s.StartKeyd(t.Context(), testbed.Config{"lease": "1s"}))(t)
-	asked := time.Now()
+	requested := time.Now()
 	after := s.progress(change.Revision)
 	switch {
-	case after.Effective && by != nil && asked.Before(*by):
-		t.Errorf("effective after a restart of keyd and before %v: %+v", by, after)
+	case after.Effective && by != nil && requested.Before(*by):
+		t.Errorf("effective before %v after a restart of keyd: %+v", by, after)
 	case !after.Effective && (waitsFor(after, name) != nil || by == nil || !after.EffectiveBy.Equal(*by)):
-		t.Errorf("before a restart of keyd it was effective by %v, now: %+v", by, after)
+		t.Errorf("effective by %v before a restart of keyd, after it: %+v", by, after)
 	}
 
-	s.isEffective(change.Revision)
+	s.awaitEffective(change.Revision)
 	if by == nil || time.Now().Before(*by) {
 		t.Errorf("effective before %v", by)
 	}
-	// It must not need the key API to know that its time is over.
-	outage.begin(t, way)
-	s.wakes(frozen, toFrozen, key)
-	outage.end(t, way)
-	eventually(t, "the sidecar works again", func() error { return metricIs(t, frozen, synced, 1) })
-	askHot(t, toFrozen, []credential.Secret{other.Secret})
+	// The sidecar must notice without the key API that its lease has expired.
+	outage.begin(t, rt)
+	s.continueWithChecks(frozen, toFrozen, key)
+	outage.end(t, rt)
+	eventually(t, "lease", func() error { return metricIs(t, frozen, synced, 1) })
+	awaitAllowed(t, toFrozen, []credential.Secret{other.Secret})
 	for _, checks := range []*testbed.CheckClient{toFrozen, toAwake} {
 		if got, err := checks.Check(t.Context(), key.Secret); err != nil || got != revoked {
-			t.Errorf("the revoked key: %v, %v", got, err)
+			t.Errorf("revoked key: %v, %v", got, err)
 		}
 	}
 }
 
-// wakes sends checks of a dead key to a frozen sidecar and then lets it go on.
-func (s *site) wakes(frozen *testbed.Process, checks *testbed.CheckClient, dead testbed.Key) {
+// continueWithChecks continues a stopped sidecar while checks of a revoked key wait.
+func (s *fixture) continueWithChecks(frozen *testbed.Process, checks *testbed.CheckClient, key testbed.Key) {
 	s.t.Helper()
-	var asking sync.WaitGroup
+	var pending sync.WaitGroup
 	for i := range 200 {
 		if i == 100 {
 			signal(s.t, frozen, syscall.SIGCONT)
 		}
-		asking.Go(func() {
-			got, err := checks.Check(s.t.Context(), dead.Secret, grpc.WaitForReady(true))
+		pending.Go(func() {
+			got, err := checks.Check(s.t.Context(), key.Secret, grpc.WaitForReady(true))
 			if err != nil || got != revoked && got != unavailable {
-				s.t.Errorf("a sidecar that was frozen, about a key that is dead everywhere: %v, %v", got, err)
+				s.t.Errorf("check of the revoked key: %v, %v", got, err)
 			}
 		})
 	}
-	asking.Wait()
+	pending.Wait()
 }
 
-// drainWhileWaiting stops keyd while somebody waits for a change.
-func (s *site) drainWhileWaiting(revision int64) {
+// drainWhileWaiting stops keyd during a request that waits for a change. It must be answered.
+func (s *fixture) drainWhileWaiting(revision int64) {
 	s.t.Helper()
 	answered := make(chan error, 1)
 	go func() {
@@ -104,18 +102,18 @@ func (s *site) drainWhileWaiting(revision int64) {
 		}
 		answered <- err
 	}()
-	eventually(s.t, "the request has arrived", func() error {
+	eventually(s.t, "request", func() error {
 		stacks, err := testbed.Get(s.t.Context(), s.keyd.Admin()+"/debug/pprof/goroutine?debug=1")
-		if err == nil && !strings.Contains(string(stacks), "keyserver.(*Server).awaitChange") {
-			err = errors.New("nobody waits")
+		if err == nil && !strings.Contains(string(stacks), "keyserver.(*Server).getRevision") {
+			err = errors.New("not received")
 		}
 		return err
 	})
 	if code, err := s.keyd.Stop(syscall.SIGTERM); err != nil || code != 0 {
-		s.t.Errorf("keyd ended with %d, %v", code, err)
+		s.t.Errorf("keyd: exit code %d, %v", code, err)
 	}
 	if err := <-answered; err != nil {
-		s.t.Errorf("a wait was cut off: %v", err)
+		s.t.Errorf("waiting request: %v", err)
 	}
 }
 
@@ -126,21 +124,21 @@ func signal(t testing.TB, p *testbed.Process, s syscall.Signal) {
 	}
 }
 
-func (s *site) sidecars() []operatorapi.Sidecar {
+func (s *fixture) sidecars() []operatorapi.Sidecar {
 	s.t.Helper()
 	var list []operatorapi.Sidecar
-	eventually(s.t, "a sidecar is on record", func() error {
+	eventually(s.t, "sidecar", func() error {
 		all, err := s.Operators.Sidecars(s.t.Context())
 		if list = all.Items; err == nil && len(list) == 0 {
-			err = fmt.Errorf("there is none")
+			err = errors.New("none is on record")
 		}
 		return err
 	})
 	return list
 }
 
-// isEffective waits until the change is effective.
-func (s *site) isEffective(revision int64) {
+// awaitEffective waits until the change is effective.
+func (s *fixture) awaitEffective(revision int64) {
 	s.t.Helper()
 	eventually(s.t, "effective", func() error {
 		answer, err := s.Operators.Do(s.t.Context(), operatorapi.Revision(revision).Waiting(operatorapi.MaxWait))
@@ -151,13 +149,13 @@ func (s *site) isEffective(revision int64) {
 	})
 }
 
-// progress tells how far a change has come.
-func (s *site) progress(revision int64) operatorapi.Change {
+// progress returns the state of a change.
+func (s *fixture) progress(revision int64) operatorapi.Change {
 	s.t.Helper()
 	return *must(s.Operators.Do(s.t.Context(), operatorapi.Revision(revision)))(s.t).Change
 }
 
-// waitsFor tells whether a change waits for one sidecar alone.
+// waitsFor returns an error unless a change waits for one sidecar only.
 func waitsFor(c operatorapi.Change, name string) error {
 	if c.Effective || !slices.Equal(c.WaitingFor, []string{name}) {
 		return fmt.Errorf("%+v, want it to wait for %s", c, name)

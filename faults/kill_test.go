@@ -1,9 +1,7 @@
 package faults_test
 
 import (
-	"errors"
 	"fmt"
-	"net/http"
 	"sync"
 	"syscall"
 	"testing"
@@ -12,41 +10,41 @@ import (
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// storm is one way of ending a program again and again under load.
-type storm struct {
+// scenario ends one program repeatedly under load.
+type scenario struct {
 	name   string
 	stale  time.Duration // the sidecar's max_stale
-	limit  time.Duration // of one look-up
+	limit  time.Duration // timeout of the key API
 	strict promise
-	once   func(*stormy) // ends the program once, and starts another
+	once   func(*killRun) // ends the program and starts another
 }
 
-// stormy is a storm at work.
-type stormy struct {
-	*site
-	t      *testing.T
-	storm  storm
+// killRun is a running scenario.
+type killRun struct {
+	*fixture
+	t *testing.T
+	scenario
 	load   *load
 	authzd *testbed.Process
 }
 
-// TestKills ends both programs by both signals under load, again and again: no wrong
-// answer, no acknowledged change lost, nothing dropped by SIGTERM.
+// Both programs are ended by both signals under load. No answer is wrong, no acknowledged change is lost, and SIGTERM drops no
+// request.
 func TestKills(t *testing.T) {
-	storms := []storm{
-		// A sidecar without a key API goes on with what it knows.
-		{"keyd killed", time.Minute, 400 * time.Millisecond, promise{known: true}, (*stormy).killKeyd},
-		{"keyd terminated", time.Minute, 400 * time.Millisecond, promise{known: true, changes: true}, (*stormy).terminateKeyd},
-		// What a killed sidecar had cached counts until its stale time is over.
-		{"authzd killed", 2 * time.Second, 400 * time.Millisecond, promise{}, (*stormy).killAuthzd},
-		// Its successor learns in time, however slow the machine is.
-		{"authzd terminated", 2 * time.Second, 20 * time.Second, promise{known: true, all: true, changes: true}, (*stormy).takeOver},
+	scenarios := []scenario{
+		// A sidecar without a key API serves from its cache.
+		{"keyd killed", time.Minute, 400 * time.Millisecond, promise{cached: true}, (*killRun).killKeyd},
+		{"keyd terminated", time.Minute, 400 * time.Millisecond, promise{cached: true, changes: true}, (*killRun).terminateKeyd},
+		// A change waits for the stale time of a killed sidecar.
+		{"authzd killed", 2 * time.Second, 400 * time.Millisecond, promise{}, (*killRun).killAuthzd},
+		// The timeout is long, so that the successor resolves in time on a slow machine.
+		{"authzd terminated", 2 * time.Second, 20 * time.Second, promise{cached: true, checks: true, changes: true}, (*killRun).terminateAuthzd},
 	}
 	var all sync.WaitGroup
-	for _, one := range storms {
+	for _, one := range scenarios {
 		all.Go(func() {
 			t.Run(one.name, func(t *testing.T) {
-				s := &stormy{t: t, storm: one, site: newSite(t, testbed.Config{"lease": "1s"})}
+				s := &killRun{t: t, scenario: one, fixture: newFixture(t, testbed.Config{"lease": "1s"})}
 				s.run()
 			})
 		})
@@ -54,86 +52,69 @@ func TestKills(t *testing.T) {
 	all.Wait()
 }
 
-const stormSidecar = "sidecar"
+const killSidecar = "sidecar"
 
-func (s *stormy) start() *testbed.Process {
+func (s *killRun) start() *testbed.Process {
 	s.t.Helper()
-	p := s.site.authzd(stormSidecar, testbed.Config{
-		"key_api": testbed.Config{"url": "unix://" + s.Socket("sidecars"), "token_file": "key-api.token", "timeout": milliseconds(s.storm.limit)},
-		"cache":   testbed.Config{"confirm_after": "500ms", "max_stale": milliseconds(s.storm.stale)},
+	p := s.fixture.authzd(killSidecar, testbed.Config{
+		"key_api": testbed.Config{"url": "unix://" + s.Socket("sidecars"), "token_file": "key-api.token", "timeout": milliseconds(s.limit)},
+		"cache":   testbed.Config{"confirm_after": "500ms", "max_stale": milliseconds(s.stale)},
 	})
-	eventually(s.t, p.Name, func() error { return ready(s.t, p) })
+	eventually(s.t, p.Name, func() error { return testbed.Probe(s.t.Context(), p.Admin()+"/readyz") })
 	return p
 }
 
-// ready tells whether the key API has answered a sidecar, or a keyd's store keyd.
-func ready(t *testing.T, p *testbed.Process) error {
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.Admin()+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return err
-	}
-	_ = response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return errors.New(response.Status)
-	}
-	return nil
-}
-
-func (s *stormy) run() {
+func (s *killRun) run() {
 	s.authzd = s.start()
-	s.load = newLoad(s.site, s.t, stormSidecar, s.storm.strict)
+	s.load = newLoad(s.fixture, s.t, killSidecar, s.strict)
 	stop := s.load.start()
 	for range killsOfEach {
-		s.load.passes(40, 4)
-		s.storm.once(s)
-		s.load.settled()
+		s.load.awaitProgress(40, 4)
+		s.scenario.once(s)
+		s.load.awaitCached()
 	}
-	s.load.passes(40, 4)
+	s.load.awaitProgress(40, 4)
 	stop()
-	s.load.audit()
+	s.load.checkChanges()
 	s.t.Logf("%d times: %s", killsOfEach, s.load)
 }
 
-func (s *stormy) end(p *testbed.Process, by syscall.Signal, want int) {
+func (s *killRun) end(p *testbed.Process, by syscall.Signal, want int) {
 	s.t.Helper()
 	if code, err := p.Stop(by); err != nil || code != want {
-		s.t.Errorf("%s ended with %d, %v", p.Name, code, err)
+		s.t.Errorf("%s: exit code %d, %v", p.Name, code, err)
 	}
 }
 
-func (s *stormy) killKeyd() {
+func (s *killRun) killKeyd() {
 	s.end(s.keyd, syscall.SIGKILL, -1)
 	s.restartKeyd()
 }
 
-func (s *stormy) terminateKeyd() {
+func (s *killRun) terminateKeyd() {
 	s.end(s.keyd, syscall.SIGTERM, 0)
 	s.restartKeyd()
 }
 
-func (s *stormy) restartKeyd() {
+func (s *killRun) restartKeyd() {
 	s.keyd = must(s.StartKeyd(s.t.Context(), testbed.Config{"lease": "1s"}))(s.t)
-	eventually(s.t, s.keyd.Name, func() error { return ready(s.t, s.keyd) })
+	eventually(s.t, s.keyd.Name, func() error { return testbed.Probe(s.t.Context(), s.keyd.Admin()+"/readyz") })
 }
 
-func (s *stormy) killAuthzd() {
+func (s *killRun) killAuthzd() {
 	s.end(s.authzd, syscall.SIGKILL, -1)
 	s.authzd = s.start()
 }
 
-// takeOver starts the successor first, which takes the socket.
-func (s *stormy) takeOver() {
+// terminateAuthzd starts the successor first, which takes over the socket.
+func (s *killRun) terminateAuthzd() {
 	old := s.authzd
 	s.authzd = s.start()
 	s.end(old, syscall.SIGTERM, 0)
 }
 
 func (l *load) String() string {
-	return fmt.Sprintf("%d checks (%d allowed, %d denied, %d times 503, %d times no answer), %d changes acknowledged, %d refused, %d of unknown outcome",
+	return fmt.Sprintf("%d checks (%d allowed, %d denied, %d with 503, %d unanswered), %d changes acknowledged, %d rejected, %d with unknown outcome",
 		l.checked.Load(), l.allowed.Load(), l.denied.Load(), l.unavailable.Load(), l.unanswered.Load(),
-		l.acknowledged.Load(), l.refused.Load(), l.uncertain.Load())
+		l.acknowledged.Load(), l.rejected.Load(), l.uncertain.Load())
 }

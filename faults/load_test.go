@@ -17,81 +17,82 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// promise is what a load holds beyond that no answer is wrong.
+// promise is what a load checks, besides that no answer is wrong.
 type promise struct {
-	known   bool // keys that the sidecar knows are always let in
-	all     bool // every check is answered, and none with 503
-	changes bool // a change that was not acknowledged was not made
+	cached  bool // cached keys are always allowed
+	checks  bool // every check is answered, and none with 503
+	changes bool // an unacknowledged change was not made
 }
 
-// keyState is what is known of a key's fate.
+// keyState is the progress of a key's revocation.
 type keyState int
 
 const (
-	good      keyState = iota
-	leaving            // its revocation was sent: both answers are right
-	revokedAt          // its revocation was acknowledged; wrong once it is dead
+	good         keyState = iota
+	revoking              // the request was sent: both answers are right
+	acknowledged          // an allow is wrong once the revocation is effective
 )
 
-// held is a key with its fate.
-type held struct {
+// trackedKey is a key with the progress of its revocation.
+type trackedKey struct {
 	testbed.Key
-	mu       sync.Mutex
-	state    keyState
-	revision int64
-	dead     bool      // a change's answer said that it is effective
-	deadBy   time.Time // or said by when it will be
+	mu          sync.Mutex
+	state       keyState
+	revision    int64
+	effective   bool      // keyd has reported that the revocation is effective
+	effectiveBy time.Time // from keyd; zero if unknown
 }
 
-func (h *held) change(f func()) {
+// update calls f with the lock held.
+func (h *trackedKey) update(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f()
 }
 
-// fate returns the state, and whether nobody may be let in any more.
-func (h *held) fate() (state keyState, dead bool) {
+// progress returns the state, and whether an allow is wrong.
+func (h *trackedKey) progress() (state keyState, revoked bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.state, h.dead || h.state == revokedAt && !h.deadBy.IsZero() && time.Now().After(h.deadBy)
+	return h.state, h.effective || h.state == acknowledged && !h.effectiveBy.IsZero() && time.Now().After(h.effectiveBy)
 }
 
-// load mints, revokes and checks all the time, and knows what each answer may be.
+// load mints, revokes and checks keys continuously, and compares every answer with the progress of the key.
 type load struct {
-	*site
+	*fixture
 	t       *testing.T
 	promise promise
 	checks  *testbed.CheckClient
-	known   []*held // minted at first, known to the sidecar, never changed
+	cached  []*trackedKey // never changed
 
-	following sync.WaitGroup // of revocations, until they are effective
+	following sync.WaitGroup // of follow
 
 	mu   sync.Mutex
-	keys []*held
+	keys []*trackedKey
 
 	checked, allowed, denied, unavailable, unanswered atomic.Int64
-	acknowledged, refused, uncertain                  atomic.Int64
+	acknowledged, rejected, uncertain                 atomic.Int64
 }
 
-func newLoad(s *site, t *testing.T, sidecar string, p promise) *load {
+func newLoad(s *fixture, t *testing.T, sidecar string, p promise) *load {
 	t.Helper()
-	l := &load{site: s, t: t, promise: p, checks: s.checks(sidecar)}
+	l := &load{fixture: s, t: t, promise: p, checks: s.checks(sidecar)}
 	for range 10 {
-		l.known = append(l.known, &held{Key: s.mint()})
+		l.cached = append(l.cached, &trackedKey{Key: s.mint()})
 	}
-	l.settled()
+	l.awaitCached()
 	return l
 }
 
-// settled waits until all known keys are let in, and the sidecar holds a lease again.
-func (l *load) settled() {
+// awaitCached waits until all keys that are never changed are allowed.
+func (l *load) awaitCached() {
 	l.t.Helper()
-	for _, h := range l.known {
-		askHot(l.t, l.checks, []credential.Secret{h.Secret})
+	for _, h := range l.cached {
+		awaitAllowed(l.t, l.checks, []credential.Secret{h.Secret})
 	}
 }
 
-// start begins; what it returns ends it.
+// start starts the load. It returns a function that stops it.
 func (l *load) start() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
@@ -112,18 +113,18 @@ func (l *load) start() (stop func()) {
 		each(time.Millisecond, l.checkOne)
 	}
 	each(5*time.Millisecond, func(context.Context) { l.checkUnknown() })
-	each(2*time.Millisecond, func(context.Context) { l.checkKnown() })
+	each(2*time.Millisecond, func(context.Context) { l.checkCached() })
 	return func() { cancel(); working.Wait(); l.following.Wait() }
 }
 
-// passes waits until so many more checks have been answered and changes acknowledged.
-func (l *load) passes(checks, changes int64) {
+// awaitProgress waits until the load has got more answers to checks and more acknowledgements.
+func (l *load) awaitProgress(checks, changes int64) {
 	l.t.Helper()
 	checks += l.allowed.Load() + l.denied.Load()
 	changes += l.acknowledged.Load()
-	eventually(l.t, "the load goes on", func() error {
+	eventually(l.t, "progress", func() error {
 		if l.allowed.Load()+l.denied.Load() < checks || l.acknowledged.Load() < changes {
-			return fmt.Errorf("it stands: %s", l)
+			return fmt.Errorf("%s", l)
 		}
 		return nil
 	})
@@ -134,45 +135,43 @@ func (l *load) mutate(ctx context.Context) {
 	minted, err := l.MintKey(context.Background(), l.account)
 	if l.counted(err) {
 		l.mu.Lock()
-		l.keys = append(l.keys, &held{Key: minted})
+		l.keys = append(l.keys, &trackedKey{Key: minted})
 		l.mu.Unlock()
 	}
 	h := l.pick()
 	if h == nil {
 		return
 	}
-	if state, _ := h.fate(); state != good {
+	if state, _ := h.progress(); state != good {
 		return
 	}
-	h.change(func() { h.state = leaving })
+	h.update(func() { h.state = revoking })
 	answer, err := l.Operators.Do(context.Background(), operatorapi.RevokeKey(h.ID))
 	if !l.counted(err) {
 		return
 	}
-	h.change(func() {
-		h.state, h.revision, h.dead = revokedAt, answer.Change.Revision, answer.Change.Effective
+	h.update(func() {
+		h.state, h.revision, h.effective = acknowledged, answer.Change.Revision, answer.Change.Effective
 		if by := answer.Change.EffectiveBy; by != nil {
-			h.deadBy = *by
+			h.effectiveBy = *by
 		}
 	})
 	l.following.Go(func() { l.follow(ctx, h) })
 }
 
-// follow asks until the key's revocation is effective.
-func (l *load) follow(ctx context.Context, h *held) {
+// follow waits until the revocation of the key is effective.
+func (l *load) follow(ctx context.Context, h *trackedKey) {
 	for ctx.Err() == nil {
 		answer, err := l.Operators.Do(ctx, operatorapi.Revision(h.revision).Waiting(time.Second))
 		if err == nil && answer.Change.Effective {
-			h.change(func() { h.dead = true })
+			h.update(func() { h.effective = true })
 			return
 		}
-		pause, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
-		<-pause.Done()
-		cancel()
+		<-time.After(20 * time.Millisecond)
 	}
 }
 
-// counted notes how a change went; true if it was acknowledged.
+// counted counts the result of a change, and reports whether it was acknowledged.
 func (l *load) counted(err error) bool {
 	var failed *operatorapi.Error
 	switch {
@@ -182,28 +181,27 @@ func (l *load) counted(err error) bool {
 	case errors.As(err, &failed) && failed.OutcomeUnknown:
 		l.uncertain.Add(1)
 	default:
-		l.refused.Add(1)
+		l.rejected.Add(1)
 	}
 	return false
 }
 
-// pick returns one of the newer keys.
-func (l *load) pick() *held {
+// pick returns a random one of the latest keys.
+func (l *load) pick() *trackedKey {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.keys) == 0 {
 		return nil
 	}
-	const newer = 50
-	from := max(0, len(l.keys)-newer)
+	const latest = 50
+	from := max(0, len(l.keys)-latest)
 	return l.keys[from+rand.IntN(len(l.keys)-from)]
 }
 
-// ask makes one check and counts it. Where every check must be answered it is given
-// the time that a loaded machine may need.
-func (l *load) ask(s credential.Secret) (testbed.Answer, bool) {
+// check sends one check and counts it. If every check must be answered, the timeout is long enough for a loaded machine.
+func (l *load) check(s credential.Secret) (testbed.Answer, bool) {
 	limit := testbed.EnvoyTimeout
-	if l.promise.all {
+	if l.promise.checks {
 		limit = testbed.Patience
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -213,16 +211,16 @@ func (l *load) ask(s credential.Secret) (testbed.Answer, bool) {
 	switch {
 	case err != nil:
 		l.unanswered.Add(1)
-		if l.promise.all {
-			l.t.Errorf("a check was dropped: %v", err)
+		if l.promise.checks {
+			l.t.Errorf("unanswered check: %v", err)
 		}
-		return unavailable, false // is what Envoy says then
+		return unavailable, false // as Envoy answers
 	case got == allowed:
 		l.allowed.Add(1)
 	case got == unavailable:
 		l.unavailable.Add(1)
-		if l.promise.all {
-			l.t.Errorf("a check was answered with %v", got)
+		if l.promise.checks {
+			l.t.Errorf("check: %v", got)
 		}
 	default:
 		l.denied.Add(1)
@@ -235,61 +233,60 @@ func (l *load) checkOne(context.Context) {
 	if h == nil {
 		return
 	}
-	_, dead := h.fate()
-	got, _ := l.ask(h.Secret)
-	state, _ := h.fate()
+	_, isRevoked := h.progress()
+	got, _ := l.check(h.Secret)
+	state, _ := h.progress()
 	switch {
 	case got == unavailable:
-	case got == allowed && dead:
-		l.t.Errorf("a revoked key was let in after its revocation was effective (%s)", h.ID)
+	case got == allowed && isRevoked:
+		l.t.Errorf("key %s was allowed after its effective revocation", h.ID)
 	case got != allowed && (got != revoked || state == good):
-		l.t.Errorf("a good key: %v", got)
+		l.t.Errorf("good key: %v", got)
 	}
 }
 
 func (l *load) checkUnknown() {
-	if got, _ := l.ask(l.UnknownKey()); got != unknown && got != unavailable && got != rateLimited {
-		l.t.Errorf("an unknown key: %v", got)
+	if got, _ := l.check(l.UnknownKey()); got != unknown && got != unavailable && got != rateLimited {
+		l.t.Errorf("unknown key: %v", got)
 	}
 }
 
-func (l *load) checkKnown() {
-	h := l.known[rand.IntN(len(l.known))]
-	got, answered := l.ask(h.Secret)
-	if got == allowed || got == unavailable && !l.promise.known || !answered && !l.promise.all {
+func (l *load) checkCached() {
+	h := l.cached[rand.IntN(len(l.cached))]
+	got, answered := l.check(h.Secret)
+	if got == allowed || got == unavailable && !l.promise.cached || !answered && !l.promise.checks {
 		return
 	}
-	l.t.Errorf("a known key: %v", got)
+	l.t.Errorf("cached key: %v", got)
 }
 
-// audit looks whether all that was acknowledged is so.
-func (l *load) audit() {
+// checkChanges compares all keys with the acknowledged changes.
+func (l *load) checkChanges() {
 	l.t.Helper()
 	for _, h := range l.keys {
 		answer, err := l.Operators.Do(l.t.Context(), operatorapi.GetKey(h.ID))
 		if err != nil {
-			l.t.Errorf("a minted key is lost: %v", err)
+			l.t.Errorf("minted key is lost: %v", err)
 			continue
 		}
-		state, _ := h.fate()
-		if state == leaving && l.promise.changes {
+		state, _ := h.progress()
+		if state == revoking && l.promise.changes {
 			state = good
-		} else if state == leaving {
-			continue // both is right
+		} else if state == revoking {
+			continue // both states are right
 		}
 		want, row := "active", allowed
-		if state == revokedAt {
+		if state == acknowledged {
 			want, row = "revoked", revoked
 		}
 		if answer.Key.State != want {
-			l.t.Errorf("key %s is %s, acknowledged was %s", h.ID, answer.Key.State, want)
+			l.t.Errorf("key %s is %s, want %s", h.ID, answer.Key.State, want)
 		}
 		eventually(l.t, h.ID, func() error {
-			got, answered := l.ask(h.Secret)
+			got, answered := l.check(h.Secret)
 			if !answered || got != row {
-				_, dead := h.fate()
-				if dead && got == allowed {
-					l.t.Errorf("a revoked key is let in")
+				if _, isRevoked := h.progress(); isRevoked && got == allowed {
+					l.t.Errorf("revoked key %s is allowed", h.ID)
 				}
 				return fmt.Errorf("%v, want %v", got, row)
 			}

@@ -12,7 +12,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// programs are built once for all tests.
+// programs are built once.
 var programs struct {
 	once sync.Once
 	dir  string
@@ -40,29 +40,29 @@ func built(t *testing.T) string {
 	return programs.dir
 }
 
-// site is a testbed.Testbed of one test, with an account.
-type site struct {
+// fixture is the testbed of one test, with an account.
+type fixture struct {
 	*testbed.Testbed
 	t       testing.TB
 	account string
 	keyd    *testbed.Process
 }
 
-// newSite makes a site with a keyd. When the test is over, everything that the site's
-// programs have shown and written is searched for the secrets that they were given.
-func newSite(t *testing.T, keyd testbed.Config) *site {
+// newFixture starts keyd in a new testbed. At the end of the test, all that its programs have shown and written is searched for the
+// secrets that they have received.
+func newFixture(t *testing.T, keyd testbed.Config) *fixture {
 	t.Helper()
-	return newSiteWith(t, func(string) testbed.Config { return keyd })
+	return newFixtureWith(t, func(string) testbed.Config { return keyd })
 }
 
-// newSiteWith is newSite with a configuration of keyd that depends on the site's folder.
-func newSiteWith(t *testing.T, keyd func(dir string) testbed.Config) *site {
+// newFixtureWith is newFixture with a configuration that depends on the directory of the testbed.
+func newFixtureWith(t *testing.T, keyd func(dir string) testbed.Config) *fixture {
 	t.Helper()
 	made, err := testbed.New(built(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{Testbed: made, t: t}
+	s := &fixture{Testbed: made, t: t}
 	t.Cleanup(func() {
 		if err := made.Close(context.Background()); err != nil {
 			t.Error(err)
@@ -73,24 +73,24 @@ func newSiteWith(t *testing.T, keyd func(dir string) testbed.Config) *site {
 	return s
 }
 
-func (s *site) authzd(name string, differs testbed.Config) *testbed.Process {
+func (s *fixture) authzd(name string, differs testbed.Config) *testbed.Process {
 	s.t.Helper()
 	return must(s.StartAuthzd(s.t.Context(), name, differs))(s.t)
 }
 
-func (s *site) checks(name string) *testbed.CheckClient {
+func (s *fixture) checks(name string) *testbed.CheckClient {
 	s.t.Helper()
 	c := must(s.CheckClient(name))(s.t)
 	s.t.Cleanup(c.Close)
 	return c
 }
 
-func (s *site) mint() testbed.Key {
+func (s *fixture) mint() testbed.Key {
 	s.t.Helper()
 	return must(s.MintKey(s.t.Context(), s.account))(s.t)
 }
 
-// must turns a value with an error into the value, for a test.
+// must returns a function that returns the value, or fails the test with the error.
 func must[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()
@@ -101,7 +101,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 	}
 }
 
-// milliseconds writes a duration as a configuration does.
+// milliseconds formats a duration for a configuration.
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
 
 // eventually waits until try succeeds.
@@ -112,7 +112,7 @@ func eventually(t testing.TB, what string, try func() error) {
 	}
 }
 
-// metricIs tells whether a process's metric has a value.
+// metricIs returns an error unless a metric of the process has the value.
 func metricIs(t testing.TB, p *testbed.Process, series string, want float64) error {
 	got, err := p.Metric(t.Context(), series)
 	if err == nil && got != want {

@@ -16,7 +16,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// The rows of the deny table that the cells expect, and the allow.
+// The expected answers.
 var (
 	allowed     = testbed.Answer{Reason: "ok", Status: 200}
 	revoked     = testbed.Answer{Reason: "key_revoked", Status: 401}
@@ -25,40 +25,39 @@ var (
 	rateLimited = testbed.Answer{Reason: "rate_limited", Status: 429}
 )
 
-// cell is a column of the matrix: a credential, and what is to be answered.
+// cell is a column of the matrix: a credential and the expected answers.
 type cell struct {
 	name   string
 	secret credential.Secret
-	// without a fault, with one that nothing passes, and when the stale time is over
-	healthy, island, over testbed.Answer
+	// without a fault, during a fault, and once max_stale is over
+	healthy, degraded, expired testbed.Answer
 }
 
-// Times of the matrix: short, but the stale time leaves a slow machine the time to
-// look at all cells before it is over.
+// Times of the matrix. max_stale is long enough to check all cells on a slow machine.
 const (
 	matrixLease    = time.Second
 	matrixConfirm  = 300 * time.Millisecond
 	matrixMaxStale = 8 * time.Second
 )
 
-// line is what one fault has shown.
-type line struct {
+// result is the result of one fault.
+type result struct {
 	fault           string
 	answers         []string // by cell, during the fault
-	later           string   // of all cells, once the stale time is over
+	expired         string   // of all cells, once max_stale is over
 	fastest, median time.Duration
-	answering       [2]time.Duration // from the fault's end to the first answer about a cold key
-	following       [2]time.Duration // from the fault's end to a lease
+	resolving       [2]time.Duration // from the end of the fault to the first answer for an uncached key
+	polling         [2]time.Duration // from the end of the fault to a lease
 	checks          int64
 }
 
-// TestMatrix: every fault on the way to the key API, for every kind of credential.
+// TestMatrix checks every type of credential during every fault of the route to the key API.
 func TestMatrix(t *testing.T) {
-	s := newSite(t, testbed.Config{"lease": milliseconds(matrixLease)})
+	s := newFixture(t, testbed.Config{"lease": milliseconds(matrixLease)})
 	var mu sync.Mutex
-	lines := map[string]line{}
+	results := map[string]result{}
 	all := faults()
-	// Side by side, however few processors there are: a row mostly waits.
+	// The rows run in parallel, since they mostly wait.
 	var rows sync.WaitGroup
 	for i, f := range all {
 		rows.Go(func() {
@@ -67,31 +66,31 @@ func TestMatrix(t *testing.T) {
 				l := r.run()
 				mu.Lock()
 				defer mu.Unlock()
-				lines[f.name] = l
+				results[f.name] = l
 			})
 		})
 	}
 	rows.Wait()
-	t.Log(table(all, lines))
+	t.Log(table(all, results))
 }
 
-// row is one fault with a sidecar of its own.
+// row is one fault with its own sidecar.
 type row struct {
-	*site
+	*fixture
 	t      *testing.T
 	fault  fault
-	road   *road
+	route  *route
 	authzd *testbed.Process
 	checks *testbed.CheckClient
 	cells  []cell
 	count  atomic.Int64
 }
 
-func newRow(t *testing.T, s *site, name string, f fault) *row {
+func newRow(t *testing.T, s *fixture, name string, f fault) *row {
 	t.Helper()
-	r := &row{site: s, t: t, fault: f, road: newRoad(t, s)}
+	r := &row{fixture: s, t: t, fault: f, route: newRoute(t, s)}
 	r.authzd = must(s.StartAuthzd(t.Context(), name, testbed.Config{
-		"key_api": testbed.Config{"url": r.road.url, "token_file": "key-api.token"},
+		"key_api": testbed.Config{"url": r.route.url, "token_file": "key-api.token"},
 		"cache":   testbed.Config{"confirm_after": milliseconds(matrixConfirm), "max_stale": milliseconds(matrixMaxStale)},
 	}))(t)
 	r.checks = must(s.CheckClient(name))(t)
@@ -109,18 +108,18 @@ func newRow(t *testing.T, s *site, name string, f fault) *row {
 	return r
 }
 
-const coldKey = 0 // index of the cell that no cache knows when the fault begins
+const coldKey = 0 // index of the cell that is not cached when the fault begins
 
-func (r *row) run() line {
-	l := line{fault: r.fault.name}
+func (r *row) run() result {
+	l := result{fault: r.fault.name}
 	enough := int64((matrixChecks + len(faults()) - 1) / len(faults()))
-	defer r.watch()()
-	// In turns an outage that is shorter than the stale time, and one that is longer.
-	const tries = 5 // of each, on a machine that is too slow to see all of it
+	defer r.checkInBackground()()
+	// In turn, outages shorter and longer than max_stale.
+	const tries = 5 // of each, if the machine is too slow to check all cells in time
 	for cycle := 0; cycle < 2 || r.count.Load() < enough; cycle++ {
-		for unseen := 0; !r.cycle(&l, cycle%2); unseen++ {
-			if unseen == tries {
-				r.t.Fatalf("%s: the sidecar was never long enough in the mode that was looked for", r.fault.name)
+		for retries := 0; !r.cycle(&l, cycle%2); retries++ {
+			if retries == tries {
+				r.t.Fatalf("%s: the sidecar left the mode too soon in all tries", r.fault.name)
 			}
 		}
 	}
@@ -128,42 +127,42 @@ func (r *row) run() line {
 	return l
 }
 
-// cycle is one outage, and the way back from it. It tells whether all of it was seen.
-func (r *row) cycle(l *line, longer int) (seen bool) {
+// cycle is one outage and the recovery. It reports whether all cells were checked in time.
+func (r *row) cycle(l *result, longer int) (complete bool) {
 	r.t.Helper()
-	r.settle()
+	r.prepare()
 	began := time.Now()
-	r.fault.begin(r.t, r.road)
-	if r.fault.passes {
-		seen = r.during(l, synced, func(c cell) testbed.Answer { return c.healthy })
+	r.fault.begin(r.t, r.route)
+	if r.fault.harmless {
+		complete = r.during(l, synced, func(c cell) testbed.Answer { return c.healthy })
 		r.recover(l, longer)
-		return seen
+		return complete
 	}
 	eventually(r.t, r.fault.name, func() error { return metricIs(r.t, r.authzd, synced, 0) })
-	// Until nothing that was learned before the fault is fresh.
-	eventually(r.t, "time passes", func() error {
+	// Wait until all cached credentials must be revalidated.
+	eventually(r.t, "confirm_after", func() error {
 		if time.Since(began) < matrixConfirm {
 			return errors.New("not yet")
 		}
 		return nil
 	})
-	seen = r.during(l, degraded, func(c cell) testbed.Answer { return c.island })
+	complete = r.during(l, degraded, func(c cell) testbed.Answer { return c.degraded })
 	r.failsFast(l)
 	if longer > 0 {
 		r.waitFor(cold)
-		seen = r.during(l, cold, func(c cell) testbed.Answer { return c.over }) && seen
+		complete = r.during(l, cold, func(c cell) testbed.Answer { return c.expired }) && complete
 	}
 	r.recover(l, longer)
-	return seen
+	return complete
 }
 
-// settle makes all cells but the cold one known, and that one new.
-func (r *row) settle() {
+// prepare caches all cells but coldKey, and replaces that key.
+func (r *row) prepare() {
 	r.t.Helper()
 	r.waitFor(synced)
 	r.cells[coldKey].secret = must(r.MintKey(r.t.Context(), r.account))(r.t).Secret
 	for _, c := range r.cells[1:] {
-		r.becomes(c, c.healthy)
+		r.awaitAnswer(c, c.healthy)
 	}
 }
 
@@ -172,11 +171,11 @@ func (r *row) waitFor(mode string) {
 	eventually(r.t, r.fault.name, func() error { return metricIs(r.t, r.authzd, mode, 1) })
 }
 
-// becomes waits until a cell's answer is the one that is wanted.
-func (r *row) becomes(c cell, want testbed.Answer) {
+// awaitAnswer waits until a cell is answered as wanted.
+func (r *row) awaitAnswer(c cell, want testbed.Answer) {
 	r.t.Helper()
 	eventually(r.t, c.name, func() error {
-		got, err := r.ask(c)
+		got, err := r.check(c)
 		if err == nil && got != want {
 			err = fmt.Errorf("%v, want %v", got, want)
 		}
@@ -184,8 +183,8 @@ func (r *row) becomes(c cell, want testbed.Answer) {
 	})
 }
 
-// ask makes one check. Whatever happens, its answer must not be a wrong one.
-func (r *row) ask(c cell) (testbed.Answer, error) {
+// check sends one check. Its answer must never be wrong.
+func (r *row) check(c cell) (testbed.Answer, error) {
 	r.count.Add(1)
 	got, err := r.checks.CheckAsEnvoy(context.Background(), c.secret)
 	if err == nil && got != c.healthy && got != unavailable && (c.healthy != unknown || got != rateLimited) {
@@ -196,11 +195,11 @@ func (r *row) ask(c cell) (testbed.Answer, error) {
 
 func (r *row) isIn(mode string) bool { return metricIs(r.t, r.authzd, mode, 1) == nil }
 
-// during holds every cell to its answer while the sidecar is in one mode. It tells
-// whether the mode lasted until all had been asked about.
-func (r *row) during(l *line, mode string, want func(cell) testbed.Answer) bool {
+// during checks that every cell is answered as wanted while the sidecar is in the mode. It reports whether the mode lasted until
+// all cells were checked.
+func (r *row) during(l *result, mode string, want func(cell) testbed.Answer) bool {
 	r.t.Helper()
-	seen := make([]string, len(r.cells))
+	answers := make([]string, len(r.cells))
 	for i, c := range r.cells {
 		var got testbed.Answer
 		lasted := true
@@ -208,11 +207,11 @@ func (r *row) during(l *line, mode string, want func(cell) testbed.Answer) bool 
 			if lasted = r.isIn(mode); !lasted {
 				return nil
 			}
-			if got, err = r.ask(c); err != nil {
-				return err // the sidecar had no time to answer
+			if got, err = r.check(c); err != nil {
+				return err // the machine is too slow
 			}
-			if got == unavailable && r.fault.passes {
-				return errors.New("the key API had no time to answer")
+			if got == unavailable && r.fault.harmless {
+				return errors.New("timeout of the key API")
 			}
 			lasted = r.isIn(mode)
 			return nil
@@ -223,26 +222,25 @@ func (r *row) during(l *line, mode string, want func(cell) testbed.Answer) bool 
 		if got != want(c) {
 			r.t.Errorf("%s, %s, %s: %v, want %v", r.fault.name, c.name, mode, got, want(c))
 		}
-		seen[i] = fmt.Sprintf("%d %s", got.Status, got.Reason)
+		answers[i] = fmt.Sprintf("%d %s", got.Status, got.Reason)
 	}
 	if mode == cold {
-		l.later = strings.Join(slices.Compact(seen), ", ")
+		l.expired = strings.Join(slices.Compact(answers), ", ")
 	} else {
-		l.answers = seen
+		l.answers = answers
 	}
 	return true
 }
 
-// failsFast holds that an uncached key gets its 503 at once while the key API counts
-// as down: half of the denials within 5 ms by the sidecar's own clock, on however
-// loaded a machine. What the client sees is measured too.
-func (r *row) failsFast(l *line) {
+// failsFast checks that uncached keys are answered with 503 without a request while the key API is down: the sidecar's metrics
+// must have half of the denials below 5 ms. It also measures the latency of the client.
+func (r *row) failsFast(l *result) {
 	r.t.Helper()
-	if r.fault.asked {
+	if r.fault.reachable {
 		return
 	}
 	eventually(r.t, r.fault.name, func() error {
-		_, err := r.ask(r.cells[coldKey])
+		_, err := r.check(r.cells[coldKey])
 		return errors.Join(err, metricIs(r.t, r.authzd, down, 1))
 	})
 	const (
@@ -254,7 +252,7 @@ func (r *row) failsFast(l *line) {
 	var took []time.Duration
 	for range 50 {
 		began := time.Now()
-		got, err := r.ask(r.cells[coldKey])
+		got, err := r.check(r.cells[coldKey])
 		if err != nil {
 			continue
 		}
@@ -264,68 +262,66 @@ func (r *row) failsFast(l *line) {
 		took = append(took, time.Since(began))
 	}
 	if n, of := metric(fast)-fastBefore, metric(all)-allBefore; n < of/2 {
-		r.t.Errorf("%s: only %v of %v denials within 5 ms", r.fault.name, n, of)
+		r.t.Errorf("%s: %v of %v denials within 5 ms", r.fault.name, n, of)
 	}
 	if slices.Sort(took); len(took) > 0 {
 		l.fastest, l.median = took[0], took[len(took)/2]
 	}
 }
 
-// recover ends the fault and measures how long it takes until all is well.
-func (r *row) recover(l *line, cycle int) {
+// recover ends the fault and measures the time until all cells are answered as without a fault.
+func (r *row) recover(l *result, cycle int) {
 	r.t.Helper()
-	r.fault.end(r.t, r.road)
+	r.fault.end(r.t, r.route)
 	ended := time.Now()
-	r.becomes(r.cells[coldKey], allowed)
-	l.answering[cycle] = time.Since(ended)
+	r.awaitAnswer(r.cells[coldKey], allowed)
+	l.resolving[cycle] = time.Since(ended)
 	r.waitFor(synced)
-	l.following[cycle] = time.Since(ended)
+	l.polling[cycle] = time.Since(ended)
 	for _, c := range r.cells {
-		r.becomes(c, c.healthy)
+		r.awaitAnswer(c, c.healthy)
 	}
 	eventually(r.t, r.fault.name, func() error { return metricIs(r.t, r.authzd, down, 0) })
 }
 
-// watch asks about all cells beside the row's own checks, in the long run without a
-// pause. What it returns ends it.
-func (r *row) watch() (stop func()) {
+// checkInBackground checks all cells but coldKey until the returned function is called, in the long run without pauses.
+func (r *row) checkInBackground() (stop func()) {
 	over := make(chan struct{})
-	var watching sync.WaitGroup
+	var checking sync.WaitGroup
 	pace := 20 * time.Millisecond
 	if long {
 		pace = time.Microsecond
 	}
-	cells := r.cells[1:] // the cold one must be left alone
-	for _, c := range cells {
-		watching.Go(func() {
+	for _, c := range r.cells[1:] {
+		checking.Go(func() {
 			tick := time.NewTicker(pace)
 			defer tick.Stop()
 			for !closed(over) {
-				_, _ = r.ask(c) // which says itself what is wrong
+				_, _ = r.check(c)
 				<-tick.C
 			}
 		})
 	}
-	return func() { close(over); watching.Wait() }
+	return func() { close(over); checking.Wait() }
 }
 
-// table writes what was seen as markdown.
-func table(all []fault, lines map[string]line) string {
+// table formats the results in Markdown.
+func table(all []fault, results map[string]result) string {
 	var b strings.Builder
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d.Microseconds())/1000) }
 	b.WriteString("\n| fault | cold key | cached good | cached revoked | unknown key | session | all, after max_stale | " +
-		"503 of a cold key, ms (best, median) | cold key answered again, ms (short, long outage) | lease again, ms | checks |\n" +
+		"503 of a cold key, ms (best, median) | cold key resolved again, ms (short, long outage) | new lease, ms | checks |\n" +
 		"|---|---|---|---|---|---|---|---|---|---|---|\n")
 	total := int64(0)
 	for _, f := range all {
-		l, ok := lines[f.name]
+		l, ok := results[f.name]
 		if !ok {
 			continue
 		}
 		total += l.checks
-		fmt.Fprintf(&b, "| %s | %s | %s | %s, %s | %s, %s | %s, %s | %d |\n", l.fault, strings.Join(l.answers, " | "), l.later,
-			ms(l.fastest), ms(l.median), ms(l.answering[0]), ms(l.answering[1]), ms(l.following[0]), ms(l.following[1]), l.checks)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s, %s | %s, %s | %s, %s | %d |\n", l.fault, strings.Join(l.answers, " | "), l.expired,
+			ms(l.fastest), ms(l.median), ms(l.resolving[0]), ms(l.resolving[1]), ms(l.polling[0]), ms(l.polling[1]), l.checks)
 	}
-	fmt.Fprintf(&b, "\n%d checks, none wrong unless said.\n", total)
+	fmt.Fprintf(&b, "\n%d checks.\n", total)
 	return b.String()
 }

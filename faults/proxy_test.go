@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// tcpProxy passes TCP connections on to another address. It can lose all packets of the
-// connections that are open, as a lost node or NAT entry does: nothing is closed or reset.
+// tcpProxy forwards TCP connections. It can lose all packets of open connections without closing them, as a failed node or an
+// expired NAT entry does.
 type tcpProxy struct {
 	upstream string
 	listener net.Listener
-	// delayFirst holds back everything on the first connection for that long.
+	// delayFirst delays the first connection.
 	delayFirst time.Duration
 
 	mu      sync.Mutex
-	losing  bool // connections that are opened now are dead, too
+	losing  bool // new connections lose packets, too
 	open    map[*tcpPair]struct{}
 	opened  int
 	working sync.WaitGroup
@@ -28,10 +28,10 @@ type tcpProxy struct {
 type tcpPair struct {
 	client, server net.Conn
 	first          bool
-	dead           atomic.Bool
+	lossy          atomic.Bool
 }
 
-// newTCPProxy listens on a free port of the loopback address until the test ends.
+// newTCPProxy listens on a free loopback port until the test ends.
 func newTCPProxy(t *testing.T, upstream string, delayFirst time.Duration) *tcpProxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -75,60 +75,56 @@ func (p *tcpProxy) accept() {
 		if pair.first = p.opened == 1; pair.first {
 			delay = p.delayFirst
 		}
-		pair.dead.Store(p.losing)
+		pair.lossy.Store(p.losing)
 		p.mu.Unlock()
-		p.working.Go(func() { pair.pass(client, server, delay) })
-		p.working.Go(func() { pair.pass(server, client, 0) })
+		p.working.Go(func() { pair.forward(client, server, delay) })
+		p.working.Go(func() { pair.forward(server, client, 0) })
 	}
 }
 
-// loseOpen loses all further packets of the connections that are open now. It returns how
-// many these are.
+// loseOpen loses all further packets of the open connections, and returns their number.
 func (p *tcpProxy) loseOpen() (lost int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for pair := range p.open {
-		if !pair.dead.Swap(true) {
+		if !pair.lossy.Swap(true) {
 			lost++
 		}
 	}
 	return lost
 }
 
-// loseAllButFirst loses the packets of every connection but the first, and of those that are
-// opened later.
+// loseAllButFirst loses the packets of all connections but the first, also of new ones.
 func (p *tcpProxy) loseAllButFirst() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.losing = true
 	for pair := range p.open {
-		pair.dead.Store(!pair.first)
+		pair.lossy.Store(!pair.first)
 	}
 }
 
-// loseNone passes on what connections that are opened from now on send.
+// loseNone forwards new connections again.
 func (p *tcpProxy) loseNone() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.losing = false
 }
 
-// pass copies one direction. Of a dead pair it reads on and drops what it reads; it closes
-// the other side of a live pair only, since the end of a connection is a packet too. What
-// arrives during the delay is passed on after it, even if the client has given up.
-func (p *tcpPair) pass(from, to net.Conn, delay time.Duration) {
+// forward copies one direction. Of a lossy pair it drops what it reads, and does not close the other side, since a FIN is a packet
+// too. What arrives during the delay is forwarded after it, even if the client has closed the connection.
+func (p *tcpPair) forward(from, to net.Conn, delay time.Duration) {
 	if delay > 0 {
-		timer := time.NewTimer(delay)
-		<-timer.C
+		<-time.After(delay)
 	}
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
-		if n > 0 && !p.dead.Load() {
+		if n > 0 && !p.lossy.Load() {
 			_, _ = to.Write(buffer[:n]) // a failure shows on the next read
 		}
 		if err != nil {
-			if !p.dead.Load() {
+			if !p.lossy.Load() {
 				p.close()
 			}
 			return

@@ -12,11 +12,10 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// TestRevokedKeysEvictNothing: three times as many revoked keys as the pool of known
-// credentials holds are checked. Every good key stays cached.
+// Three times as many revoked keys are checked as the pool of known credentials has room for. All good keys stay cached.
 func TestRevokedKeysEvictNothing(t *testing.T) {
 	const pool = revokedKeys / 3
-	s := newSite(t, nil)
+	s := newFixture(t, nil)
 	authzd := s.authzd("authzd", testbed.Config{
 		"cache":     testbed.Config{"credentials": pool, "unknown": 2 * revokedKeys},
 		"admission": testbed.Config{"unknown_per_second": 1_000_000, "burst": 1_000_000},
@@ -27,24 +26,24 @@ func TestRevokedKeysEvictNothing(t *testing.T) {
 	for i := range good {
 		good[i] = s.mint().Secret
 	}
-	askHot(t, checks, good)
+	awaitAllowed(t, checks, good)
 	for range revokedKeys {
 		key := s.mint()
 		must(s.Operators.Do(t.Context(), operatorapi.RevokeKey(key.ID)))(t)
-		eventually(t, "a revoked key", func() error { return is(checks, key.Secret, revoked) })
+		eventually(t, "a revoked key", func() error { return checkIs(checks, key.Secret, revoked) })
 	}
 	const misses = `phantom_authz_lookups_total{result="miss"}`
 	before := must(authzd.Metric(t.Context(), misses))(t)
 	for _, secret := range good {
-		eventually(t, "a good key", func() error { return is(checks, secret, allowed) })
+		eventually(t, "a good key", func() error { return checkIs(checks, secret, allowed) })
 	}
 	if n := must(authzd.Metric(t.Context(), misses))(t) - before; n != 0 {
 		t.Errorf("%v of %d good keys were evicted", n, len(good))
 	}
 }
 
-// is reports whether one check has the wanted answer.
-func is(checks *testbed.CheckClient, secret credential.Secret, want testbed.Answer) error {
+// checkIs returns an error unless a check has the wanted answer.
+func checkIs(checks *testbed.CheckClient, secret credential.Secret, want testbed.Answer) error {
 	ctx, cancel := context.WithTimeout(context.Background(), testbed.Patience)
 	defer cancel()
 	got, err := checks.Check(ctx, secret, grpc.WaitForReady(true))

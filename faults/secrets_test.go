@@ -10,8 +10,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// TestSearch: the search that stands at the end of every test does find.
-func TestSearch(t *testing.T) {
+func TestCanariesAreFound(t *testing.T) {
 	const secret = "phk_0123456789abcdefghijklmnopqrstuv00AbCd"
 	digest := sha256.Sum256([]byte(secret))
 	c := testbed.NewCanaries()
@@ -31,13 +30,13 @@ func TestSearch(t *testing.T) {
 				t.Errorf("%s is not found", name)
 			}
 			if found := c.Search("database", []byte(around), true) != nil; found != (name != "raw") {
-				t.Errorf("%s in a database: found is %t", name, found)
+				t.Errorf("%s in a database: found %t", name, found)
 			}
 		}
 	}
-	for _, innocent := range []string{"", secret[:8], hex.EncodeToString(digest[:4]) + "…", hex.EncodeToString(make([]byte, 32))} {
-		if err := c.Search("log", []byte(innocent), false); err != nil {
-			t.Errorf("%q: %v", innocent, err)
+	for _, harmless := range []string{"", secret[:8], hex.EncodeToString(digest[:4]) + "…", hex.EncodeToString(make([]byte, 32))} {
+		if err := c.Search("log", []byte(harmless), false); err != nil {
+			t.Errorf("%q: %v", harmless, err)
 		}
 	}
 }

@@ -2,11 +2,11 @@
 
 package faults_test
 
-// The short run shows each thing a few times; what takes long is left to the long one.
+// Sizes of the short run. Larger ones find rarer faults and take longer.
 const (
 	long         = false
-	matrixChecks = 0      // at least so many beside those of the cells
-	floodKeys    = 50_000 // unknown ones
+	matrixChecks = 0      // minimum, besides those of the cells
+	floodKeys    = 50_000 // unknown keys
 	revokedKeys  = 600
-	killsOfEach  = 5 // of each program by each signal
+	killsOfEach  = 5 // of each program with each signal
 )

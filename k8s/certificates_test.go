@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,7 +39,7 @@ func runKeyd(t *testing.T, m *manifests) map[string]string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(run) })
-	addresses := freeAddresses(t, "8080", "8082", "8083")
+	addresses := freeAddresses(t, "8080", "8081", "8082", "8083")
 	text := strings.ReplaceAll(m.files()["keyd.yaml"], "/run/phantom", run) + "store: sqlite://" + filepath.Join(run, "keys.db") + "\n"
 	for port, address := range addresses {
 		text = strings.ReplaceAll(text, "[::]:"+port, address)
@@ -140,5 +141,40 @@ func TestKeydAcceptsEachCertificateAtItsListenerOnly(t *testing.T) {
 		if refused := status == 0 || status == http.StatusUnauthorized || status == http.StatusForbidden; refused == c.accepted {
 			t.Errorf("%s at port %s: status %d, %v; accepted must be %t", c.secret, c.port, status, err, c.accepted)
 		}
+	}
+}
+
+// The commands of the README for operators over the network work with the demo's secrets.
+func TestOperatorsOverNetwork(t *testing.T) {
+	overlay := overNetwork(t)
+	secrets := filepath.Join(filepath.Dir(overlay), "demo", "secrets")
+	m := load(t, overlay)
+	m.secrets = load(t, filepath.Dir(secrets)).secrets
+	address := runKeyd(t, m)["8081"]
+
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(readme), "\n## Operators over the network\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var script strings.Builder
+	for line := range strings.Lines(section) {
+		if command, ok := strings.CutPrefix(line, "    "); ok {
+			script.WriteString(strings.Replace(command, "localhost:8081", "localhost:"+address[strings.LastIndex(address, ":")+1:], 1))
+		}
+	}
+	shell := exec.Command("sh", "-ec", "kubectl() { :; }\n"+script.String())
+	shell.Dir = secrets
+	shell.Env = append(os.Environ(), "PATH="+filepath.Dir(program(t, "keyctl"))+":"+os.Getenv("PATH"))
+	out, err := shell.Output()
+	if err != nil || !regexp.MustCompile(`\nphk_[0-9A-Za-z]{38}\n$`).Match(out) {
+		t.Errorf("%v\n%s\n%s", err, script.String(), out)
+	}
+
+	anonymous := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	if response, err := anonymous.Get("https://" + address + "/v1/accounts"); err == nil {
+		_ = response.Body.Close()
+		t.Errorf("without a certificate: %s", response.Status)
 	}
 }

@@ -23,10 +23,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// programs builds authzd and keyd once.
+// programs builds the programs once.
 var programs = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(scratch, "bin")
-	build := exec.Command("go", "build", "-C", "..", "-o", dir+"/", "./cmd/authzd", "./cmd/keyd")
+	build := exec.Command("go", "build", "-C", "..", "-o", dir+"/", "./cmd/authzd", "./cmd/keyd", "./cmd/keyctl")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	return dir, build.Run()
 })

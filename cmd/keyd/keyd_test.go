@@ -53,7 +53,7 @@ func TestRestart(t *testing.T) {
 	p.account("a")
 	id, _ := p.mint()
 	_, first := p.poll(-1, "", 0)
-	epoch, head := first.text("epoch"), first.number("revision")
+	epoch, head := first.text("epoch"), first.revision()
 
 	answered := make(chan object, 1)
 	began := time.Now()
@@ -136,7 +136,7 @@ func TestNewEpoch(t *testing.T) {
 		t.Fatalf("exit %d: %s%s", code, stdout, stderr)
 	}
 	p = launch(t, config)
-	if status, v := p.poll(first.number("revision"), first.text("epoch"), 0); status != 410 || v["epoch"] == first["epoch"] {
+	if status, v := p.poll(first.revision(), first.text("epoch"), 0); status != 410 || v["epoch"] == first["epoch"] {
 		t.Errorf("poll of the old epoch: %d %v", status, v)
 	}
 	// An unknown sidecar may have a lease and longest_max_stale left.

@@ -34,7 +34,7 @@ func seed(t *testing.T, config string) *seeded {
 // followHead sets epoch and head to those of the change log.
 func (s *seeded) followHead() {
 	_, head := s.poll(-1, "", 0)
-	s.epoch, s.head = head.text("epoch"), head.number("revision")
+	s.epoch, s.head = head.text("epoch"), head.revision()
 }
 
 // changes returns all requests that change something: side, method, path and body.

@@ -204,7 +204,7 @@ type object map[string]any
 func (o object) object(name string) object { return o[name].(map[string]any) }
 func (o object) list(name string) []any    { return o[name].([]any) }
 func (o object) text(name string) string   { return o[name].(string) }
-func (o object) number(name string) int64  { return int64(o[name].(float64)) }
+func (o object) revision() int64           { return int64(o["revision"].(float64)) }
 
 // time returns the time of a field.
 func (o object) time(t *testing.T, name string) time.Time {
@@ -225,7 +225,7 @@ func (p *process) poll(after int64, epoch string, wait time.Duration) (int, obje
 	status, v := p.request("sidecars", sidecarToken, "POST", "/v1/changes", fmt.Sprintf(
 		`{"sidecar":"s","poll":%d,"after":%d,"epoch":%q,"wait_ms":%d,"max_stale_ms":600000}`, polls.Add(1), after, epoch, wait.Milliseconds()))
 	if after == -1 && status == http.StatusGone {
-		return p.poll(v.number("revision"), v.text("epoch"), wait)
+		return p.poll(v.revision(), v.text("epoch"), wait)
 	}
 	return status, v
 }

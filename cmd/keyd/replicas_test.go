@@ -148,7 +148,7 @@ func (f *followers) checkChange(t *testing.T, revision int64) {
 func (f *followers) change(t *testing.T, through *process, others ...*process) {
 	t.Helper()
 	began := time.Now()
-	revision := through.change("POST", "/v1/accounts/a/keys", `{"label":"x"}`).number("revision")
+	revision := through.change("POST", "/v1/accounts/a/keys", `{"label":"x"}`).revision()
 	for _, p := range append([]*process{through}, others...) {
 		got := p.change("GET", fmt.Sprintf("/v1/revisions/%d?wait_ms=10000", revision), "")
 		f.checkChange(t, revision)

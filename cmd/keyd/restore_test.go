@@ -47,7 +47,7 @@ func TestOperationsManualOnPostgres(t *testing.T) {
 	began := time.Now()
 	m.run("PostgreSQL")
 	p = launch(t, config)
-	if status, now := p.poll(known.number("revision"), known.text("epoch"), 0); status != 410 || now["epoch"] == known["epoch"] {
+	if status, now := p.poll(known.revision(), known.text("epoch"), 0); status != 410 || now["epoch"] == known["epoch"] {
 		t.Errorf("poll of the old epoch: %d %v", status, now)
 	}
 	if got := p.state(digest); got != "active" {

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes the demo's tokens and certificates in secrets/ beside this file, those that are not there yet. Needs openssl.
-# The certificates are good for a year and their CA's key is thrown away: to renew them, remove secrets/ and run it again.
+# Makes missing tokens and certificates of the demo in secrets/ beside this file. Needs openssl.
+# The certificates are valid for a year, and the key of their CA is deleted: to renew them, remove secrets/ and run this again.
 set -eu
 umask 077
-command -v openssl >/dev/null || { echo "secrets.sh: openssl is needed" >&2; exit 1; }
+command -v openssl >/dev/null || { echo "secrets.sh: missing openssl" >&2; exit 1; }
 cd "$(dirname "$0")"
 mkdir -p secrets
 cd secrets
@@ -11,9 +11,9 @@ cd secrets
 for name in key-api operator; do
 	[ -s $name.token ] || openssl rand -hex 32 | tr -d '\n' >$name.token
 done
-[ -s keyd.crt ] && [ -s authzd.crt ] && [ -s envoy.crt ] && exit
+[ -s keyd.crt ] && [ -s authzd.crt ] && [ -s envoy.crt ] && [ -s operator.crt ] && exit
 
-# certificate NAME USAGE EXTENSIONS…: a key and a certificate of the CA, for that name.
+# certificate NAME USAGE ALTERNATIVE_NAMES: makes a key and a certificate that the CA signs.
 certificate() {
 	openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$1.key" -subj "/CN=$1" -out "$1.csr"
 	printf 'keyUsage=critical,digitalSignature\nextendedKeyUsage=%s\nsubjectAltName=%s\n' "$2" "$3" >"$1.ext"
@@ -23,8 +23,9 @@ certificate() {
 {
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -subj "/CN=phantom demo CA" -days 365 -out ca.crt \
 		-addext 'keyUsage=critical,keyCertSign'
-	certificate keyd serverAuth DNS:keyd
+	certificate keyd serverAuth DNS:keyd,DNS:localhost
 	certificate authzd clientAuth DNS:authzd
 	certificate envoy clientAuth DNS:envoy
+	certificate operator clientAuth DNS:operator
 } 2>openssl.log || { cat openssl.log >&2; exit 1; }
 rm -f ca.key ca.srl openssl.log

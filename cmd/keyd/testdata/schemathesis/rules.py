@@ -1,5 +1,5 @@
-"""What the prose of openapi.yaml says and its schemas cannot: told to schemathesis, so
-that what it takes for good is good, and what it takes for bad is bad."""
+"""Rules of openapi.yaml's descriptions that its schemas cannot express. With them schemathesis generates requests that
+are really valid, or really invalid."""
 
 import json
 
@@ -11,10 +11,10 @@ def before_load_schema(context, raw_schema):
     components, paths = raw_schema["components"], raw_schema["paths"]
     text = components["schemas"]["Text"]["pattern"]
 
-    # A cursor is what a list has given: of these, a guess knows only the empty one.
+    # Cursors come from lists. Only the empty one can be generated.
     components["parameters"]["Cursor"]["schema"]["enum"] = [""]
 
-    # The catalogue of the keyd that is asked.
+    # The catalogue of the tested keyd.
     components["parameters"]["Scope"]["schema"]["enum"] = ["chat:companion", "read"]
     bodies = [components["schemas"]["NewKey"], body_of(components["requestBodies"]["ImportedKey"])]
     lines = components["requestBodies"]["ImportedKeys"]["content"]["application/x-ndjson"]["schema"]["items"]
@@ -24,8 +24,7 @@ def before_load_schema(context, raw_schema):
         key["properties"]["scopes"]["items"] = {"enum": ["read"]}
         key["properties"]["expires_at"] = {"enum": ["2999-01-01T00:00:00Z", None]}
 
-    # The part for sidecars: null is the same as leaving a field out; a sidecar's name is
-    # for people; max_stale_ms ends at keyd's longest_max_stale.
+    # For sidecars null means an absent field, names are printable, and max_stale_ms is limited by longest_max_stale.
     for path in ["/v1/changes", "/v1/usage"]:
         body = body_of(paths[path]["post"]["requestBody"])
         body["properties"]["sidecar"]["pattern"] = text
