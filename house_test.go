@@ -20,7 +20,7 @@ const module = "github.com/phantomrouter/phantom-authz/"
 var floors = map[string]int{
 	"pkg/credential": 0,
 	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
-	"pkg/sidecarapi": 2, "pkg/operatorapi": 2, "pkg/daemon": 2, "pkg/config": 2,
+	"pkg/sidecarapi": 2, "pkg/operatorapi": 2, "pkg/daemon": 2, "pkg/config": 3,
 	"pkg/keystore/storetest": 2, "pkg/keystore/internal/sqlstore": 2,
 	"pkg/keystore/sqlite": 3, "pkg/keystore/postgres": 3, "pkg/keycache": 3, "pkg/usage": 3, "pkg/extauthz": 3, "pkg/keyserver": 3,
 	"pkg/extauthz/grpcserver": 4,

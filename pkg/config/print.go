@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"fmt"
 	"reflect"
 	"slices"
@@ -9,19 +8,17 @@ import (
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
-// Print writes the configuration with all its defaults as YAML that loads again to
-// the same value. It names files and never holds what is in them.
+// Print returns the configuration with all defaults as YAML that loads to the same value. It
+// names files and never holds their content.
 func Print[C any](cfg *C) ([]byte, error) {
-	var out bytes.Buffer
-	enc := yaml.NewEncoder(&out)
-	enc.SetIndent(2)
-	if err := enc.Encode(encode(reflect.ValueOf(cfg).Elem())); err != nil {
-		return nil, fmt.Errorf("print the configuration: %w", err)
+	text, err := yaml.Dump(encode(reflect.ValueOf(cfg).Elem()))
+	if err != nil {
+		return nil, fmt.Errorf("print configuration: %w", err)
 	}
-	return out.Bytes(), nil
+	return text, nil
 }
 
 func encode(v reflect.Value) *yaml.Node {
@@ -69,8 +66,8 @@ func encodeStruct(v reflect.Value) *yaml.Node {
 	return m
 }
 
-// unset tells whether a field is to be left out: an optional string, file or
-// section that is not given, for none of which a file could say so in words.
+// unset reports whether a field is left out: an optional string, file or section that is not
+// given, because a file cannot write it as empty.
 func unset(f reflect.StructField, v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.String, reflect.Pointer:

@@ -34,8 +34,9 @@ const (
 	// socketMode lets the owner and the group connect: Envoy runs as another user of
 	// the same group.
 	socketMode = 0o660
-	// maxSocketPath is Linux's limit: sun_path has 108 bytes, the last of which is 0.
-	maxSocketPath = 107
+	// MaxSocketPath is the longest path of a Unix socket in bytes. It is Linux's limit: sun_path has
+	// 108 bytes, the last of which is 0.
+	MaxSocketPath = 107
 	// privateLen is the length of a private name.
 	privateLen = 8
 )
@@ -73,9 +74,9 @@ func bindUnix(ctx context.Context, addr net.Addr) (*Listener, error) {
 		return nil, errors.New("a file that is not a socket has this name, and is left alone")
 	}
 	private := filepath.Join(folder, "."+rand.Text()[:privateLen-1])
-	if len(path) > maxSocketPath || len(private) > maxSocketPath {
+	if len(path) > MaxSocketPath || len(private) > MaxSocketPath {
 		return nil, fmt.Errorf("the path is too long: a folder's name may have %d bytes, a socket's %d with its folder",
-			maxSocketPath-privateLen-1, maxSocketPath)
+			MaxSocketPath-privateLen-1, MaxSocketPath)
 	}
 	ln, err := new(net.ListenConfig).Listen(ctx, "unix", private)
 	if err != nil {

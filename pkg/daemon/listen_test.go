@@ -167,7 +167,7 @@ func TestCannotListen(t *testing.T) {
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	deep := filepath.Join(dir, strings.Repeat("d", maxSocketPath-len(dir)-2))
+	deep := filepath.Join(dir, strings.Repeat("d", MaxSocketPath-len(dir)-2))
 	if err := os.Mkdir(deep, 0o700); err != nil {
 		t.Fatal(err)
 	}
