@@ -236,7 +236,7 @@ func TestOwnersAddress(t *testing.T) {
 		replaceIn(t, config, "owners: ", "owners: '"+open+"' # ")
 		for _, args := range [][]string{{"-config", config}, {"-config", config, "-check"}} {
 			code, _, stderr := run(t, args...)
-			if code != 2 || !strings.Contains(stderr, "listen.owners: found") || !strings.Contains(stderr, "listen.tls.client_ca_file") {
+			if code != 2 || !strings.Contains(stderr, "listen.owners is invalid") || !strings.Contains(stderr, "listen.tls.client_ca_file") {
 				t.Errorf("%s: exit %d: %s", open, code, stderr)
 			}
 		}
