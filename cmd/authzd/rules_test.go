@@ -32,7 +32,7 @@ shadow: true
 		t.Fatal(err)
 	}
 	if rules.KeyAPITimeout != 3*time.Second || rules.Origin != "https://a.example" || rules.CookieName != "s" ||
-		!rules.Judge.SessionScopes.Has("x") || !rules.RefuseForeign || !rules.Shadow {
+		!rules.SessionScopes.Has("x") || !rules.RefuseForeign || !rules.Shadow {
 		t.Errorf("%+v", rules)
 	}
 	if got := rules.Endpoints.Match("GET", "b.example", "/a.b"); got.Principal != policy.SessionOnly {

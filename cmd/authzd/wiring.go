@@ -165,7 +165,7 @@ func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 		return nil, fmt.Errorf("endpoints: %w", err)
 	}
 	return &extauthz.Rules{
-		Judge:         policy.Judge{SessionScopes: credential.NewScopes(cfg.WebApp.Scopes...)},
+		SessionScopes: credential.NewScopes(cfg.WebApp.Scopes...),
 		Endpoints:     table,
 		Origin:        cfg.WebApp.Origin,
 		CookieName:    cfg.WebApp.Cookie,

@@ -40,7 +40,7 @@ endpoints:
 	}{
 		{"b.example", "/a.b", policy.SessionOnly},
 		{"B.EXAMPLE.:80", "/a%2eb?c", policy.SessionOnly},
-		{"c.example", "/a.b", policy.Nobody},
+		{"c.example", "/a.b", policy.NoPrincipal},
 		{"c.example", "/c/d", policy.SessionOnly},
 		{"c.example", "/d", policy.Any},
 	} {

@@ -16,9 +16,8 @@ import (
 
 const canary = "phk_CANARYcanaryCANARYcanaryCANARY0123456"
 
-// TestSecretNeverShows prints a secret every way that programs print things, also as
-// an unexported field, where fmt calls no method.
-func TestSecretNeverShows(t *testing.T) {
+// The cases include unexported fields, for which fmt calls no method.
+func TestSecretIsRedacted(t *testing.T) {
 	secret := credential.NewSecret(canary)
 	type inner struct{ hidden credential.Secret }
 	values := map[string]any{
@@ -54,7 +53,7 @@ func TestSecretNeverShows(t *testing.T) {
 		}
 	}
 	if secret.Reveal() != canary {
-		t.Error("Reveal does not")
+		t.Error("Reveal does not return the plaintext")
 	}
 	var zero credential.Secret
 	if !zero.Empty() || zero.Reveal() != "" {
@@ -62,7 +61,7 @@ func TestSecretNeverShows(t *testing.T) {
 	}
 }
 
-func TestDigest(t *testing.T) {
+func TestDigestFormatsShortAndParsesStrictly(t *testing.T) {
 	const abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" // FIPS 180-2, appendix B.1
 	d := credential.NewSecret("abc").Digest()
 	if d.Hex() != abc {
@@ -81,16 +80,16 @@ func TestDigest(t *testing.T) {
 	}
 	for _, bad := range []string{"", abc[:63], abc + "0", strings.ToUpper(abc), "g" + abc[1:], " " + abc[1:]} {
 		if _, err := credential.ParseDigest(bad); err == nil {
-			t.Errorf("%q is taken", bad)
+			t.Errorf("%q is accepted", bad)
 		}
 	}
 }
 
-func TestFormat(t *testing.T) {
+func TestShapeOf(t *testing.T) {
 	for range 100 {
 		key, session := credential.Mint(credential.Key), credential.Mint(credential.Session)
 		if credential.ShapeOf(key.Reveal()) != credential.KeyShape || credential.ShapeOf(session.Reveal()) != credential.SessionShape {
-			t.Fatal("a minted credential has not its own shape")
+			t.Fatal("a minted credential has another shape")
 		}
 		if hint := credential.Hint(key); len(hint) != 8 || !strings.HasPrefix(key.Reveal(), hint) {
 			t.Fatalf("hint %q", hint)
@@ -133,7 +132,7 @@ func TestScopes(t *testing.T) {
 	if list := s.List(); len(list) != 2 {
 		t.Error(list)
 	} else if list[0] = "x"; s.Has("x") {
-		t.Error("List gives the set itself away")
+		t.Error("List returns the set's own slice")
 	}
 	var none credential.Scopes
 	if none.Has("a") || none.String() != "" || none.List() == nil || !none.Equal(credential.NewScopes()) {
@@ -182,7 +181,7 @@ func TestReservedHeaders(t *testing.T) {
 	}
 }
 
-// FuzzShapeOf: only what Mint could have made has a shape of ours.
+// FuzzShapeOf tests that only values that Mint could have made have the shape of a key or session.
 func FuzzShapeOf(f *testing.F) {
 	f.Add("phk_")
 	f.Add(credential.Mint(credential.Key).Reveal())
@@ -193,7 +192,7 @@ func FuzzShapeOf(f *testing.F) {
 			if len(s) != credential.TokenLen {
 				t.Fatalf("%q", s)
 			}
-			// One digit more or less breaks it: the checksum sees every single change.
+			// The checksum detects every change of one character.
 			for i := 4; i < len(s); i++ {
 				other := []byte(s)
 				other[i] ^= 1

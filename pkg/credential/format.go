@@ -67,7 +67,7 @@ func checksum(s string) string {
 	return string(out[:])
 }
 
-// Shape is what the format alone says about a plaintext.
+// Shape is the result of a check of a plaintext's format.
 type Shape uint8
 
 // The shapes.
@@ -109,8 +109,8 @@ func isBase62(s string) bool {
 	return true
 }
 
-// ContainsPlaintext reports whether text contains a minted credential, or what differs from one
-// by the checksum only. It is for text that must not hold a plaintext, such as an import file.
+// ContainsPlaintext reports whether text contains a minted credential with a correct or incorrect checksum. Text
+// such as an import file must not contain one.
 func ContainsPlaintext(text string) bool {
 	for len(text) >= TokenLen {
 		ours := strings.HasPrefix(text, KeyPrefix) || strings.HasPrefix(text, SessionPrefix)

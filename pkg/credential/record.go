@@ -13,10 +13,10 @@ import (
 // credentials were. It says nothing about the credential.
 var ErrRateLimited = errors.New("too many look-ups of unknown credentials")
 
-// Kind distinguishes API keys from sessions. The zero Kind is neither and meets no requirement.
+// Kind distinguishes API keys from sessions. The zero Kind is unknown and meets no requirement.
 type Kind uint8
 
-// The kinds of credential.
+// The kinds.
 const (
 	Key Kind = iota + 1
 	Session

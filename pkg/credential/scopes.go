@@ -58,7 +58,7 @@ const (
 )
 
 // ValidScope reports whether name is an RFC 6749 scope-token of at most MaxScopeName bytes:
-// printable ASCII without space, quote and backslash. Such a name needs no escapes in a header,
+// printable ASCII without space, quote and backslash. A valid name needs no escapes in a header,
 // in WWW-Authenticate's quoted string and in JSON.
 func ValidScope(name string) bool {
 	if name == "" || len(name) > MaxScopeName {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 const redacted = "[redacted]"
@@ -43,9 +44,6 @@ func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 // String implements fmt.Stringer.
 func (s Secret) String() string { return redacted }
 
-// GoString implements fmt.GoStringer.
-func (s Secret) GoString() string { return redacted }
-
 // MarshalText implements encoding.TextMarshaler, which JSON and YAML use.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
@@ -63,13 +61,8 @@ var errDigest = errors.New("must be 64 lower-case hexadecimal digits")
 // repeat the input.
 func ParseDigest(s string) (Digest, error) {
 	var d Digest
-	if len(s) != hex.EncodedLen(len(d)) {
+	if len(s) != hex.EncodedLen(len(d)) || strings.ToLower(s) != s {
 		return Digest{}, errDigest
-	}
-	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return Digest{}, errDigest
-		}
 	}
 	if _, err := hex.Decode(d[:], []byte(s)); err != nil {
 		return Digest{}, errDigest

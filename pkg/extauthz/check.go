@@ -1,8 +1,18 @@
+// Package extauthz checks requests: from what a proxy reports about a request it makes the answer.
+// It is independent of Envoy's messages. A transport, in a folder beside this file, reads its wire
+// format into a Request and writes the Answer.
+//
+// A check reads the credential, requests its record from the Source, finds the requirement of the
+// endpoint, calls policy.Decide (all in check.go) and renders the answer (response.go). Apart from
+// Source and Usage it does no I/O and takes no lock. Its time is linear in the bytes of the
+// credential and of the cookies. It hashes the credential once (SHA-256) and allocates little more
+// than the lists of the answer.
 package extauthz
 
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -10,41 +20,67 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-// Source knows the facts about credentials.
+// Source provides the facts about credentials. It must be safe for concurrent use.
 type Source interface {
-	// Lookup returns the record of a digest, or found false if nobody knows it. With an
-	// error nothing was learned: credential.ErrRateLimited is answered 429, every other
-	// one 503.
-	// It returns soon after ctx ends. Safe for concurrent use.
+	// Lookup returns the record of a digest, or found false if there is none. After an error
+	// nothing is known: credential.ErrRateLimited is answered with 429, any other with 503.
+	// Lookup must return soon after ctx ends.
 	Lookup(ctx context.Context, d credential.Digest) (rec credential.Record, found bool, err error)
 }
 
-// Usage is told of every check of a key that is known.
+// Usage records the checks of keys that have a record. It must be safe for concurrent use.
 type Usage interface {
-	// Used notes that the key was judged at that moment. It returns at once. Safe for
-	// concurrent use.
+	// Used records one check of a key. It must not block.
 	Used(d credential.Digest, allowed bool, at time.Time)
 }
 
-// Rules are what of the configuration bears on a check. They are immutable once
-// given to a Checker; SetRules replaces them as a whole.
+// Rules are the part of the configuration that decides checks. A Checker's rules must not be
+// changed; SetRules replaces them.
 type Rules struct {
-	Judge         policy.Judge
-	Endpoints     policy.Endpoints // asked where the route says nothing
-	Origin        string           // of the web app
-	CookieName    string           // of the session
-	RefuseForeign bool             // credentials without our prefixes are unknown without a look-up
-	Shadow        bool             // decide, count and report, but always allow
-	KeyAPITimeout time.Duration    // of one resolve; twice as much is the limit of an answer if that is more than minLimit
+	SessionScopes credential.Scopes // every session has them in addition to its own
+	Endpoints     policy.Endpoints  // for requests whose route names no requirement
+	Origin        string            // of the web app
+	CookieName    string            // of the session
+	RefuseForeign bool              // deny credentials without our prefixes without a look-up
+	Shadow        bool              // decide, count and report, but always allow
+	KeyAPITimeout time.Duration     // of one resolve request to the key API
 }
 
-// minLimit is the least time after a check's arrival in which the check may be allowed. A larger
-// value lets a process that was frozen allow requests on older facts; a smaller one answers 503
-// when the machine is merely busy.
+// minLimit is the least time after a check's arrival in which it may be allowed. Larger lets a
+// process that was frozen allow requests on older facts; smaller answers 503 when the machine is
+// merely busy.
 const minLimit = time.Second
 
-// limit is how long after its arrival a check may be allowed.
+// limit returns the time after a check's arrival in which it may be allowed.
 func (r *Rules) limit() time.Duration { return max(minLimit, 2*r.KeyAPITimeout) }
+
+// Request is a proxy's report about a request. The zero Request has no credential and is denied. A header's slice has one element for each value that the proxy sent, also for an empty
+// one; a proxy may have joined repeated values with ','.
+type Request struct {
+	// Arrived is when the process received the proxy's message; zero means when the check began.
+	Arrived time.Time
+
+	Method, Host string
+	Path         string // with the query, as the proxy sent it
+	Authorization,
+	Cookie,
+	Origin,
+	SecFetchSite,
+	ContentType []string
+	// Reserved holds the names of the client's headers for which credential.IsReserved is true,
+	// as the client sent them.
+	Reserved []string
+
+	Route RouteRequirement
+}
+
+// RouteRequirement is the requirement in the context extensions of the proxy's matched route. Set
+// reports whether they have a scope or a principal. An empty Scope requires no scope.
+// Without HasPrincipal the principal is any; an empty Principal is invalid.
+type RouteRequirement struct {
+	Set, HasPrincipal bool
+	Scope, Principal  string
+}
 
 // Checker answers checks. It is safe for concurrent use.
 type Checker struct {
@@ -54,19 +90,30 @@ type Checker struct {
 	rules   atomic.Pointer[Rules]
 }
 
-// NewChecker makes a checker that asks source and tells usage.
+// NewChecker makes a checker.
 func NewChecker(source Source, usage Usage, rules *Rules, metrics *Metrics) *Checker {
 	c := &Checker{source: source, usage: usage, metrics: metrics}
 	c.rules.Store(rules)
 	return c
 }
 
-// SetRules replaces the rules for every check that begins from now on.
+// SetRules replaces the rules for all checks that begin later.
 func (c *Checker) SetRules(rules *Rules) { c.rules.Store(rules) }
 
-// Metrics returns the metrics that the checker counts in, so that a front can count what it
-// refuses before it is a check.
+// Metrics returns the checker's metrics, in which a transport counts the messages that it rejects.
 func (c *Checker) Metrics() *Metrics { return c.metrics }
+
+// answerMargin is the time between the end of a look-up and the earlier of the caller's deadline
+// and the limit of an allow. Smaller lets Envoy's timer fire before our 503 arrives, so that Envoy
+// answers instead; larger ends look-ups early.
+const answerMargin = 20 * time.Millisecond
+
+// Check decides and answers a request. It returns answerMargin before ctx's deadline or the limit
+// of an allow at the latest, if Source obeys its context.
+func (c *Checker) Check(ctx context.Context, req *Request) Answer {
+	outcome := c.Decide(ctx, req)
+	return outcome.Answer()
+}
 
 // Outcome is a check that is decided and not yet answered. The zero Outcome is answered as
 // Failed.
@@ -74,65 +121,51 @@ type Outcome struct {
 	checker  *Checker
 	rules    *Rules
 	req      *Request
-	digest   credential.Digest // of a key that is known
+	digest   credential.Digest // of a key with a record
 	decision policy.Decision
 }
 
-// answerMargin is kept of the caller's deadline and of the limit of an answer: our own 503 must
-// reach Envoy before its timer fires, or it answers in our place.
-const answerMargin = 20 * time.Millisecond
-
-// Check decides and answers one request. It always returns an answer, at the latest shortly
-// before ctx's deadline or the limit of an answer.
-func (c *Checker) Check(ctx context.Context, req *Request) Answer {
-	outcome := c.Decide(ctx, req)
-	return outcome.Answer()
-}
-
-// Decide decides one request, which the Outcome refers to. It returns at the latest shortly
-// before ctx's deadline or the limit of an answer.
+// Decide is Check without the answer. The Outcome refers to req.
 func (c *Checker) Decide(ctx context.Context, req *Request) Outcome {
 	if req.Arrived.IsZero() {
 		req.Arrived = time.Now()
 	}
 	o := Outcome{checker: c, rules: c.rules.Load(), req: req}
-	o.decide(ctx)
-	return o
-}
-
-// Fail returns the outcome of a check that ended in a panic: the row "unavailable". In shadow
-// mode it lets the request pass, as every other outcome does.
-func (c *Checker) Fail(req *Request) Outcome {
-	return Outcome{checker: c, rules: c.rules.Load(), req: req, decision: policy.Deny(policy.Unavailable)}
-}
-
-func (o *Outcome) decide(ctx context.Context) {
-	cred, reason := o.rules.credentialOf(o.req)
+	cred, reason := o.rules.credentialOf(req)
 	if reason != policy.OK {
 		o.decision = policy.Deny(reason)
-		return
+		return o
 	}
-	deadline := o.req.Arrived.Add(o.rules.limit())
+	deadline := req.Arrived.Add(o.rules.limit())
 	if earlier, ok := ctx.Deadline(); ok && earlier.Before(deadline) {
 		deadline = earlier
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline.Add(-answerMargin))
 	defer cancel()
-	rec, found, err := o.checker.source.Lookup(ctx, cred.digest)
+	rec, found, err := c.source.Lookup(ctx, cred.digest)
 	switch {
 	case errors.Is(err, credential.ErrRateLimited):
 		o.decision = policy.Deny(policy.RateLimited)
-		return
+		return o
 	case err != nil:
 		o.decision = policy.Deny(policy.Unavailable)
-		return
+		return o
+	case cred.kind == credential.Session:
+		rec.Scopes = rec.Scopes.With(o.rules.SessionScopes)
 	}
-	o.decision = o.rules.Judge.Decide(cred.kind, rec, found, o.rules.requirementOf(o.req), time.Now())
+	o.decision = policy.Decide(cred.kind, rec, found, o.rules.requirementOf(req), time.Now())
 	o.digest = cred.digest
+	return o
 }
 
-// Answer renders the outcome and counts it. It must be called once, as late as possible before
-// the answer is written, because it judges there whether the answer is too late for an allow.
+// Fail returns the outcome of a check that panicked: unavailable, and in shadow mode an allow as
+// always.
+func (c *Checker) Fail(req *Request) Outcome {
+	return Outcome{checker: c, rules: c.rules.Load(), req: req, decision: policy.Deny(policy.Unavailable)}
+}
+
+// Answer renders the outcome and counts it. It must be called once, as late as possible before the
+// answer is written, because an allow that is late by then becomes unavailable.
 func (o *Outcome) Answer() Answer {
 	if o.checker == nil {
 		return Failed()
@@ -142,23 +175,21 @@ func (o *Outcome) Answer() Answer {
 		o.decision = o.decision.Withdraw()
 		c.metrics.late.Inc()
 	}
-	c.metrics.observe(o.decision.Reason, o.rules.Shadow, now.Sub(o.req.Arrived))
+	c.metrics.observe(o.decision, o.rules.Shadow, now.Sub(o.req.Arrived))
 	if o.decision.Kind == credential.Key {
 		c.usage.Used(o.digest, o.decision.Allowed(), now)
 	}
 	return o.rules.answer(o.req, o.decision)
 }
 
-// elapsed is the time from a moment until now by the clock that counts more. Linux's monotonic
-// clock does not count the time in which the machine is suspended. The wall clock may be set: if
-// it is set forward by more than the limit during a check, the check is answered 503 although it
-// is not late.
+// elapsed returns the longer of the times that the monotonic and the wall clock measured. Linux's
+// monotonic clock stops while the machine is suspended. The price: if the wall clock is set forward
+// by more than the limit during a check, the check is answered with 503 although it is not late.
 func elapsed(since, now time.Time) time.Duration {
 	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))
 }
 
-// requirementOf finds what the endpoint asks for: what the proxy's matched route
-// says, else what the table says.
+// requirementOf returns the requirement of the matched route, else of the table.
 func (r *Rules) requirementOf(req *Request) policy.Requirement {
 	if !req.Route.Set {
 		return r.Endpoints.Match(req.Method, req.Host, req.Path)
@@ -172,3 +203,123 @@ func (r *Rules) requirementOf(req *Request) policy.Requirement {
 	}
 	return policy.NewRequirement(principal, req.Route.Scope)
 }
+
+// maxCredential is the size of a presented credential in bytes. The contract fixes it.
+const maxCredential = 512
+
+// presented is a credential that a look-up may find.
+type presented struct {
+	kind   credential.Kind
+	digest credential.Digest
+}
+
+// credentialOf reads the credential of a request. A reason other than policy.OK denies without a
+// look-up.
+func (r *Rules) credentialOf(req *Request) (presented, policy.Reason) {
+	if len(req.Authorization) > 0 {
+		token, ok := bearerToken(req.Authorization)
+		if !ok {
+			return presented{}, policy.MalformedAuthorization
+		}
+		return r.accept(credential.Key, token)
+	}
+	value, found, usable := sessionCookie(req.Cookie, r.CookieName)
+	switch {
+	case !found:
+		return presented{}, policy.NoCredential
+	case !r.fromWebApp(req):
+		return presented{}, policy.SessionOrigin
+	case !usable:
+		return presented{}, policy.SessionExpired
+	}
+	return r.accept(credential.Session, value)
+}
+
+// accept rejects a plaintext whose format alone shows that no look-up can find it.
+func (r *Rules) accept(kind credential.Kind, plaintext string) (presented, policy.Reason) {
+	own := credential.KeyShape
+	if kind == credential.Session {
+		own = credential.SessionShape
+	}
+	switch credential.ShapeOf(plaintext) {
+	case own:
+	case credential.Foreign:
+		if r.RefuseForeign {
+			return presented{}, policy.NotFound(kind)
+		}
+	default: // malformed, or of the other kind
+		return presented{}, policy.NotFound(kind)
+	}
+	return presented{kind: kind, digest: credential.NewSecret(plaintext).Digest()}, policy.OK
+}
+
+// fromWebApp reports whether a browser sent the request on behalf of a page of the web app. CORS
+// keeps other pages from reading an answer, not from sending the request.
+func (r *Rules) fromWebApp(req *Request) bool {
+	if len(req.Origin) > 0 {
+		return len(req.Origin) == 1 && req.Origin[0] == r.Origin
+	}
+	return len(req.SecFetchSite) == 1 && req.SecFetchSite[0] == "same-origin"
+}
+
+// bearerToken reads "Bearer" 1*SP b64token (RFC 6750 section 2.1) with the scheme in any case
+// (RFC 9110 section 11.1) from exactly one header.
+func bearerToken(values []string) (string, bool) {
+	const scheme = "bearer"
+	if len(values) != 1 || len(values[0]) <= len(scheme) {
+		return "", false
+	}
+	name, rest := values[0][:len(scheme)], values[0][len(scheme):]
+	if !strings.EqualFold(name, scheme) || rest[0] != ' ' {
+		return "", false
+	}
+	token := strings.TrimLeft(rest, " ")
+	return token, len(token) <= maxCredential && isB64Token(token)
+}
+
+func isB64Token(s string) bool {
+	body := strings.TrimRight(s, "=")
+	if body == "" {
+		return false
+	}
+	for i := range len(body) {
+		switch c := body[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case strings.IndexByte("-._~+/", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// sessionCookie returns the value of the session cookie. Found reports whether a value is not empty,
+// usable whether it is valid and the only value.
+func sessionCookie(headers []string, name string) (value string, found, usable bool) {
+	usable = true
+	for _, header := range headers {
+		for pair := range strings.SplitSeq(header, ";") {
+			n, v, _ := strings.Cut(trimOWS(pair), "=")
+			if n != name || v == "" {
+				continue
+			}
+			if found && v != value {
+				usable = false
+			}
+			value, found = v, true
+		}
+	}
+	return value, found, usable && len(value) <= maxCredential && isCookieOctets(value)
+}
+
+// isCookieOctets reports whether s consists of cookie-octets (RFC 6265 section 4.1.1).
+func isCookieOctets(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == ',' || c == ';' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+func trimOWS(s string) string { return strings.Trim(s, " \t") }

@@ -16,25 +16,25 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-// facts is a Source of a fixed set of credentials that counts its look-ups.
+// facts is a Source of fixed records that counts its look-ups.
 type facts struct {
 	known   map[credential.Digest]credential.Record
 	err     error
 	lookups int
-	asked   context.Context
+	last    context.Context // of the last look-up
 }
 
 func (f *facts) Lookup(ctx context.Context, d credential.Digest) (credential.Record, bool, error) {
 	f.lookups++
-	f.asked = ctx
+	f.last = ctx
 	rec, ok := f.known[d]
 	return rec, ok && f.err == nil, f.err
 }
 
-// noted is the uses of keys by what was decided.
-type noted map[bool]int
+// uses counts the uses of keys by whether they were allowed.
+type uses map[bool]int
 
-func (n noted) Used(_ credential.Digest, allowed bool, _ time.Time) {
+func (n uses) Used(_ credential.Digest, allowed bool, _ time.Time) {
 	if n != nil {
 		n[allowed]++
 	}
@@ -49,7 +49,7 @@ var (
 	revokedKey = credential.Mint(credential.Key).Reveal()
 	session    = credential.Mint(credential.Session).Reveal()
 	otherSes   = credential.Mint(credential.Session).Reveal()
-	foreignKey = "sk-from-before"
+	foreignKey = "sk-other-format"
 )
 
 func newFacts() *facts {
@@ -71,14 +71,14 @@ func newFacts() *facts {
 
 func newRules() *extauthz.Rules {
 	return &extauthz.Rules{
-		Judge:      policy.Judge{SessionScopes: credential.NewScopes("chat:companion")},
-		Origin:     origin,
-		CookieName: "phantom_session",
+		SessionScopes: credential.NewScopes("chat:companion"),
+		Origin:        origin,
+		CookieName:    "phantom_session",
 	}
 }
 
 func newChecker(source extauthz.Source, rules *extauthz.Rules) *extauthz.Checker {
-	return extauthz.NewChecker(source, noted{}, rules, extauthz.NewMetrics(prometheus.NewRegistry()))
+	return extauthz.NewChecker(source, uses{}, rules, extauthz.NewMetrics(prometheus.NewRegistry()))
 }
 
 func bearer(token string) *extauthz.Request {
@@ -99,7 +99,7 @@ func with(req *extauthz.Request, change func(*extauthz.Request)) *extauthz.Reque
 	return req
 }
 
-// misspelt changes the last character to another base62 one.
+// misspelt replaces the last character.
 func misspelt(key string) string {
 	last := "A"
 	if strings.HasSuffix(key, last) {
@@ -108,9 +108,7 @@ func misspelt(key string) string {
 	return key[:len(key)-1] + last
 }
 
-// TestCredentials tells how each way of presenting a credential is read, and whether
-// it was looked up at all.
-func TestCredentials(t *testing.T) {
+func TestCredentialsByPresentation(t *testing.T) {
 	long := strings.Repeat("a", 512)
 	for _, tt := range []struct {
 		name    string
@@ -118,14 +116,14 @@ func TestCredentials(t *testing.T) {
 		reason  string
 		lookups int
 	}{
-		{"nothing", &extauthz.Request{Route: open}, "no_credential", 0},
+		{"no credential", &extauthz.Request{Route: open}, "no_credential", 0},
 		{"good key", bearer(plainKey), "ok", 1},
 		{"scheme in another case", with(bearer(""), func(r *extauthz.Request) { r.Authorization[0] = "bEARER " + plainKey }), "ok", 1},
 		{"two spaces", bearer(" " + plainKey), "ok", 1},
 		{"tab", with(bearer(""), func(r *extauthz.Request) { r.Authorization[0] = "Bearer\t" + plainKey }), "malformed_authorization", 0},
 		{"no space", with(bearer(""), func(r *extauthz.Request) { r.Authorization[0] = "Bearer" + plainKey }), "malformed_authorization", 0},
 		{"empty header", with(bearer(""), func(r *extauthz.Request) { r.Authorization[0] = "" }), "malformed_authorization", 0},
-		{"scheme alone", with(bearer(""), func(r *extauthz.Request) { r.Authorization[0] = "Bearer" }), "malformed_authorization", 0},
+		{"scheme only", with(bearer(""), func(r *extauthz.Request) { r.Authorization[0] = "Bearer" }), "malformed_authorization", 0},
 		{"empty token", bearer(""), "malformed_authorization", 0},
 		{"basic", with(bearer(""), func(r *extauthz.Request) { r.Authorization[0] = "Basic abc" }), "malformed_authorization", 0},
 		{"two headers", with(bearer(plainKey), func(r *extauthz.Request) { r.Authorization = append(r.Authorization, r.Authorization[0]) }), "malformed_authorization", 0},
@@ -133,7 +131,7 @@ func TestCredentials(t *testing.T) {
 		{"two tokens", bearer(plainKey + " " + plainKey), "malformed_authorization", 0},
 		{"token68 padding", bearer("abc=="), "key_unknown", 1},
 		{"padding within", bearer("ab=c"), "malformed_authorization", 0},
-		{"padding alone", bearer("=="), "malformed_authorization", 0},
+		{"only padding", bearer("=="), "malformed_authorization", 0},
 		{"non-ASCII", bearer("abcä"), "malformed_authorization", 0},
 		{"512 bytes", bearer(long), "key_unknown", 1},
 		{"513 bytes", bearer(long + "a"), "malformed_authorization", 0},
@@ -166,7 +164,7 @@ func TestCredentials(t *testing.T) {
 		{"foreign key in the cookie", cookie("phantom_session=" + foreignKey), "session_expired", 1},
 		{"unknown session", cookie("phantom_session=" + otherSes), "session_expired", 1},
 		{"no origin", with(cookie("phantom_session="+session), func(r *extauthz.Request) { r.Origin = nil }), "session_origin", 0},
-		{"foreign origin", with(cookie("phantom_session="+session), func(r *extauthz.Request) { r.Origin = []string{"https://evil.example"} }), "session_origin", 0},
+		{"other origin", with(cookie("phantom_session="+session), func(r *extauthz.Request) { r.Origin = []string{"https://evil.example"} }), "session_origin", 0},
 		{"origin in another case", with(cookie("phantom_session="+session), func(r *extauthz.Request) { r.Origin = []string{"https://APP.phantomrouter.ai"} }), "session_origin", 0},
 		{"origin null", with(cookie("phantom_session="+session), func(r *extauthz.Request) { r.Origin = []string{"null"} }), "session_origin", 0},
 		{"origin empty", with(cookie("phantom_session="+session), func(r *extauthz.Request) {
@@ -179,7 +177,7 @@ func TestCredentials(t *testing.T) {
 		{"same-site fetch", with(cookie("phantom_session="+session), func(r *extauthz.Request) {
 			r.Origin, r.SecFetchSite = nil, []string{"same-site"}
 		}), "session_origin", 0},
-		{"foreign origin, same-origin fetch", with(cookie("phantom_session="+session), func(r *extauthz.Request) {
+		{"other origin, same-origin fetch", with(cookie("phantom_session="+session), func(r *extauthz.Request) {
 			r.Origin, r.SecFetchSite = []string{"https://evil.example"}, []string{"same-origin"}
 		}), "session_origin", 0},
 		{"origin before contradiction", with(cookie("phantom_session=a; phantom_session=b"), func(r *extauthz.Request) { r.Origin = nil }), "session_origin", 0},
@@ -197,7 +195,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-func TestRefuseForeign(t *testing.T) {
+func TestForeignFormatsCanBeRefused(t *testing.T) {
 	rules := newRules()
 	rules.RefuseForeign = true
 	for _, req := range []*extauthz.Request{bearer(foreignKey), cookie("phantom_session=" + foreignKey)} {
@@ -207,11 +205,11 @@ func TestRefuseForeign(t *testing.T) {
 		}
 	}
 	if a := newChecker(newFacts(), rules).Check(t.Context(), bearer(plainKey)); !a.Allow {
-		t.Errorf("a key of ours: %+v", a)
+		t.Errorf("a key in our format: %+v", a)
 	}
 }
 
-func TestRequirement(t *testing.T) {
+func TestRequirementOfRouteOrTable(t *testing.T) {
 	table, err := policy.NewEndpoints([]policy.Endpoint{{Path: "/x", Requirement: policy.NewRequirement(policy.Any, "")}})
 	if err != nil {
 		t.Fatal(err)
@@ -227,9 +225,9 @@ func TestRequirement(t *testing.T) {
 		{"route for keys", extauthz.RouteRequirement{Set: true, Principal: "key"}, "", "ok"},
 		{"route for any", extauthz.RouteRequirement{Set: true, Principal: "any"}, "", "ok"},
 		{"route for sessions", extauthz.RouteRequirement{Set: true, Principal: "session"}, "", "session_required"},
-		{"route for nobody known", extauthz.RouteRequirement{Set: true, Principal: "Key"}, "", "no_policy"},
+		{"route for an unknown principal", extauthz.RouteRequirement{Set: true, Principal: "Key"}, "", "no_policy"},
 		{"route for an empty principal", extauthz.RouteRequirement{Set: true, HasPrincipal: true}, "", "no_policy"},
-		{"route beats table", chat, "/x", "scope_missing"},
+		{"route wins over table", chat, "/x", "scope_missing"},
 		{"table", extauthz.RouteRequirement{}, "/x?y", "ok"},
 		{"neither", extauthz.RouteRequirement{}, "/y", "no_policy"},
 	} {
@@ -242,7 +240,7 @@ func TestRequirement(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
+func TestFailedLookUpDenies(t *testing.T) {
 	for _, tt := range []struct {
 		err    error
 		reason string
@@ -261,22 +259,19 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestUsage: checks of known keys count, and nothing else does.
-func TestUsage(t *testing.T) {
-	uses := noted{}
-	checker := extauthz.NewChecker(newFacts(), uses, newRules(), extauthz.NewMetrics(prometheus.NewRegistry()))
+func TestUsageCountsOnlyKnownKeys(t *testing.T) {
+	counted := uses{}
+	checker := extauthz.NewChecker(newFacts(), counted, newRules(), extauthz.NewMetrics(prometheus.NewRegistry()))
 	for _, req := range []*extauthz.Request{
 		bearer(plainKey), bearer(chatKey), bearer(revokedKey), bearer(unknownKey), bearer("x"), {}, cookie("phantom_session=" + session),
 	} {
 		checker.Check(t.Context(), req)
 	}
-	if uses[true] != 2 || uses[false] != 1 {
-		t.Errorf("%v", uses)
+	if counted[true] != 2 || counted[false] != 1 {
+		t.Errorf("%v", counted)
 	}
 }
 
-// TestDeadlineLeavesTimeForTheAnswer: a look-up ends before the caller's deadline, and before
-// the limit of an answer if that is earlier.
 func TestDeadlineLeavesTimeForTheAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, tt := range []struct{ timeout, want time.Duration }{
@@ -291,15 +286,15 @@ func TestDeadlineLeavesTimeForTheAnswer(t *testing.T) {
 				defer cancel()
 			}
 			newChecker(source, newRules()).Check(ctx, bearer(plainKey))
-			if until, ok := source.asked.Deadline(); !ok || time.Until(until) != tt.want {
-				t.Errorf("timeout %v: the look-up has until %v, want %v from now", tt.timeout, until, tt.want)
+			if until, ok := source.last.Deadline(); !ok || time.Until(until) != tt.want {
+				t.Errorf("timeout %v: the look-up ends at %v, want %v from now", tt.timeout, until, tt.want)
 			}
 		}
 	})
 }
 
-// FuzzCredentials: whatever the headers say, a request is allowed only with a
-// credential that is known, and what a key's request sends upstream holds none.
+// FuzzCredentials tests that only known credentials are allowed, and that no header to the upstream
+// holds a credential.
 func FuzzCredentials(f *testing.F) {
 	for _, s := range [][2]string{
 		{"Bearer " + plainKey, ""},
@@ -331,7 +326,7 @@ func FuzzCredentials(f *testing.F) {
 				t.Fatalf("%q %q: %s is not UTF-8", authorization, cookies, h.Name)
 			}
 			if strings.Contains(h.Value, session) || strings.Contains(h.Value, plainKey) && h.Name != "cookie" {
-				t.Fatalf("%q %q: the credential goes on in %s", authorization, cookies, h.Name)
+				t.Fatalf("%q %q: the credential is sent upstream in %s", authorization, cookies, h.Name)
 			}
 		}
 	})

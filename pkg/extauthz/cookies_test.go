@@ -11,9 +11,8 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// sentOn is the cookie header that an upstream gets: that of the request if the answer leaves it
-// alone.
-func sentOn(req *extauthz.Request, a extauthz.Answer) string {
+// upstreamCookies returns the cookie header that the upstream receives.
+func upstreamCookies(req *extauthz.Request, a extauthz.Answer) string {
 	if slices.Contains(a.Remove, "cookie") {
 		return ""
 	}
@@ -25,14 +24,14 @@ func sentOn(req *extauthz.Request, a extauthz.Answer) string {
 	return strings.Join(req.Cookie, "; ")
 }
 
-func TestOtherCookiesStay(t *testing.T) {
+func TestOtherCookiesAreKept(t *testing.T) {
 	const ses = "phantom_session=x"
 	for _, tt := range []struct {
 		name    string
 		cookies []string
 		want    string
 	}{
-		{"none but the session", []string{ses}, ""},
+		{"only the session", []string{ses}, ""},
 		{"no session", []string{"a=1;b=2; \xff"}, "a=1;b=2; \xff"},
 		{"UTF-8", []string{"name=Zo\u00eb; " + ses}, "name=Zo\u00eb"},
 		{"UTF-8 in a name", []string{ses + "; \u732b=\u4e00 \u4e8c"}, "\u732b=\u4e00 \u4e8c"},
@@ -52,16 +51,15 @@ func TestOtherCookiesStay(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			req := with(bearer(plainKey), func(r *extauthz.Request) { r.Cookie = tt.cookies })
-			if got := sentOn(req, newChecker(newFacts(), newRules()).Check(t.Context(), req)); got != tt.want {
+			if got := upstreamCookies(req, newChecker(newFacts(), newRules()).Check(t.Context(), req)); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
 	}
 }
 
-// TestCookiesAreKeptWhole: wherever the session cookie stands among any others, what is sent on
-// are the others, byte for byte and in their order.
-func TestCookiesAreKeptWhole(t *testing.T) {
+// The other cookies are kept byte for byte and in order, at any position of the session cookie.
+func TestOnlyTheSessionCookieIsRemoved(t *testing.T) {
 	checker := newChecker(newFacts(), newRules())
 	pairs := rapid.Custom(func(t *rapid.T) string {
 		text := rapid.OneOf(rapid.String(), rapid.StringMatching(`[!-~]*`))
@@ -75,19 +73,18 @@ func TestCookiesAreKeptWhole(t *testing.T) {
 		all := slices.Insert(slices.Clone(others), at, "phantom_session="+session)
 		req := cookie(strings.Join(all, rapid.SampledFrom([]string{"; ", ";"}).Draw(t, "separator")))
 		a := checker.Check(t.Context(), req)
-		if got, want := sentOn(req, a), strings.Join(others, "; "); !a.Allow || got != want {
+		if got, want := upstreamCookies(req, a), strings.Join(others, "; "); !a.Allow || got != want {
 			t.Fatalf("allowed %v, got %q, want %q", a.Allow, got, want)
 		}
 		req = with(bearer(plainKey), func(r *extauthz.Request) { r.Cookie = others })
-		if got, want := sentOn(req, checker.Check(t.Context(), req)), strings.Join(others, "; "); got != want {
+		if got, want := upstreamCookies(req, checker.Check(t.Context(), req)), strings.Join(others, "; "); got != want {
 			t.Fatalf("without a session: got %q, want %q", got, want)
 		}
 	})
 }
 
-// TestClientsIdentityHeadersNeverArrive: in any spelling they are removed, but for those that the
-// answer sets.
-func TestClientsIdentityHeadersNeverArrive(t *testing.T) {
+// A client's reserved headers are removed in any spelling, except the headers that the answer sets.
+func TestReservedHeadersOfTheClientAreRemoved(t *testing.T) {
 	spelled := rapid.Custom(func(t *rapid.T) string {
 		name := []byte(rapid.SampledFrom([]string{"x-phantom-account-id", "x-phantom-principal", "x-phantom-credential-id", "x-phantom-scopes", "x-phantom-admin"}).Draw(t, "name"))
 		for i, c := range name {
@@ -113,7 +110,7 @@ func TestClientsIdentityHeadersNeverArrive(t *testing.T) {
 		}
 		for _, name := range req.Reserved {
 			if !set(name) && !slices.ContainsFunc(a.Remove, func(r string) bool { return strings.EqualFold(r, name) }) {
-				t.Fatalf("%s arrives: set %v, remove %v", name, a.Set, a.Remove)
+				t.Fatalf("%s is kept: set %v, remove %v", name, a.Set, a.Remove)
 			}
 		}
 		for _, name := range a.Remove {

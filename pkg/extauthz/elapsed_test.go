@@ -6,9 +6,9 @@ import (
 	"unsafe"
 )
 
-// behind returns the moment with its reading of the monotonic clock set back, as if the machine
-// had been suspended for d. Package time has no function for that.
-func behind(t time.Time, d time.Duration) time.Time {
+// suspended returns t with its monotonic clock set back by d, as if the machine had been suspended.
+// Package time has no function for this.
+func suspended(t time.Time, d time.Duration) time.Time {
 	(*struct { // time.Time
 		wall uint64
 		ext  int64 // the monotonic clock in nanoseconds
@@ -17,17 +17,16 @@ func behind(t time.Time, d time.Duration) time.Time {
 	return t
 }
 
-// TestElapsed: of the two clocks the one counts that has advanced more.
-func TestElapsed(t *testing.T) {
+func TestElapsedIsTheLongerOfBothClocks(t *testing.T) {
 	since := time.Now()
 	for name, tt := range map[string]struct {
 		now  time.Time
 		want time.Duration
 	}{
 		"both clocks":             {since.Add(time.Second), time.Second},
-		"suspended machine":       {behind(since.Add(time.Hour), time.Hour-time.Second), time.Hour},
-		"wall clock set forward":  {behind(since.Add(3*time.Second), 2*time.Second), 3 * time.Second},
-		"wall clock set back":     {behind(since.Add(-time.Hour), -time.Hour-2*time.Second), 2 * time.Second},
+		"suspended machine":       {suspended(since.Add(time.Hour), time.Hour-time.Second), time.Hour},
+		"wall clock set forward":  {suspended(since.Add(3*time.Second), 2*time.Second), 3 * time.Second},
+		"wall clock set back":     {suspended(since.Add(-time.Hour), -time.Hour-2*time.Second), 2 * time.Second},
 		"no monotonic clock read": {since.Round(0).Add(time.Hour), time.Hour},
 	} {
 		if got := elapsed(since, tt.now); got != tt.want {

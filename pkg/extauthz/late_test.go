@@ -13,8 +13,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// stalled is a Source that is frozen with its caller: it returns after so long and heeds no
-// context.
+// stalled is a Source that ignores its context, as if the process were frozen.
 type stalled struct {
 	*facts
 	lasts time.Duration
@@ -25,9 +24,8 @@ func (s stalled) Lookup(ctx context.Context, d credential.Digest) (credential.Re
 	return s.facts.Lookup(ctx, d)
 }
 
-// TestLateAnswerIsNoAllow: a check that is answered later than the limit after it arrived is
-// answered as unavailable, whatever the time was spent on.
-func TestLateAnswerIsNoAllow(t *testing.T) {
+// An allow after the limit is answered as unavailable, in whichever step the time was spent.
+func TestLateAllowIsUnavailable(t *testing.T) {
 	const second = time.Second
 	for _, tt := range []struct {
 		name                     string
@@ -35,21 +33,21 @@ func TestLateAnswerIsNoAllow(t *testing.T) {
 		before, lookup, answered time.Duration // how long each part took
 		allowed                  bool
 	}{
-		{"at once", 0, 0, 0, 0, true},
+		{"immediate", 0, 0, 0, 0, true},
 		{"at the limit", 0, 0, second, 0, true},
-		{"look-up too long", 0, 0, second + 1, 0, false},
-		{"too long in all", 0, 400 * time.Millisecond, 400 * time.Millisecond, 201 * time.Millisecond, false},
+		{"slow look-up", 0, 0, second + 1, 0, false},
+		{"slow in total", 0, 400 * time.Millisecond, 400 * time.Millisecond, 201 * time.Millisecond, false},
 		{"frozen before", 0, 2 * second, 0, 0, false},
 		{"frozen after", 0, 0, 0, 2 * second, false},
 		{"default timeout", 400 * time.Millisecond, 0, second + 1, 0, false},
 		{"long timeout", 3 * second, 0, 6 * second, 0, true},
-		{"long timeout and longer", 3 * second, 0, 6*second + 1, 0, false},
+		{"beyond a long timeout", 3 * second, 0, 6*second + 1, 0, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				reg, uses, rules := prometheus.NewRegistry(), noted{}, newRules()
+				reg, counted, rules := prometheus.NewRegistry(), uses{}, newRules()
 				rules.KeyAPITimeout = tt.timeout
-				checker := extauthz.NewChecker(stalled{newFacts(), tt.lookup}, uses, rules, extauthz.NewMetrics(reg))
+				checker := extauthz.NewChecker(stalled{newFacts(), tt.lookup}, counted, rules, extauthz.NewMetrics(reg))
 				req := bearer(plainKey)
 				req.Arrived = time.Now()
 				<-time.After(tt.before)
@@ -67,16 +65,14 @@ func TestLateAnswerIsNoAllow(t *testing.T) {
 				if !tt.allowed && (a.Meta.Decision != "deny" || slices.ContainsFunc(a.Set, func(h extauthz.Header) bool { return h.Name == "x-phantom-account-id" })) {
 					t.Errorf("%+v", a)
 				}
-				if got := count(t, reg, reason, "false"); got != 1 || uses[tt.allowed] != 1 || uses[!tt.allowed] != 0 {
-					t.Errorf("counted %v, uses %v", got, uses)
+				if got := count(t, reg, reason, "false"); got != 1 || counted[tt.allowed] != 1 || counted[!tt.allowed] != 0 {
+					t.Errorf("counted %v, uses %v", got, counted)
 				}
 			})
 		})
 	}
 }
 
-// TestLateDenialStays: only an allow is too late for anything; in shadow mode the request passes,
-// and what would have been is reported.
 func TestLateDenialStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newChecker(stalled{newFacts(), time.Minute}, newRules()).Check(t.Context(), bearer(revokedKey))
@@ -92,8 +88,7 @@ func TestLateDenialStays(t *testing.T) {
 	})
 }
 
-// TestLimitFollowsRules: a check has the limit of the rules with which it began.
-func TestLimitFollowsRules(t *testing.T) {
+func TestLimitIsThatOfTheRulesAtTheBeginning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		longer := newRules()
 		longer.KeyAPITimeout = time.Minute
@@ -111,11 +106,10 @@ func TestLimitFollowsRules(t *testing.T) {
 	})
 }
 
-// TestZeroOutcomeDenies: so does the outcome of a check that panicked, but for shadow mode.
-func TestZeroOutcomeDenies(t *testing.T) {
+func TestZeroAndFailedOutcomesDeny(t *testing.T) {
 	var zero extauthz.Outcome
 	failed := newChecker(newFacts(), newRules()).Fail(bearer(plainKey))
-	for name, a := range map[string]extauthz.Answer{"zero": zero.Answer(), "failed": failed.Answer(), "nothing known": extauthz.Failed()} {
+	for name, a := range map[string]extauthz.Answer{"zero": zero.Answer(), "failed": failed.Answer(), "without a request": extauthz.Failed()} {
 		if a.Allow || a.Code != 14 || a.Status != 503 || a.Meta.Reason != "unavailable" || a.Meta.Decision != "deny" || a.Body == "" ||
 			!slices.Contains(a.Set, extauthz.Header{Name: "retry-after", Value: "1"}) {
 			t.Errorf("%s: %+v", name, a)

@@ -2,33 +2,33 @@ package extauthz
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-// Header is one header to be set. Its value overwrites.
+// Header is a header to set. Its value overwrites.
 type Header struct{ Name, Value string }
 
-// Answer is what a proxy is told. The zero Answer is no allow: fronts take Code 0 for
-// one only if Allow is set.
+// Answer is the answer to a proxy. The zero Answer is a denial, although its Code is 0.
 type Answer struct {
 	Allow  bool
 	Code   int32 // gRPC status: 0 if and only if Allow
 	Status int   // HTTP status of a denial
 	Body   string
-	Set    []Header // an allow: on the way upstream; a denial: in the answer to the client
-	Remove []string // an allow: on the way upstream; never a name that Set has
+	Set    []Header // allow: of the request to the upstream; denial: of the response to the client
+	Remove []string // allow: of the request to the upstream; has no name that Set has
 	Meta   Metadata
 }
 
-// Metadata is what the proxy's access log and filters may know of a check. Empty
-// fields are not known.
+// Metadata is for the proxy's access log and filters. Unknown fields are empty.
 type Metadata struct {
-	Decision       string // allow or deny: what the proxy is told
-	ShadowDecision string // in shadow mode: what it would have been told
+	Decision       string // allow or deny
+	ShadowDecision string // in shadow mode: what Decision would have been
 	Reason         string
 	AccountID      string
 	CredentialID   string
@@ -38,7 +38,7 @@ type Metadata struct {
 
 func (r *Rules) answer(req *Request, d policy.Decision) Answer {
 	meta := Metadata{
-		Decision:     verdict(d),
+		Decision:     decisionName(d),
 		Reason:       d.Reason.String(),
 		AccountID:    d.AccountID,
 		CredentialID: d.CredentialID,
@@ -59,14 +59,14 @@ func (r *Rules) answer(req *Request, d policy.Decision) Answer {
 	return a
 }
 
-func verdict(d policy.Decision) string {
+func decisionName(d policy.Decision) string {
 	if d.Allowed() {
 		return "allow"
 	}
 	return "deny"
 }
 
-// allow gives the upstream the identity and keeps the credential from it.
+// allow adds the identity to the upstream request and removes the credential.
 func (r *Rules) allow(req *Request, d policy.Decision) Answer {
 	a := Answer{Allow: true, Set: identity(d), Remove: reservedNames(req)}
 	if len(req.Authorization) > 0 {
@@ -82,15 +82,50 @@ func (r *Rules) allow(req *Request, d policy.Decision) Answer {
 	return a
 }
 
-// shadowed lets the request through with its credential untouched, so that the
-// upstream may still check it by itself. A client's own x-phantom-* headers are removed in
-// shadow mode too: an upstream that trusts them must not take a client's word.
+// otherCookies returns the Cookie header without the session cookie, and whether it contained one.
+// A proxy may have joined two lines with ',', so a pair with the session cookie behind a comma is
+// removed too. So are pairs that are not UTF-8, which the strings of an answer must be.
+func otherCookies(headers []string, name string) (rest string, changed bool) {
+	if !slices.ContainsFunc(headers, func(h string) bool { return strings.Contains(h, name) }) {
+		return "", false
+	}
+	var kept strings.Builder
+	for _, header := range headers {
+		for pair := range strings.SplitSeq(header, ";") {
+			pair = trimOWS(pair)
+			switch {
+			case pair == "":
+			case holdsCookie(pair, name):
+				changed = true
+			case utf8.ValidString(pair):
+				if kept.Len() > 0 {
+					kept.WriteString("; ")
+				}
+				kept.WriteString(pair)
+			}
+		}
+	}
+	return kept.String(), changed
+}
+
+// holdsCookie reports whether a less strict parser than sessionCookie could find the session cookie
+// in a pair: behind a comma, or with a space around its name.
+func holdsCookie(pair, name string) bool {
+	for part := range strings.SplitSeq(pair, ",") {
+		if n, _, _ := strings.Cut(part, "="); trimOWS(n) == name {
+			return true
+		}
+	}
+	return false
+}
+
+// shadowed allows the request and keeps its credential, so that the upstream can still check it. A
+// client's own reserved headers are removed, because an upstream may trust them.
 func shadowed(req *Request, d policy.Decision) Answer {
 	a := Answer{Allow: true, Remove: reservedNames(req)}
 	if d.Allowed() {
 		a.Set = identity(d)
 	} else {
-		// Nobody vouches for these; a front without early stripping would let them pass.
 		a.Remove = append(a.Remove, credential.AccountHeader, credential.PrincipalHeader, credential.CredentialHeader, credential.ScopesHeader)
 	}
 	return a
@@ -105,9 +140,9 @@ func identity(d policy.Decision) []Header {
 	}
 }
 
-// reservedNames are the client's x-phantom-* headers less those that identity sets:
-// Envoy removes last, so a name must not stand in both. A name with '_' in place of '-' is
-// another header to Envoy, and is removed.
+// reservedNames returns the client's reserved headers without the ones that identity sets: Envoy
+// removes last, so no name may be in both. To Envoy a name with '_' is another header, which is
+// removed.
 func reservedNames(req *Request) []string {
 	var names []string
 	for _, name := range req.Reserved {
@@ -120,14 +155,9 @@ func reservedNames(req *Request) []string {
 	return names
 }
 
-// Failed is the answer to a check of which nothing is known, because the check ended in a panic:
-// the row "unavailable", in shadow mode too.
-func Failed() Answer {
-	d := policy.Deny(policy.Unavailable)
-	a := deny(&Request{}, d)
-	a.Meta = Metadata{Decision: verdict(d), Reason: d.Reason.String()}
-	return a
-}
+// Failed returns the answer to a check that panicked before its message was read: unavailable, in
+// shadow mode too.
+func Failed() Answer { return new(Rules).answer(&Request{}, policy.Deny(policy.Unavailable)) }
 
 func deny(req *Request, d policy.Decision) Answer {
 	a := Answer{Code: d.Code(), Status: d.Status()}
@@ -149,15 +179,14 @@ func deny(req *Request, d policy.Decision) Answer {
 	return a
 }
 
-// body writes the three fields in the order of the contract. Names and messages hold
-// nothing that JSON would escape but what a scope may: strconv would not do, since
-// its escapes are Go's.
+// body returns the three fields in the order of the contract. Names, messages and scopes have no
+// characters that JSON must escape (see credential.ValidScope).
 func body(d policy.Decision) string {
 	return `{"error":"` + d.ErrorName() + `","message":"` + d.Message() + `","statusCode":` + strconv.Itoa(d.Status()) + `}`
 }
 
-// grpcMessage percent-encodes as gRPC over HTTP/2 says of Status-Message: all but
-// printable ASCII, and '%' itself.
+// grpcMessage percent-encodes all but printable ASCII, and '%' itself (Status-Message of gRPC over
+// HTTP/2).
 func grpcMessage(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -168,4 +197,14 @@ func grpcMessage(s string) string {
 		}
 	}
 	return b.String()
+}
+
+// fromGRPC reports whether the caller is a gRPC caller, by Envoy's rule for local replies: the
+// content-type is application/grpc or begins with application/grpc+.
+func fromGRPC(contentType []string) bool {
+	if len(contentType) != 1 {
+		return false
+	}
+	rest, ok := strings.CutPrefix(contentType[0], "application/grpc")
+	return ok && (rest == "" || rest[0] == '+')
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-func TestAllow(t *testing.T) {
+func TestAllowSetsIdentityAndRemovesCredential(t *testing.T) {
 	req := with(bearer(chatKey), func(r *extauthz.Request) {
 		r.Cookie = []string{"a=1; phantom_session=x; b=2", "c=\xff; d=4,phantom_session=y"}
 		r.Reserved = []string{"X-Phantom-Account-Id", "x-phantom-admin", "x_phantom_account_id", "X-Phantom_Scopes"}
@@ -43,7 +43,7 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-func TestDeny(t *testing.T) {
+func TestDenyHasBodyUnlessGRPC(t *testing.T) {
 	req := with(bearer(plainKey), func(r *extauthz.Request) { r.Route = chat })
 	a := newChecker(newFacts(), newRules()).Check(t.Context(), req)
 	want := extauthz.Answer{
@@ -75,7 +75,7 @@ func TestDeny(t *testing.T) {
 	}
 }
 
-func TestShadow(t *testing.T) {
+func TestShadowModeAllowsAndReports(t *testing.T) {
 	rules := newRules()
 	rules.Shadow = true
 	reg := prometheus.NewRegistry()
@@ -100,21 +100,21 @@ func TestShadow(t *testing.T) {
 			t.Errorf("%s: %+v", tt.reason, a.Meta)
 		}
 		if tt.set == 0 && !slices.Contains(a.Remove, "x-phantom-account-id") {
-			t.Errorf("%s: a client's own identity headers would pass", tt.reason)
+			t.Errorf("%s: the client's identity headers are kept", tt.reason)
 		}
 	}
 
-	checker := extauthz.NewChecker(newFacts(), noted{}, rules, extauthz.NewMetrics(reg))
+	checker := extauthz.NewChecker(newFacts(), uses{}, rules, extauthz.NewMetrics(reg))
 	checker.Check(t.Context(), bearer(unknownKey))
 	if got := count(t, reg, "key_unknown", "true"); got != 1 {
 		t.Errorf("counted %v", got)
 	}
 	if got := count(t, reg, "key_unknown", "false"); got != 0 {
-		t.Errorf("counted %v as decided", got)
+		t.Errorf("counted %v without shadow", got)
 	}
 }
 
-// count reads phantom_authz_checks_total.
+// count returns phantom_authz_checks_total.
 func count(t *testing.T, reg *prometheus.Registry, reason, shadow string) float64 {
 	t.Helper()
 	families, err := reg.Gather()

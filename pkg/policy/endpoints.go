@@ -10,8 +10,8 @@ import (
 // Endpoint is one entry of an Endpoints table.
 type Endpoint struct {
 	Methods     []string // empty: every method
-	Host        string   // exact but for the case, without port and trailing dot; "": every host
-	Path        string   // exact path, or with Prefix the path and all below it
+	Host        string   // in any case, without port and trailing dot; "": every host
+	Path        string   // the exact path, or with Prefix the path and all paths below it
 	Prefix      bool
 	Requirement Requirement
 }
@@ -35,9 +35,8 @@ func (e Endpoint) Normalize() (Endpoint, error) {
 	return e, nil
 }
 
-// Overlap reports whether both entries can be the answer to one request with nothing to tell
-// which of them counts: path and host are the same and a method is in common. Method is the
-// first such of e, of other if e has every method, and "" if both have every method. Both
+// Overlap reports whether both entries have the same path and host and share a method, so that
+// one request matches both. Method is the first shared method, "" if both have every method. Both
 // entries must be normalized.
 func (e Endpoint) Overlap(other Endpoint) (method string, overlap bool) {
 	if e.Path != other.Path || e.Prefix != other.Prefix || e.Host != other.Host {
@@ -59,86 +58,75 @@ func (e Endpoint) Overlap(other Endpoint) (method string, overlap bool) {
 	return "", false
 }
 
-// Endpoints tells the requirement of an endpoint by method, host and path: for
-// meshes whose Envoy cannot tell it by the route that it matched.
+// Endpoints is an immutable table of requirements by method, host and path, for meshes whose Envoy
+// sends no context extensions. The zero Endpoints is empty.
 //
-// The path decides first: exact before prefix, longer before shorter. Only then
-// do host and method choose among the entries of that one path, and if none takes
-// the request it is met by nobody; so another host or method never falls through
-// to a weaker entry. A match costs one map look-up for each segment of the path.
-//
-// The zero Endpoints has no entry. An Endpoints is immutable.
-type Endpoints struct {
-	exact  map[string][]Endpoint
-	prefix map[string][]Endpoint
+// The path decides first: exact before prefix, longer before shorter. Host and method then choose
+// among the entries of that one path. If none of these matches, the request is denied, so that
+// another host or method never falls through to a weaker entry.
+type Endpoints struct{ entries map[pathKey][]Endpoint }
+
+type pathKey struct {
+	path   string
+	prefix bool
 }
 
-// NewEndpoints makes a table. It normalizes the entries, and refuses those that no request can
-// match (see Endpoint.Normalize) and those that overlap (see Endpoint.Overlap); the error names
-// all of them.
+// NewEndpoints makes a table of the entries, which it normalizes. It returns one error for all
+// entries that no request can match (see Endpoint.Normalize) or that overlap (see
+// Endpoint.Overlap).
 func NewEndpoints(list []Endpoint) (Endpoints, error) {
-	table := Endpoints{exact: map[string][]Endpoint{}, prefix: map[string][]Endpoint{}}
-	var wrong []error
+	entries := map[pathKey][]Endpoint{}
+	var invalid []error
 	for _, e := range list {
 		e, err := e.Normalize()
 		if err != nil {
-			wrong = append(wrong, err)
+			invalid = append(invalid, err)
 			continue
 		}
-		kind := table.exact
-		if e.Prefix {
-			kind = table.prefix
-		}
-		for _, other := range kind[e.Path] {
+		key := pathKey{e.Path, e.Prefix}
+		for _, other := range entries[key] {
 			if _, overlap := e.Overlap(other); overlap {
-				wrong = append(wrong, fmt.Errorf("two entries for path %q and host %q have a method in common", e.Path, e.Host))
+				invalid = append(invalid, fmt.Errorf("path %q and host %q are invalid: must not share a method with another entry", e.Path, e.Host))
 			}
 		}
-		kind[e.Path] = append(kind[e.Path], e)
+		entries[key] = append(entries[key], e)
 	}
-	if len(wrong) > 0 {
-		return Endpoints{}, errors.Join(wrong...)
+	if len(invalid) > 0 {
+		return Endpoints{}, errors.Join(invalid...)
 	}
-	for _, kind := range []map[string][]Endpoint{table.exact, table.prefix} {
-		for _, entries := range kind {
-			// Entries with a host stand first: they are asked before those without.
-			slices.SortStableFunc(entries, func(a, b Endpoint) int { return strings.Compare(b.Host, a.Host) })
-		}
+	for _, same := range entries {
+		// Entries with a host come before those without.
+		slices.SortStableFunc(same, func(a, b Endpoint) int { return strings.Compare(b.Host, a.Host) })
 	}
-	return table, nil
+	return Endpoints{entries}, nil
 }
 
-// Match returns the requirement of a request, the zero Requirement where the table
-// has none. Target is the request's :path with its query; host is its authority.
+// Match returns the requirement of a request, the zero Requirement if the table has none. Target
+// is the request's :path with its query; host is its authority.
 func (t Endpoints) Match(method, host, target string) Requirement {
-	if len(t.exact) == 0 && len(t.prefix) == 0 {
+	if len(t.entries) == 0 {
 		return Requirement{}
 	}
 	path, _, _ := strings.Cut(target, "?")
-	path, err := normalizePath(path)
-	if err != nil {
+	path, err := NormalizePath(path)
+	host, _, ok := splitHost(host)
+	if err != nil || !ok {
 		return Requirement{}
 	}
-	host, ok := normalizeHost(host)
-	if !ok {
-		return Requirement{}
-	}
-	if entries, ok := t.exact[path]; ok {
+	if entries, ok := t.entries[pathKey{path, false}]; ok {
 		return choose(entries, method, host)
 	}
-	for at := path; ; at = at[:strings.LastIndexByte(at, '/')] {
-		if entries, ok := t.prefix[at]; ok && at != "" {
+	for at := path; at != ""; at = at[:strings.LastIndexByte(at, '/')] {
+		if entries, ok := t.entries[pathKey{at, true}]; ok {
 			return choose(entries, method, host)
 		}
-		if at == "" {
-			return choose(t.prefix["/"], method, host)
-		}
 	}
+	return choose(t.entries[pathKey{"/", true}], method, host)
 }
 
-// choose takes the first entry that accepts host and method. A method that differs from one of
-// an entry by its case alone is accepted by no entry: an upstream may read it as that method,
-// and an entry that stands later may require less.
+// choose returns the requirement of the first entry that matches host and method. A method that
+// differs from an entry's only in case matches no entry: an upstream may ignore the case, and a
+// later entry may require less.
 func choose(entries []Endpoint, method, host string) Requirement {
 	for _, e := range entries {
 		if e.Host != "" && e.Host != host {

@@ -11,7 +11,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-func TestEndpoints(t *testing.T) {
+func TestEndpointsMatch(t *testing.T) {
 	name := func(s string) policy.Requirement { return policy.NewRequirement(policy.Any, s) }
 	table, err := policy.NewEndpoints([]policy.Endpoint{
 		{Prefix: true, Path: "/", Requirement: name("root")},
@@ -89,18 +89,18 @@ func TestEndpoints(t *testing.T) {
 			t.Errorf("%s %s %q: got %v, want %q", tt.method, tt.host, tt.target, got, tt.want)
 		}
 	}
-	if r := (policy.Endpoints{}).Match("GET", "x", "/"); r.Principal != policy.Nobody {
-		t.Errorf("the empty table answers %v", r)
+	if r := (policy.Endpoints{}).Match("GET", "x", "/"); r.Principal != policy.NoPrincipal {
+		t.Errorf("the empty table: %v", r)
 	}
 }
 
-func TestEndpointsClash(t *testing.T) {
+func TestOverlappingEntriesAreErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		list []policy.Endpoint
 		ok   bool
 	}{
-		{"same path, a method in common", []policy.Endpoint{{Path: "/a", Methods: []string{"GET", "PUT"}}, {Path: "/a", Methods: []string{"PUT"}}}, false},
+		{"same path, one shared method", []policy.Endpoint{{Path: "/a", Methods: []string{"GET", "PUT"}}, {Path: "/a", Methods: []string{"PUT"}}}, false},
 		{"same path, every method", []policy.Endpoint{{Path: "/a"}, {Path: "/a", Methods: []string{"PUT"}}}, false},
 		{"other method", []policy.Endpoint{{Path: "/a", Methods: []string{"GET"}}, {Path: "/a", Methods: []string{"PUT"}}}, true},
 		{"other host", []policy.Endpoint{{Path: "/a", Host: "x"}, {Path: "/a"}}, true},
@@ -116,10 +116,9 @@ func TestEndpointsClash(t *testing.T) {
 	}
 }
 
-// TestEntriesInAnySpelling: an entry matches however its host and path are spelled in the
-// configuration, and then comes before weaker entries.
-func TestEntriesInAnySpelling(t *testing.T) {
-	for _, tt := range []struct{ path, host, asked, at string }{
+// An entry matches in any spelling of its host and path, and wins over weaker entries.
+func TestEntriesMatchInAnySpelling(t *testing.T) {
+	for _, tt := range []struct{ path, host, requestPath, requestHost string }{
 		{"/a", "B.Example", "/a", "b.example"},
 		{"/a", "B.Example", "/a", "B.EXAMPLE:8080"},
 		{"/a", "b.example", "/a", "B.example."},
@@ -138,15 +137,14 @@ func TestEntriesInAnySpelling(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := table.Match("GET", tt.at, tt.asked); got.Principal != policy.SessionOnly {
-				t.Errorf("entry %q of %q, prefix %v: %q of %q gets %v", tt.path, tt.host, prefix, tt.asked, tt.at, got)
+			if got := table.Match("GET", tt.requestHost, tt.requestPath); got.Principal != policy.SessionOnly {
+				t.Errorf("entry %q of %q, prefix %v: %q of %q gets %v", tt.path, tt.host, prefix, tt.requestPath, tt.requestHost, got)
 			}
 		}
 	}
 }
 
-// TestEntriesThatNeverMatch: an entry that no request can match is an error that says why.
-func TestEntriesThatNeverMatch(t *testing.T) {
+func TestEntriesThatNeverMatchAreErrors(t *testing.T) {
 	for _, tt := range []struct {
 		entry policy.Endpoint
 		why   string
@@ -155,8 +153,8 @@ func TestEntriesThatNeverMatch(t *testing.T) {
 		{policy.Endpoint{Path: "a"}, "must begin with /"},
 		{policy.Endpoint{Path: "/a?b"}, "query"},
 		{policy.Endpoint{Path: "/a#b"}, "query"},
-		{policy.Endpoint{Path: "/a b"}, "space"},
-		{policy.Endpoint{Path: "/ä"}, "non-ASCII"},
+		{policy.Endpoint{Path: "/a b"}, "without space"},
+		{policy.Endpoint{Path: "/ä"}, "printable ASCII"},
 		{policy.Endpoint{Path: "/a;b"}, ";"},
 		{policy.Endpoint{Path: `/a\b`}, `\`},
 		{policy.Endpoint{Path: "//a"}, "//"},
@@ -181,7 +179,7 @@ func TestEntriesThatNeverMatch(t *testing.T) {
 	}
 }
 
-// tables draws endpoint tables of few names, so that entries meet. The scope of each
+// tables draws endpoint tables of few names, so that entries compete. The scope of each
 // requirement is the number of its entry.
 var tables = rapid.Custom(func(t *rapid.T) []policy.Endpoint {
 	entries := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) policy.Endpoint {
@@ -206,7 +204,7 @@ var tables = rapid.Custom(func(t *rapid.T) []policy.Endpoint {
 	return table
 })
 
-// expected is the contract's precedence, entry by entry, for a request in normal spelling.
+// expected returns the requirement by the contract's precedence for a normalized request.
 func expected(table []policy.Endpoint, method, host, path string) policy.Requirement {
 	best, exact := "", false
 	for _, e := range table {
@@ -228,8 +226,8 @@ func expected(table []policy.Endpoint, method, host, path string) policy.Require
 	return policy.Requirement{}
 }
 
-// respell spells a path otherwise without a change of its meaning: bits choose which
-// unreserved characters are escaped, and the case of the escapes' digits.
+// respell returns an equivalent spelling of a path: bits choose which unreserved characters are
+// escaped, and the case of the escapes' digits.
 func respell(path string, bits []byte) string {
 	bit := func(i int) bool { return len(bits) > 0 && bits[i/8%len(bits)]>>(i%8)&1 == 1 }
 	var b strings.Builder
@@ -253,10 +251,9 @@ func respell(path string, bits []byte) string {
 	return b.String()
 }
 
-// TestPrecedence: of any table, the entry that the contract names decides, however host and
-// path are spelled in the request and in the table. A method in another case never gets more
-// than the method itself.
-func TestPrecedence(t *testing.T) {
+// The precedence is the contract's for any table and any spelling of host and path in the request
+// and in the table. A method in another case is denied or gets the same requirement.
+func TestPrecedenceOfEntries(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list := tables.Draw(t, "table")
 		method := rapid.SampledFrom([]string{"GET", "PUT", "POST"}).Draw(t, "method")
@@ -282,7 +279,7 @@ func TestPrecedence(t *testing.T) {
 		if got := table.Match(method, authority, target); !same(got, want) {
 			t.Fatalf("%s %s %s of %+v: got %v, want %v", method, authority, target, spelled, got, want)
 		}
-		if got := table.Match(strings.ToLower(method), authority, target); !same(got, want) && got.Principal != policy.Nobody {
+		if got := table.Match(strings.ToLower(method), authority, target); !same(got, want) && got.Principal != policy.NoPrincipal {
 			t.Fatalf("%s in lower case gets %v, want %v or nothing", method, got, want)
 		}
 	})
@@ -292,8 +289,8 @@ func same(a, b policy.Requirement) bool {
 	return a.Principal == b.Principal && slices.Equal(a.Scopes(), b.Scopes())
 }
 
-// FuzzMatch: a target that is matched has none of the ambiguous spellings, and no other spelling
-// of it or of the host, by escapes, case, port, dot or query, gets another requirement.
+// FuzzMatch tests that a target that matches has no ambiguous spelling, and that no other spelling
+// of target and host, by escapes, case, port, dot or query, gets another requirement.
 func FuzzMatch(f *testing.F) {
 	for _, s := range []string{
 		"/api/v1/chat", "/api/v1/chat/../me", "/%61pi/v1/chat", "//", "/api/v1/chat?x", "/api/v1/chat%2f", "/..;/", "/a%2",
@@ -314,7 +311,7 @@ func FuzzMatch(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, method, host, target string, bits []byte) {
 		got := table.Match(method, host, target)
-		if got.Principal == policy.Nobody {
+		if got.Principal == policy.NoPrincipal {
 			return
 		}
 		path, _, _ := strings.Cut(target, "?")
@@ -331,16 +328,16 @@ func FuzzMatch(f *testing.F) {
 		}
 		normal, err := policy.NormalizePath(path)
 		if err != nil {
-			t.Fatalf("%q matched, and %v", target, err)
+			t.Fatalf("%q matched, but %v", target, err)
 		}
 		if again, err := policy.NormalizePath(normal); err != nil || again != normal {
-			t.Fatalf("%q is %q normalized, and that %q, %v", path, normal, again, err)
+			t.Fatalf("%q is %q normalized once and %q twice, %v", path, normal, again, err)
 		}
 		if other := table.Match(method, strings.ToUpper(host), normal+"?/../;"); !same(other, got) {
 			t.Fatalf("%q of %q: %v, and %q gets %v", target, host, got, normal, other)
 		}
 		if strings.Contains(strings.ReplaceAll(lower, "%3a", ""), "%") {
-			return // escapes that respell does not know
+			return // respell does not support other escapes
 		}
 		if other := table.Match(method, host, respell(path, bits)); !same(other, got) {
 			t.Fatalf("%q: %v, and %q gets %v", target, got, respell(path, bits), other)

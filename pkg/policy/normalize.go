@@ -28,24 +28,6 @@ var (
 // other escapes are upper case (section 6.2.2.1). The error begins with "must" and names the rule
 // that keeps every request from matching p.
 func NormalizePath(p string) (string, error) {
-	if strings.ContainsAny(p, "?#") {
-		return "", errPathQuery
-	}
-	return normalizePath(p)
-}
-
-// NormalizePrefix is NormalizePath for the path of an entry with Prefix. Only the prefix "/" may
-// end in "/".
-func NormalizePrefix(p string) (string, error) {
-	p, err := NormalizePath(p)
-	if err == nil && p != "/" && strings.HasSuffix(p, "/") {
-		return "", errPrefixSlash
-	}
-	return p, err
-}
-
-// normalizePath is NormalizePath for the path of a request without its query.
-func normalizePath(p string) (string, error) {
 	if p == "" || p[0] != '/' {
 		return "", errPathRelative
 	}
@@ -62,7 +44,7 @@ func normalizePath(p string) (string, error) {
 			return "", errPathCharacter
 		case c == ';' || c == '\\', c == '/' && i+1 < len(p) && p[i+1] == '/':
 			return "", errPathSeparator
-		case c == '#':
+		case c == '#' || c == '?':
 			return "", errPathQuery
 		case c == '%' && ambiguousEscape(p[i:]):
 			return "", errPathEscape
@@ -74,6 +56,16 @@ func normalizePath(p string) (string, error) {
 		}
 	}
 	return p, nil
+}
+
+// NormalizePrefix is NormalizePath for the path of an entry with Prefix. Only the prefix "/" may
+// end in "/".
+func NormalizePrefix(p string) (string, error) {
+	p, err := NormalizePath(p)
+	if err == nil && p != "/" && strings.HasSuffix(p, "/") {
+		return "", errPrefixSlash
+	}
+	return p, err
 }
 
 // ambiguousEscape reports whether s begins with an escaped slash, backslash or NUL. The digits
@@ -129,15 +121,9 @@ func NormalizeHost(host string) (string, error) {
 	return name, nil
 }
 
-// normalizeHost returns the host of a request's authority in the spelling of NormalizeHost. It
-// returns false for anything but one host, such as two that a proxy joined with ','.
-func normalizeHost(authority string) (string, bool) {
-	name, _, ok := splitHost(authority)
-	return name, ok
-}
-
 // splitHost splits an authority into its host in lower case and the rest: one dot, a port, or
-// both. It accepts any characters in a port, because no port is compared.
+// both. It accepts any characters in a port, because no port is compared. It returns false for
+// anything but one host, such as two that a proxy joined with ','.
 func splitHost(authority string) (host, rest string, ok bool) {
 	end := strings.IndexByte(authority, ':')
 	if strings.HasPrefix(authority, "[") { // an IPv6 address (RFC 3986 section 3.2.2)

@@ -1,11 +1,12 @@
 // Package secretfile reads tokens (File), server certificates (NewServer) and client certificates
-// (Client) from files that may be replaced while the program runs, and owns the rules for these
-// files (CheckSecret and the like).
+// (Client) from files that may be replaced while the program runs, and has the rules for these files
+// (CheckSecret, CheckToken, CheckCAs, CheckKeyPair).
 //
-// Use costs one atomic load. At most once a second, one caller also stats the files, following
-// symbolic links, which covers the link swap of a Kubernetes Secret. After a change that cannot be
-// used, the last good value stays in use and the log reports it once; a token that the program
-// accepts (OpenToken) is then rejected instead.
+// Use costs one atomic load. Every 800 ms one caller also stats the files, following symbolic links,
+// so that the link swap of a Kubernetes Secret is a change too. A file that is being written in
+// place is read 200 ms later, because it may be incomplete. After a change that cannot be used, the
+// last good value stays in use and the log reports it once; a token that the program accepts
+// (OpenToken) is then rejected instead.
 package secretfile
 
 import (
@@ -27,19 +28,16 @@ const (
 	maxSecret = 4 << 10
 
 	// MinToken is the length in characters of a token that a program accepts. Smaller allows
-	// tokens that can be guessed whatever limits guesses; larger rejects tokens in use.
+	// tokens that can be guessed despite rate limits; larger rejects tokens in use.
 	MinToken = 8
 
-	// byteOrderMark is what some editors write at the beginning of a file in UTF-8.
+	// byteOrderMark begins files in UTF-8 of some editors.
 	byteOrderMark = "\ufeff"
 )
 
 // File is one secret in a file: its text without a byte order mark at the beginning and one line
 // break at the end. It is safe for concurrent use.
-type File struct {
-	path  string
-	value *watched[credential.Secret]
-}
+type File struct{ value *watched[credential.Secret] }
 
 // Open reads the file of a secret that the program presents to others. It requires a regular file
 // of at most 4 KiB with one line, which has no control characters and is not empty. Errors name
@@ -58,14 +56,11 @@ func open(path string, log *zap.Logger, revoke bool, read func(string) (credenti
 		return nil, err
 	}
 	value.revoke = revoke
-	return &File{path: path, value: value}, nil
+	return &File{value}, nil
 }
 
 // Get returns the current secret. It is the zero Secret only after OpenToken.
 func (f *File) Get() credential.Secret { return f.value.get() }
-
-// Path returns the file's name.
-func (f *File) Path() string { return f.path }
 
 // CheckSecret returns the secret in a file and reports whether Open would accept it.
 func CheckSecret(path string) (credential.Secret, error) { return check(path, ReadOnce) }

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// put writes a file as most programs do: a new one, renamed over the old one.
+// put replaces a file by rename.
 func put(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
@@ -71,10 +71,10 @@ func TestOpen(t *testing.T) {
 		}
 	}
 	if _, err := Open(filepath.Join(t.TempDir(), "nowhere"), zap.NewNop()); err == nil {
-		t.Error("a file that is not there was opened")
+		t.Error("a missing file was opened")
 	}
 	if _, err := Open(t.TempDir(), zap.NewNop()); err == nil || !strings.Contains(err.Error(), "must be a regular file") {
-		t.Errorf("a folder: %v", err)
+		t.Errorf("a directory: %v", err)
 	}
 }
 
@@ -119,7 +119,7 @@ func TestChecksAgreeWithOpen(t *testing.T) {
 	}
 }
 
-// pipe makes a named pipe that yields the content once.
+// pipe makes a named pipe with the content.
 func pipe(t *testing.T, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "pipe")
@@ -135,7 +135,7 @@ func pipe(t *testing.T, content string) string {
 	return path
 }
 
-func TestReadOnce(t *testing.T) {
+func TestReadOnceReadsPipes(t *testing.T) {
 	secret, err := ReadOnce(pipe(t, "a-long-enough-secret\n"))
 	if err != nil || secret.Reveal() != "a-long-enough-secret" {
 		t.Errorf("got %q, %v", secret.Reveal(), err)
@@ -145,11 +145,11 @@ func TestReadOnce(t *testing.T) {
 		t.Errorf("two lines: %v", err)
 	}
 	if _, err := ReadOnce(filepath.Join(t.TempDir(), "nowhere")); err == nil {
-		t.Error("a file that is not there was read")
+		t.Error("a missing file was read")
 	}
 }
 
-func TestReadableByOthers(t *testing.T) {
+func TestWarnsAboutFilesThatEveryoneCanRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	put(t, path, "abc")
 	for mode, want := range map[os.FileMode]int{0o600: 0, 0o640: 0, 0o644: 1, 0o604: 1} {
@@ -166,8 +166,8 @@ func TestReadableByOthers(t *testing.T) {
 	}
 }
 
-// A change counts at the first use that is a second after the last look.
-func TestChangeWithinASecond(t *testing.T) {
+// The first use after interval finds a change.
+func TestChangeIsFoundAfterInterval(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	synctest.Test(t, func(t *testing.T) {
 		put(t, path, "old")
@@ -184,11 +184,11 @@ func TestChangeWithinASecond(t *testing.T) {
 		}
 		put(t, path, "new")
 		<-time.After(interval - time.Nanosecond)
-		expect("old") // no look at the file yet
+		expect("old") // no look yet
 		<-time.After(time.Nanosecond)
 		expect("new")
 
-		put(t, path, "") // a rotation that went wrong
+		put(t, path, "") // a failed rotation
 		for range 3 {
 			<-time.After(interval)
 			expect("new")
@@ -199,7 +199,7 @@ func TestChangeWithinASecond(t *testing.T) {
 		<-time.After(interval)
 		expect("new")
 		if errors := logs.FilterLevelExact(zapcore.ErrorLevel).Len(); errors != 2 {
-			t.Errorf("two different failures were told %d times", errors)
+			t.Errorf("two failures were logged %d times", errors)
 		}
 		put(t, path, "newest\n")
 		<-time.After(interval)
@@ -213,7 +213,7 @@ func TestChangeWithinASecond(t *testing.T) {
 }
 
 // Kubernetes swaps a Secret by renaming a symbolic link to its folder.
-func TestSymbolicLink(t *testing.T) {
+func TestSwapOfASymbolicLinkIsAChange(t *testing.T) {
 	dir := t.TempDir()
 	mount := func(name, content string) {
 		t.Helper()
@@ -267,7 +267,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	all.Wait()
 	if got := f.Get().Reveal(); got != "bb" {
-		t.Errorf("found %q at last", got)
+		t.Errorf("found %q at the end", got)
 	}
 }
 

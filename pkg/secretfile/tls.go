@@ -112,9 +112,6 @@ func (c *Client) DialTLS(ctx context.Context, network, addr string) (net.Conn, e
 	return dialer.DialContext(ctx, network, addr)
 }
 
-// Config returns the current configuration. The caller must not change it.
-func (c *Client) Config() *tls.Config { return c.current.get() }
-
 func newConfig() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 }

@@ -93,8 +93,7 @@ func block(kind string, der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 }
 
-// greet serves TLS that says the client's name to each connection; it returns the
-// address.
+// greet serves TLS and sends each client its own name. It returns the address.
 func greet(t *testing.T, conf *tls.Config) string {
 	t.Helper()
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", conf)
@@ -114,7 +113,7 @@ func greet(t *testing.T, conf *tls.Config) string {
 				if secure.Handshake() != nil {
 					return
 				}
-				name := "nobody"
+				name := "anonymous"
 				if peers := secure.ConnectionState().PeerCertificates; len(peers) > 0 {
 					name = peers[0].Subject.CommonName
 				}
@@ -126,7 +125,7 @@ func greet(t *testing.T, conf *tls.Config) string {
 	return ln.Addr().String()
 }
 
-// call dials and returns who the server thinks calls, and who the server is.
+// call dials and returns the names of client and server.
 func call(client *Client, addr string) (me, server string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -140,10 +139,10 @@ func call(client *Client, addr string) (me, server string, err error) {
 	return strings.TrimSpace(line), peers[0].Subject.CommonName, err
 }
 
-// due makes the next use look at the files.
+// due makes the next use look.
 func due[T any](w *watched[T]) { w.due.Store(0) }
 
-func TestMutualTLSIsReplaced(t *testing.T) {
+func TestMutualTLSFollowsChangedFiles(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	ca, other := newAuthority(t), newAuthority(t)
@@ -176,12 +175,12 @@ func TestMutualTLSIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	if me, _, err := call(anonymous, addr); err == nil {
-		t.Errorf("a client without a certificate was let in as %q", me)
+		t.Errorf("a client without a certificate was accepted as %q", me)
 	}
 	other.issue("client 3", at("client.pem"), at("client.key"))
 	due(client.current)
 	if me, _, err := call(client, addr); err == nil {
-		t.Errorf("a client of another CA was let in as %q", me)
+		t.Errorf("a client of another CA was accepted as %q", me)
 	}
 
 	other.put(at("ca.pem")) // now the client trusts another CA than the server's
@@ -192,8 +191,8 @@ func TestMutualTLSIsReplaced(t *testing.T) {
 	}
 }
 
-// A server's certificate, key and client CA are replaced; half of it changes nothing.
-func TestServerIsReplaced(t *testing.T) {
+// A new certificate without its key changes nothing.
+func TestServerFollowsChangedFiles(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	ca := newAuthority(t)
@@ -211,14 +210,14 @@ func TestServerIsReplaced(t *testing.T) {
 		}
 		return leaf.Subject.CommonName
 	}
-	ca.issue("server 2", at("server.pem"), at("key.other")) // its key has not arrived yet
+	ca.issue("server 2", at("server.pem"), at("key.other")) // its key is still missing
 	for range 2 {
 		if got := name(); got != "server 1" {
 			t.Errorf("found %q with half of a new pair", got)
 		}
 	}
 	if logs.Len() != 1 {
-		t.Errorf("half of a pair was told %d times", logs.Len())
+		t.Errorf("half of a pair was logged %d times", logs.Len())
 	}
 	ca.issue("server 3", at("server.pem"), at("server.key"))
 	if got := name(); got != "server 3" {
@@ -226,7 +225,7 @@ func TestServerIsReplaced(t *testing.T) {
 	}
 }
 
-func TestBadFiles(t *testing.T) {
+func TestInvalidCertificatesAreErrors(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	ca := newAuthority(t)
@@ -261,7 +260,7 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-func TestReadClient(t *testing.T) {
+func TestReadClientReadsPipes(t *testing.T) {
 	dir := t.TempDir()
 	ca := newAuthority(t)
 	caFile, certFile, keyFile := filepath.Join(dir, "ca"), filepath.Join(dir, "cert"), filepath.Join(dir, "key")
@@ -286,8 +285,7 @@ func TestReadClient(t *testing.T) {
 	}
 }
 
-// Through an http.Transport the client speaks HTTP/2.
-func TestHTTP2(t *testing.T) {
+func TestClientOffersHTTP2(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	ca := newAuthority(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-func TestTokenHasALeastLength(t *testing.T) {
+func TestShortTokenIsInvalid(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	for content, ok := range map[string]bool{
 		"a": false, "canary7": false, "canary7\r\n": false, "\ufeffcanary7": false, "canary-8": true, "ääääääää": true, "äääääää": false,
@@ -27,21 +27,21 @@ func TestTokenHasALeastLength(t *testing.T) {
 			t.Errorf("%q: %v", content, err)
 		}
 		if _, err := Open(path, zap.NewNop()); err != nil {
-			t.Errorf("%q is not presented: %v", content, err)
+			t.Errorf("Open of %q: %v", content, err)
 		}
 	}
 }
 
-// A token whose file cannot be used counts no more, until it can.
-func TestTokenIsRevokedWithItsFile(t *testing.T) {
-	for name, spoil := range map[string]func(path string) error{
-		"deleted":            os.Remove,
-		"emptied":            func(path string) error { return os.Truncate(path, 0) },
-		"short":              func(path string) error { return os.WriteFile(path, []byte("canary"), 0o600) },
-		"two lines":          func(path string) error { return os.WriteFile(path, []byte("canary-1\ncanary-2"), 0o600) },
-		"a folder":           func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
-		"a dangling link":    func(path string) error { return errors.Join(os.Remove(path), os.Symlink("nowhere", path)) },
-		"its folder is gone": func(path string) error { return os.RemoveAll(filepath.Dir(path)) },
+// A token is rejected while its file cannot be used.
+func TestTokenIsRejectedWhileItsFileIsUnusable(t *testing.T) {
+	for name, damage := range map[string]func(path string) error{
+		"deleted":        os.Remove,
+		"emptied":        func(path string) error { return os.Truncate(path, 0) },
+		"short":          func(path string) error { return os.WriteFile(path, []byte("canary"), 0o600) },
+		"two lines":      func(path string) error { return os.WriteFile(path, []byte("canary-1\ncanary-2"), 0o600) },
+		"directory":      func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
+		"dangling link":  func(path string) error { return errors.Join(os.Remove(path), os.Symlink("nowhere", path)) },
+		"folder removed": func(path string) error { return os.RemoveAll(filepath.Dir(path)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "folder", "token")
@@ -55,17 +55,17 @@ func TestTokenIsRevokedWithItsFile(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := spoil(path); err != nil {
+				if err := damage(path); err != nil {
 					t.Fatal(err)
 				}
 				for range 5 {
 					<-time.After(interval)
 					if got := token.Get(); got != (credential.Secret{}) {
-						t.Fatalf("%q still counts", got.Reveal())
+						t.Fatalf("%q is still accepted", got.Reveal())
 					}
 				}
 				if got := logs.FilterLevelExact(zapcore.ErrorLevel).Len(); got != 1 {
-					t.Errorf("it is reported %d times", got)
+					t.Errorf("logged %d times", got)
 				}
 				if err := errors.Join(os.RemoveAll(filepath.Dir(path)), os.Mkdir(filepath.Dir(path), 0o700)); err != nil {
 					t.Fatal(err)
@@ -73,15 +73,71 @@ func TestTokenIsRevokedWithItsFile(t *testing.T) {
 				put(t, path, "canary-new")
 				<-time.After(interval)
 				if got := token.Get().Reveal(); got != "canary-new" {
-					t.Errorf("found %q after the file is back", got)
+					t.Errorf("found %q after the file is restored", got)
 				}
 			})
 		})
 	}
 }
 
-// The same file again, as from a backup with its times, counts again.
-func TestTokenIsRestored(t *testing.T) {
+// A file that is written in place may be incomplete for a moment, in which the last good token must
+// stay accepted. The delay is bounded, and a rename has none.
+func TestTokenWrittenInPlace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	write := func(content string) { // in place, with the times of the bubble
+		if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), os.Chtimes(path, time.Now(), time.Now())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		write("canary-old")
+		log, logs := observed()
+		token, err := OpenToken(path, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect := func(after time.Duration, want string) {
+			t.Helper()
+			<-time.After(after)
+			if got := token.Get().Reveal(); got != want {
+				t.Errorf("found %q, want %q", got, want)
+			}
+		}
+		<-time.After(interval)
+		write("")
+		expect(0, "canary-old")
+		write("canary-new-")
+		expect(settle-1, "canary-old")
+		write("canary-new-and-longer")
+		expect(1, "canary-new-and-longer")
+		if lines := logs.FilterLevelExact(zapcore.ErrorLevel).Len(); lines != 0 {
+			t.Errorf("%d errors are logged", lines)
+		}
+
+		<-time.After(interval)
+		write("")
+		expect(0, "canary-new-and-longer")
+		write("") // still being written: the second look decides
+		expect(settle, "")
+
+		<-time.After(interval)
+		write("canary-back")
+		expect(0, "")
+		expect(settle, "canary-back")
+
+		write("canary-settled")
+		expect(interval, "canary-settled")
+		<-time.After(interval)
+		put(t, path, "canary-renamed")
+		if err := os.Chtimes(path, time.Now(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		expect(0, "canary-renamed")
+	})
+}
+
+// The same file with the same times is accepted again.
+func TestTokenIsAcceptedAfterItsFileIsRestored(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	synctest.Test(t, func(t *testing.T) {
 		put(t, path, "canary-token")
@@ -101,8 +157,8 @@ func TestTokenIsRestored(t *testing.T) {
 	})
 }
 
-// While a token is rotated as Kubernetes does it, by a swapped link and the removal of the
-// old folder, and while it is renamed over, one of both tokens counts at any moment.
+// During a rotation by a swapped link and removal of the old directory, as Kubernetes does it, and
+// by rename, one of both tokens is accepted at any moment.
 func TestTokenRotationHasNoGap(t *testing.T) {
 	dir := t.TempDir()
 	at := func(names ...string) string { return filepath.Join(append([]string{dir}, names...)...) }
@@ -139,9 +195,9 @@ func TestTokenRotationHasNoGap(t *testing.T) {
 					return
 				default:
 				}
-				token.value.due.Store(0) // looks each time
+				token.value.due.Store(0) // look each time
 				if token.Get() == (credential.Secret{}) {
-					t.Errorf("%s: no token counts", token.Path())
+					t.Errorf("%s: both tokens are rejected", token.value.paths[0])
 					return
 				}
 			}
@@ -160,9 +216,8 @@ func TestTokenRotationHasNoGap(t *testing.T) {
 	all.Wait()
 }
 
-// One failure does not revoke a token: a link on the way to it may have been swapped between
-// two steps.
-func TestOneFailureDoesNotRevoke(t *testing.T) {
+// A link on the path may be swapped between two steps of a look.
+func TestOneFailureDoesNotRejectAToken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	put(t, path, "")
 	failures := 0
@@ -187,7 +242,7 @@ func TestOneFailureDoesNotRevoke(t *testing.T) {
 	}
 }
 
-// The log is never called under the lock: a log that blocks must not keep files from being read.
+// A log that blocks must not keep files from being read.
 func TestNoLogUnderLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	put(t, path, "canary-old")
@@ -218,6 +273,6 @@ func TestNoLogUnderLock(t *testing.T) {
 		f.Get()
 	}
 	if lines != 3 {
-		t.Errorf("%d lines are logged: want an error, a warning and a report", lines)
+		t.Errorf("%d lines: want an error, a warning and a reload", lines)
 	}
 }

@@ -1,7 +1,6 @@
-// Package usage tells the key API when keys were last used and how often, in batches
-// about once a minute. It is beside the check and never in its way: noting a use
-// takes one lock of one of 64 shards, what has no room is dropped, and a report that
-// fails is lost, for losing one is harmless.
+// Package usage reports to the key API when keys were last used and how often, in batches about
+// once a minute. A use costs one map access under the lock of one of 64 shards. Uses beyond the
+// bound and failed reports are dropped, because a lost report is harmless.
 package usage
 
 import (
@@ -20,28 +19,32 @@ import (
 )
 
 const (
-	// reportEvery is the time between two reports, jittered by a quarter.
+	// reportEvery is the time between two reports, jittered by a quarter. Larger delays usage and
+	// drops more of it; smaller costs requests.
 	reportEvery = time.Minute
-	// reportTimeout bounds one report, and the last one of a stop.
+	// reportTimeout is the time for all requests of one report. Larger delays a shutdown, which
+	// sends the last report; smaller loses reports when the key API is slow.
 	reportTimeout = 2 * time.Second
-	shards        = 64
-	// maxPerShard bounds what is noted between two reports to about 100,000 keys.
+	// shards is the number of locks. Smaller makes checks wait for each other; larger costs memory.
+	shards = 64
+	// maxPerShard is the number of keys of a shard in one report, about 100,000 in all. Larger
+	// costs memory; smaller drops the usage of more keys.
 	maxPerShard = 1600
 )
 
-// KeyAPI takes reports; sidecarapi.Client is one.
+// KeyAPI receives reports. It is implemented by sidecarapi.Client.
 type KeyAPI interface {
-	// Usage sends one report of at most sidecarapi.MaxUsed keys. sidecarapi.ErrNotOffered says
-	// that there is nobody to tell.
+	// Usage sends a report of at most sidecarapi.MaxUsed keys. After sidecarapi.ErrNotOffered no
+	// more reports are sent.
 	Usage(ctx context.Context, report sidecarapi.UsageRequest) error
 }
 
-// Recorder gathers uses. It is safe for concurrent use; Run sends them.
+// Recorder records uses, which Run reports. It is safe for concurrent use.
 type Recorder struct {
 	api     KeyAPI
 	sidecar func() string
 	log     *zap.Logger
-	off     atomic.Bool // the key API takes no reports
+	off     atomic.Bool // the key API does not accept reports
 	dropped prometheus.Counter
 	reports *prometheus.CounterVec
 	shards  [shards]shard
@@ -57,16 +60,16 @@ type use struct {
 	allowed, denied int64
 }
 
-// New makes an empty recorder. Each report has the name that sidecar returns then, because
-// the cache replaces its name after a conflict.
+// New makes an empty recorder. It calls sidecar for the name in each report, because the cache
+// replaces its name after a conflict.
 func New(api KeyAPI, sidecar func() string, log *zap.Logger, reg prometheus.Registerer) *Recorder {
 	r := &Recorder{
 		api: api, sidecar: sidecar, log: log,
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "phantom_authz_usage_dropped_total", Help: "Uses of keys that were not noted, for want of room.",
+			Name: "phantom_authz_usage_dropped_total", Help: "Uses of keys that were dropped because the recorder was full.",
 		}),
 		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "phantom_authz_usage_reports_total", Help: "Reports of usage to the key API by outcome.",
+			Name: "phantom_authz_usage_reports_total", Help: "Usage reports to the key API by outcome.",
 		}, []string{"outcome"}),
 	}
 	for i := range r.shards {
@@ -76,7 +79,7 @@ func New(api KeyAPI, sidecar func() string, log *zap.Logger, reg prometheus.Regi
 	return r
 }
 
-// Used notes one use of a key at that moment.
+// Used records one use of a key.
 func (r *Recorder) Used(d credential.Digest, allowed bool, at time.Time) {
 	if r.off.Load() {
 		return
@@ -103,25 +106,23 @@ func (r *Recorder) Used(d credential.Digest, allowed bool, at time.Time) {
 	}
 }
 
-// Run reports until ctx ends, and then a last time.
+// Run sends reports until ctx ends, and then a last one.
 func (r *Recorder) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		timer := time.NewTimer(reportEvery - reportEvery/4 + rand.N(reportEvery/2))
 		select {
 		case <-ctx.Done():
-		case <-timer.C:
+		case <-time.After(reportEvery - reportEvery/4 + rand.N(reportEvery/2)):
 		}
-		timer.Stop()
 		r.report(context.WithoutCancel(ctx))
 	}
 	return nil
 }
 
-// report sends what was noted since the last one.
+// report sends the uses since the last report.
 func (r *Recorder) report(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	for used := r.take(); len(used) > 0; {
+	for used := r.drain(); len(used) > 0; {
 		n := min(len(used), sidecarapi.MaxUsed)
 		err := r.api.Usage(ctx, sidecarapi.UsageRequest{Sidecar: r.sidecar(), Used: used[:n]})
 		used = used[n:]
@@ -129,7 +130,7 @@ func (r *Recorder) report(ctx context.Context) {
 		case err == nil:
 			r.reports.WithLabelValues("ok").Inc()
 		case errors.Is(err, sidecarapi.ErrNotOffered):
-			r.log.Info("the key API takes no reports of usage")
+			r.log.Info("key API does not accept usage reports: usage is not recorded")
 			r.off.Store(true)
 			return
 		default:
@@ -138,8 +139,8 @@ func (r *Recorder) report(ctx context.Context) {
 	}
 }
 
-// take empties the shards.
-func (r *Recorder) take() []sidecarapi.Used {
+// drain returns and removes all uses.
+func (r *Recorder) drain() []sidecarapi.Used {
 	var all []sidecarapi.Used
 	for i := range r.shards {
 		s := &r.shards[i]

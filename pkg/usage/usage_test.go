@@ -20,23 +20,23 @@ import (
 
 func name() string { return "s" }
 
-// taker remembers the reports.
-type taker struct {
+// keyAPI is a KeyAPI that stores the reports.
+type keyAPI struct {
 	mu      sync.Mutex
 	err     error
 	reports []sidecarapi.UsageRequest
 	at      []time.Time
 }
 
-func (k *taker) Usage(_ context.Context, r sidecarapi.UsageRequest) error {
+func (k *keyAPI) Usage(_ context.Context, r sidecarapi.UsageRequest) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.reports, k.at = append(k.reports, r), append(k.at, time.Now())
 	return k.err
 }
 
-// sent returns the reports so far and when they came.
-func (k *taker) sent() ([]sidecarapi.UsageRequest, []time.Time) {
+// sent returns the reports and their times.
+func (k *keyAPI) sent() ([]sidecarapi.UsageRequest, []time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Clone(k.reports), slices.Clone(k.at)
@@ -47,8 +47,8 @@ func digest(i int) (d credential.Digest) {
 	return d
 }
 
-// run runs a recorder in a bubble of its own time until the test function returns.
-func run(t *testing.T, k *taker, f func(r *usage.Recorder)) {
+// run runs a recorder in a synctest bubble until f returns.
+func run(t *testing.T, k *keyAPI, f func(r *usage.Recorder)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := usage.New(k, name, zap.NewNop(), prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
@@ -61,13 +61,13 @@ func run(t *testing.T, k *taker, f func(r *usage.Recorder)) {
 }
 
 func TestReportsOnceAMinute(t *testing.T) {
-	k := &taker{}
+	k := &keyAPI{}
 	run(t, k, func(r *usage.Recorder) {
 		begin := time.Now()
 		for i := range 5 {
 			r.Used(digest(1), i > 0, begin.Add(time.Duration(i)*time.Second))
 		}
-		r.Used(digest(1), true, begin) // late, and no step back
+		r.Used(digest(1), true, begin) // out of order
 		r.Used(digest(2), false, begin)
 		<-time.After(75 * time.Second)
 		reports, at := k.sent()
@@ -93,18 +93,17 @@ func TestReportsOnceAMinute(t *testing.T) {
 		}
 		<-time.After(10 * time.Minute)
 		if reports, _ := k.sent(); len(reports) != 1 {
-			t.Errorf("%d reports of nothing", len(reports)-1)
+			t.Errorf("%d empty reports", len(reports)-1)
 		}
 		r.Used(digest(3), true, time.Now())
 	})
 	if len(k.reports) != 2 {
-		t.Errorf("%d reports: the last is sent at the stop", len(k.reports))
+		t.Errorf("%d reports: want a last one at the stop", len(k.reports))
 	}
 }
 
-// A report has the name that the sidecar has when it is sent.
 func TestReportsHaveTheCurrentName(t *testing.T) {
-	k := &taker{}
+	k := &keyAPI{}
 	synctest.Test(t, func(t *testing.T) {
 		var current atomic.Value
 		current.Store("one")
@@ -123,8 +122,8 @@ func TestReportsHaveTheCurrentName(t *testing.T) {
 	}
 }
 
-func TestManyKeysAreBounded(t *testing.T) {
-	k := &taker{}
+func TestKeysAreBounded(t *testing.T) {
+	k := &keyAPI{}
 	run(t, k, func(r *usage.Recorder) {
 		for i := range 300_000 {
 			r.Used(digest(i), true, time.Now())
@@ -142,7 +141,7 @@ func TestManyKeysAreBounded(t *testing.T) {
 	}
 }
 
-func TestFailures(t *testing.T) {
+func TestFailedReportsAreLost(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want int
@@ -150,7 +149,7 @@ func TestFailures(t *testing.T) {
 		{errors.New("down"), 2},
 		{sidecarapi.ErrNotOffered, 1},
 	} {
-		k := &taker{err: tt.err}
+		k := &keyAPI{err: tt.err}
 		run(t, k, func(r *usage.Recorder) {
 			r.Used(digest(1), true, time.Now())
 			<-time.After(2 * time.Minute)
@@ -161,13 +160,13 @@ func TestFailures(t *testing.T) {
 			t.Errorf("%v: %d reports, want %d", tt.err, len(k.reports), tt.want)
 		}
 		if n := len(k.reports); n == 2 && k.reports[1].Used[0].Allowed != 1 {
-			t.Errorf("a lost report is told again: %+v", k.reports[1])
+			t.Errorf("a lost report was sent again: %+v", k.reports[1])
 		}
 	}
 }
 
 func BenchmarkUsed(b *testing.B) {
-	r := usage.New(&taker{}, name, zap.NewNop(), prometheus.NewRegistry())
+	r := usage.New(&keyAPI{}, name, zap.NewNop(), prometheus.NewRegistry())
 	now := time.Now()
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {

@@ -13,10 +13,9 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz/grpcserver"
-	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-// browserCheck is a message of the headers that envoy.yaml sends for a request of the web app.
+// browserCheck returns a message with the headers that envoy.yaml sends for the web app.
 func browserCheck() *authv3.CheckRequest {
 	return message(map[string]string{"scope": "a"}, raw(
 		"authorization", "Bearer "+key.Reveal(), "cookie", "theme=dark; lang=de; _ga=GA1.1.1234567890.1234567890",
@@ -24,10 +23,10 @@ func browserCheck() *authv3.CheckRequest {
 	))
 }
 
-// BenchmarkHit measures a cache hit without the transport: message in, message out.
+// BenchmarkHit measures a cache hit without gRPC, from message to message.
 func BenchmarkHit(b *testing.B) {
-	rules := &extauthz.Rules{Judge: policy.Judge{SessionScopes: credential.NewScopes("chat:companion")}, Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session"}
-	check := grpcserver.Direct(extauthz.NewChecker(newSource(), nobody{}, rules, extauthz.NewMetrics(prometheus.NewRegistry())))
+	rules := &extauthz.Rules{SessionScopes: credential.NewScopes("chat:companion"), Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session"}
+	check := grpcserver.Direct(extauthz.NewChecker(newSource(), noUsage{}, rules, extauthz.NewMetrics(prometheus.NewRegistry())))
 	msg, err := proto.Marshal(browserCheck())
 	if err != nil {
 		b.Fatal(err)
@@ -42,7 +41,7 @@ func BenchmarkHit(b *testing.B) {
 	}
 }
 
-// BenchmarkServer measures a cache hit through the real server, the client's cost included.
+// BenchmarkServer measures a cache hit through the server, including the client's cost.
 func BenchmarkServer(b *testing.B) {
 	_, conn := serve(b, newSource(), zap.NewNop())
 	client, msg := authv3.NewAuthorizationClient(conn), browserCheck()

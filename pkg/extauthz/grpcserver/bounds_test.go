@@ -19,38 +19,24 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
-	"github.com/phantomrouter/phantom-authz/pkg/extauthz/grpcserver"
 )
 
-// listen serves a front by the clock of a synctest bubble and returns a way to connect.
-func listen(t *testing.T) (dial func() net.Conn, stop func()) {
+// connect starts a server without sockets, for synctest, and returns a connection to it.
+func connect(t *testing.T) net.Conn {
 	t.Helper()
-	front := grpcserver.New(extauthz.NewChecker(newSource(), nobody{}, &extauthz.Rules{}, extauthz.NewMetrics(prometheus.NewRegistry())), zap.NewNop())
 	ln := bufconn.Listen(1 << 16)
-	served := make(chan error, 1)
-	go func() { served <- front.Serve(ln) }()
-	dial = func() net.Conn {
-		conn, err := ln.DialContext(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return conn
+	start(t, ln, extauthz.NewChecker(newSource(), noUsage{}, &extauthz.Rules{}, extauthz.NewMetrics(prometheus.NewRegistry())), zap.NewNop())
+	conn, err := ln.DialContext(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	return dial, func() {
-		front.Stop(t.Context())
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
-// TestSettings: the server tells its clients the bounds of a connection.
-func TestSettings(t *testing.T) {
+func TestServerAnnouncesBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dial, stop := listen(t)
-		defer stop()
-		conn := dial()
-		defer func() { _ = conn.Close() }()
+		conn := connect(t)
 		if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 			t.Fatal(err)
 		}
@@ -76,20 +62,16 @@ func TestSettings(t *testing.T) {
 	})
 }
 
-// TestConnectionThatNeverSpeaks is closed, and so is one whose client is gone.
-func TestConnectionThatNeverSpeaks(t *testing.T) {
-	for name, said := range map[string]string{
+func TestSilentConnectionIsClosed(t *testing.T) {
+	for name, sent := range map[string]string{
 		"nothing": "", "half a preface": http2.ClientPreface[:5],
 		"no answer to a ping": http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00",
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				dial, stop := listen(t)
-				defer stop()
-				conn := dial()
-				defer func() { _ = conn.Close() }()
+				conn := connect(t)
 				began := time.Now()
-				if _, err := io.WriteString(conn, said); err != nil {
+				if _, err := io.WriteString(conn, sent); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := io.Copy(io.Discard, conn); err != nil && !errors.Is(err, io.ErrClosedPipe) {
@@ -103,13 +85,10 @@ func TestConnectionThatNeverSpeaks(t *testing.T) {
 	}
 }
 
-// TestPingsOfEnvoy: a client that pings every 10 s and has no stream is not sent away.
-func TestPingsOfEnvoy(t *testing.T) {
+// A client without streams may ping every 10 s.
+func TestPingsOfEnvoyAreAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dial, stop := listen(t)
-		defer stop()
-		conn := dial()
-		defer func() { _ = conn.Close() }()
+		conn := connect(t)
 		framer := http2.NewFramer(conn, conn)
 		if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 			t.Fatal(err)
@@ -128,7 +107,7 @@ func TestPingsOfEnvoy(t *testing.T) {
 				}
 				switch frame := frame.(type) {
 				case *http2.GoAwayFrame:
-					t.Fatalf("sent away: %s", frame.DebugData())
+					t.Fatalf("GOAWAY: %s", frame.DebugData())
 				case *http2.PingFrame:
 					acked = frame.IsAck()
 				}
@@ -138,8 +117,7 @@ func TestPingsOfEnvoy(t *testing.T) {
 	})
 }
 
-// TestMetadataTooLarge: a call with more metadata than any proxy sends is refused before it is read.
-func TestMetadataTooLarge(t *testing.T) {
+func TestLargeMetadataIsRejected(t *testing.T) {
 	_, conn := serve(t, newSource(), zap.NewNop())
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "x", strings.Repeat("x", 20<<10))
 	if resp, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}); err == nil || status.Code(err) == codes.OK {

@@ -21,9 +21,9 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// The generated types are the model: what they read is read, and what is written they read.
+// The tests of this file compare with the generated types.
 
-// FuzzRead: every message that the generated types can read is read as they read it.
+// FuzzRead tests that every message that the generated types can read is read in the same way.
 func FuzzRead(f *testing.F) {
 	for _, msg := range messages() {
 		b, err := proto.Marshal(msg)
@@ -31,7 +31,7 @@ func FuzzRead(f *testing.F) {
 			f.Fatal(err)
 		}
 		f.Add(b)
-		f.Add(append(b, b...)) // messages in one field twice are one
+		f.Add(append(b, b...)) // two messages in one field are merged
 	}
 	f.Add([]byte{0x0a, 0xff, 0xff})
 	f.Add([]byte{0x0a, 0x02, 0x22, 0x80})
@@ -41,7 +41,7 @@ func FuzzRead(f *testing.F) {
 func compareReading(t interface{ Fatalf(string, ...any) }, b []byte) {
 	msg := new(authv3.CheckRequest)
 	if proto.Unmarshal(b, msg) != nil || !asciiNames(msg) {
-		_ = new(exchange).read(b) // only that it does not panic
+		_ = new(exchange).read(b) // must not panic
 		return
 	}
 	var got exchange
@@ -59,7 +59,7 @@ func compareReading(t interface{ Fatalf(string, ...any) }, b []byte) {
 	}
 }
 
-// asciiNames: Envoy lets no other names of headers in (RFC 9110 section 5.1).
+// asciiNames reports whether all header names are ASCII. Envoy rejects others (RFC 9110 section 5.1).
 func asciiNames(msg *authv3.CheckRequest) bool {
 	http := msg.GetAttributes().GetRequest().GetHttp()
 	odd := func(name string) bool { return strings.ContainsFunc(name, func(r rune) bool { return r >= 0x80 }) }
@@ -95,8 +95,7 @@ func messages() []*authv3.CheckRequest {
 	}
 }
 
-// TestWrite: what is written means what the generated types would have written.
-func TestWrite(t *testing.T) {
+func TestWriteMatchesGeneratedTypes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		texts := rapid.OneOf(rapid.Just(""), rapid.String(), rapid.StringN(120, 20_000, -1))
 		list := rapid.Custom(func(t *rapid.T) extauthz.Header {
@@ -120,7 +119,7 @@ func TestWrite(t *testing.T) {
 			t.Fatalf("(-generated +own):\n%s", diff)
 		}
 		if allowed := got.GetStatus() == nil || got.GetStatus().GetCode() == 0; allowed != a.Allow {
-			t.Fatalf("Envoy would take it for %v: %v", allowed, got)
+			t.Fatalf("to Envoy allow is %v: %v", allowed, got)
 		}
 	})
 }
@@ -145,8 +144,7 @@ func readGenerated(msg *authv3.CheckRequest) *extauthz.Request {
 	return req
 }
 
-// valueOf returns a raw value where there is one: an empty value comes as an entry
-// with neither.
+// valueOf returns the raw value if there is one. An empty value is an entry without both.
 func valueOf(header *corev3.HeaderValue) string {
 	if raw := header.GetRawValue(); len(raw) > 0 {
 		return string(raw)
@@ -203,7 +201,7 @@ func headersGenerated(list []extauthz.Header) []*corev3.HeaderValueOption {
 	for i, h := range list {
 		options[i] = &corev3.HeaderValueOption{
 			Header: &corev3.HeaderValue{Key: h.Name, Value: h.Value},
-			Append: overwrite, //nolint:staticcheck // SA1019: the only field that Envoy heeds in these lists
+			Append: overwrite, //nolint:staticcheck // SA1019: the only field that Envoy reads in these lists
 		}
 	}
 	return options

@@ -11,16 +11,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
-	"github.com/phantomrouter/phantom-authz/pkg/extauthz/grpcserver"
 )
 
-// frozen is a Source that takes its time and heeds no context, as if the process had been
-// stopped in the middle of a check.
+// frozen is a Source that ignores its context, as if the process had been stopped during a check.
 type frozen struct {
 	*source
 	lasts time.Duration
@@ -31,30 +28,16 @@ func (f frozen) Lookup(ctx context.Context, d credential.Digest) (credential.Rec
 	return f.source.Lookup(ctx, d)
 }
 
-// serveBuffered is serve without sockets, so that it runs by the clock of a synctest bubble.
-func serveBuffered(t *testing.T, src extauthz.Source, rules *extauthz.Rules, reg *prometheus.Registry) (conn *grpc.ClientConn, stop func()) {
+// serveBuffered is serve without sockets, for synctest.
+func serveBuffered(t *testing.T, src extauthz.Source, rules *extauthz.Rules, reg *prometheus.Registry) *grpc.ClientConn {
 	t.Helper()
-	front := grpcserver.New(extauthz.NewChecker(src, nobody{}, rules, extauthz.NewMetrics(reg)), zap.NewNop())
 	ln := bufconn.Listen(1 << 16)
-	served := make(chan error, 1)
-	go func() { served <- front.Serve(ln) }()
-	conn, err := grpc.NewClient("passthrough:buffer", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return conn, func() {
-		_ = conn.Close()
-		front.Stop(context.Background())
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	}
+	start(t, ln, extauthz.NewChecker(src, noUsage{}, rules, extauthz.NewMetrics(reg)), zap.NewNop())
+	return dial(t, "passthrough:buffer", grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }))
 }
 
-// TestFrozenCheckIsNoAllow: a caller that waits long gets 503, not an allow that rests on facts
-// of before the process was frozen.
-func TestFrozenCheckIsNoAllow(t *testing.T) {
+// A frozen process must not allow on facts from before it was frozen.
+func TestLateCheckIsUnavailable(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
 		lasts, timeout time.Duration
@@ -71,8 +54,7 @@ func TestFrozenCheckIsNoAllow(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				reg := prometheus.NewRegistry()
-				conn, stop := serveBuffered(t, frozen{newSource(), tt.lasts}, &extauthz.Rules{KeyAPITimeout: tt.timeout, Shadow: tt.shadow}, reg)
-				defer stop()
+				conn := serveBuffered(t, frozen{newSource(), tt.lasts}, &extauthz.Rules{KeyAPITimeout: tt.timeout, Shadow: tt.shadow}, reg)
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
 				defer cancel()
 				resp, err := authv3.NewAuthorizationClient(conn).Check(ctx, message(map[string]string{"scope": ""}, raw("authorization", "Bearer "+key.Reveal())))
@@ -91,17 +73,14 @@ func TestFrozenCheckIsNoAllow(t *testing.T) {
 	}
 }
 
-// TestArrivalIsBeforeTheMessage: time that passes between the headers of a check and its message
-// counts.
-func TestArrivalIsBeforeTheMessage(t *testing.T) {
+func TestLimitBeginsAtTheHeadersOfACheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn, stop := serveBuffered(t, newSource(), &extauthz.Rules{}, prometheus.NewRegistry())
-		defer stop()
+		conn := serveBuffered(t, newSource(), &extauthz.Rules{}, prometheus.NewRegistry())
 		stream, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, authv3.Authorization_Check_FullMethodName)
 		if err != nil {
 			t.Fatal(err)
 		}
-		synctest.Wait() // the headers are there
+		synctest.Wait() // the headers have arrived
 		<-time.After(1100 * time.Millisecond)
 		resp := new(authv3.CheckResponse)
 		if err := stream.SendMsg(message(map[string]string{"scope": ""}, raw("authorization", "Bearer "+key.Reveal()))); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// Keys of check_settings.context_extensions that tell an endpoint's requirement.
+// Keys of check_settings.context_extensions that hold an endpoint's requirement.
 const (
 	scopeExtension     = "scope"
 	principalExtension = "principal"
@@ -36,66 +36,63 @@ const (
 	headerRawValue       = 3
 )
 
-var errUTF8 = errors.New("a text is not UTF-8")
+var errUTF8 = errors.New("string is invalid: must be UTF-8")
 
-// exchange is one check: what the core needs of the CheckRequest and, once it is decided, the
-// outcome. Whatever is missing in the message is missing in the Request, and a Request without
-// a credential is denied. It is one object for the question and the answer, because a check
-// then allocates less.
+// exchange is one check: the Request of its CheckRequest and, after the decision, the outcome. It is
+// one object, so that a check allocates less. A field that is missing in the message is zero.
 //
-// Envoy sends headers either as a map, in which repeated ones are joined with ',',
-// or with encode_raw_headers as a list that keeps most of them apart, with the
-// values in raw_value (HttpRequest.header_map).
+// Envoy sends headers either as a map, in which repeated ones are joined with ',', or with
+// encode_raw_headers as a list that keeps most of them separate, with the values in raw_value
+// (HttpRequest.header_map).
 type exchange struct {
 	extauthz.Request
 	outcome extauthz.Outcome
-	mapped  []header // of the map, those of interest
+	mapped  []header // relevant entries of the map; refer to the message
 }
 
 // header is a HeaderValue or an entry of a map, which has no raw value. It refers to the message.
 type header struct{ name, value, raw []byte }
 
-// read takes the question from the message's bytes. Most of a message is of no interest here, and
-// to make objects of all of it costs more than the check itself.
-func (q *exchange) read(message []byte) error {
+// read reads a CheckRequest, most of which it skips.
+func (x *exchange) read(message []byte) error {
 	err := within(message, requestAttributes, func(attributes []byte) error {
 		return each(attributes, func(field protowire.Number, value []byte) error {
 			switch field {
 			case attributesRequest:
-				return within(value, requestHTTP, q.readHTTP)
+				return within(value, requestHTTP, x.readHTTP)
 			case attributesExtensions:
-				return q.readExtension(value)
+				return x.readExtension(value)
 			}
 			return nil
 		})
 	})
-	for _, h := range q.mapped {
-		q.add(h)
+	for _, h := range x.mapped {
+		x.add(h)
 	}
-	q.mapped = nil // it refers to the message
+	x.mapped = nil
 	return err
 }
 
-func (q *exchange) readHTTP(http []byte) error {
+func (x *exchange) readHTTP(http []byte) error {
 	return each(http, func(field protowire.Number, value []byte) error {
 		switch field {
 		case httpMethod:
-			return readText(value, &q.Method)
+			return readText(value, &x.Method)
 		case httpPath:
-			return readText(value, &q.Path)
+			return readText(value, &x.Path)
 		case httpHost:
-			return readText(value, &q.Host)
+			return readText(value, &x.Host)
 		case httpHeaders:
 			h, err := readHeader(value)
-			q.put(h)
+			x.put(h)
 			return err
 		case httpHeaderMap:
 			return within(value, headerMapHeaders, func(entry []byte) error {
 				h, err := readHeader(entry)
-				if len(h.raw) > 0 { // an empty value comes as an entry with neither
+				if len(h.raw) > 0 { // an empty value is an entry without both
 					h.value = h.raw
 				}
-				q.add(h)
+				x.add(h)
 				return err
 			})
 		}
@@ -103,13 +100,13 @@ func (q *exchange) readHTTP(http []byte) error {
 	})
 }
 
-func (q *exchange) readExtension(entry []byte) error {
+func (x *exchange) readExtension(entry []byte) error {
 	h, err := readHeader(entry)
 	switch string(h.name) {
 	case scopeExtension:
-		q.Route.Set, q.Route.Scope = true, string(h.value)
+		x.Route.Set, x.Route.Scope = true, string(h.value)
 	case principalExtension:
-		q.Route.Set, q.Route.HasPrincipal, q.Route.Principal = true, true, string(h.value)
+		x.Route.Set, x.Route.HasPrincipal, x.Route.Principal = true, true, string(h.value)
 	}
 	return err
 }
@@ -123,7 +120,7 @@ func readHeader(entry []byte) (h header, err error) {
 			h.value = value
 		case headerRawValue:
 			h.raw = value
-			return nil // these are bytes
+			return nil // may be any bytes
 		default:
 			return nil
 		}
@@ -135,33 +132,33 @@ func readHeader(entry []byte) (h header, err error) {
 	return h, err
 }
 
-// put keeps an entry of the map: of two with one key the later counts.
-func (q *exchange) put(h header) {
-	if q.place(h.name) == nil {
+// put stores an entry of the map. Of two with the same key the later wins.
+func (x *exchange) put(h header) {
+	if x.place(h.name) == nil {
 		return
 	}
-	had := slices.IndexFunc(q.mapped, func(had header) bool { return bytes.Equal(had.name, h.name) })
-	if had >= 0 {
-		q.mapped[had] = h
+	if i := slices.IndexFunc(x.mapped, func(other header) bool { return bytes.Equal(other.name, h.name) }); i >= 0 {
+		x.mapped[i] = h
 		return
 	}
-	q.mapped = append(q.mapped, h)
+	x.mapped = append(x.mapped, h)
 }
 
-func (q *exchange) add(h header) {
-	switch list := q.place(h.name); list {
+// add adds a header to the Request.
+func (x *exchange) add(h header) {
+	switch list := x.place(h.name); list {
 	case nil:
-	case &q.Reserved:
+	case &x.Reserved:
 		*list = append(*list, string(h.name))
 	default:
 		*list = append(*list, string(h.value))
 	}
 }
 
-// place is where a header of that name belongs, nil if it is of no interest.
-func (q *exchange) place(name []byte) *[]string {
+// place returns the list to which a header of that name belongs, nil if it is irrelevant.
+func (x *exchange) place(name []byte) *[]string {
 	if credential.IsReserved(name) {
-		return &q.Reserved
+		return &x.Reserved
 	}
 	var lower [len("sec-fetch-site")]byte
 	n := copy(lower[:], name)
@@ -175,20 +172,20 @@ func (q *exchange) place(name []byte) *[]string {
 	}
 	switch string(lower[:n]) {
 	case "authorization":
-		return &q.Authorization
+		return &x.Authorization
 	case "cookie":
-		return &q.Cookie
+		return &x.Cookie
 	case "origin":
-		return &q.Origin
+		return &x.Origin
 	case "sec-fetch-site":
-		return &q.SecFetchSite
+		return &x.SecFetchSite
 	case "content-type":
-		return &q.ContentType
+		return &x.ContentType
 	}
 	return nil
 }
 
-// within calls do for every value of one field.
+// within calls do for each value of one field.
 func within(message []byte, field protowire.Number, do func(value []byte) error) error {
 	return each(message, func(number protowire.Number, value []byte) error {
 		if number == field {
@@ -198,8 +195,8 @@ func within(message []byte, field protowire.Number, do func(value []byte) error)
 	})
 }
 
-// each calls do for every field of the wire type of texts, bytes and messages, which all are that
-// are read; it passes over the others.
+// each calls do for each field of the wire type of strings, bytes and messages, and skips the
+// others.
 func each(message []byte, do func(field protowire.Number, value []byte) error) error {
 	for len(message) > 0 {
 		field, kind, n := protowire.ConsumeTag(message)
@@ -226,7 +223,7 @@ func each(message []byte, do func(field protowire.Number, value []byte) error) e
 	return nil
 }
 
-// readText reads a string, which protobuf has be UTF-8.
+// readText reads a string, which must be UTF-8 in protobuf.
 func readText(value []byte, into *string) error {
 	if !utf8.Valid(value) {
 		return errUTF8

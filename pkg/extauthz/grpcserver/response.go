@@ -30,9 +30,8 @@ const (
 	listValues       = 1 // ListValue
 )
 
-// write appends Envoy's message of an answer. Envoy takes status.code 0 for an allow,
-// also beside a denied_response, and so it does an unset status: a denial must never
-// have either.
+// write appends the CheckResponse of an answer. Envoy treats status.code 0 and an unset status as an
+// allow, even beside a denied_response, so a denial never has either.
 func write(b []byte, a *extauthz.Answer) []byte {
 	if a.Allow {
 		b = nested(b, responseStatus, func(b []byte) []byte { return b }) // code 0
@@ -58,9 +57,9 @@ func write(b []byte, a *extauthz.Answer) []byte {
 	return metadata(b, &a.Meta)
 }
 
-// headers are set, not appended: Envoy ignores append_action here, and the deprecated
-// append alone, a BoolValue of false, says "overwrite" in every version. Only value is read: a
-// header with raw_value alone would be set to the empty string.
+// headers appends headers that overwrite. Envoy ignores append_action here; the deprecated append, a
+// BoolValue of false, overwrites in every version. Envoy reads only value: a header with raw_value
+// alone would be set to the empty string.
 func headers(b []byte, field protowire.Number, list []extauthz.Header) []byte {
 	for _, h := range list {
 		b = nested(b, field, func(b []byte) []byte {
@@ -99,17 +98,17 @@ func metadata(b []byte, m *extauthz.Metadata) []byte {
 	})
 }
 
-// entry is one of a Struct.
+// entry appends an entry of a Struct.
 func entry(b []byte, name string, value func(b []byte) []byte) []byte {
 	return nested(b, structFields, func(b []byte) []byte { return nested(text(b, entryKey, name), entryValue, value) })
 }
 
-// textValue is one of several kinds, and so is written also when it is empty.
+// textValue appends a Value of a string, also of an empty one, because Value is a oneof.
 func textValue(b []byte, value string) []byte {
 	return protowire.AppendString(protowire.AppendTag(b, valueText, protowire.BytesType), value)
 }
 
-// text and number leave out what is the zero value, as proto3 does.
+// text and number omit the zero value, as proto3 does.
 func text(b []byte, field protowire.Number, value string) []byte {
 	if value == "" {
 		return b
@@ -124,11 +123,11 @@ func number(b []byte, field protowire.Number, value int) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), uint64(value))
 }
 
-// nested appends a message: what inner appends, and before it the length.
+// nested appends the message that inner appends, after its length.
 func nested(b []byte, field protowire.Number, inner func(b []byte) []byte) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
 	start := len(b)
-	b = inner(append(b, 0)) // most are short: their length takes one byte
+	b = inner(append(b, 0)) // the length of most takes one byte
 	length := uint64(len(b) - start - 1)
 	if more := protowire.SizeVarint(length) - 1; more > 0 {
 		b = append(b, make([]byte, more)...)

@@ -1,3 +1,12 @@
+// Package grpcserver is the gRPC transport of extauthz: it serves Envoy's
+// envoy.service.auth.v3.Authorization/Check beside grpc.health.v1. It is the only package that
+// knows Envoy's messages: server.go handles a check, request.go reads its message and response.go
+// writes the answer.
+//
+// Messages are read and written as protobuf bytes in one pass, without the generated types, which
+// cost more than the rest of a check beyond grpc-go (bench/check); the tests compare both. A check
+// allocates one exchange, the strings of the Request, and what extauthz allocates; the bytes of
+// the answer come from a pool.
 package grpcserver
 
 import (
@@ -13,56 +22,61 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/tap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// Bounds of a connection. Envoy opens one for each worker, and as many streams on it as requests
-// wait. A listener on TCP may be reached by others, too.
+// Bounds of a connection. Envoy opens one for each worker and a stream on it for each waiting
+// request. Other clients may reach a listener on TCP too.
 const (
 	// maxMessage is the size of a check message in bytes. Envoy's request headers are at most
-	// 60 KiB in all by default (max_request_headers_kb). A smaller value answers 503 to
-	// requests with large headers; a larger one costs memory for each stream of a client.
+	// 60 KiB in all by default (max_request_headers_kb). Smaller answers requests with large
+	// headers with 503; larger costs memory for each stream of a client.
 	maxMessage = 128 << 10
-	// maxStreams is the number of checks in flight on one connection. With a smaller value Envoy
-	// queues checks or opens further connections; a larger one costs memory.
+	// maxStreams is the number of checks in flight on one connection. Smaller makes Envoy queue
+	// checks or open more connections; larger costs memory.
 	maxStreams = 8192
 	// maxHeaderList is the size of the gRPC metadata of a check in bytes, as HTTP/2 counts it.
-	// Envoy sends some 300; a larger value costs memory for each stream of a client.
+	// Envoy sends some 300. Larger costs memory for each stream of a client.
 	maxHeaderList = 16 << 10
-	// streamWindow and connWindow are HTTP/2's flow control in bytes. Larger values cost memory
-	// for each stream whose message does not come to its end; smaller ones make a client wait
-	// for the round trip in a burst of checks.
+	// streamWindow and connWindow are HTTP/2's flow control windows in bytes. Larger costs memory
+	// for each stream whose message is incomplete; smaller makes a client wait for the round trip
+	// in a burst of checks.
 	streamWindow = 64 << 10
 	connWindow   = 1 << 20
-	// handshakeTime is the time in which a new connection must have finished TLS and HTTP/2's
-	// preface. A larger value keeps sockets of clients that never speak.
+	// handshakeTime is the time for TLS and HTTP/2's preface of a new connection. Larger keeps
+	// the sockets of silent clients longer.
 	handshakeTime = 10 * time.Second
 	// minPing is the least time between a client's keepalive pings. grpc-go's default of 5
-	// minutes would answer Envoy's with GOAWAY too_many_pings.
+	// minutes would answer Envoy's pings with GOAWAY too_many_pings.
 	minPing = 10 * time.Second
-	// pingAfter is the quiet time after which the server pings a client, and pingTimeout how
-	// long it waits before it closes the connection. Larger values keep connections of machines
-	// that are gone; smaller ones cut a client that is stopped for a short time.
+	// pingAfter is the idle time before the server pings a client, pingTimeout the time that it
+	// then waits before it closes the connection. Larger keeps connections of lost machines
+	// longer; smaller disconnects a client that pauses for a short time.
 	pingAfter   = time.Minute
 	pingTimeout = 20 * time.Second
+
+	// usualSize is the initial size of an answer in bytes. Smaller makes most answers grow;
+	// larger occupies larger buffers of the pool.
+	usualSize = 1 << 10
 )
 
-// Server serves checks and grpc.health.v1. Make one with New.
+// Server serves checks and grpc.health.v1.
 type Server struct {
 	grpc   *grpc.Server
 	health *health.Server
 }
 
-// New makes a server of checker. It is not serving in the sense of grpc.health.v1
-// until SetServing says so; checks are answered from the start. Interceptors in opts do not see
-// checks.
+// New makes a server of checker. grpc.health.v1 reports it as not serving until SetServing; checks
+// are answered from the start. Interceptors in opts do not see checks.
 //
 // A check message of more than 128 KiB is answered with the gRPC status RESOURCE_EXHAUSTED, one
-// that is not a CheckRequest with INTERNAL: Envoy answers its status_on_error in both cases. A
-// check that panics is answered as unavailable.
+// that is not a CheckRequest with INTERNAL; Envoy then answers with its status_on_error. A check
+// that panics is answered as unavailable.
 func New(checker *extauthz.Checker, log *zap.Logger, opts ...grpc.ServerOption) *Server {
-	failures := newFailures(checker.Metrics(), log)
+	h := newHandler(checker, log)
 	opts = append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -73,20 +87,19 @@ func New(checker *extauthz.Checker, log *zap.Logger, opts ...grpc.ServerOption) 
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.InTapHandle(noteArrival),
-		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name), failures}),
+		grpc.ForceServerCodecV2(h),
 	}, opts...)
 	s := &Server{grpc: grpc.NewServer(opts...), health: health.NewServer()}
-	s.grpc.RegisterService(&description, &service{checker, failures})
+	s.grpc.RegisterService(&description, h)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	s.SetServing(false)
 	return s
 }
 
-// Serve answers on a listener until Stop, and then returns nil. It may be called for
-// several listeners at once.
+// Serve serves a listener until Stop, and then returns nil. It may be called for several listeners.
 func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
 
-// SetServing tells grpc.health.v1 whether this server wants traffic.
+// SetServing sets what grpc.health.v1 reports.
 func (s *Server) SetServing(serving bool) {
 	state := healthv1.HealthCheckResponse_NOT_SERVING
 	if serving {
@@ -96,56 +109,122 @@ func (s *Server) SetServing(serving bool) {
 	s.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, state)
 }
 
-// Stop takes no more connections, lets the checks under way end, and closes the rest
-// when ctx ends.
+// Stop shuts down gracefully: it stops accepting connections and waits for the checks in flight.
+// When ctx ends, it cancels them.
 func (s *Server) Stop(ctx context.Context) {
 	s.health.Shutdown()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.grpc.GracefulStop()
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		s.grpc.Stop()
-		<-done
-	}
+	defer context.AfterFunc(ctx, s.grpc.Stop)()
+	s.grpc.GracefulStop()
 }
 
-// description is Envoy's service with our own reading and writing of its messages.
+// description is Envoy's service with handler in place of the generated code.
 var description = grpc.ServiceDesc{
 	ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
-	HandlerType: (*any)(nil), // check says which
+	HandlerType: (*any)(nil), // check requires *handler
 	Methods:     []grpc.MethodDesc{{MethodName: authv3.Authorization_ServiceDesc.Methods[0].MethodName, Handler: check}},
 	Metadata:    authv3.Authorization_ServiceDesc.Metadata,
 }
 
-// service is what answers description's method.
-type service struct {
+// handler handles checks. It is also the server's codec, which reads and writes their messages and
+// leaves all others to grpc-go's.
+type handler struct {
+	encoding.CodecV2
 	checker  *extauthz.Checker
 	failures *failures
 }
 
-// check is a grpc.MethodHandler. Of a message that can be read it never returns an error: Envoy
-// would put an answer of its own in place of ours. The answer is made by codec.Marshal.
+func newHandler(checker *extauthz.Checker, log *zap.Logger) *handler {
+	return &handler{encoding.GetCodecV2(proto.Name), checker, newFailures(checker.Metrics(), log)}
+}
+
+// check is a grpc.MethodHandler. It returns an error only for a message that cannot be read,
+// because Envoy replaces an error by its own answer. Marshal makes the answer.
 func check(srv any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (reply any, err error) { //nolint:revive // context-as-argument: grpc.MethodHandler's order
-	s, asked, known := srv.(*service), new(exchange), false
+	h, x, wasRead := srv.(*handler), new(exchange), false
 	defer func() {
 		if value := recover(); value != nil {
-			s.failures.panicked(value)
-			if known {
-				asked.outcome = s.checker.Fail(&asked.Request)
+			h.failures.panicked(value)
+			if wasRead {
+				x.outcome = h.checker.Fail(&x.Request)
 			}
-			reply, err = asked, nil // without an outcome it is answered as failed
+			reply, err = x, nil // the zero outcome is answered as failed
 		}
 	}()
-	if err := read(asked); err != nil {
-		s.failures.unreadable(err)
+	if err := read(x); err != nil {
+		h.failures.unreadable(err)
 		return nil, err
 	}
-	known = true
-	asked.Arrived = arrivalOf(ctx)
-	asked.outcome = s.checker.Decide(ctx, &asked.Request)
-	return asked, nil
+	wasRead = true
+	x.Arrived = arrivalOf(ctx)
+	x.outcome = h.checker.Decide(ctx, &x.Request)
+	return x, nil
+}
+
+// buffers is the pool of the bytes of messages, which relieves the garbage collector.
+var buffers = mem.DefaultBufferPool()
+
+// Unmarshal implements encoding.CodecV2.
+func (h *handler) Unmarshal(data mem.BufferSlice, message any) error {
+	x, ok := message.(*exchange)
+	if !ok {
+		return h.CodecV2.Unmarshal(data, message)
+	}
+	whole := data.MaterializeToBuffer(buffers)
+	defer whole.Free()
+	return x.read(whole.ReadOnlyData())
+}
+
+// Marshal implements encoding.CodecV2. It makes the answer, because it is the last call before
+// grpc-go writes it, and an answer must not be late.
+func (h *handler) Marshal(message any) (mem.BufferSlice, error) {
+	x, ok := message.(*exchange)
+	if !ok {
+		return h.CodecV2.Marshal(message)
+	}
+	buffer := buffers.Get(usualSize)
+	*buffer = h.answer((*buffer)[:0], x)
+	return mem.BufferSlice{mem.NewBuffer(buffer, buffers)}, nil
+}
+
+// answer appends the message of the answer; if making it panics, that of a denial.
+func (h *handler) answer(b []byte, x *exchange) (message []byte) {
+	defer func() {
+		if value := recover(); value != nil {
+			h.failures.panicked(value)
+			failed := extauthz.Failed()
+			message = write(b[:0], &failed)
+		}
+	}()
+	answer := x.outcome.Answer()
+	return write(b, &answer)
+}
+
+// arrival is the context of a stream with the time at which its headers were read, before grpc-go
+// starts a goroutine for it. context.WithValue would allocate twice.
+type arrival struct {
+	context.Context
+	at time.Time
+}
+
+type arrivalKey struct{}
+
+// Value implements context.Context.
+func (a *arrival) Value(key any) any {
+	if key == (arrivalKey{}) {
+		return a
+	}
+	return a.Context.Value(key)
+}
+
+// noteArrival is a tap.ServerInHandle.
+func noteArrival(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	return &arrival{ctx, time.Now()}, nil
+}
+
+// arrivalOf returns the time at which the stream of ctx arrived, zero without noteArrival.
+func arrivalOf(ctx context.Context) time.Time {
+	if a, ok := ctx.Value(arrivalKey{}).(*arrival); ok {
+		return a.at
+	}
+	return time.Time{}
 }

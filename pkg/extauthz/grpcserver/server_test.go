@@ -21,21 +21,20 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz/grpcserver"
-	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// source knows one key, and waits where it is told to.
+// source is a Source of one key. With release set it reports each look-up and waits.
 type source struct {
 	digest  credential.Digest
-	asked   chan struct{}
+	called  chan struct{}
 	release chan struct{}
 }
 
 func (s *source) Lookup(ctx context.Context, d credential.Digest) (credential.Record, bool, error) {
 	if s.release != nil {
-		s.asked <- struct{}{}
+		s.called <- struct{}{}
 		select {
 		case <-s.release:
 		case <-ctx.Done():
@@ -48,46 +47,59 @@ func (s *source) Lookup(ctx context.Context, d credential.Digest) (credential.Re
 	}, d == s.digest, nil
 }
 
-// nobody wants to know of uses.
-type nobody struct{}
+// noUsage discards uses.
+type noUsage struct{}
 
-func (nobody) Used(credential.Digest, bool, time.Time) {}
+func (noUsage) Used(credential.Digest, bool, time.Time) {}
 
 var key = credential.Mint(credential.Key)
 
 func newSource() *source { return &source{digest: key.Digest()} }
 
-// serve runs a front on a socket of its own and returns a client of it.
+// start serves a checker on a listener until the test ends.
+func start(t testing.TB, ln net.Listener, checker *extauthz.Checker, log *zap.Logger) *grpcserver.Server {
+	t.Helper()
+	server := grpcserver.New(checker, log)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	t.Cleanup(func() {
+		server.Stop(context.Background())
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}
+
+// dial returns a client that is closed before the servers of the test stop.
+func dial(t testing.TB, target string, opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(target, append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// serve starts a server on a Unix socket and returns a client.
 func serve(t testing.TB, src *source, log *zap.Logger) (*grpcserver.Server, *grpc.ClientConn) {
 	t.Helper()
 	rules := &extauthz.Rules{
-		Judge: policy.Judge{SessionScopes: credential.NewScopes("chat:companion")}, Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session",
+		SessionScopes: credential.NewScopes("chat:companion"), Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session",
 	}
 	return serveRules(t, src, rules, prometheus.NewRegistry(), log)
 }
 
 func serveRules(t testing.TB, src extauthz.Source, rules *extauthz.Rules, reg *prometheus.Registry, log *zap.Logger) (*grpcserver.Server, *grpc.ClientConn) {
 	t.Helper()
-	front := grpcserver.New(extauthz.NewChecker(src, nobody{}, rules, extauthz.NewMetrics(reg)), log)
 	path := filepath.Join(t.TempDir(), "s")
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- front.Serve(ln) }()
-	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		front.Stop(context.Background())
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	return front, conn
+	server := start(t, ln, extauthz.NewChecker(src, noUsage{}, rules, extauthz.NewMetrics(reg)), log)
+	return server, dial(t, "unix://"+path)
 }
 
 func message(extensions map[string]string, change func(*authv3.AttributeContext_HttpRequest)) *authv3.CheckRequest {
@@ -102,8 +114,7 @@ func mapped(headers map[string]string) func(*authv3.AttributeContext_HttpRequest
 	return func(r *authv3.AttributeContext_HttpRequest) { r.Headers = headers }
 }
 
-// raw makes header_map as encode_raw_headers does: values in raw_value, an empty one as
-// an entry without.
+// raw sets header_map as encode_raw_headers does: a value is in raw_value unless it is empty.
 func raw(pairs ...string) func(*authv3.AttributeContext_HttpRequest) {
 	return func(r *authv3.AttributeContext_HttpRequest) {
 		r.HeaderMap = &corev3.HeaderMap{}
@@ -117,7 +128,7 @@ func raw(pairs ...string) func(*authv3.AttributeContext_HttpRequest) {
 	}
 }
 
-func TestCheck(t *testing.T) {
+func TestCheckReadsBothHeaderEncodings(t *testing.T) {
 	_, conn := serve(t, newSource(), zap.NewNop())
 	bearer := "Bearer " + key.Reveal()
 	open := map[string]string{"scope": ""}
@@ -138,7 +149,7 @@ func TestCheck(t *testing.T) {
 		{"raw, good and empty", message(open, raw("authorization", bearer, "authorization", "")), "malformed_authorization"},
 		{"raw, not UTF-8", message(open, raw("authorization", "Bearer \xff")), "malformed_authorization"},
 		{"raw, two cookie lines", message(open, raw("cookie", "phantom_session=a", "cookie", "phantom_session=b", "origin", "https://app.phantomrouter.ai")), "session_expired"},
-		{"both modes at once", message(open, func(r *authv3.AttributeContext_HttpRequest) {
+		{"both encodings", message(open, func(r *authv3.AttributeContext_HttpRequest) {
 			mapped(map[string]string{"authorization": bearer})(r)
 			raw("authorization", bearer)(r)
 		}), "malformed_authorization"},
@@ -147,7 +158,7 @@ func TestCheck(t *testing.T) {
 		{"unknown principal", message(map[string]string{"principal": "admin"}, raw("authorization", bearer)), "no_policy"},
 		{"empty principal", message(map[string]string{"scope": "", "principal": ""}, raw("authorization", bearer)), "no_policy"},
 		{"other extensions", message(map[string]string{"x": "y"}, raw("authorization", bearer)), "no_policy"},
-		{"scope lacking", message(map[string]string{"scope": "a  c d"}, raw("authorization", bearer)), "scope_missing"},
+		{"scope missing", message(map[string]string{"scope": "a  c d"}, raw("authorization", bearer)), "scope_missing"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			resp, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), tt.msg)
@@ -159,10 +170,10 @@ func TestCheck(t *testing.T) {
 			}
 			allowed := tt.reason == "ok"
 			if resp.GetStatus() == nil || (resp.GetStatus().GetCode() == 0) != allowed || (resp.GetOkResponse() != nil) != allowed {
-				t.Errorf("Envoy would not take this for %v: %v", tt.reason, resp)
+				t.Errorf("to Envoy this is not %v: %v", tt.reason, resp)
 			}
 			for _, h := range append(resp.GetOkResponse().GetHeaders(), resp.GetDeniedResponse().GetHeaders()...) {
-				if h.GetAppend() == nil || h.GetAppend().GetValue() { //nolint:staticcheck // SA1019: what Envoy heeds
+				if h.GetAppend() == nil || h.GetAppend().GetValue() { //nolint:staticcheck // SA1019: Envoy reads it
 					t.Errorf("%s is not set to overwrite", h.GetHeader().GetKey())
 				}
 			}
@@ -170,7 +181,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestMetadata(t *testing.T) {
+func TestDynamicMetadata(t *testing.T) {
 	_, conn := serve(t, newSource(), zap.NewNop())
 	resp, err := authv3.NewAuthorizationClient(conn).Check(t.Context(),
 		message(map[string]string{"scope": "c"}, raw("authorization", "Bearer "+key.Reveal(), "X-Phantom-Admin", "1")))
@@ -195,13 +206,12 @@ func TestMetadata(t *testing.T) {
 	}
 	resp, err = authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{})
 	if fields := resp.GetDynamicMetadata().GetFields(); err != nil || len(fields) != 2 {
-		t.Errorf("nobody known: %v, %v", fields, err)
+		t.Errorf("no credential: %v, %v", fields, err)
 	}
 }
 
-// TestForeignNamesAreRemovedAsSent: in both modes of headers, in any spelling, and never one that
-// is set.
-func TestForeignNamesAreRemovedAsSent(t *testing.T) {
+// Reserved headers are removed in both encodings and in any spelling, except the ones that are set.
+func TestReservedHeadersAreRemovedAsSent(t *testing.T) {
 	_, conn := serve(t, newSource(), zap.NewNop())
 	sent := []string{"X-Phantom-Account-Id", "x_phantom_account_id", "X-Phantom_Account-Id", "x-phantom-admin", "X_PHANTOM_admin"}
 	want := slices.Sorted(slices.Values(append(sent[1:], "authorization")))
@@ -227,10 +237,10 @@ func TestForeignNamesAreRemovedAsSent(t *testing.T) {
 }
 
 func TestHealthFollowsServing(t *testing.T) {
-	front, conn := serve(t, newSource(), zap.NewNop())
+	server, conn := serve(t, newSource(), zap.NewNop())
 	client := healthv1.NewHealthClient(conn)
 	for _, serving := range []bool{false, true} {
-		front.SetServing(serving)
+		server.SetServing(serving)
 		for _, service := range []string{"", "envoy.service.auth.v3.Authorization"} {
 			resp, err := client.Check(t.Context(), &healthv1.HealthCheckRequest{Service: service})
 			if err != nil || (resp.GetStatus() == healthv1.HealthCheckResponse_SERVING) != serving {
@@ -240,11 +250,10 @@ func TestHealthFollowsServing(t *testing.T) {
 	}
 }
 
-// TestStopLetsChecksEnd: a check under way is answered, and none is taken after.
-func TestStopLetsChecksEnd(t *testing.T) {
+func TestStopWaitsForChecksInFlight(t *testing.T) {
 	src := newSource()
-	src.asked, src.release = make(chan struct{}), make(chan struct{})
-	front, conn := serve(t, src, zap.NewNop())
+	src.called, src.release = make(chan struct{}), make(chan struct{})
+	server, conn := serve(t, src, zap.NewNop())
 	type result struct {
 		resp *authv3.CheckResponse
 		err  error
@@ -255,9 +264,9 @@ func TestStopLetsChecksEnd(t *testing.T) {
 			message(map[string]string{"scope": ""}, raw("authorization", "Bearer "+key.Reveal())))
 		answered <- result{resp, err}
 	}()
-	<-src.asked
+	<-src.called
 	stopped := make(chan struct{})
-	go func() { defer close(stopped); front.Stop(context.Background()) }()
+	go func() { defer close(stopped); server.Stop(context.Background()) }()
 	close(src.release)
 	if r := <-answered; r.err != nil || r.resp.GetStatus().GetCode() != 0 {
 		t.Errorf("%v, %v", r.resp, r.err)
@@ -265,27 +274,25 @@ func TestStopLetsChecksEnd(t *testing.T) {
 	<-stopped
 }
 
-// TestStopGivesUp: a check that hangs does not hold a stop beyond its limit.
-func TestStopGivesUp(t *testing.T) {
+func TestStopCancelsChecksAtItsDeadline(t *testing.T) {
 	src := newSource()
-	src.asked, src.release = make(chan struct{}), make(chan struct{})
-	front, conn := serve(t, src, zap.NewNop())
+	src.called, src.release = make(chan struct{}), make(chan struct{})
+	server, conn := serve(t, src, zap.NewNop())
 	failed := make(chan error, 1)
 	go func() {
 		_, err := authv3.NewAuthorizationClient(conn).Check(context.Background(), message(nil, raw("authorization", "Bearer "+key.Reveal())))
 		failed <- err
 	}()
-	<-src.asked
+	<-src.called
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	front.Stop(ctx)
+	server.Stop(ctx)
 	if err := <-failed; err == nil {
-		t.Error("answered by a server that was stopped")
+		t.Error("a cancelled check was answered")
 	}
 }
 
-// FuzzCheckRequest: whatever bytes come as a CheckRequest, nothing panics and nothing
-// but the one known key is allowed.
+// FuzzCheckRequest tests that no bytes cause a panic or an allow.
 func FuzzCheckRequest(f *testing.F) {
 	for _, msg := range []*authv3.CheckRequest{
 		{}, message(nil, raw("authorization", "Bearer x")), message(map[string]string{"scope": "a"}, mapped(map[string]string{"cookie": "phantom_session=a"})),
@@ -297,7 +304,7 @@ func FuzzCheckRequest(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add([]byte{0x0a, 0xff, 0xff})
-	check := grpcserver.Direct(extauthz.NewChecker(newSource(), nobody{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry())))
+	check := grpcserver.Direct(extauthz.NewChecker(newSource(), noUsage{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry())))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		answer, err := check(t.Context(), b)
 		if err != nil {

@@ -1,0 +1,42 @@
+package grpcserver
+
+import (
+	"context"
+	"testing"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
+)
+
+// Direct returns checks without gRPC: from the bytes of a CheckRequest to those of the answer.
+func Direct(c *extauthz.Checker) func(ctx context.Context, request []byte) ([]byte, error) {
+	h := newHandler(c, zap.NewNop())
+	return func(ctx context.Context, request []byte) ([]byte, error) {
+		ctx, _ = noteArrival(ctx, nil)
+		got, err := check(h, ctx, func(into any) error { return into.(*exchange).read(request) }, nil)
+		if err != nil {
+			return nil, err
+		}
+		return h.answer(nil, got.(*exchange)), nil
+	}
+}
+
+// A panic before the message is read denies in shadow mode too, because nothing is known.
+func TestPanicWhileReadingDenies(t *testing.T) {
+	for _, shadow := range []bool{false, true} {
+		h := newHandler(extauthz.NewChecker(nil, nil, &extauthz.Rules{Shadow: shadow}, extauthz.NewMetrics(prometheus.NewRegistry())), zap.NewNop())
+		reply, err := check(h, t.Context(), func(any) error { panic("reading") }, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp := new(authv3.CheckResponse)
+		if err := proto.Unmarshal(h.answer(nil, reply.(*exchange)), resp); err != nil ||
+			resp.GetStatus().GetCode() != 14 || resp.GetDeniedResponse().GetStatus().GetCode() != 503 {
+			t.Errorf("%v, %v", resp, err)
+		}
+	}
+}
