@@ -1,4 +1,4 @@
-package house
+package repo
 
 import (
 	"bufio"
@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// demoInSmall says ready, and how it was stopped.
-const demoInSmall = `package main
+// smallDemo prints ready, and the signal that stopped it.
+const smallDemo = `package main
 
 import (
 	"fmt"
@@ -34,8 +34,7 @@ func main() {
 }
 `
 
-// smallClone is a folder with the Makefile of this one and three programs that do
-// nothing, so that `make build` takes a second.
+// smallClone writes this repository's Makefile and empty programs to dir, so that `make build` takes a second.
 func smallClone(t *testing.T, dir string) {
 	t.Helper()
 	makefile, err := os.ReadFile("Makefile")
@@ -43,7 +42,7 @@ func smallClone(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	files := map[string]string{"Makefile": string(makefile), "go.mod": "module example.com/clone\n\ngo 1.26\n", ".gitignore": "/bin/\n"}
-	files["cmd/demo/main.go"] = demoInSmall
+	files["cmd/demo/main.go"] = smallDemo
 	for _, name := range []string{"cmd/authzd", "cmd/keyd", "cmd/keyctl", "envoy/echo"} {
 		files[name+"/main.go"] = "package main\n\nfunc main() {}\n"
 	}
@@ -55,7 +54,7 @@ func smallClone(t *testing.T, dir string) {
 	}
 }
 
-// cleanEnvironment is this process's without settings of Go, git and make, and with those given.
+// cleanEnvironment returns this process's environment without the settings of Go, git and make, plus the given ones.
 func cleanEnvironment(settings ...string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
@@ -75,8 +74,8 @@ func runIn(t *testing.T, dir string, env []string, name string, args ...string) 
 	}
 }
 
-// checkPrograms reports programs that are missing, not static, or whose commit is not known when it should be, or the
-// other way round.
+// checkPrograms reports programs that are missing or not static, and those that carry a commit although they should not,
+// or the reverse.
 func checkPrograms(t *testing.T, dir string, commit bool) {
 	t.Helper()
 	for _, name := range []string{"authzd", "keyd", "keyctl"} {
@@ -89,7 +88,7 @@ func checkPrograms(t *testing.T, dir string, commit bool) {
 		if stamped != commit {
 			t.Errorf("%s has a commit: %v, want %v", name, stamped, commit)
 		}
-		if program, err := elf.Open(path); err == nil { // on other systems "static" has no such sign
+		if program, err := elf.Open(path); err == nil { // other systems have another format
 			if slices.ContainsFunc(program.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
 				t.Errorf("%s is not static", name)
 			}

@@ -76,7 +76,7 @@ func TestSchemaAcceptsShippedFiles(t *testing.T) {
 		}
 	}
 	documented := map[string]int{}
-	for _, name := range []string{"README.md", "docs/configuration.md"} {
+	for _, name := range []string{"docs/envoy.md", "docs/configuration.md"} {
 		for _, block := range fenced.FindAllStringSubmatch(shipped(t, name), -1) {
 			if m := programComment.FindStringSubmatch(block[1]); m != nil {
 				examples = append(examples, example{m[1], name, block[1]})

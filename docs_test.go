@@ -1,4 +1,4 @@
-package house
+package repo
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,13 +24,18 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 )
 
-func readme(t *testing.T) string {
+// read returns the texts of files, one after the other.
+func read(t *testing.T, files ...string) string {
 	t.Helper()
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
+	var all strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(append(text, '\n'))
 	}
-	return string(text)
+	return all.String()
 }
 
 // fenced returns the code blocks of a language.
@@ -41,9 +47,9 @@ func fenced(text, language string) []string {
 	return blocks
 }
 
-// TestReadmeTables: the tables in docs/configuration.md are those of the structs. With UPDATE=1 in
+// TestConfigurationTables: the tables in docs/configuration.md are those of the structs. With UPDATE=1 in
 // the environment it writes them.
-func TestReadmeTables(t *testing.T) {
+func TestConfigurationTables(t *testing.T) {
 	const path = "docs/configuration.md"
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -72,10 +78,10 @@ func TestReadmeTables(t *testing.T) {
 	}
 }
 
-// TestReadmeConfigurations: what the README gives as a file is accepted as one.
-func TestReadmeConfigurations(t *testing.T) {
+// TestConfigurationsOfDocs loads what the documentation shows as a configuration file.
+func TestConfigurationsOfDocs(t *testing.T) {
 	seen := map[string]int{}
-	for _, block := range fenced(readme(t), "yaml") {
+	for _, block := range fenced(read(t, "docs/envoy.md"), "yaml") {
 		name, ok := strings.CutPrefix(strings.SplitN(block, "\n", 2)[0], "# ")
 		if !ok {
 			var any map[string]any
@@ -101,7 +107,7 @@ func TestReadmeConfigurations(t *testing.T) {
 		case "keyd.yaml":
 			_, err = config.LoadKeyd(path)
 		default:
-			t.Errorf("who reads %s?", name)
+			t.Errorf("%s is not a file of a program", name)
 		}
 		if err != nil {
 			t.Errorf("%v in\n%s", err, block)
@@ -109,13 +115,76 @@ func TestReadmeConfigurations(t *testing.T) {
 		seen[name]++
 	}
 	if seen["authzd.yaml"] < 2 || seen["keyd.yaml"] < 1 {
-		t.Errorf("the README shows %v", seen)
+		t.Errorf("docs/envoy.md shows %v", seen)
 	}
 }
 
-// TestReadmeTranscripts runs the demo and every command of the README's console blocks in
-// one shell, and compares what they print.
-func TestReadmeTranscripts(t *testing.T) {
+// TestLinks checks that each relative link of the documentation names a file, and a heading of it if it has a fragment.
+func TestLinks(t *testing.T) {
+	for _, file := range markdown(t) {
+		for _, m := range regexp.MustCompile(`\]\(([^)#:\s]*)(#[^)\s]*)?\)`).FindAllStringSubmatch(read(t, file), -1) {
+			target := file
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(file), m[1])
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %s: %v", file, m[1], err)
+				continue
+			}
+			if m[2] != "" && !slices.Contains(anchors(read(t, target)), m[2]) {
+				t.Errorf("%s links to %s of %s, which has no such heading", file, m[2], target)
+			}
+		}
+	}
+}
+
+// TestNamedTestsExist checks that each test that the documentation names is a test of that package.
+func TestNamedTestsExist(t *testing.T) {
+	named := 0
+	for _, m := range regexp.MustCompile("`([a-z0-9/]+)`(?::| \\()((?:,? ?`(?:Test|Fuzz)[A-Za-z0-9]+`)+)").FindAllStringSubmatch(read(t, "SECURITY.md", "docs/comparison.md"), -1) {
+		files, err := filepath.Glob(m[1] + "/*_test.go")
+		if err != nil || len(files) == 0 {
+			t.Errorf("%s has no tests: %v", m[1], err)
+			continue
+		}
+		source := read(t, files...)
+		for _, test := range regexp.MustCompile(`(?:Test|Fuzz)[A-Za-z0-9]+`).FindAllString(m[2], -1) {
+			named++
+			if !strings.Contains(source, "\nfunc "+test+"(t *testing.T)") {
+				t.Errorf("%s has no %s", m[1], test)
+			}
+		}
+	}
+	if named < 30 {
+		t.Errorf("%d tests are named, want 30 or more: is the pattern right?", named)
+	}
+}
+
+func markdown(t *testing.T) []string {
+	t.Helper()
+	var files []string
+	for _, pattern := range []string{"*.md", "docs/*.md", "k8s/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	return files
+}
+
+// anchors returns the fragments of a text's headings as GitHub makes them.
+func anchors(text string) []string {
+	var all []string
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		kept := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		all = append(all, "#"+strings.ReplaceAll(kept, " ", "-"))
+	}
+	return all
+}
+
+// TestTranscripts runs the demo and every command of the console blocks in one shell, and compares their output.
+func TestTranscripts(t *testing.T) {
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", "./cmd/...", "./envoy/echo")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -123,7 +192,7 @@ func TestReadmeTranscripts(t *testing.T) {
 	}
 	var script strings.Builder
 	var want []string
-	for _, block := range fenced(readme(t), "console") {
+	for _, block := range fenced(read(t, "README.md", "docs/administration.md"), "console") {
 		for _, line := range strings.Split(strings.TrimSpace(block), "\n") {
 			command, ok := strings.CutPrefix(line, "$ ")
 			switch {
@@ -152,14 +221,14 @@ func TestReadmeTranscripts(t *testing.T) {
 		_, got, _ := strings.Cut(string(out), mark(i+1)+"\n")
 		got, _, _ = strings.Cut(got, mark(i+2)+"\n")
 		if !matches(expected, got) {
-			t.Errorf("the README says\n%s\nand this is printed\n%s", expected, got)
+			t.Errorf("shown:\n%s\nprinted:\n%s", expected, got)
 		}
 	}
 }
 
 func mark(i int) string { return "--- " + strconv.Itoa(i) + " ---" }
 
-// matches compares output with what the README shows of it, where … stands for anything.
+// matches compares output with what the README shows of it, where … matches any text.
 func matches(shown, got string) bool {
 	parts := strings.Split(strings.TrimSpace(shown), "…")
 	for i := range parts {
@@ -168,7 +237,7 @@ func matches(shown, got string) bool {
 	return regexp.MustCompile(`(?s)^` + strings.Join(parts, ".*") + `$`).MatchString(strings.TrimSpace(got))
 }
 
-// startDemo runs what make up runs, in a folder and on a port of its own.
+// startDemo runs what make up runs, in a separate folder and on a free port.
 func startDemo(t *testing.T, dir string) {
 	t.Helper()
 	path, err := envoy.Find(t.Context(), envoy.Newest, os.Stderr)
@@ -199,7 +268,7 @@ func startDemo(t *testing.T, dir string) {
 			return
 		}
 	}
-	t.Fatalf("make up did not get ready:\n%s", printed.String())
+	t.Fatalf("make up did not become ready:\n%s", printed.String())
 }
 
 func freePort(t *testing.T) int {

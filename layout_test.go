@@ -1,6 +1,6 @@
-// Package house holds the tests of the house as a whole: which package may lean on
-// which, and what the README says.
-package house
+// Package repo tests the repository as a whole: the layers of its packages, what its programs link, its documentation
+// and its Makefile.
+package repo
 
 import (
 	"bytes"
@@ -15,9 +15,9 @@ import (
 
 const module = "github.com/phantomrouter/phantom-authz/"
 
-// floors tells on which floor each package stands. A package imports from lower floors
-// only, so a change upstairs breaks nothing downstairs.
-var floors = map[string]int{
+// layers maps each package to its layer. A package imports from lower layers only, so that a change in one layer affects
+// the layers above it alone.
+var layers = map[string]int{
 	"pkg/credential": 0,
 	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
 	"pkg/sidecarapi": 2, "pkg/operatorapi": 2, "pkg/daemon": 2, "pkg/config": 3,
@@ -30,27 +30,27 @@ var floors = map[string]int{
 	"cmd/authzd": 5, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5,
 }
 
-// forbidden says what a package must not link, however far away, and why.
+// forbidden lists what a package must not link, directly or indirectly, and why.
 var forbidden = []struct{ pkg, prefix, why string }{
-	{"cmd/authzd", "modernc.org/", "the sidecar keeps no database"},
-	{"cmd/authzd", "github.com/jackc/pgx", "the sidecar keeps no database"},
-	{"cmd/authzd", "github.com/mattn/go-sqlite3", "the sidecar keeps no database"},
-	{"cmd/authzd", module + "pkg/keystore", "the sidecar knows facts from the key API alone"},
-	{"cmd/keyctl", module + "pkg/keystore", "the tool speaks to the operator API alone"},
-	{"cmd/keyd", "github.com/envoyproxy", "the key API knows nothing of Envoy"},
-	{"cmd/keyd", "github.com/getkin", "only tests compare with the OpenAPI document"},
-	{"cmd/keyctl", "github.com/getkin", "only tests compare with the OpenAPI document"},
-	{"cmd/authzd", "github.com/getkin", "only tests compare with the OpenAPI document"},
-	{"pkg/extauthz", "github.com/envoyproxy", "the core knows no transport: fronts do"},
-	{"pkg/extauthz", "google.golang.org/grpc", "the core knows no transport: fronts do"},
-	{"pkg/extauthz", "google.golang.org/protobuf", "the core knows no transport: fronts do (prometheus has messages of its own)"},
-	{"pkg/policy", "net", "a judge does no I/O"},
-	{"pkg/policy", "os", "a judge does no I/O"},
-	{"pkg/daemon", module + "pkg/policy", "the frame knows nothing of what the program does"},
+	{"cmd/authzd", "modernc.org/", "the sidecar has no database"},
+	{"cmd/authzd", "github.com/jackc/pgx", "the sidecar has no database"},
+	{"cmd/authzd", "github.com/mattn/go-sqlite3", "the sidecar has no database"},
+	{"cmd/authzd", module + "pkg/keystore", "the sidecar gets facts from the key API only"},
+	{"cmd/keyctl", module + "pkg/keystore", "keyctl uses the operator API only"},
+	{"cmd/keyd", "github.com/envoyproxy", "the key API is independent of Envoy"},
+	{"cmd/keyd", "github.com/getkin", "only tests use the OpenAPI document"},
+	{"cmd/keyctl", "github.com/getkin", "only tests use the OpenAPI document"},
+	{"cmd/authzd", "github.com/getkin", "only tests use the OpenAPI document"},
+	{"pkg/extauthz", "github.com/envoyproxy", "the core is independent of the transport"},
+	{"pkg/extauthz", "google.golang.org/grpc", "the core is independent of the transport"},
+	{"pkg/extauthz", "google.golang.org/protobuf", "the core is independent of the transport (prometheus links protobuf for its metrics)"},
+	{"pkg/policy", "net", "a decision does no I/O"},
+	{"pkg/policy", "os", "a decision does no I/O"},
+	{"pkg/daemon", module + "pkg/policy", "process management is independent of the domain"},
 }
 
-// direct are those of forbidden that speak of a package's own imports, since what it
-// leans on brings them along.
+// direct lists the prefixes of forbidden that apply to a package's own imports only, because its dependencies import
+// them too.
 var direct = []string{"google.golang.org/protobuf", "net", "os"}
 
 type goPackage struct {
@@ -78,12 +78,12 @@ func packages(t *testing.T) map[string]goPackage {
 	}
 }
 
-func TestImportsGoDown(t *testing.T) {
+func TestPackagesImportLowerLayersOnly(t *testing.T) {
 	all := packages(t)
 	for name, p := range all {
-		floor, ok := floors[name]
+		layer, ok := layers[name]
 		if !ok {
-			t.Errorf("%s stands on no floor: give it one in floors", name)
+			t.Errorf("%s has no layer: add it to layers", name)
 			continue
 		}
 		for _, imported := range p.Imports {
@@ -91,17 +91,17 @@ func TestImportsGoDown(t *testing.T) {
 			if !own {
 				continue
 			}
-			if floors[lower] >= floor {
-				t.Errorf("%s (floor %d) imports %s (floor %d)", name, floor, lower, floors[lower])
+			if layers[lower] >= layer {
+				t.Errorf("%s (layer %d) imports %s (layer %d)", name, layer, lower, layers[lower])
 			}
 			if lower == "pkg/config" && !strings.HasPrefix(name, "cmd/") {
-				t.Errorf("%s imports pkg/config: only commands do, and hand on what each package needs", name)
+				t.Errorf("%s imports pkg/config: only commands do, and pass each package what it needs", name)
 			}
 		}
 	}
-	for name := range floors {
+	for name := range layers {
 		if _, ok := all[name]; !ok {
-			t.Errorf("%s is in floors and not in the tree", name)
+			t.Errorf("%s is in layers, but not in the tree", name)
 		}
 	}
 }
@@ -121,8 +121,8 @@ func TestForbiddenDependencies(t *testing.T) {
 	}
 }
 
-// TestStandardLibraryAlone: the words that everything speaks in bring nothing along.
-func TestStandardLibraryAlone(t *testing.T) {
+// TestCredentialUsesTheStandardLibraryOnly: every package imports credential, so it must not add dependencies.
+func TestCredentialUsesTheStandardLibraryOnly(t *testing.T) {
 	for _, dep := range packages(t)["pkg/credential"].Deps {
 		if first, _, _ := strings.Cut(dep, "/"); strings.Contains(first, ".") && !strings.HasPrefix(dep, module) {
 			t.Errorf("pkg/credential links %s", dep)
