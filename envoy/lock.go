@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// lock waits until this process alone holds the file, or ctx ends.
+// lock waits until no other process holds the lock on the file, or until ctx ends.
 func lock(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

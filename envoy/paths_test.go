@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// tricks are request targets that some upstream might take for a chat endpoint, or
-// that might get past the table of routes. None carries the scope.
+// tricks are request targets that an upstream could interpret as a chat endpoint, or that could bypass the routes.
 var tricks = []string{
 	"/api/v1/chat", "/api/v1/chat/", "//api/v1/chat", "/api//v1/chat", "/api/v1//chat", "/api/v1/chat//x",
 	"/./api/v1/chat", "/api/./v1/./chat", "/api/v1/me/../chat", "/api/v1/me/keys/../../chat", "/../api/v1/chat",
@@ -30,8 +29,8 @@ var tricks = []string{
 
 var guarded = []string{"/api/v1/chat", "/api/v1/retarget", "/api/v1/media-tag", "/api/v1/me/vector-store", "/api/v1/me/chat-preferences"}
 
-// lenient is the worst that an upstream may make of a path: decoded until nothing
-// changes, parameters cut off, backslashes turned, dots resolved, case forgotten.
+// lenient returns the most lenient interpretation of a path: decoded repeatedly, without parameters, with backslashes as
+// slashes, dots resolved, in lower case.
 func lenient(target string) string {
 	p, _, _ := strings.Cut(target, "?")
 	for range 4 {
@@ -54,45 +53,42 @@ func reachesGuarded(target string) bool {
 	return slices.ContainsFunc(guarded, func(prefix string) bool { return p == prefix || strings.HasPrefix(p, prefix+"/") })
 }
 
-func TestLenientSeesThroughTricks(t *testing.T) {
+func TestLenientInterpretation(t *testing.T) {
 	for _, trick := range []string{"/api/v1/me/%252e%252e/chat", `/api/v1/me;/..\CHAT;x`, "/api%2Fv1%2Fchat%00.png", "//api/v1/./chat%20"} {
 		if !reachesGuarded(trick) {
-			t.Errorf("%s is not seen: %s", trick, lenient(trick))
+			t.Errorf("%s is not recognized: %s", trick, lenient(trick))
 		}
 	}
 	if reachesGuarded("/api/v1/me?/../chat") || reachesGuarded("/api/v1/chatter") {
-		t.Error("a harmless path is taken for a guarded one")
+		t.Error("an unguarded path is recognized as guarded")
 	}
 }
 
-func TestPathTricks(t *testing.T) {
-	if len(tricks) < 40 {
-		t.Fatalf("%d tricks", len(tricks))
-	}
-	onEachVersion(t, func(t *testing.T, f *front) {
-		c := f.w.held
+func TestPathTricksDoNotReachGuardedPaths(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		c := p.env.creds
 		for _, credential := range [][]string{
 			nil,
-			{bearer(c.plain)},
-			{bearer(c.plain), "X-Phantom-Scopes: chat:companion"},
-			{bearer(c.plain), "X-Original-Url: /api/v1/me", "X-Rewrite-Url: /api/v1/me", "X-Forwarded-Prefix: /api/v1/me"},
+			{bearer(c.Plain)},
+			{bearer(c.Plain), "X-Phantom-Scopes: chat:companion"},
+			{bearer(c.Plain), "X-Original-Url: /api/v1/me", "X-Rewrite-Url: /api/v1/me", "X-Forwarded-Prefix: /api/v1/me"},
 		} {
 			for _, trick := range tricks {
 				for _, http2 := range []bool{false, true} {
 					if http2 && !strings.HasPrefix(trick, "/") {
-						continue // not a :path
+						continue // not valid as :path
 					}
-					got, err := f.send(t.Context(), request{path: trick, http2: http2}.with(credential...))
+					got, err := p.send(t.Context(), request{path: trick, http2: http2}.with(credential...))
 					if err != nil {
 						if !http2 {
 							t.Errorf("%s: %v", trick, err)
 						}
 						continue // the stream was reset
 					}
-					arrived, ok := got.upstream()
+					echo, ok := got.upstream()
 					switch {
-					case ok && (len(credential) == 0 || reachesGuarded(arrived.Path)):
-						t.Errorf("%s, HTTP/2 %v: reached %s", trick, http2, arrived.Path)
+					case ok && (len(credential) == 0 || reachesGuarded(echo.Path)):
+						t.Errorf("%s, HTTP/2 %v: reached %s", trick, http2, echo.Path)
 					case !ok && (got.status < 400 || got.status > 404):
 						t.Errorf("%s, HTTP/2 %v: %d %s", trick, http2, got.status, got.body)
 					}
@@ -102,27 +98,27 @@ func TestPathTricks(t *testing.T) {
 	})
 }
 
-// TestOneSpellingOfAPath: what the check, the route and the upstream see is the same
-// clean path; what cannot be cleaned is refused before any of them.
-func TestOneSpellingOfAPath(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
-		chat := bearer(f.w.held.chat)
+// TestPathsAreNormalized: the check, the route and the upstream receive the same normalized path. Envoy rejects a path that
+// it cannot normalize before the check.
+func TestPathsAreNormalized(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		chat := bearer(p.env.creds.Chat)
 		for spelling, clean := range map[string]string{
 			"//api/v1/chat": "/api/v1/chat", "/api//v1///chat//x": "/api/v1/chat/x", "/api/v1/./chat/": "/api/v1/chat/",
 			"/api/v1/me/../chat": "/api/v1/chat", "/api/v1/me/%2e%2e/chat": "/api/v1/chat", "/api/v1/%63hat": "/api/v1/chat",
 			`/api\v1\chat`: "/api/v1/chat", `/api/v1/me\..\chat?q=//..`: "/api/v1/chat?q=//..",
 		} {
-			got := f.ask(t, request{path: spelling}.with(chat))
-			if arrived, ok := got.upstream(); !ok || arrived.Path != clean {
-				t.Errorf("%s: %d, arrived as %q, want %q", spelling, got.status, arrived.Path, clean)
+			got := p.do(t, request{path: spelling}.with(chat))
+			if echo, ok := got.upstream(); !ok || echo.Path != clean {
+				t.Errorf("%s: %d, path %q, want %q", spelling, got.status, echo.Path, clean)
 			}
 		}
 		for _, path := range []string{
 			"/api/v1%2fchat", "/api/v1%2Fchat", "/api/v1%5cchat", "/api/v1%5Cchat", "/api/v1/chat%00", "/api/v1/chat/%2f", "/api/v1/ch\xc3\xa4t", "/api/v1/chat#x",
 		} {
-			got := f.ask(t, request{path: path}.with(chat))
+			got := p.do(t, request{path: path}.with(chat))
 			if got.status != 400 || got.reached() || got.header.Get("Content-Type") == "application/json" {
-				t.Errorf("%s: %d %s, want Envoy's own 400", path, got.status, got.body)
+				t.Errorf("%s: %d %s, want Envoy's 400", path, got.status, got.body)
 			}
 		}
 	})

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// settings are the bounds and protections of envoy.yaml. Most have a test that shows what they do; this table holds
-// those of which a removal would show only under load or after minutes, too.
+// settings are the bounds and protections of envoy.yaml, also those whose removal would have an effect only under load or
+// after minutes.
 var settings = map[string]string{
 	"overload_manager.refresh_interval":                                                                      "0.1s",
 	"overload_manager.buffer_factory_config.minimum_account_to_track_power_of_two":                           "15",
@@ -55,7 +55,7 @@ var settings = map[string]string{
 	"cluster.upstream.dns_lookup_family":                                                                     "V4_PREFERRED",
 }
 
-// wrappers are the names that a path of settings leaves out.
+// wrappers are names that the paths of settings omit.
 var wrappers = []string{
 	"typed_config", "triggers", "typed_extension_protocol_options", "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
 }
@@ -70,13 +70,13 @@ func TestSettings(t *testing.T) {
 	doc["manager"], doc["listener"], doc["cluster"] = manager(doc), static["listeners"].([]any)[0], static["clusters"]
 	for path, want := range settings {
 		if got := fmt.Sprint(lookUp(doc, strings.Split(path, "."))); got != want {
-			t.Errorf("%s is %s, must be %s", path, got, want)
+			t.Errorf("%s is %s, want %s", path, got, want)
 		}
 	}
 }
 
-// lookUp follows names through mappings, and through lists whose items have a name (or a timer) that ends in it. The
-// value of a timer is its min_timeout.
+// lookUp follows names through mappings, and through lists whose items have a name or timer that ends in it. The value of
+// a timer is its min_timeout.
 func lookUp(value any, path []string) any {
 	switch value := value.(type) {
 	case map[string]any:

@@ -2,11 +2,8 @@ package envoy_test
 
 import (
 	"encoding/json"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 
 	admin "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
@@ -33,26 +30,20 @@ import (
 	"github.com/phantomrouter/phantom-authz/envoy"
 )
 
-// TestShippedFileIsAccepted: every version takes the file as it is.
-func TestShippedFileIsAccepted(t *testing.T) {
+func TestShippedFileIsValidInEachVersion(t *testing.T) {
 	for _, version := range versions() {
 		program, err := envoy.Find(t.Context(), version, os.Stderr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		shipped, err := filepath.Abs("envoy.yaml")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(program, "--mode", "validate", "-c", shipped).CombinedOutput(); err != nil {
+		if out, err := exec.Command(program, "--mode", "validate", "-c", "envoy.yaml").CombinedOutput(); err != nil {
 			t.Errorf("Envoy %s: %v\n%s", version, err, out)
 		}
 	}
 }
 
-// TestShippedFileIsWhatRuns asks every running Envoy what it runs, and compares
-// that with envoy.yaml, addresses aside.
-func TestShippedFileIsWhatRuns(t *testing.T) {
+// TestShippedFileIsRunning compares the configuration of each running Envoy with envoy.yaml, except for addresses.
+func TestShippedFileIsRunning(t *testing.T) {
 	text, err := os.ReadFile("envoy.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -68,17 +59,16 @@ func TestShippedFileIsWhatRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	blank(shipped)
-	onEachVersion(t, func(t *testing.T, f *front) {
-		running := f.bootstrap(t)
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		running := p.bootstrap(t)
 		blank(running)
 		if diff := cmp.Diff(shipped, running, protocmp.Transform()); diff != "" {
-			t.Errorf("the running configuration is not envoy.yaml (-shipped +running):\n%s", diff)
+			t.Errorf("the running configuration differs (-shipped +running):\n%s", diff)
 		}
 	})
 }
 
-// redact does what Envoy does when it shows its configuration: of context extensions
-// the names only. What they say is seen by TestRoutes.
+// redact replaces the values of context extensions as Envoy's configuration dump does. TestRoutes covers the values.
 func redact(value any) {
 	switch value := value.(type) {
 	case map[string]any:
@@ -97,19 +87,10 @@ func redact(value any) {
 	}
 }
 
-func (f *front) bootstrap(t *testing.T) *bootstrap.Bootstrap {
+func (p *proxy) bootstrap(t *testing.T) *bootstrap.Bootstrap {
 	t.Helper()
-	response, err := http.Get("http://" + f.admin + "/config_dump")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var dump struct{ Configs []json.RawMessage }
-	if err := json.Unmarshal(body, &dump); err != nil {
+	if err := json.Unmarshal(p.adminPage(t, "/config_dump"), &dump); err != nil {
 		t.Fatal(err)
 	}
 	options := protojson.UnmarshalOptions{DiscardUnknown: true}
@@ -135,11 +116,11 @@ func (f *front) bootstrap(t *testing.T) *bootstrap.Bootstrap {
 		}
 		return found.GetBootstrap()
 	}
-	t.Fatal("the dump holds no bootstrap configuration")
+	t.Fatal("no bootstrap configuration in the dump")
 	return nil
 }
 
-// blank takes away what Render may change, and what Envoy adds about itself.
+// blank removes what Render may change and what Envoy adds.
 func blank(b *bootstrap.Bootstrap) {
 	b.Node = nil
 	b.Admin.Address = nil

@@ -13,7 +13,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/envoy"
 )
 
-// sidecar answers every check as the test says.
+// sidecar answers checks with a function of the test.
 type sidecar struct {
 	auth.UnimplementedAuthorizationServer
 	answer answerFunc
@@ -29,20 +29,18 @@ func allowAll(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) 
 	return &auth.CheckResponse{}, nil
 }
 
-// behind runs an Envoy whose sidecar answers as the function says.
-func behind(t *testing.T, version string, answer answerFunc) *front {
+// withSidecar runs an Envoy whose checks are answered by the function.
+func withSidecar(t *testing.T, env *environment, version string, answer answerFunc, edits ...func(config map[string]any)) *proxy {
 	t.Helper()
-	w := shared(t)
-	socket := w.file(fmt.Sprintf("own-%d.sock", time.Now().UnixNano()))
-	serveChecks(t, socket, answer)
-	return w.ownEnvoy(t, version, envoy.Addresses{Authz: "unix://" + socket})
+	socket := env.Socket(fmt.Sprintf("own-%d", time.Now().UnixNano()))
+	serveChecks(t, "unix", socket, answer)
+	return env.ownEnvoy(t, version, envoy.Addresses{Authz: "unix://" + socket}, edits...)
 }
 
-// serveChecks is a sidecar on a socket. The function that it returns stops it, and
-// leaves no socket.
-func serveChecks(t *testing.T, socket string, answer answerFunc) (stop func()) {
+// serveChecks runs a sidecar and returns its address and a function that stops it and removes its socket.
+func serveChecks(t *testing.T, network, address string, answer answerFunc) (addr string, stop func()) {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
+	listener, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,5 +48,5 @@ func serveChecks(t *testing.T, socket string, answer answerFunc) (stop func()) {
 	auth.RegisterAuthorizationServer(server, &sidecar{answer: answer})
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	return server.Stop
+	return listener.Addr().String(), server.Stop
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// spoofs are identity headers as a client may try to send them.
+// spoofs are identity headers of a client.
 var spoofs = []string{
 	"x-phantom-account-id: acc_evil",
 	"X-Phantom-Account-Id: acc_evil",
@@ -20,12 +20,12 @@ var spoofs = []string{
 	"Connection: X-Phantom-Principal",
 }
 
-func TestSpoofedIdentityNeverArrives(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
-		c := f.w.held
+func TestIdentityHeadersOfClientAreRemoved(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		c := p.env.creds
 		want := map[string][]string{
-			"x-phantom-account-id": {c.account}, "x-phantom-principal": {"key"},
-			"x-phantom-credential-id": {c.plainID}, "x-phantom-scopes": {""},
+			"x-phantom-account-id": {c.Account}, "x-phantom-principal": {"key"},
+			"x-phantom-credential-id": {c.PlainID}, "x-phantom-scopes": {""},
 		}
 		tries := [][]string{{}, spoofs[:7]}
 		for _, spoof := range spoofs {
@@ -36,43 +36,41 @@ func TestSpoofedIdentityNeverArrives(t *testing.T) {
 				if http2 && strings.Contains(strings.Join(headers, "\n"), "Connection") {
 					continue // malformed there
 				}
-				r := request{path: "/api/v1/me", http2: http2}.with(append([]string{bearer(c.plain)}, headers...)...)
-				got := f.ask(t, r)
+				r := request{path: "/api/v1/me", http2: http2}.with(append([]string{bearer(c.Plain)}, headers...)...)
+				got := p.do(t, r)
 				echo, ok := got.upstream()
 				if diff := cmp.Diff(want, secretsAndIdentity(echo)); !ok || diff != "" {
 					t.Errorf("%q, HTTP/2 %v: %d, at the upstream (-want +got):\n%s", headers, http2, got.status, diff)
 				}
-				// Nor do they help where they would be needed.
-				scopeMissing.check(t, f.ask(t, request{path: companion, http2: http2}.with(r.headers...)))
+				// They do not grant a scope.
+				scopeMissing.check(t, p.do(t, request{path: companion, http2: http2}.with(r.headers...)))
 			}
 		}
-		// An underscore is a dash to many upstreams.
+		// Many upstreams treat an underscore as a dash.
 		for _, name := range []string{"x_phantom_account_id", "X_Phantom-Scopes", "x-phantom_principal"} {
-			r := request{path: "/api/v1/me"}.with(bearer(c.plain), name+": evil")
-			if got := f.ask(t, r); got.status != 400 || got.reached() {
+			r := request{path: "/api/v1/me"}.with(bearer(c.Plain), name+": evil")
+			if got := p.do(t, r); got.status != 400 || got.reached() {
 				t.Errorf("%s: %d %s", name, got.status, got.body)
 			}
 			r.http2 = true
-			if got, err := f.send(t.Context(), r); err == nil {
+			if got, err := p.send(t.Context(), r); err == nil {
 				t.Errorf("%s over HTTP/2: %d %s, want a reset stream", name, got.status, got.body)
 			}
 		}
 	})
 }
 
-// TestSpoofedTrailers: identity headers that follow the body are a client's own
-// too.
-func TestSpoofedTrailers(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
-		upstream := f.w.recordTrailers(t, f.version)
+func TestIdentityTrailersOfClientAreRemoved(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		upstream := p.env.recordTrailers(t, p.version)
 		for _, http2 := range []bool{false, true} {
 			trailers := upstream(http2)
-			// Envoy drops all trailers of HTTP/1.1; those of HTTP/2 go on.
+			// Envoy drops all trailers of HTTP/1.1 and passes those of HTTP/2 on.
 			if http2 && trailers.Get("X-Other") == "" {
-				t.Errorf("no trailers arrived at all: %v", trailers)
+				t.Errorf("no trailers arrived: %v", trailers)
 			}
 			for name, values := range trailers {
-				if strings.Contains(strings.ToLower(name), "phantom") && len(values) > 0 { // without values it was only announced
+				if strings.Contains(strings.ToLower(name), "phantom") && len(values) > 0 { // a trailer without values was only announced
 					t.Errorf("HTTP/2 %v: trailer %s arrived: %q", http2, name, values)
 				}
 			}
@@ -80,12 +78,11 @@ func TestSpoofedTrailers(t *testing.T) {
 	})
 }
 
-// TestEnvoysOwnHeadersAreNotObeyed: nobody is "internal" to Envoy, so none of these
-// changes what it does or arrives as the client's.
-func TestEnvoysOwnHeadersAreNotObeyed(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
-		got := f.ask(t, request{path: "/api/v1/me"}.with(
-			bearer(f.w.held.plain), "X-Envoy-Original-Path: /api/v1/chat", "X-Envoy-External-Address: 203.0.113.9",
+// TestEnvoyHeadersOfClientAreIgnored: no client is "internal" to Envoy.
+func TestEnvoyHeadersOfClientAreIgnored(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		got := p.do(t, request{path: "/api/v1/me"}.with(
+			bearer(p.env.creds.Plain), "X-Envoy-Original-Path: /api/v1/chat", "X-Envoy-External-Address: 203.0.113.9",
 			"X-Envoy-Upstream-Alt-Stat-Name: x", "X-Envoy-Force-Trace: 1", "X-Envoy-Upstream-Rq-Timeout-Ms: 1", "X-Request-Id: mine",
 		))
 		echo, ok := got.upstream()
@@ -93,7 +90,7 @@ func TestEnvoysOwnHeadersAreNotObeyed(t *testing.T) {
 			t.Fatalf("%d %s", got.status, got.body)
 		}
 		for _, name := range []string{"x-envoy-original-path", "x-envoy-force-trace", "x-envoy-upstream-alt-stat-name", "x-envoy-upstream-rq-timeout-ms"} {
-			if values, arrived := echo.Headers[name]; arrived {
+			if values, ok := echo.Headers[name]; ok {
 				t.Errorf("%s: %q arrived", name, values)
 			}
 		}
@@ -101,7 +98,7 @@ func TestEnvoysOwnHeadersAreNotObeyed(t *testing.T) {
 			t.Errorf("x-envoy-external-address (-want +got):\n%s", diff)
 		}
 		if cmp.Equal(echo.Headers["x-request-id"], []string{"mine"}) {
-			t.Error("the client's own x-request-id arrived")
+			t.Error("the client's x-request-id arrived")
 		}
 	})
 }

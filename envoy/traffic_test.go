@@ -18,15 +18,15 @@ import (
 )
 
 func TestHEAD(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
 		for _, http2 := range []bool{false, true} {
-			got := f.ask(t, request{method: "HEAD", path: companion, http2: http2})
+			got := p.do(t, request{method: "HEAD", path: companion, http2: http2})
 			want := noCredential.header()
 			got.header.Del("Date")
 			if got.status != 401 || got.body != "" || fmt.Sprint(got.header) != fmt.Sprint(want) {
 				t.Errorf("denied: %d %q %v, want %v", got.status, got.body, got.header, want)
 			}
-			got = f.ask(t, request{method: "HEAD", path: companion, http2: http2}.with(bearer(f.w.held.chat)))
+			got = p.do(t, request{method: "HEAD", path: companion, http2: http2}.with(bearer(p.env.creds.Chat)))
 			if got.status != 200 || got.body != "" {
 				t.Errorf("allowed: %d %q", got.status, got.body)
 			}
@@ -36,30 +36,30 @@ func TestHEAD(t *testing.T) {
 
 func TestLargeBody(t *testing.T) {
 	body := strings.Repeat("0123456789abcdef", 5<<20/16)
-	onEachVersion(t, func(t *testing.T, f *front) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
 		for _, http2 := range []bool{false, true} {
 			post := request{method: "POST", path: "/api/v1/chat", body: body, http2: http2}
-			got := f.ask(t, post.with(bearer(f.w.held.chat)))
+			got := p.do(t, post.with(bearer(p.env.creds.Chat)))
 			if echo, ok := got.upstream(); !ok || echo.Method != "POST" || echo.Body != body {
-				t.Errorf("HTTP/2 %v: %d, %d bytes came back", http2, got.status, len(echo.Body))
+				t.Errorf("HTTP/2 %v: %d, %d bytes returned", http2, got.status, len(echo.Body))
 			}
 		}
 		// A denial does not wait for the body.
-		conflicting := request{method: "POST", path: "/api/v1/chat", body: body, http2: true}.with(bearer(f.w.held.plain))
-		scopeMissing.check(t, f.ask(t, conflicting))
+		denied := request{method: "POST", path: "/api/v1/chat", body: body, http2: true}.with(bearer(p.env.creds.Plain))
+		scopeMissing.check(t, p.do(t, denied))
 	})
 }
 
 func TestWebSocket(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		dial := func(key string) (*websocket.Conn, *http.Response, error) {
-			return websocket.Dial(ctx, "ws://"+f.addr+"/api/v1/chat/live", &websocket.DialOptions{
+			return websocket.Dial(ctx, "ws://"+p.addr+"/api/v1/chat/live", &websocket.DialOptions{
 				HTTPHeader: http.Header{"Authorization": {"Bearer " + key}},
 			})
 		}
-		conn, _, err := dial(f.w.held.chat)
+		conn, _, err := dial(p.env.creds.Chat)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,10 +70,10 @@ func TestWebSocket(t *testing.T) {
 		if _, message, err := conn.Read(ctx); err != nil || string(message) != "hello" {
 			t.Errorf("%q, %v", message, err)
 		}
-		for key, row := range map[string]denial{f.w.held.plain: scopeMissing, f.w.held.revoked: keyRevoked} {
+		for key, row := range map[string]denial{p.env.creds.Plain: scopeMissing, p.env.creds.Revoked: keyRevoked} {
 			_, response, err := dial(key)
 			if err == nil || response == nil {
-				t.Fatalf("%s: let in, or no answer: %v", row.reason, err)
+				t.Fatalf("%s: connected, or no answer: %v", row.reason, err)
 			}
 			got, readErr := read(response)
 			if readErr != nil {
@@ -84,10 +84,10 @@ func TestWebSocket(t *testing.T) {
 	})
 }
 
-// call makes a unary gRPC call on a path through Envoy.
-func (f *front) call(t *testing.T, path, key string) (string, metadata.MD, error) {
+// call makes a unary gRPC call to a path through Envoy.
+func (p *proxy) call(t *testing.T, path, key string) (string, metadata.MD, error) {
 	t.Helper()
-	conn, err := grpc.NewClient(f.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(p.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,9 +104,9 @@ func (f *front) call(t *testing.T, path, key string) (string, metadata.MD, error
 }
 
 func TestGRPC(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
-		c := f.w.held
-		if got, _, err := f.call(t, "/api/v1/chat/Say", c.chat); err != nil || got != "hello" {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
+		c := p.env.creds
+		if got, _, err := p.call(t, "/api/v1/chat/Say", c.Chat); err != nil || got != "hello" {
 			t.Errorf("allowed: %q, %v", got, err)
 		}
 		for _, d := range []struct {
@@ -115,13 +115,13 @@ func TestGRPC(t *testing.T) {
 			row       denial
 		}{
 			{"/api/v1/chat/Say", "", codes.Unauthenticated, noCredential},
-			{"/api/v1/chat/Say", c.unknown, codes.Unauthenticated, keyUnknown},
-			{"/api/v1/chat/Say", c.revoked, codes.Unauthenticated, keyRevoked},
-			{"/api/v1/chat/Say", c.plain, codes.PermissionDenied, scopeMissing},
-			{"/api/v1/chat/Say", c.terminated, codes.PermissionDenied, terminated},
-			{"/phantom.Chat/Say", c.chat, codes.PermissionDenied, noPolicy},
+			{"/api/v1/chat/Say", c.Unknown, codes.Unauthenticated, keyUnknown},
+			{"/api/v1/chat/Say", c.Revoked, codes.Unauthenticated, keyRevoked},
+			{"/api/v1/chat/Say", c.Plain, codes.PermissionDenied, scopeMissing},
+			{"/api/v1/chat/Say", c.Terminated, codes.PermissionDenied, terminated},
+			{"/phantom.Chat/Say", c.Chat, codes.PermissionDenied, noPolicy},
 		} {
-			_, _, err := f.call(t, d.path, d.key)
+			_, _, err := p.call(t, d.path, d.key)
 			if s := status.Convert(err); s.Code() != d.code || s.Message() != d.row.message {
 				t.Errorf("%s: %v %q, want %v %q", d.row.reason, s.Code(), s.Message(), d.code, d.row.message)
 			}
@@ -129,19 +129,19 @@ func TestGRPC(t *testing.T) {
 	})
 }
 
-// TestGRPCDenialOnTheWire: trailers only, no body and no content-type of ours.
-func TestGRPCDenialOnTheWire(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, f *front) {
+// TestGRPCDenialHasTrailersOnly: it has no body.
+func TestGRPCDenialHasTrailersOnly(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, p *proxy) {
 		for _, contentType := range []string{"application/grpc", "application/grpc+proto"} {
-			got := f.ask(t, request{method: "POST", path: "/api/v1/chat", http2: true}.with("Content-Type: "+contentType, "Te: trailers"))
+			got := p.do(t, request{method: "POST", path: "/api/v1/chat", http2: true}.with("Content-Type: "+contentType, "Te: trailers"))
 			if got.status != 200 || got.body != "" || got.header.Get("grpc-status") != "16" ||
 				got.header.Get("grpc-message") != "Missing API key" || got.header.Get("content-type") != "application/grpc" {
 				t.Errorf("%s: %d %q %v", contentType, got.status, got.body, got.header)
 			}
 		}
-		// Neither of these is a gRPC caller to Envoy: plain HTTP with the JSON body.
+		// These are not gRPC to Envoy: they receive plain HTTP with the JSON body.
 		for _, contentType := range []string{"application/grpc-web", "application/grpcx", "application/grpc; x"} {
-			noCredential.check(t, f.ask(t, request{method: "POST", path: "/api/v1/chat"}.with("Content-Type: "+contentType)))
+			noCredential.check(t, p.do(t, request{method: "POST", path: "/api/v1/chat"}.with("Content-Type: "+contentType)))
 		}
 	})
 }

@@ -6,43 +6,36 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
 )
 
-// recordTrailers returns a function that sends a request with trailers through an
-// Envoy to an upstream of the test's own, and tells which trailers arrived there.
-func (w *world) recordTrailers(t *testing.T, version string) func(http2 bool) http.Header {
+// recordTrailers returns a function that sends a request with trailers through an Envoy and returns the trailers that
+// the upstream receives.
+func (env *environment) recordTrailers(t *testing.T, version string) func(http2 bool) http.Header {
 	t.Helper()
-	arrived := make(chan http.Header, 1)
-	upstream := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	trailers := make(chan http.Header, 1)
+	upstream := serve(t, "127.0.0.1:0", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
-		arrived <- r.Trailer.Clone()
+		trailers <- r.Trailer.Clone()
 	}))
-	upstream.Config.Protocols = new(http.Protocols)
-	upstream.Config.Protocols.SetHTTP1(true)
-	upstream.Config.Protocols.SetUnencryptedHTTP2(true)
-	upstream.Start()
-	t.Cleanup(upstream.Close)
-
-	// With underscores in their names Envoy would reset the stream.
-	own := w.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + upstream.Listener.Addr().String()}, allowUnderscores)
+	// By default Envoy would reset a stream with underscores in names.
+	p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + upstream.addr}, allowUnderscores)
 	return func(http2 bool) http.Header {
-		own.sendTrailers(t, http2, bearer(w.held.chat), http.Header{
+		p.sendTrailers(t, http2, bearer(env.creds.Chat), http.Header{
 			"X-Phantom-Account-Id": {"acc_evil"}, "X-Phantom-Scopes": {"admin"}, "X_phantom_scopes": {"admin"},
 			"X_phantom-Account_id": {"acc_evil"}, "X-Other": {"1"},
 		})
-		return <-arrived
+		return <-trailers
 	}
 }
 
-func (f *front) sendTrailers(t *testing.T, http2 bool, authorization string, trailers http.Header) {
+func (p *proxy) sendTrailers(t *testing.T, http2 bool, authorization string, trailers http.Header) {
 	t.Helper()
 	if http2 {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+f.addr+"/api/v1/chat", io.NopCloser(strings.NewReader("body")))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+p.addr+"/api/v1/chat", io.NopCloser(strings.NewReader("body")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +48,7 @@ func (f *front) sendTrailers(t *testing.T, http2 bool, authorization string, tra
 		_ = response.Body.Close()
 		return
 	}
-	conn, err := net.Dial("tcp", f.addr)
+	conn, err := net.Dial("tcp", p.addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,14 +86,14 @@ func losePackets(t *testing.T, scheme string, loaded bool) {
 }
 
 // resolveAllTheTime asks for unknown keys until it is stopped.
-func (s *site) resolveAllTheTime(checks *testbed.Checks) (stop func()) {
+func (s *site) resolveAllTheTime(checks *testbed.CheckClient) (stop func()) {
 	over, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for !closed(over) {
-			got, err := checks.AsEnvoy(s.t.Context(), s.Unknown())
+			got, err := checks.CheckAsEnvoy(s.t.Context(), s.UnknownKey())
 			if err == nil && got != unknown && got != unavailable && got != rateLimited {
 				s.t.Errorf("an unknown key: %v", got)
 			}
@@ -163,7 +163,7 @@ func TestChangesNotFound(t *testing.T) {
 
 // revokeAndCheck uses the key, lets something happen, revokes the key, waits until that is
 // effective, and then checks the key many times: it is never allowed any more.
-func (s *site) revokeAndCheck(checks *testbed.Checks, key testbed.Key, between func()) {
+func (s *site) revokeAndCheck(checks *testbed.CheckClient, key testbed.Key, between func()) {
 	s.t.Helper()
 	askHot(s.t, checks, []credential.Secret{key.Secret})
 	between()
@@ -171,7 +171,7 @@ func (s *site) revokeAndCheck(checks *testbed.Checks, key testbed.Key, between f
 	s.isEffective(revision)
 	const attempts = 300
 	for range attempts {
-		got, err := checks.AsEnvoy(s.t.Context(), key.Secret)
+		got, err := checks.CheckAsEnvoy(s.t.Context(), key.Secret)
 		if err == nil && got != revoked && got != unavailable {
 			s.t.Fatalf("after its revocation was effective the key is answered with %v", got)
 		}

@@ -88,7 +88,7 @@ func TestOneLookUp(t *testing.T) {
 	}}
 	held.keep(way)
 	secret := s.mint().Secret
-	connections := []*testbed.Checks{s.checks("one"), s.checks("one")} // one takes 8,192 checks in flight
+	connections := []*testbed.CheckClient{s.checks("one"), s.checks("one")} // one takes 8,192 checks in flight
 	eventually(t, "synced", func() error { return metricIs(t, sidecar, synced, 1) })
 	var asking sync.WaitGroup
 	var wrong atomic.Int64
@@ -179,7 +179,7 @@ func TestFlood(t *testing.T) {
 type flood struct {
 	*site
 	sidecar *testbed.Process
-	prober  *testbed.Checks
+	prober  *testbed.CheckClient
 	hot     []credential.Secret
 }
 
@@ -193,7 +193,7 @@ func (f *flood) send(keys int) (answers map[string]int) {
 	var failed error
 	go func() {
 		defer close(over)
-		answers, failed = f.Crowd(f.t.Context(), testbed.Order{Sidecar: "flooded", Checks: keys})
+		answers, failed = f.GenerateLoad(f.t.Context(), "flooded", testbed.Load{Checks: keys})
 	}()
 	asked := 0
 	for ; asked < len(f.hot) || !closed(over); asked++ {
@@ -219,11 +219,11 @@ func (f *flood) send(keys int) (answers map[string]int) {
 }
 
 // askHot asks for every key until it is answered.
-func askHot(t testing.TB, checks *testbed.Checks, keys []credential.Secret) {
+func askHot(t testing.TB, checks *testbed.CheckClient, keys []credential.Secret) {
 	t.Helper()
 	for _, secret := range keys {
 		eventually(t, "a good key", func() error {
-			got, err := checks.AsEnvoy(t.Context(), secret)
+			got, err := checks.CheckAsEnvoy(t.Context(), secret)
 			if err == nil && got != allowed {
 				err = fmt.Errorf("%v", got)
 			}

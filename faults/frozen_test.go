@@ -32,7 +32,7 @@ func TestFrozenSidecar(t *testing.T) {
 	s.authzd("awake", testbed.Config{"cache": cache})
 	key, other := s.mint(), s.mint()
 	toFrozen, toAwake := s.checks("frozen"), s.checks("awake")
-	for _, checks := range []*testbed.Checks{toFrozen, toAwake} {
+	for _, checks := range []*testbed.CheckClient{toFrozen, toAwake} {
 		askHot(t, checks, []credential.Secret{key.Secret, other.Secret})
 	}
 
@@ -68,7 +68,7 @@ func TestFrozenSidecar(t *testing.T) {
 	outage.end(t, way)
 	eventually(t, "the sidecar works again", func() error { return metricIs(t, frozen, synced, 1) })
 	askHot(t, toFrozen, []credential.Secret{other.Secret})
-	for _, checks := range []*testbed.Checks{toFrozen, toAwake} {
+	for _, checks := range []*testbed.CheckClient{toFrozen, toAwake} {
 		if got, err := checks.Check(t.Context(), key.Secret); err != nil || got != revoked {
 			t.Errorf("the revoked key: %v, %v", got, err)
 		}
@@ -76,7 +76,7 @@ func TestFrozenSidecar(t *testing.T) {
 }
 
 // wakes sends checks of a dead key to a frozen sidecar and then lets it go on.
-func (s *site) wakes(frozen *testbed.Process, checks *testbed.Checks, dead testbed.Key) {
+func (s *site) wakes(frozen *testbed.Process, checks *testbed.CheckClient, dead testbed.Key) {
 	s.t.Helper()
 	var asking sync.WaitGroup
 	for i := range 200 {
@@ -105,13 +105,13 @@ func (s *site) drainWhileWaiting(revision int64) {
 		answered <- err
 	}()
 	eventually(s.t, "the request has arrived", func() error {
-		stacks, err := testbed.Get(s.t.Context(), s.keyd.Admin+"/debug/pprof/goroutine?debug=1")
+		stacks, err := testbed.Get(s.t.Context(), s.keyd.Admin()+"/debug/pprof/goroutine?debug=1")
 		if err == nil && !strings.Contains(string(stacks), "keyserver.(*Server).reached") {
 			err = errors.New("nobody waits")
 		}
 		return err
 	})
-	if code, err := s.keyd.End(syscall.SIGTERM); err != nil || code != 0 {
+	if code, err := s.keyd.Stop(syscall.SIGTERM); err != nil || code != 0 {
 		s.t.Errorf("keyd ended with %d, %v", code, err)
 	}
 	if err := <-answered; err != nil {

@@ -59,7 +59,7 @@ const stormSidecar = "sidecar"
 func (s *stormy) start() *testbed.Process {
 	s.t.Helper()
 	p := s.site.authzd(stormSidecar, testbed.Config{
-		"key_api": testbed.Config{"url": "unix://" + s.SidecarSide(), "token_file": "key-api.token", "timeout": milliseconds(s.storm.limit)},
+		"key_api": testbed.Config{"url": "unix://" + s.Socket("sidecars"), "token_file": "key-api.token", "timeout": milliseconds(s.storm.limit)},
 		"cache":   testbed.Config{"confirm_after": "500ms", "max_stale": milliseconds(s.storm.stale)},
 	})
 	eventually(s.t, p.Name, func() error { return ready(s.t, p) })
@@ -68,7 +68,7 @@ func (s *stormy) start() *testbed.Process {
 
 // ready tells whether the key API has answered a sidecar, or a keyd's store keyd.
 func ready(t *testing.T, p *testbed.Process) error {
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.Admin+"/readyz", nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.Admin()+"/readyz", nil)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (s *stormy) run() {
 
 func (s *stormy) end(p *testbed.Process, by syscall.Signal, want int) {
 	s.t.Helper()
-	if code, err := p.End(by); err != nil || code != want {
+	if code, err := p.Stop(by); err != nil || code != want {
 		s.t.Errorf("%s ended with %d, %v", p.Name, code, err)
 	}
 }

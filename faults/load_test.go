@@ -61,7 +61,7 @@ type load struct {
 	*site
 	t       *testing.T
 	promise promise
-	checks  *testbed.Checks
+	checks  *testbed.CheckClient
 	known   []*held // minted at first, known to the sidecar, never changed
 
 	following sync.WaitGroup // of revocations, until they are effective
@@ -131,7 +131,7 @@ func (l *load) passes(checks, changes int64) {
 
 // mutate mints a key, and revokes another.
 func (l *load) mutate(ctx context.Context) {
-	minted, err := l.Mint(context.Background(), l.account)
+	minted, err := l.MintKey(context.Background(), l.account)
 	if l.counted(err) {
 		l.mu.Lock()
 		l.keys = append(l.keys, &held{Key: minted})
@@ -248,7 +248,7 @@ func (l *load) checkOne(context.Context) {
 }
 
 func (l *load) checkUnknown() {
-	if got, _ := l.ask(l.Unknown()); got != unknown && got != unavailable && got != rateLimited {
+	if got, _ := l.ask(l.UnknownKey()); got != unknown && got != unavailable && got != rateLimited {
 		l.t.Errorf("an unknown key: %v", got)
 	}
 }

@@ -40,9 +40,9 @@ func built(t *testing.T) string {
 	return programs.dir
 }
 
-// site is a testbed.Site of one test, with an account.
+// site is a testbed.Testbed of one test, with an account.
 type site struct {
-	*testbed.Site
+	*testbed.Testbed
 	t       testing.TB
 	account string
 	keyd    *testbed.Process
@@ -58,18 +58,18 @@ func newSite(t *testing.T, keyd testbed.Config) *site {
 // newSiteWith is newSite with a configuration of keyd that depends on the site's folder.
 func newSiteWith(t *testing.T, keyd func(dir string) testbed.Config) *site {
 	t.Helper()
-	made, err := testbed.NewSite(built(t))
+	made, err := testbed.New(built(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{Site: made, t: t}
+	s := &site{Testbed: made, t: t}
 	t.Cleanup(func() {
 		if err := made.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
 	s.keyd = must(made.StartKeyd(t.Context(), keyd(made.Dir)))(t)
-	s.account = must(made.Account(t.Context()))(t)
+	s.account = must(made.CreateAccount(t.Context()))(t)
 	return s
 }
 
@@ -78,16 +78,16 @@ func (s *site) authzd(name string, differs testbed.Config) *testbed.Process {
 	return must(s.StartAuthzd(s.t.Context(), name, differs))(s.t)
 }
 
-func (s *site) checks(name string) *testbed.Checks {
+func (s *site) checks(name string) *testbed.CheckClient {
 	s.t.Helper()
-	c := must(s.Checks(name))(s.t)
+	c := must(s.CheckClient(name))(s.t)
 	s.t.Cleanup(c.Close)
 	return c
 }
 
 func (s *site) mint() testbed.Key {
 	s.t.Helper()
-	return must(s.Mint(s.t.Context(), s.account))(s.t)
+	return must(s.MintKey(s.t.Context(), s.account))(s.t)
 }
 
 // must turns a value with an error into the value, for a test.

@@ -82,7 +82,7 @@ type row struct {
 	fault  fault
 	road   *road
 	authzd *testbed.Process
-	checks *testbed.Checks
+	checks *testbed.CheckClient
 	cells  []cell
 	count  atomic.Int64
 }
@@ -94,16 +94,16 @@ func newRow(t *testing.T, s *site, name string, f fault) *row {
 		"key_api": testbed.Config{"url": r.road.url, "token_file": "key-api.token"},
 		"cache":   testbed.Config{"confirm_after": milliseconds(matrixConfirm), "max_stale": milliseconds(matrixMaxStale)},
 	}))(t)
-	r.checks = must(s.Checks(name))(t)
+	r.checks = must(s.CheckClient(name))(t)
 	t.Cleanup(r.checks.Close)
 
-	bad := must(s.Mint(t.Context(), s.account))(t)
+	bad := must(s.MintKey(t.Context(), s.account))(t)
 	must(s.Operators.Do(t.Context(), operatorapi.RevokeKey(bad.ID)))(t)
 	r.cells = []cell{
-		{"cold key", must(s.Mint(t.Context(), s.account))(t).Secret, allowed, unavailable, unavailable},
-		{"cached good", must(s.Mint(t.Context(), s.account))(t).Secret, allowed, allowed, unavailable},
+		{"cold key", must(s.MintKey(t.Context(), s.account))(t).Secret, allowed, unavailable, unavailable},
+		{"cached good", must(s.MintKey(t.Context(), s.account))(t).Secret, allowed, allowed, unavailable},
 		{"cached revoked", bad.Secret, revoked, revoked, unavailable},
-		{"unknown key", s.Unknown(), unknown, unavailable, unavailable},
+		{"unknown key", s.UnknownKey(), unknown, unavailable, unavailable},
 		{"session", must(s.MintSession(t.Context(), s.account))(t), allowed, allowed, unavailable},
 	}
 	return r
@@ -161,7 +161,7 @@ func (r *row) cycle(l *line, longer int) (seen bool) {
 func (r *row) settle() {
 	r.t.Helper()
 	r.waitFor(synced)
-	r.cells[coldKey].secret = must(r.Mint(r.t.Context(), r.account))(r.t).Secret
+	r.cells[coldKey].secret = must(r.MintKey(r.t.Context(), r.account))(r.t).Secret
 	for _, c := range r.cells[1:] {
 		r.becomes(c, c.healthy)
 	}
@@ -187,7 +187,7 @@ func (r *row) becomes(c cell, want testbed.Answer) {
 // ask makes one check. Whatever happens, its answer must not be a wrong one.
 func (r *row) ask(c cell) (testbed.Answer, error) {
 	r.count.Add(1)
-	got, err := r.checks.AsEnvoy(context.Background(), c.secret)
+	got, err := r.checks.CheckAsEnvoy(context.Background(), c.secret)
 	if err == nil && got != c.healthy && got != unavailable && (c.healthy != unknown || got != rateLimited) {
 		r.t.Errorf("%s, %s: %v", r.fault.name, c.name, got)
 	}

@@ -44,7 +44,7 @@ func TestRevokedKeysEvictNothing(t *testing.T) {
 }
 
 // is reports whether one check has the wanted answer.
-func is(checks *testbed.Checks, secret credential.Secret, want testbed.Answer) error {
+func is(checks *testbed.CheckClient, secret credential.Secret, want testbed.Answer) error {
 	ctx, cancel := context.WithTimeout(context.Background(), testbed.Patience)
 	defer cancel()
 	got, err := checks.Check(ctx, secret, grpc.WaitForReady(true))

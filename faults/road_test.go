@@ -33,7 +33,7 @@ func newRoad(t *testing.T, s *site) *road {
 	t.Helper()
 	way := &road{}
 	toKeyd := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", s.SidecarSide())
+		return new(net.Dialer).DialContext(ctx, "unix", s.Socket("sidecars"))
 	}}
 	keyd := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "keyd"})
 	keyd.Transport = toKeyd

@@ -35,10 +35,10 @@ func main() {
 }
 
 func run(ctx context.Context, rounds int, lasts time.Duration) error {
-	return testbed.In(ctx, func(site *testbed.Site) error { return measure(ctx, site, rounds, lasts) }, "cmd/keyd", "cmd/authzd")
+	return testbed.Run(ctx, func(site *testbed.Testbed) error { return measure(ctx, site, rounds, lasts) }, "cmd/keyd", "cmd/authzd")
 }
 
-func measure(ctx context.Context, site *testbed.Site, rounds int, lasts time.Duration) error {
+func measure(ctx context.Context, site *testbed.Testbed, rounds int, lasts time.Duration) error {
 	authzd, keys, err := startAuthzd(ctx, site)
 	if err != nil {
 		return err
@@ -68,7 +68,7 @@ func measure(ctx context.Context, site *testbed.Site, rounds int, lasts time.Dur
 }
 
 // startAuthzd starts a sidecar that knows a thousand keys.
-func startAuthzd(ctx context.Context, site *testbed.Site) (*testbed.Process, []credential.Secret, error) {
+func startAuthzd(ctx context.Context, site *testbed.Testbed) (*testbed.Process, []credential.Secret, error) {
 	quiet := testbed.Config{"log": testbed.Config{"level": "info"}}
 	if _, err := site.StartKeyd(ctx, quiet); err != nil {
 		return nil, nil, err
@@ -77,18 +77,18 @@ func startAuthzd(ctx context.Context, site *testbed.Site) (*testbed.Process, []c
 	if err != nil {
 		return nil, nil, err
 	}
-	account, err := site.Account(ctx)
+	account, err := site.CreateAccount(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	checks, err := site.Checks("authzd")
+	checks, err := site.CheckClient("authzd")
 	if err != nil {
 		return nil, nil, err
 	}
 	defer checks.Close()
 	keys := make([]credential.Secret, 1000)
 	for i := range keys {
-		key, err := site.Mint(ctx, account)
+		key, err := site.MintKey(ctx, account)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -100,7 +100,7 @@ func startAuthzd(ctx context.Context, site *testbed.Site) (*testbed.Process, []c
 	return authzd, keys, nil
 }
 
-func allowed(ctx context.Context, checks *testbed.Checks, key credential.Secret) error {
+func allowed(ctx context.Context, checks *testbed.CheckClient, key credential.Secret) error {
 	answer, err := checks.Check(ctx, key)
 	if err == nil && answer.Status != 200 {
 		err = fmt.Errorf("a good key: %v", answer)

@@ -37,10 +37,10 @@ type round struct {
 }
 
 // round asks the server for so long.
-func (s *server) round(ctx context.Context, site *testbed.Site, keys []credential.Secret, lasts time.Duration) (round, error) {
+func (s *server) round(ctx context.Context, site *testbed.Testbed, keys []credential.Secret, lasts time.Duration) (round, error) {
 	messages := make([]*authv3.CheckRequest, len(keys))
 	for i, key := range keys {
-		messages[i] = testbed.Request(key)
+		messages[i] = testbed.CheckRequest(key)
 	}
 	before, err := testbed.CPU(s.pid)
 	if err != nil {

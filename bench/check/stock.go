@@ -41,7 +41,7 @@ func serveStock(socket string) error {
 // stockProcess is this program, serving.
 type stockProcess struct{ cmd *exec.Cmd }
 
-func startStock(site *testbed.Site, name string) (stockProcess, error) {
+func startStock(site *testbed.Testbed, name string) (stockProcess, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return stockProcess{}, err

@@ -82,11 +82,11 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
-	return testbed.In(ctx, func(site *testbed.Site) error { return measure(ctx, site, o) }, "cmd/keyd", "cmd/authzd", "internal/loadgen")
+	return testbed.Run(ctx, func(site *testbed.Testbed) error { return measure(ctx, site, o) }, "cmd/keyd", "cmd/authzd", "internal/loadgen")
 }
 
-func measure(ctx context.Context, site *testbed.Site, o options) error {
-	b := &bench{Site: site, probe: probe{Site: site.Dir, Sidecar: "authzd", PerSecond: o.rate, Lasts: o.lasts}}
+func measure(ctx context.Context, site *testbed.Testbed, o options) error {
+	b := &bench{Testbed: site, probe: probe{Socket: site.Socket("authzd"), PerSecond: o.rate, Lasts: o.lasts}}
 	if err := b.start(ctx); err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func measure(ctx context.Context, site *testbed.Site, o options) error {
 
 // bench is a site with a sidecar that knows some hot keys.
 type bench struct {
-	*testbed.Site
+	*testbed.Testbed
 	probe  probe
 	authzd *testbed.Process
 }
@@ -118,26 +118,26 @@ func (b *bench) start(ctx context.Context) (err error) {
 	quiet := testbed.Config{"log": testbed.Config{"level": "info"}}
 	// Beside the prober all others are idle ones to the scheduler: none makes it wait.
 	others := []string{"taskset", "-c", clients, "chrt", "--idle", "0"}
-	b.Through = others
+	b.Wrapper = others
 	if _, err := b.StartKeyd(ctx, quiet); err != nil {
 		return err
 	}
-	b.Through = []string{"taskset", "-c", sidecar}
-	if b.authzd, err = b.StartAuthzd(ctx, b.probe.Sidecar, quiet); err != nil {
+	b.Wrapper = []string{"taskset", "-c", sidecar}
+	if b.authzd, err = b.StartAuthzd(ctx, "authzd", quiet); err != nil {
 		return err
 	}
-	b.Through = others
-	account, err := b.Account(ctx)
+	b.Wrapper = others
+	account, err := b.CreateAccount(ctx)
 	if err != nil {
 		return err
 	}
-	checks, err := b.Checks(b.probe.Sidecar)
+	checks, err := b.CheckClient("authzd")
 	if err != nil {
 		return err
 	}
 	defer checks.Close()
 	for range hotKeys {
-		key, err := b.Mint(ctx, account)
+		key, err := b.MintKey(ctx, account)
 		if err != nil {
 			return err
 		}
@@ -149,7 +149,7 @@ func (b *bench) start(ctx context.Context) (err error) {
 	return nil
 }
 
-func allowed(ctx context.Context, checks *testbed.Checks, key credential.Secret, options ...grpc.CallOption) error {
+func allowed(ctx context.Context, checks *testbed.CheckClient, key credential.Secret, options ...grpc.CallOption) error {
 	answer, err := checks.Check(ctx, key, options...)
 	if err == nil && answer.Status != 200 {
 		err = fmt.Errorf("a good key: %v", answer)

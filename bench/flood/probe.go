@@ -23,10 +23,10 @@ import (
 // check that has to wait holds up none after it. This program carries it out as a
 // process of its own.
 type probe struct {
-	Site, Sidecar string
-	Keys          []string
-	PerSecond     int
-	Lasts         time.Duration
+	Socket    string // of the sidecar
+	Keys      []string
+	PerSecond int
+	Lasts     time.Duration
 }
 
 // latencies are what checks took, each counted from the moment that it was due and
@@ -66,8 +66,7 @@ func beProbe(in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&p); err != nil {
 		return err
 	}
-	site := &testbed.Site{Dir: p.Site}
-	checks, err := site.Checks(p.Sidecar)
+	checks, err := testbed.NewCheckClient(p.Socket)
 	if err != nil {
 		return err
 	}
@@ -81,7 +80,7 @@ func beProbe(in io.Reader, out io.Writer) error {
 
 // ask sends the checks, each at its moment: evenly spread, and each shifted by chance,
 // so that they meet no other rhythm.
-func (p probe) ask(checks *testbed.Checks) (latencies, error) {
+func (p probe) ask(checks *testbed.CheckClient) (latencies, error) {
 	// One for the pauses, which are system calls, and some for the answers.
 	runtime.GOMAXPROCS(4)
 	debug.SetGCPercent(-1) // in what this takes it leaves some tens of MiB; a collection would be its p99
@@ -111,6 +110,6 @@ func (p probe) ask(checks *testbed.Checks) (latencies, error) {
 	return took, errors.Join(failed...)
 }
 
-func good(checks *testbed.Checks, key credential.Secret) error {
+func good(checks *testbed.CheckClient, key credential.Secret) error {
 	return allowed(context.Background(), checks, key, grpc.WaitForReady(true))
 }

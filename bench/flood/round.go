@@ -13,7 +13,7 @@ import (
 // load is what the sidecar is asked beside the hot keys.
 type load struct {
 	name   string
-	order  testbed.Order
+	order  testbed.Load
 	known  *load // as many keys that are known; nil if these are
 	rounds []round
 }
@@ -33,7 +33,7 @@ func loads() []*load {
 		if rate == 0 {
 			speed = "at full speed"
 		}
-		order := testbed.Order{PerSecond: rate, Checks: math.MaxInt}
+		order := testbed.Load{PerSecond: rate, Checks: math.MaxInt}
 		known := &load{name: "beside known ones, " + speed, order: order}
 		known.order.Key = "hot" // which one is not known yet
 		all = append(all, known, &load{name: "beside unknown ones, " + speed, order: order, known: known})
@@ -46,17 +46,17 @@ func loads() []*load {
 const lead = 300 * time.Millisecond
 
 // round measures hot keys beside a load.
-func (b *bench) round(ctx context.Context, order testbed.Order) (r round, err error) {
+func (b *bench) round(ctx context.Context, order testbed.Load) (r round, err error) {
 	over := make(chan error, 1)
 	var answers map[string]int
 	if order.Checks > 0 {
-		order.Sidecar, order.Lasts = b.probe.Sidecar, b.probe.Lasts+2*lead
+		order.Duration = b.probe.Lasts + 2*lead
 		if order.Key != "" {
 			order.Key = b.probe.Keys[0]
 		}
 		go func() {
 			var err error
-			answers, err = b.Crowd(ctx, order)
+			answers, err = b.GenerateLoad(ctx, "authzd", order)
 			over <- err
 		}()
 	} else {
@@ -86,7 +86,7 @@ func (b *bench) round(ctx context.Context, order testbed.Order) (r round, err er
 	slices.Sort(r.latencies)
 	r.busy = (after - before).Seconds() / took.Seconds()
 	for _, n := range answers {
-		r.perSecond += float64(n) / order.Lasts.Seconds()
+		r.perSecond += float64(n) / order.Duration.Seconds()
 	}
 	return r, nil
 }

@@ -41,12 +41,12 @@ func main() {
 }
 
 func run(ctx context.Context, rounds, most int) error {
-	return testbed.In(ctx, func(site *testbed.Site) (err error) {
+	return testbed.Run(ctx, func(site *testbed.Testbed) (err error) {
 		if _, err := site.StartKeyd(ctx, testbed.Config{"log": testbed.Config{"level": "info"}}); err != nil {
 			return err
 		}
-		b := &bench{Site: site, rounds: rounds, most: most}
-		if b.account, err = site.Account(ctx); err != nil {
+		b := &bench{Testbed: site, rounds: rounds, most: most}
+		if b.account, err = site.CreateAccount(ctx); err != nil {
 			return err
 		}
 		defer b.stop()
@@ -55,7 +55,7 @@ func run(ctx context.Context, rounds, most int) error {
 }
 
 type bench struct {
-	*testbed.Site
+	*testbed.Testbed
 	rounds  int
 	most    int
 	account string
@@ -66,7 +66,7 @@ type bench struct {
 
 func (b *bench) all(ctx context.Context) error {
 	baseline, err := b.measure(ctx, func(testbed.Key) error {
-		_, err := b.Mint(ctx, b.account)
+		_, err := b.MintKey(ctx, b.account)
 		return err
 	})
 	if err != nil {
@@ -101,7 +101,7 @@ func (b *bench) all(ctx context.Context) error {
 func (b *bench) measure(ctx context.Context, do func(testbed.Key) error) (sample.Times, error) {
 	var all []time.Duration
 	for range b.rounds {
-		key, err := b.Mint(ctx, b.account)
+		key, err := b.MintKey(ctx, b.account)
 		if err != nil {
 			return nil, err
 		}
@@ -145,7 +145,7 @@ func (b *bench) connect(ctx context.Context, n int) error {
 	}
 	for len(b.caches) < n {
 		client := sidecarapi.New(sidecarapi.Options{
-			URL:     &url.URL{Scheme: "unix", Path: b.SidecarSide()},
+			URL:     &url.URL{Scheme: "unix", Path: b.Socket("sidecars")},
 			Token:   func() credential.Secret { return token },
 			Timeout: 400 * time.Millisecond,
 		})

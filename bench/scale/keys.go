@@ -34,7 +34,7 @@ const (
 
 // filled is one keyd with what its store holds.
 type filled struct {
-	*testbed.Site
+	*testbed.Testbed
 	engine   string
 	accounts []string
 	digests  []credential.Digest
@@ -47,8 +47,8 @@ func (b *bench) allKeys(ctx context.Context, engines []string) error {
 	fmt.Println("| engine | keys | resolve 1: median | p99 | longest | resolve 1,000: median | p99 | longest | mints/s | revocations/s | bytes on disk for a key |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, engine := range engines {
-		err := b.in(ctx, engine, func(site *testbed.Site, _ *testbed.Process) error {
-			return b.inStore(ctx, &filled{Site: site, engine: engine})
+		err := b.in(ctx, engine, func(site *testbed.Testbed, _ *testbed.Process) error {
+			return b.inStore(ctx, &filled{Testbed: site, engine: engine})
 		})
 		if err != nil {
 			return fmt.Errorf("%s: %w", engine, err)
@@ -89,7 +89,7 @@ func (b *bench) inStore(ctx context.Context, f *filled) error {
 
 func (f *filled) connect(ctx context.Context) error {
 	for range accounts {
-		account, err := f.Account(ctx)
+		account, err := f.CreateAccount(ctx)
 		if err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func (f *filled) connect(ctx context.Context) error {
 	}
 	token, err := f.SidecarToken()
 	f.client = sidecarapi.New(sidecarapi.Options{
-		URL:     &url.URL{Scheme: "unix", Path: f.SidecarSide()},
+		URL:     &url.URL{Scheme: "unix", Path: f.Socket("sidecars")},
 		Token:   func() credential.Secret { return token },
 		Timeout: time.Minute,
 	})

@@ -63,7 +63,7 @@ func (b *bench) run(ctx context.Context, engines []string) (err error) {
 }
 
 // in runs do with a keyd over an empty store of that engine.
-func (b *bench) in(ctx context.Context, engine string, do func(*testbed.Site, *testbed.Process) error) error {
+func (b *bench) in(ctx context.Context, engine string, do func(*testbed.Testbed, *testbed.Process) error) error {
 	config := testbed.Config{"log": testbed.Config{"level": "info"}}
 	switch engine {
 	case "sqlite":
@@ -76,7 +76,7 @@ func (b *bench) in(ctx context.Context, engine string, do func(*testbed.Site, *t
 	default:
 		return fmt.Errorf("-engines: %q is none, there are sqlite and postgres", engine)
 	}
-	return testbed.In(ctx, func(site *testbed.Site) error {
+	return testbed.Run(ctx, func(site *testbed.Testbed) error {
 		keyd, err := site.StartKeyd(ctx, config)
 		if err != nil {
 			return err

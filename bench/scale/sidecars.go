@@ -27,7 +27,7 @@ type crowd struct {
 	failed  []error
 }
 
-func (c *crowd) start(ctx context.Context, site *testbed.Site, n int) error {
+func (c *crowd) start(ctx context.Context, site *testbed.Testbed, n int) error {
 	token, err := site.SidecarToken()
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func (c *crowd) start(ctx context.Context, site *testbed.Site, n int) error {
 	ctx, c.end = context.WithCancel(ctx)
 	for i := range n {
 		client := sidecarapi.New(sidecarapi.Options{
-			URL:     &url.URL{Scheme: "unix", Path: site.SidecarSide()},
+			URL:     &url.URL{Scheme: "unix", Path: site.Socket("sidecars")},
 			Token:   func() credential.Secret { return token },
 			Timeout: time.Minute,
 		})
@@ -85,7 +85,7 @@ func (b *bench) fleets(ctx context.Context, engines []string) error {
 	fmt.Println("| engine | sidecars | keyd's memory | of it for one sidecar | CPU for one poll that renews | revoke to last acknowledgement: median | p99 | longest | CPU for one sidecar and change |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 	for _, engine := range engines {
-		err := b.in(ctx, engine, func(site *testbed.Site, keyd *testbed.Process) error {
+		err := b.in(ctx, engine, func(site *testbed.Testbed, keyd *testbed.Process) error {
 			return b.fleet(ctx, engine, site, keyd)
 		})
 		if err != nil {
@@ -95,8 +95,8 @@ func (b *bench) fleets(ctx context.Context, engines []string) error {
 	return nil
 }
 
-func (b *bench) fleet(ctx context.Context, engine string, site *testbed.Site, keyd *testbed.Process) error {
-	account, err := site.Account(ctx)
+func (b *bench) fleet(ctx context.Context, engine string, site *testbed.Testbed, keyd *testbed.Process) error {
+	account, err := site.CreateAccount(ctx)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (r fleetRow) cells(n int, alone int64) string {
 	return fmt.Sprintf(" | %d | %.0f MiB | %s | %s | %s | %s |", n, float64(r.memory)/(1<<20), of, renewal, r.took, each)
 }
 
-func (b *bench) withSidecars(ctx context.Context, site *testbed.Site, keyd *testbed.Process, account string, n int) (row fleetRow, err error) {
+func (b *bench) withSidecars(ctx context.Context, site *testbed.Testbed, keyd *testbed.Process, account string, n int) (row fleetRow, err error) {
 	var sidecars crowd
 	if err := sidecars.start(ctx, site, n); err != nil {
 		return row, err
@@ -172,7 +172,7 @@ func (b *bench) withSidecars(ctx context.Context, site *testbed.Site, keyd *test
 }
 
 // revoke mints a key, waits until all sidecars know of it, and times its revocation.
-func revoke(ctx context.Context, site *testbed.Site, account string) (time.Duration, error) {
+func revoke(ctx context.Context, site *testbed.Testbed, account string) (time.Duration, error) {
 	key, err := site.Operators.Do(ctx, operatorapi.MintKey(account, operatorapi.NewKey{Label: "revoked"}).Waiting(operatorapi.MaxWait))
 	if err != nil {
 		return 0, err

@@ -8,21 +8,22 @@ import (
 	"time"
 )
 
-// console writes lines for people to a terminal or pipe. It never waits for long:
-// a reader that has stopped reading must not stop the demo.
+// console writes lines to a terminal or pipe. It waits consoleTimeout at most, so that a reader that has stopped reading
+// does not stop the demo.
 type console struct {
 	lines chan string
 	done  chan struct{}
 }
 
-const patience = time.Second
+// consoleTimeout bounds the wait for the reader. Smaller drops lines while the reader is busy; larger delays the stop.
+const consoleTimeout = time.Second
 
 func newConsole(w io.Writer) *console {
 	c := &console{lines: make(chan string, 1024), done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		for line := range c.lines {
-			_, _ = io.WriteString(w, line+"\n") // nobody to tell about an error
+			_, _ = io.WriteString(w, line+"\n") // an error cannot be reported anywhere
 		}
 	}()
 	return c
@@ -32,21 +33,20 @@ func newConsole(w io.Writer) *console {
 func (c *console) Say(format string, args ...any) {
 	select {
 	case c.lines <- fmt.Sprintf(format, args...):
-	case <-time.After(patience):
+	case <-time.After(consoleTimeout):
 	}
 }
 
-// Close writes what is left. Nothing may be said afterwards.
+// Close writes the remaining lines. Say must not be called afterwards.
 func (c *console) Close() {
 	close(c.lines)
 	select {
 	case <-c.done:
-	case <-time.After(patience):
+	case <-time.After(consoleTimeout):
 	}
 }
 
-// Writer returns a writer of whole lines. A line that finds the console busy is
-// left out.
+// Writer returns a writer of whole lines. It drops lines while the console's buffer is full.
 func (c *console) Writer() io.Writer { return &lineWriter{console: c} }
 
 type lineWriter struct {
@@ -55,6 +55,7 @@ type lineWriter struct {
 	rest    []byte
 }
 
+// Write implements io.Writer.
 func (w *lineWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

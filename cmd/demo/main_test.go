@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,20 +19,17 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// clone is a folder with the programs as `make build` leaves them.
+// clone is a folder with the programs in bin, as `make build` leaves them.
 type clone struct{ dir, envoy string }
 
 var build = sync.OnceValues(func() (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "demotest"); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-o", dir+"/", "../demo", "../keyd", "../authzd", "../../envoy/echo")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return dir, nil
+	return dir, testbed.Build(context.Background(), dir, "cmd/demo", "cmd/keyd", "cmd/authzd", "envoy/echo")
 })
 
 func TestMain(m *testing.M) {
@@ -49,7 +46,8 @@ func newClone(t *testing.T) clone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A path that needs quotes, has what an address cannot have, and is too long for a socket's and a script's first line.
+	// The path needs quotes, contains characters of URLs, and exceeds the length of a socket's path and of a script's
+	// first line.
 	c := clone{dir: filepath.Join(t.TempDir(), "it's 100% a clone (#1?) in", strings.Repeat("folders with long names, &c./", 20))}
 	if c.envoy, err = envoy.Find(t.Context(), envoy.Newest, os.Stderr); err != nil {
 		t.Fatal(err)
@@ -68,8 +66,8 @@ func newClone(t *testing.T) clone {
 
 func (c clone) file(name string) string { return filepath.Join(c.dir, name) }
 
-func (c clone) command(t *testing.T, variables ...string) *exec.Cmd {
-	cmd := exec.CommandContext(t.Context(), c.file("bin/demo"))
+func (c clone) command(variables ...string) *exec.Cmd {
+	cmd := exec.Command(c.file("bin/demo"))
 	cmd.Dir = c.dir
 	cmd.Env = append(append(os.Environ(), "ENVOY="+c.envoy), variables...)
 	return cmd
@@ -77,30 +75,20 @@ func (c clone) command(t *testing.T, variables ...string) *exec.Cmd {
 
 // demo is a running demo.
 type demo struct {
-	*exec.Cmd
-	lines chan string
-	env   map[string]string
+	*testbed.Process
+	env map[string]string
 }
 
 // up starts a demo and waits until it is ready.
 func (c clone) up(t *testing.T, port string) *demo {
 	t.Helper()
-	d := &demo{Cmd: c.command(t, "PORT="+port), lines: make(chan string, 1000), env: map[string]string{}}
-	d.Stderr = os.Stderr
-	stdout, err := d.StdoutPipe()
+	p, err := testbed.Start(t.TempDir(), "demo", c.command("PORT="+port))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(d.lines)
-		for scan := bufio.NewScanner(stdout); scan.Scan(); {
-			d.lines <- scan.Text()
-		}
-	}()
-	d.says(t, "ready")
+	t.Cleanup(func() { p.Shutdown(testbed.Patience) })
+	d := &demo{Process: p, env: map[string]string{}}
+	d.prints(t, "ready")
 	text, err := os.ReadFile(c.file(".demo/demo.env"))
 	if err != nil {
 		t.Fatal(err)
@@ -112,30 +100,20 @@ func (c clone) up(t *testing.T, port string) *demo {
 	return d
 }
 
-// says waits for a line that begins so.
-func (d *demo) says(t *testing.T, begin string) {
+// prints waits for a line that begins with prefix.
+func (d *demo) prints(t *testing.T, prefix string) {
 	t.Helper()
-	var heard []string
-	for line := range d.lines {
-		if strings.HasPrefix(line, begin) {
-			return
-		}
-		heard = append(heard, line)
+	if err := d.AwaitLine(t.Context(), func(line string) bool { return strings.HasPrefix(line, prefix) }); err != nil {
+		t.Fatalf("no line %q: %v", prefix, err)
 	}
-	t.Fatalf("the demo ended without saying %q:\n%s", begin, strings.Join(heard, "\n"))
 }
 
-// stop asks the demo to end and holds it to the ten seconds and to success.
+// stop sends a signal and expects success within ten seconds.
 func (d *demo) stop(t *testing.T, signal os.Signal) {
 	t.Helper()
 	begin := time.Now()
-	if err := d.Process.Signal(signal); err != nil {
-		t.Fatal(err)
-	}
-	for range d.lines { // until its output ends: nobody holds it any more
-	}
-	if err := d.Wait(); err != nil {
-		t.Errorf("the demo ended with %v", err)
+	if code, err := d.Stop(signal); err != nil || code != 0 {
+		t.Errorf("exit code %d, %v:\n%s", code, err, d.Output())
 	}
 	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("the stop took %v", took)
@@ -163,10 +141,10 @@ func (d *demo) get(t *testing.T, path, key string) (status int, body string) {
 	return response.StatusCode, string(text)
 }
 
-// child returns the process of a part, by its name.
+// child returns the process of that name.
 func (d *demo) child(t *testing.T, name string) int {
 	t.Helper()
-	out, err := exec.Command("pgrep", "-x", "-P", fmt.Sprint(d.Process.Pid), name).Output()
+	out, err := exec.Command("pgrep", "-x", "-P", fmt.Sprint(d.Pid()), name).Output()
 	if err != nil {
 		t.Fatalf("pgrep finds no %s: %v", name, err)
 	}
@@ -177,28 +155,23 @@ func (d *demo) child(t *testing.T, name string) int {
 	return pid
 }
 
-// gone waits until nobody answers where the demo's parts were.
+// gone waits until no program listens at the demo's addresses.
 func (d *demo) gone(t *testing.T) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
 	for _, name := range []string{"PHANTOM_URL", "KEYCTL_URL", "AUTHZD_ADMIN", "KEYD_ADMIN", "ENVOY_ADMIN"} {
-		address := strings.TrimPrefix(d.env[name], "http://")
-		for {
-			conn, err := net.Dial("tcp", address)
-			if err != nil {
-				break
+		err := testbed.Until(t.Context(), func() error {
+			if conn, err := net.Dial("tcp", strings.TrimPrefix(d.env[name], "http://")); err == nil {
+				return errors.Join(errors.New("connected"), conn.Close())
 			}
-			_ = conn.Close()
-			select {
-			case <-time.After(20 * time.Millisecond):
-			case <-deadline:
-				t.Fatalf("%s still answers", name)
-			}
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
 		}
 	}
 }
 
-// localhosts are this machine's loopback addresses.
+// localhosts returns the loopback addresses of this machine.
 func localhosts(t *testing.T) []string {
 	t.Helper()
 	found := slices.DeleteFunc([]string{"127.0.0.1", "::1"}, func(host string) bool {
@@ -216,23 +189,19 @@ func localhosts(t *testing.T) []string {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	addresses, err := testbed.FreeAddresses(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = listener.Close() }()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, port, _ := strings.Cut(addresses[0], ":")
 	return port
 }
 
-// refused runs a demo that must fail at once, with one line that says why.
+// refused runs a demo that must exit with 1 and one line of error.
 func (c clone) refused(t *testing.T, want string, variables ...string) {
 	t.Helper()
 	var stderr strings.Builder
-	cmd := c.command(t, variables...)
+	cmd := c.command(variables...)
 	cmd.Stderr = &stderr
 	var exit *exec.ExitError
 	if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
@@ -245,7 +214,7 @@ func (c clone) refused(t *testing.T, want string, variables ...string) {
 
 func TestDemo(t *testing.T) {
 	c, port := newClone(t), freePort(t)
-	t.Setenv("TMPDIR", c.dir) // no way out
+	t.Setenv("TMPDIR", c.dir) // too long for the sockets
 	d := c.up(t, port)
 
 	names := []string{
@@ -254,7 +223,7 @@ func TestDemo(t *testing.T) {
 	}
 	for _, name := range names {
 		if d.env[name] == "" {
-			t.Errorf("demo.env lacks %s", name)
+			t.Errorf("demo.env: missing %s", name)
 		}
 	}
 	if info, err := os.Stat(c.file(".demo/demo.env")); err != nil || info.Mode().Perm() != 0o600 || len(d.env) != len(names) {
@@ -267,47 +236,43 @@ func TestDemo(t *testing.T) {
 			t.Errorf("%s: %d %s", key, status, body)
 		}
 	}
-
-	// localhost is both addresses, where a machine has both.
 	for _, host := range localhosts(t) {
-		response, err := http.Get("http://" + net.JoinHostPort(host, port) + "/")
-		if err != nil {
-			t.Fatal(err)
+		if _, err := testbed.Get(t.Context(), "http://"+net.JoinHostPort(host, port)+"/"); err != nil {
+			t.Error(err)
 		}
-		_ = response.Body.Close()
 	}
 	tokens := map[string]bool{}
 	for _, name := range []string{"key-api.token", "operator.token"} {
 		token, err := os.ReadFile(c.file(".demo/" + name))
 		if err != nil || len(token) < 32 || tokens[string(token)] {
-			t.Errorf("%s has %d characters, or those of the other: %v", name, len(token), err)
+			t.Errorf("%s has %d characters, or equals the other token: %v", name, len(token), err)
 		}
 		tokens[string(token)] = true
 	}
 
-	// A second one, here or on the same port, says so and harms nothing.
-	c.refused(t, "already runs in this clone (process "+fmt.Sprint(d.Process.Pid)+")", "PORT="+freePort(t))
+	// A second demo, in this clone or at this port, reports that and changes nothing.
+	c.refused(t, "already runs in this clone (process "+fmt.Sprint(d.Pid())+")", "PORT="+freePort(t))
 	other := newClone(t)
-	other.refused(t, "port "+port+" is busy", "PORT="+port)
+	other.refused(t, "port "+port+" is in use", "PORT="+port)
 	if status, body := d.get(t, "/api/v1/me/vector-store", "PHANTOM_CHAT_KEY"); status != 200 {
 		t.Errorf("after a second demo was refused: %d %s", status, body)
 	}
 
-	// A part that dies is named, and the rest goes on.
+	// A program that exits is named, and the others keep running.
 	for _, name := range []string{"keyd", "echo", "envoy"} {
 		d.child(t, name)
 	}
 	if err := syscall.Kill(d.child(t, "authzd"), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	d.says(t, "authzd has died: signal: killed")
+	d.prints(t, "authzd exited: signal: killed")
 	if status, _ := d.get(t, "/api/v1/me/vector-store", "PHANTOM_CHAT_KEY"); status != 503 {
 		t.Errorf("without authzd: %d", status)
 	}
 	if _, err := os.Stat(d.env["KEYCTL_TOKEN_FILE"]); err != nil {
 		t.Error(err)
 	}
-	// One that is frozen does not hold up the end.
+	// A frozen program does not delay the stop.
 	if err := syscall.Kill(d.child(t, "keyd"), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -317,30 +282,30 @@ func TestDemo(t *testing.T) {
 	other.leavesNothing(t)
 }
 
-// leavesNothing holds that the demo's folders are gone.
+// leavesNothing expects that the demo's folders are removed.
 func (c clone) leavesNothing(t *testing.T) {
 	t.Helper()
 	for _, path := range []string{c.file(".demo"), shortName(c.file(".demo"))} {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("left behind: %s (%v)", path, err)
+			t.Errorf("%s is left (%v)", path, err)
 		}
 	}
 }
 
-func TestRefusals(t *testing.T) {
+func TestInvalidSettingsAreRefused(t *testing.T) {
 	c := newClone(t)
 	for _, port := range []string{"x", "0", "65536", "-1", "10000.0"} {
-		c.refused(t, "PORT="+port+" must be a number from 1 to 65535", "PORT="+port)
+		c.refused(t, "PORT="+port+" is invalid: must be a number from 1 to 65535", "PORT="+port)
 	}
 	c.refused(t, "ENVOY=/no/envoy: no such file", "ENVOY=/no/envoy", "PORT="+freePort(t))
 	for _, host := range localhosts(t) {
-		busy, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, port, _ := net.SplitHostPort(busy.Addr().String())
-		c.refused(t, "port "+port+" is busy", "PORT="+port)
-		_ = busy.Close()
+		_, port, _ := net.SplitHostPort(listener.Addr().String())
+		c.refused(t, "port "+port+" is in use", "PORT="+port)
+		_ = listener.Close()
 	}
 	if err := os.Remove(c.file("bin/keyd")); err != nil {
 		t.Fatal(err)
@@ -349,9 +314,7 @@ func TestRefusals(t *testing.T) {
 	c.leavesNothing(t)
 }
 
-// TestPartFailsAtStart: the part and the end of its log are named, and nothing is
-// left running.
-func TestPartFailsAtStart(t *testing.T) {
+func TestFailureAtStartShowsEndOfLog(t *testing.T) {
 	c := newClone(t)
 	if err := os.Remove(c.file("bin/authzd")); err != nil {
 		t.Fatal(err)
@@ -359,14 +322,13 @@ func TestPartFailsAtStart(t *testing.T) {
 	if err := os.WriteFile(c.file("bin/authzd"), []byte("#!/bin/sh\necho out of order >&2\nexit 7\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	out, err := c.command(t, "PORT="+freePort(t)).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "demo: authzd ended: exit status 7\nout of order\n") {
+	out, err := c.command("PORT=" + freePort(t)).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "demo: authzd exited: exit status 7\nout of order\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	c.leavesNothing(t)
 }
 
-// TestHangUpIsIgnoredUnderNohup: what nohup ignores, the demo does not bring back.
 func TestHangUpIsIgnoredUnderNohup(t *testing.T) {
 	if !slices.Contains(stopSignals(), os.Signal(syscall.SIGHUP)) {
 		t.Error("a closed terminal does not stop the demo")
@@ -378,7 +340,7 @@ func TestHangUpIsIgnoredUnderNohup(t *testing.T) {
 	}
 }
 
-func TestShellQuotes(t *testing.T) {
+func TestShellQuotesValues(t *testing.T) {
 	v := variables{{"A", "it's $HOME `x`"}, {"B", "plain"}}
 	out, err := exec.Command("sh", "-c", string(v.shell())+`printf '%s|%s' "$A" "$B"`).Output()
 	if err != nil || string(out) != "it's $HOME `x`|plain" {
@@ -386,10 +348,7 @@ func TestShellQuotes(t *testing.T) {
 	}
 }
 
-func TestExamplesAreHalfADozenOrMore(t *testing.T) {
-	if len(examples) < 6 {
-		t.Error(len(examples))
-	}
+func TestCommandOfExampleWithoutHeaders(t *testing.T) {
 	if !slices.ContainsFunc(examples, func(e example) bool { return e.command() == `curl "$PHANTOM_URL/api/v1/me/vector-store"` }) {
 		t.Error("no command for a request without headers")
 	}

@@ -4,128 +4,140 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
-	"slices"
+	"os/exec"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// prepare starts the parts, each when the one before answers, seeds the key API
-// and says ready.
-func (s *stack) prepare(ctx context.Context, p programs, out *console) error {
-	ctx, cancel := context.WithTimeout(ctx, prepareTime)
-	defer cancel()
+// stack is the demo's programs. Addresses are HOST:PORT.
+type stack struct {
+	*testbed.Testbed
+	port             int // Envoy's
+	envoyAdmin, echo string
+	keyd, authzd     *testbed.Process
+}
 
-	if err := s.start(ctx, out, "keyd", p.keyd, "http://"+s.keydAdmin+"/readyz", nil, "-config", s.home.file("keyd.yaml")); err != nil {
+func newStack(bin string, work *workdir, port int) (*stack, error) {
+	addresses, err := testbed.FreeAddresses(2)
+	if err != nil {
+		return nil, err
+	}
+	tb, err := testbed.At(bin, work.dir, work.run)
+	return &stack{Testbed: tb, port: port, envoyAdmin: addresses[0], echo: addresses[1]}, err
+}
+
+func (s *stack) url() string { return fmt.Sprintf("http://localhost:%d", s.port) }
+
+// prepare starts the programs, each when the one before is ready, and keyd's data in between. It tries the examples and
+// reports ready.
+func (s *stack) prepare(ctx context.Context, envoyPath string, out *console) error {
+	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
+	if err := s.startKeyd(ctx, out); err != nil {
 		return err
 	}
-	credentials, err := s.seed(ctx)
+	credentials, err := s.Seed(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.start(ctx, out, "authzd", p.authzd, "http://"+s.authzdAdmin+"/readyz", nil, "-config", s.home.file("authzd.yaml")); err != nil {
+	if err := s.startAuthzd(ctx, out); err != nil {
 		return err
 	}
-	if err := s.start(ctx, out, "echo", p.echo, "http://"+s.echo+"/", nil, "-listen", s.echo); err != nil {
+	if err := s.start(ctx, out, "echo", s.Command(context.Background(), "echo", "-listen", s.echo), "http://"+s.echo+"/"); err != nil {
 		return err
 	}
-	// Envoy would share the port with another Envoy, and take half of its requests.
-	if _, err := localhost(s.port, listenTCP); err != nil {
+	if err := s.startEnvoy(ctx, envoyPath, out); err != nil {
 		return err
 	}
-	args := envoy.Args(s.home.file("envoy.yaml"))
-	if err := s.start(ctx, out, "envoy", p.envoy, "http://"+s.envoyAdmin+"/ready", out.Writer(), args...); err != nil {
-		return err
-	}
-	return s.show(ctx, credentials, out)
-}
-
-// show writes demo.env, tries the examples and says ready.
-func (s *stack) show(ctx context.Context, c credentials, out *console) error {
 	select {
-	case <-time.After(time.Until(c.expiry)):
+	case <-time.After(time.Until(credentials.Expiry)):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	variables := s.variables(c)
-	if err := os.WriteFile(s.home.file("demo.env"), variables.shell(), 0o600); err != nil {
+	variables := s.variables(credentials)
+	if err := os.WriteFile(s.File("demo.env"), variables.shell(), 0o600); err != nil {
 		return err
 	}
-	examples, err := s.tour(ctx, variables)
+	return s.showExamples(ctx, variables, out)
+}
+
+// drain limits a graceful shutdown. It must be shorter than a program's part of stopTimeout.
+const drain = "2s"
+
+func (s *stack) startKeyd(ctx context.Context, out *console) (err error) {
+	out.Say("starting keyd")
+	s.keyd, err = s.StartKeyd(ctx, testbed.Config{
+		"listen": testbed.Config{
+			"sidecars": "unix://" + s.Socket("sidecars"), "operators": "tcp://127.0.0.1:0",
+			"owners": "unix://" + s.Socket("owners"), "admin": "tcp://127.0.0.1:0",
+		},
+		"drain": drain, "log": testbed.Config{"level": "info"},
+	})
+	return err
+}
+
+func (s *stack) startAuthzd(ctx context.Context, out *console) (err error) {
+	out.Say("starting authzd")
+	s.authzd, err = s.StartAuthzd(ctx, "authzd", testbed.Config{"drain": drain, "log": testbed.Config{"level": "info"}})
 	if err != nil {
 		return err
 	}
-	out.Say("ready: %s; Ctrl-C stops it", s.url())
-	out.Say("\nTo try in another shell, after\n\n    set -a; . .demo/demo.env; set +a\n")
-	for _, example := range examples {
-		out.Say("%s", example)
-	}
-	out.Say("# The operator's side\nbin/keyctl account list\n\nLogs are in .demo/. Envoy's access log:\n")
-	return nil
+	return s.ready(ctx, "authzd", s.authzd.Admin()+"/readyz")
 }
 
-// start starts a part and waits until its URL answers 200.
-func (s *stack) start(ctx context.Context, out *console, name, path, url string, stdout io.Writer, args ...string) error {
+func (s *stack) startEnvoy(ctx context.Context, path string, out *console) error {
+	// An Envoy would share the port with another Envoy, which would receive half of the requests.
+	listener, err := localhost(s.port, listenTCP)
+	if err != nil {
+		return err
+	}
+	config, err := envoy.Render(envoy.Addresses{
+		Listener: listener,
+		Admin:    "tcp://" + s.envoyAdmin,
+		Authz:    "unix://" + s.Socket("authzd"),
+		Owners:   "unix://" + s.Socket("owners"),
+		Upstream: "tcp://" + s.echo,
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.File("envoy.yaml"), config, 0o600); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(s.File("envoy.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(path, envoy.Args(s.File("envoy.yaml"))...)
+	cmd.Stdout = io.MultiWriter(log, out.Writer()) // the access log
+	return s.start(ctx, out, "envoy", cmd, "http://"+s.envoyAdmin+"/ready")
+}
+
+// start starts a program and waits until its URL responds with 200.
+func (s *stack) start(ctx context.Context, out *console, name string, cmd *exec.Cmd, url string) error {
 	out.Say("starting %s", name)
-	p, err := start(name, path, args, s.home.file(name+".log"), stdout)
-	if err != nil {
+	if _, err := s.Start(name, cmd); err != nil {
 		return err
 	}
-	s.parts = append(s.parts, p)
-	return s.await(ctx, name+" to be ready", func(ctx context.Context) error { return answers(ctx, url) })
+	return s.ready(ctx, name, url)
 }
 
-// await tries until it succeeds, a part ends, or ctx does.
-func (s *stack) await(ctx context.Context, what string, try func(context.Context) error) error {
-	for {
-		err := try(ctx)
-		if err == nil {
-			return nil
-		}
-		for _, p := range s.parts {
-			select {
-			case <-p.ended:
-				return p.failure()
-			default:
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waited in vain for %s: %w", what, err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+func (s *stack) ready(ctx context.Context, name, url string) error {
+	return s.Await(ctx, name, func() error { return testbed.Probe(ctx, url) })
 }
 
-func answers(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answered %s", url, response.Status)
-	}
-	return nil
-}
-
-// watch names every part that ends, until ctx does. The rest goes on: what then
-// still works is worth seeing.
+// watch reports every program that exits, until ctx ends. The others keep running, so that the user can see what still
+// works.
 func (s *stack) watch(ctx context.Context, out *console) {
-	died := make(chan *part)
-	for _, p := range s.parts {
+	exited := make(chan *testbed.Process)
+	for _, p := range s.Processes() {
 		go func() {
-			<-p.ended
+			<-p.Exited()
 			select {
-			case died <- p:
+			case exited <- p:
 			case <-ctx.Done():
 			}
 		}()
@@ -134,18 +146,13 @@ func (s *stack) watch(ctx context.Context, out *console) {
 		select {
 		case <-ctx.Done():
 			return
-		case p := <-died:
-			out.Say("%s has died: %s. The rest goes on. Its log: .demo/%s.log", p.name, p.how(), p.name)
+		case p := <-exited:
+			out.Say("%s exited: %s. The others keep running. Log: .demo/%s.log", p.Name, p.Status(), p.Name)
 		}
 	}
 }
 
-// stop stops the parts, the last one started first, so that each still finds what
-// it needs to end well.
 func (s *stack) stop(out *console) {
 	out.Say("stopping")
-	deadline := time.Now().Add(stopTime)
-	for _, p := range slices.Backward(s.parts) {
-		p.stop(min(time.Until(deadline), stopTime/2))
-	}
+	s.Stop(stopTimeout)
 }

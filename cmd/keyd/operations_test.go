@@ -87,9 +87,9 @@ func (m *manual) done() {
 // world is a site with one sidecar, whose key API is restored.
 type world struct {
 	t    *testing.T
-	site *testbed.Site
+	site *testbed.Testbed
 	keyd *testbed.Process
-	ask  *testbed.Checks
+	ask  *testbed.CheckClient
 }
 
 const (
@@ -99,7 +99,7 @@ const (
 
 func newWorld(t *testing.T, bin string) *world {
 	t.Helper()
-	site, err := testbed.NewSite(bin)
+	site, err := testbed.New(bin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func newWorld(t *testing.T, bin string) *world {
 	if _, err := site.StartAuthzd(t.Context(), "sidecar", testbed.Config{"cache": testbed.Config{"max_stale": "1s"}}); err != nil {
 		t.Fatal(err)
 	}
-	if w.ask, err = site.Checks("sidecar"); err != nil {
+	if w.ask, err = site.CheckClient("sidecar"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.ask.Close)
@@ -131,14 +131,14 @@ func (w *world) startKeyd() {
 
 func (w *world) stopKeyd() {
 	w.t.Helper()
-	if code, err := w.keyd.End(syscall.SIGTERM); code != 0 || err != nil {
+	if code, err := w.keyd.Stop(syscall.SIGTERM); code != 0 || err != nil {
 		w.t.Fatalf("keyd: exit %d, %v", code, err)
 	}
 }
 
 func (w *world) mint(account string) testbed.Key {
 	w.t.Helper()
-	key, err := w.site.Mint(w.t.Context(), account)
+	key, err := w.site.MintKey(w.t.Context(), account)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func (w *world) mint(account string) testbed.Key {
 func (w *world) says(key testbed.Key, reason string) {
 	w.t.Helper()
 	err := testbed.Until(w.t.Context(), func() error {
-		a, err := w.ask.AsEnvoy(w.t.Context(), key.Secret)
+		a, err := w.ask.CheckAsEnvoy(w.t.Context(), key.Secret)
 		if err == nil && a.Reason != reason {
 			err = fmt.Errorf("%s, wanted %s", a.Reason, reason)
 		}
@@ -163,7 +163,7 @@ func (w *world) says(key testbed.Key, reason string) {
 // saysNow is says of the next answer.
 func (w *world) saysNow(key testbed.Key, reason string) {
 	w.t.Helper()
-	if a, err := w.ask.AsEnvoy(w.t.Context(), key.Secret); err != nil || a.Reason != reason {
+	if a, err := w.ask.CheckAsEnvoy(w.t.Context(), key.Secret); err != nil || a.Reason != reason {
 		w.t.Fatalf("%s, wanted %s (%v)", a.Reason, reason, err)
 	}
 }
@@ -189,7 +189,7 @@ func TestOperationsManual(t *testing.T) {
 	// The same SQL by Python's SQLite where the program is not installed.
 	m.prelude = "command -v sqlite3 >/dev/null || sqlite3() { python3 -c 'import sqlite3,sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])' \"$@\"; }\n"
 
-	account, err := w.site.Account(t.Context())
+	account, err := w.site.CreateAccount(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

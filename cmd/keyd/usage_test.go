@@ -17,7 +17,7 @@ func TestUsageOfRunningSidecars(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := newWorld(t, bin)
-	account, err := w.site.Account(t.Context())
+	account, err := w.site.CreateAccount(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,13 +25,13 @@ func TestUsageOfRunningSidecars(t *testing.T) {
 	began := time.Now()
 	check := func(sidecar string, times int, reason string) {
 		t.Helper()
-		checks, err := w.site.Checks(sidecar)
+		checks, err := w.site.CheckClient(sidecar)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer checks.Close()
 		for range times {
-			if a, err := checks.AsEnvoy(t.Context(), key.Secret); err != nil || a.Reason != reason {
+			if a, err := checks.CheckAsEnvoy(t.Context(), key.Secret); err != nil || a.Reason != reason {
 				t.Fatalf("%s: %v, %v", sidecar, a, err)
 			}
 		}
@@ -52,7 +52,7 @@ func TestUsageOfRunningSidecars(t *testing.T) {
 	check("one", 2, "key_revoked")
 	check("killed", 2, "key_revoked")
 	for name, signal := range map[string]syscall.Signal{"one": syscall.SIGTERM, "two": syscall.SIGTERM, "killed": syscall.SIGKILL} {
-		if _, err := sidecars[name].End(signal); err != nil {
+		if _, err := sidecars[name].Stop(signal); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,10 +1,9 @@
 #!/bin/sh
-# Mints the demo's keys with keyctl, writes them down as shell variables, and asks Envoy with each of them, so
-# that one sees every part at work.
+# Mints the demo's keys with keyctl, writes them to a file of shell variables, and sends a request with each.
 #
-# KEYCTL_URL, KEYCTL_TOKEN_FILE   where and as whom keyctl works
-# ENVOY, PHANTOM_URL              base URL of Envoy as seen from here, and as its users see it
-# DEMO_ENV                        the file to write
+# KEYCTL_URL, KEYCTL_TOKEN_FILE   the settings of keyctl
+# ENVOY, PHANTOM_URL              Envoy's base URL in this container, and for the user
+# DEMO_ENV                        the file of shell variables
 set -eu
 umask 077
 : "${KEYCTL_URL:?}" "${KEYCTL_TOKEN_FILE:?}" "${ENVOY:?}" "${PHANTOM_URL:?}" "${DEMO_ENV:?}"
@@ -31,7 +30,7 @@ for name in PHANTOM_URL PHANTOM_KEY PHANTOM_CHAT_KEY PHANTOM_REVOKED_KEY PHANTOM
 done >"$DEMO_ENV.new"
 mv "$DEMO_ENV.new" "$DEMO_ENV"
 
-# try PATH [NAME]: a request as one types it, with the key or session of that name, and what it is answered now.
+# try PATH [NAME]: prints a request with the key or session of that name as a command, and its answer.
 try() {
 	path=$1
 	case ${2-} in
@@ -47,7 +46,7 @@ try() {
 	(PHANTOM_URL=$ENVOY && eval "$line -sS --max-time 5 -w ' (%{http_code})\n'")
 }
 
-sleep 2 # until the key that expires has done so
+sleep 2 # until the key has expired
 try /api/v1/me/vector-store PHANTOM_CHAT_KEY
 try /api/v1/me/vector-store
 try /api/v1/me/vector-store PHANTOM_KEY
@@ -60,6 +59,6 @@ try '/api/v1/me/keys?limit=1' PHANTOM_SESSION
 cat <<END
 
 ready: $PHANTOM_URL
-The variables above for a shell of yours:   eval "\$(docker compose run --rm -T env)"
+To set the variables above in a shell:   eval "\$(docker compose run --rm -T env)"
 The operator's command line:                docker compose run --rm keyctl account list
 END

@@ -11,11 +11,13 @@ import (
 )
 
 const (
-	maxBody    = 64 << 20 // bytes of a request that is echoed; beyond it a 413
-	maxMessage = 16 << 20 // bytes of one WebSocket message
+	// maxBody is the largest body that is echoed, in bytes. Larger takes more memory; smaller refuses more with 413.
+	maxBody = 64 << 20
+	// maxMessage is the largest WebSocket message, in bytes. Larger takes more memory; smaller closes more connections.
+	maxMessage = 16 << 20
 )
 
-// echo is the answer; the order of the fields is part of it.
+// echo is the answer. The order of its fields is fixed.
 type echo struct {
 	Method  string              `json:"method"`
 	Path    string              `json:"path"`
@@ -40,14 +42,14 @@ func echoRequest(w http.ResponseWriter, r *http.Request) {
 		bodyError(w, err)
 		return
 	}
-	headers := map[string][]string{"host": {r.Host}} // which net/http takes out of the headers
+	headers := map[string][]string{"host": {r.Host}} // net/http removes it from the headers
 	for name, values := range r.Header {
 		headers[strings.ToLower(name)] = values
 	}
 	w.Header().Set("Content-Type", "application/json")
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
-	// A caller that is gone needs no answer.
+	// An error means that the client has closed the connection.
 	_ = encoder.Encode(echo{Method: r.Method, Path: r.RequestURI, Headers: headers, Body: string(body)})
 }
 
@@ -57,16 +59,16 @@ func bodyError(w http.ResponseWriter, err error) {
 		http.Error(w, "the body is larger than 64 MiB", http.StatusRequestEntityTooLarge)
 		return
 	}
-	http.Error(w, "the body did not come whole", http.StatusBadRequest)
+	http.Error(w, "the body is incomplete", http.StatusBadRequest)
 }
 
-// isGRPC tells a call of a gRPC client, which always asks for trailers.
+// isGRPC reports whether a gRPC client sent the request: it always accepts trailers.
 func isGRPC(r *http.Request) bool {
 	return r.ProtoMajor == 2 && r.Header.Get("Te") == "trailers" &&
 		strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 }
 
-// echoCall sends a unary call's message back, still in its frame.
+// echoCall returns the message of a unary call in its frame.
 func echoCall(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
@@ -79,8 +81,8 @@ func echoCall(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Grpc-Status", "0")
 }
 
-// echoMessages sends WebSocket messages back until the caller closes. The origin
-// is not asked for: that is for whoever stands in front.
+// echoMessages returns WebSocket messages until the client closes the connection. It accepts any origin, since Envoy
+// checks it.
 func echoMessages(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
 	if err != nil {

@@ -1,9 +1,9 @@
-// Command echo is the upstream of the demo and of the tests: it answers every
-// request with what arrived, so that one sees what Envoy let through.
+// Command echo is the upstream of the demo and of the tests. Its answer describes the request, which shows what Envoy sends
+// upstream.
 //
-// HTTP/1.1 and HTTP/2 without TLS get 200 and JSON {"method","path","headers":
-// {name:[values]},"body"}, the path with its query, header names in lower case.
-// WebSocket messages and the message of a unary gRPC call come back as they are.
+// It answers HTTP/1.1 and HTTP/2 without TLS with 200 and the JSON {"method","path","headers":{name:[values]},"body"}. The
+// path includes the query, and header names are in lower case. WebSocket messages and the message of a unary gRPC call are
+// returned unchanged.
 package main
 
 import (
@@ -30,8 +30,8 @@ func main() {
 func run(ctx context.Context, args []string, stderr io.Writer) int {
 	flags := flag.NewFlagSet("echo", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	listen := flags.String("listen", "127.0.0.1:8080", "`HOST:PORT` to answer on")
-	healthcheck := flags.Bool("healthcheck", false, "ask the echo that runs at -listen whether it answers, and exit 0 or 1")
+	listen := flags.String("listen", "127.0.0.1:8080", "`HOST:PORT` of the listener")
+	healthcheck := flags.Bool("healthcheck", false, "check that the server at -listen answers, and exit with 0 or 1")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -41,11 +41,11 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 		_, _ = fmt.Fprintf(stderr, "echo: unexpected argument %q\n", flags.Arg(0))
 		return 2
 	}
-	act := serve
+	do := serve
 	if *healthcheck {
-		act = probe
+		do = probe
 	}
-	if err := act(ctx, *listen); err != nil {
+	if err := do(ctx, *listen); err != nil {
 		_, _ = fmt.Fprintf(stderr, "echo: %v\n", err)
 		return 1
 	}
@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 }
 
 func serve(ctx context.Context, address string) error {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -68,8 +68,7 @@ func serve(ctx context.Context, address string) error {
 	return nil
 }
 
-// probe asks the server that listens on the address; one that listens on every
-// interface is asked on loopback.
+// probe sends a request to the server at the address. It uses loopback for an unspecified address.
 func probe(ctx context.Context, address string) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -90,7 +89,7 @@ func probe(ctx context.Context, address string) error {
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answered %s", address, response.Status)
+		return fmt.Errorf("GET http://%s/: status %d", address, response.StatusCode)
 	}
 	return nil
 }

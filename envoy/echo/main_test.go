@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestAnswerTellsWhatArrived(t *testing.T) {
+func TestAnswerDescribesRequest(t *testing.T) {
 	request := httptest.NewRequest(http.MethodPost, "http://api.example/a%20b?q=<1>", strings.NewReader(`{"x":"ü"}`))
 	request.Header["X-Twice"] = []string{"one", "two"}
 	recorder := httptest.NewRecorder()
@@ -28,7 +28,7 @@ func TestAnswerTellsWhatArrived(t *testing.T) {
 	}
 }
 
-func TestAnswerRefusesTooLargeABody(t *testing.T) {
+func TestTooLargeBodyIsRefused(t *testing.T) {
 	request := httptest.NewRequest(http.MethodPost, "/", io.LimitReader(zeros{}, maxBody+1))
 	recorder := httptest.NewRecorder()
 	answer(recorder, request)
@@ -41,7 +41,7 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-func TestWebSocketMessagesComeBack(t *testing.T) {
+func TestWebSocketMessagesAreReturned(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(answer))
 	defer server.Close()
 	conn, _, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(server.URL, "http"), nil)
@@ -54,7 +54,7 @@ func TestWebSocketMessagesComeBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		if kind, got, err := conn.Read(t.Context()); err != nil || kind != websocket.MessageText || string(got) != message {
-			t.Errorf("%q came back as %v %q, %v", message, kind, got, err)
+			t.Errorf("%q returned as %v %q, %v", message, kind, got, err)
 		}
 	}
 }
@@ -62,8 +62,8 @@ func TestWebSocketMessagesComeBack(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(answer))
 	defer server.Close()
-	sick := httptest.NewServer(http.NotFoundHandler())
-	defer sick.Close()
+	failing := httptest.NewServer(http.NotFoundHandler())
+	defer failing.Close()
 	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -80,9 +80,9 @@ func TestExitCodes(t *testing.T) {
 		{t.Context(), "extra", 2},
 		{t.Context(), "-listen :" + port + " -healthcheck", 0},
 		{t.Context(), "-listen [::]:" + port + " -healthcheck", 0},
-		{t.Context(), "-listen " + sick.Listener.Addr().String() + " -healthcheck", 1},
+		{t.Context(), "-listen " + failing.Listener.Addr().String() + " -healthcheck", 1},
 		{t.Context(), "-listen nonsense -healthcheck", 1},
-		{t.Context(), "-listen 127.0.0.1:" + port, 1}, // taken
+		{t.Context(), "-listen 127.0.0.1:" + port, 1}, // in use
 		{stopped, "-listen 127.0.0.1:0", 0},
 	} {
 		var stderr strings.Builder

@@ -18,34 +18,34 @@ import (
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// unavailable is what Envoy answers when the sidecar does not.
+// unavailable counts checks that the sidecar has not answered: Envoy responds to them with 503.
 const unavailable = "unavailable"
 
-// connection is gRPC over HTTP/2 to the sidecar (gRPC's PROTOCOL-HTTP2.md), as much of it as
-// checks need. What comes is read, and answered with the next check, by one goroutine.
+// connection is the part of gRPC over HTTP/2 that checks need (gRPC's PROTOCOL-HTTP2.md). One goroutine reads the answers
+// and sends the next checks.
 type connection struct {
 	next    func() []byte
 	conn    net.Conn
 	in      *bufio.Reader
-	answers map[string]int    // how many, by reason
-	reasons map[uint32]string // by the stream, of answers whose end has not come
-	parsed  map[string]string // by the message: most are alike
+	answers map[string]int    // by reason
+	reasons map[uint32]string // by stream, of answers whose end has not arrived
+	parsed  map[string]string // reasons by message, since most messages are equal
 
-	mu      sync.Mutex
-	out     *bufio.Writer
-	framer  *http2.Framer
-	headers []byte // of every check
-	stream  uint32 // of the last one
-	window  int    // bytes that the sidecar takes
-	waits   []byte // a message that is too long for the window
-	allowed int    // checks that may begin
-	renews  bool   // each answer allows one more
-	ended   bool   // none begins any more
-	open    int    // checks without an answer
+	mu       sync.Mutex
+	out      *bufio.Writer
+	framer   *http2.Framer
+	headers  []byte // of every check
+	stream   uint32 // of the last check
+	window   int    // bytes that the sidecar accepts
+	waiting  []byte // a message that exceeds the window
+	allowed  int    // checks that may be sent
+	renews   bool   // each answer allows another check
+	finished bool   // no further checks are sent
+	inFlight int
 }
 
 func connect(socket string, next func() []byte) (*connection, error) {
-	const room = 1 << 30 // for answers, and so no window has to be kept
+	const window = 1 << 30 // for answers; larger than all of them, so it is never updated
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		return nil, err
@@ -57,10 +57,11 @@ func connect(socket string, next func() []byte) (*connection, error) {
 	c.framer = http2.NewFramer(c.out, c.in)
 	_, err = c.out.WriteString(http2.ClientPreface)
 	return c, errors.Join(err,
-		c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: room}), c.framer.WriteWindowUpdate(0, room), c.out.Flush())
+		c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window}),
+		c.framer.WriteWindowUpdate(0, window), c.out.Flush())
 }
 
-// headers are the same for each check: none goes into the table that later ones refer to.
+// headers returns the header block of every check. It adds nothing to the dynamic table, so it can be repeated.
 func headers() []byte {
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
@@ -74,55 +75,55 @@ func headers() []byte {
 		{"te", "trailers"},
 		{"grpc-timeout", fmt.Sprint(testbed.EnvoyTimeout.Milliseconds(), "m")},
 	} {
-		_ = encoder.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}) // to memory
+		_ = encoder.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}) // a bytes.Buffer returns no error
 	}
 	return block.Bytes()
 }
 
-// allow lets n more checks begin, and if it renews one more for each answer.
+// allow allows n more checks and sends them. If renews is set, each answer allows another one.
 func (c *connection) allow(n int, renews bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.allowed, c.renews = c.allowed+n, renews
-	return errors.Join(c.begin(), c.out.Flush())
+	return errors.Join(c.send(), c.out.Flush())
 }
 
-// end lets none begin any more.
-func (c *connection) end() error {
+// finish ends the sending of checks.
+func (c *connection) finish() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended {
-		return nil // the reader knows, and may have closed the connection
+	if c.finished {
+		return nil // the reader has noticed, and may have closed the connection
 	}
-	c.ended = true
-	if c.open > 0 {
+	c.finished = true
+	if c.inFlight > 0 {
 		return nil
 	}
-	return c.conn.SetReadDeadline(time.Now()) // the reader waits for nothing
+	return c.conn.SetReadDeadline(time.Now()) // wakes the reader
 }
 
-// begin begins the checks that may be. c.mu is held.
-func (c *connection) begin() error {
-	for c.allowed > 0 && !c.ended {
-		message := c.waits
-		if c.waits = nil; message == nil {
+// send sends the allowed checks. c.mu is held.
+func (c *connection) send() error {
+	for c.allowed > 0 && !c.finished {
+		message := c.waiting
+		if c.waiting = nil; message == nil {
 			message = c.next()
 		}
 		if message == nil {
-			c.ended = true
+			c.finished = true
 			return nil
 		}
-		data := make([]byte, 5, 5+len(message)) // not compressed, and the length
+		data := make([]byte, 5, 5+len(message)) // the prefix: not compressed, and the length
 		binary.BigEndian.PutUint32(data[1:], uint32(len(message)))
 		data = append(data, message...)
 		if c.window < len(data) {
-			c.waits = message
+			c.waiting = message
 			return nil
 		}
 		c.stream += 2
 		c.window -= len(data)
 		c.allowed--
-		c.open++
+		c.inFlight++
 		err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: c.stream, BlockFragment: c.headers, EndHeaders: true})
 		if err = errors.Join(err, c.framer.WriteData(c.stream, true, data)); err != nil {
 			return err
@@ -131,48 +132,47 @@ func (c *connection) begin() error {
 	return nil
 }
 
-// read reads until all that began is answered and none may begin any more.
+// read reads until the connection is finished and all checks are answered.
 func (c *connection) read() error {
 	defer func() { _ = c.conn.Close() }()
 	for {
-		if over, err := c.pause(); over || err != nil {
+		if done, err := c.flush(); done || err != nil {
 			return err
 		}
 		frame, err := c.framer.ReadFrame()
-		if err != nil && c.over() { // it was told so while it waited
+		if err != nil && c.done() { // finish has woken the reader
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := c.take(frame); err != nil {
+		if err := c.handle(frame); err != nil {
 			return err
 		}
 	}
 }
 
-func (c *connection) over() bool {
+func (c *connection) done() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ended && c.open == 0
+	return c.finished && c.inFlight == 0
 }
 
-// pause comes before each frame is read: before the connection is waited for, what is to be
-// sent is.
-func (c *connection) pause() (over bool, err error) {
+// flush sends buffered frames before the reader waits for the sidecar.
+func (c *connection) flush() (done bool, err error) {
 	if c.in.Buffered() > 0 {
 		return false, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err = c.out.Flush()
-	if c.ended && c.open == 0 {
+	if c.finished && c.inFlight == 0 {
 		return true, err
 	}
 	return false, errors.Join(err, c.conn.SetReadDeadline(time.Now().Add(testbed.Patience)))
 }
 
-func (c *connection) take(frame http2.Frame) error {
+func (c *connection) handle(frame http2.Frame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	stream := frame.Header().StreamID
@@ -180,17 +180,16 @@ func (c *connection) take(frame http2.Frame) error {
 	case *http2.DataFrame:
 		c.reasons[stream] = c.reason(frame.Data())
 	case *http2.HeadersFrame:
-		if !frame.StreamEnded() {
-			return nil
+		if frame.StreamEnded() {
+			return c.answered(stream)
 		}
-		return c.answered(stream)
 	case *http2.RSTStreamFrame:
 		delete(c.reasons, stream)
 		return c.answered(stream)
 	case *http2.WindowUpdateFrame:
 		if stream == 0 {
 			c.window += int(frame.Increment)
-			return c.begin()
+			return c.send()
 		}
 	case *http2.SettingsFrame:
 		if !frame.IsAck() {
@@ -201,30 +200,30 @@ func (c *connection) take(frame http2.Frame) error {
 			return c.framer.WritePing(true, frame.Data)
 		}
 	case *http2.GoAwayFrame:
-		return fmt.Errorf("the sidecar goes away: %v %s", frame.ErrCode, frame.DebugData())
+		return fmt.Errorf("the sidecar closes the connection: %v %s", frame.ErrCode, frame.DebugData())
 	}
 	return nil
 }
 
-// answered counts an answer. An end without a message is an error of the sidecar's.
+// answered counts an answer. A stream that ends without a message is an error of the sidecar.
 func (c *connection) answered(stream uint32) error {
-	reason, told := c.reasons[stream]
-	if delete(c.reasons, stream); !told {
+	reason, ok := c.reasons[stream]
+	if delete(c.reasons, stream); !ok {
 		reason = unavailable
 	}
 	c.answers[reason]++
-	c.open--
+	c.inFlight--
 	if !c.renews {
 		return nil
 	}
 	c.allowed++
-	return c.begin()
+	return c.send()
 }
 
-// reason reads an answer, which comes in one frame.
+// reason parses an answer, which arrives in one frame.
 func (c *connection) reason(data []byte) string {
-	const most = 1000
-	if reason, known := c.parsed[string(data)]; known {
+	const limit = 1000 // bounds the memory of parsed, if each answer is different
+	if reason, ok := c.parsed[string(data)]; ok {
 		return reason
 	}
 	var response authv3.CheckResponse
@@ -232,7 +231,7 @@ func (c *connection) reason(data []byte) string {
 		return "unreadable"
 	}
 	reason := response.GetDynamicMetadata().GetFields()["reason"].GetStringValue()
-	if len(c.parsed) < most {
+	if len(c.parsed) < limit {
 		c.parsed[string(data)] = reason
 	}
 	return reason

@@ -1,11 +1,10 @@
-// Command loadgen is many clients of one sidecar at once, for the flood tests: a
-// process of its own, so that whoever measures beside it shares no scheduler with
-// it. It reads an Order from its standard input, and counts the answers by reason
-// on its standard output, both as JSON.
+// Command loadgen sends many concurrent checks to one sidecar, for the flood tests and benchmarks. It is a process of its
+// own, so that a measurement beside it shares no Go scheduler with it. It reads a testbed.Load from standard input and
+// writes the answers by reason to standard output, both as JSON.
 //
-// It writes the frames itself and asks anew as each answer comes. A gRPC client costs more
-// than the sidecar does, and gathers what many callers send: on a processor that it shares it
-// sends hundreds of checks in one go and then none for 10 ms, which is then what is measured.
+// It writes HTTP/2 frames itself and sends the next check as each answer arrives. A gRPC client costs more CPU than the
+// sidecar does, and batches what many goroutines send: on a shared processor it sends hundreds of checks in one write and
+// then none for 10 ms, which would dominate the measurement.
 package main
 
 import (
@@ -26,7 +25,9 @@ import (
 
 const (
 	connections = 2
-	streams     = 500 // on each connection, of a crowd that keeps no rate
+	// streams is the number of concurrent checks on each connection of a load without a rate. Smaller leaves the sidecar
+	// idle between answers; larger queues checks in the sidecar until they exceed their timeout.
+	streams = 500
 )
 
 func main() {
@@ -37,48 +38,46 @@ func main() {
 }
 
 func run(in io.Reader, out io.Writer) error {
-	var order testbed.Order
-	if err := json.NewDecoder(in).Decode(&order); err != nil {
-		return err
+	g := &generator{start: time.Now()}
+	if err := json.NewDecoder(in).Decode(&g.load); err != nil {
+		return fmt.Errorf("read load: %w", err)
 	}
-	c := &crowd{order: order, began: time.Now()}
-	socket := (&testbed.Site{Dir: order.Site}).Socket(order.Sidecar)
-	var all []*connection
 	for range connections {
-		conn, err := connect(socket, c.next)
+		conn, err := connect(g.load.Socket, g.next)
 		if err != nil {
 			return err
 		}
-		all = append(all, conn)
+		g.conns = append(g.conns, conn)
 	}
-	answers, err := c.ask(all)
+	answers, err := g.send()
 	return errors.Join(err, json.NewEncoder(out).Encode(answers))
 }
 
-// crowd is what is asked.
-type crowd struct {
-	order testbed.Order
-	began time.Time
+// generator sends a load.
+type generator struct {
+	load  testbed.Load
+	start time.Time
 	sent  atomic.Int64
+	conns []*connection
 }
 
-// ask asks on all connections until each has its answers, and adds them up.
-func (c *crowd) ask(all []*connection) (map[string]int, error) {
+// send sends the load, waits for its answers and returns them by reason.
+func (g *generator) send() (map[string]int, error) {
 	var reading errgroup.Group
-	for _, conn := range all {
+	for _, conn := range g.conns {
 		reading.Go(conn.read)
 	}
 	var failed error
-	if c.order.PerSecond > 0 {
-		failed = c.evenly(all)
+	if g.load.PerSecond > 0 {
+		failed = g.sendEvenly()
 	} else {
-		for _, conn := range all {
+		for _, conn := range g.conns {
 			failed = errors.Join(failed, conn.allow(streams, true))
 		}
 	}
 	failed = errors.Join(failed, reading.Wait())
 	answers := map[string]int{}
-	for _, conn := range all {
+	for _, conn := range g.conns {
 		for reason, n := range conn.answers {
 			answers[reason] += n
 		}
@@ -86,48 +85,50 @@ func (c *crowd) ask(all []*connection) (map[string]int, error) {
 	return answers, failed
 }
 
-func (c *crowd) evenly(all []*connection) error {
+func (g *generator) sendEvenly() error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for sent := 0; sent < c.order.Checks && !c.over(); <-tick.C {
-		due := int(time.Since(c.began).Seconds() * float64(c.order.PerSecond))
-		// Who has come too late makes it up bit by bit: a lump would be no even rate.
-		due = min(due, c.order.Checks, sent+c.order.PerSecond/500+1)
-		for i, conn := range all {
-			if err := conn.allow((due-sent+i)/len(all), false); err != nil {
+	for sent := 0; sent < g.load.Checks && !g.expired(); <-tick.C {
+		due := int(time.Since(g.start).Seconds() * float64(g.load.PerSecond))
+		// A delay is made up at twice the rate: a burst would not be an even rate.
+		due = min(due, g.load.Checks, sent+g.load.PerSecond/500+1)
+		for i, conn := range g.conns {
+			if err := conn.allow((due-sent+i)/len(g.conns), false); err != nil {
 				return err
 			}
 		}
 		sent = due
 	}
 	var errs []error
-	for _, conn := range all {
-		errs = append(errs, conn.end())
+	for _, conn := range g.conns {
+		errs = append(errs, conn.finish())
 	}
 	return errors.Join(errs...)
 }
 
-// over tells whether the order's time is.
-func (c *crowd) over() bool { return c.order.Lasts > 0 && time.Since(c.began) >= c.order.Lasts }
+// expired reports whether the load's duration has passed.
+func (g *generator) expired() bool {
+	return g.load.Duration > 0 && time.Since(g.start) >= g.load.Duration
+}
 
-// next is the message of the next check, nil if there is none. It asks for the one key that all
-// ask for, or a random one: some of these are canaries.
-func (c *crowd) next() []byte {
-	const every = 100
-	n := int(c.sent.Add(1)) - 1
-	if n >= c.order.Checks || c.over() {
+// next returns the message of the next check, or nil after the last one. It presents the load's key, or a random key, or
+// now and then a canary.
+func (g *generator) next() []byte {
+	const canaryInterval = 100
+	n := int(g.sent.Add(1)) - 1
+	if n >= g.load.Checks || g.expired() {
 		return nil
 	}
 	key := credential.Mint(credential.Key)
-	switch i := n / every; {
-	case c.order.Key != "":
-		key = credential.NewSecret(c.order.Key)
-	case n%every == 0 && i < len(c.order.Marked):
-		key = credential.NewSecret(c.order.Marked[i])
+	switch i := n / canaryInterval; {
+	case g.load.Key != "":
+		key = credential.NewSecret(g.load.Key)
+	case n%canaryInterval == 0 && i < len(g.load.Canaries):
+		key = credential.NewSecret(g.load.Canaries[i])
 	}
-	message, err := proto.Marshal(testbed.Request(key))
+	message, err := proto.Marshal(testbed.CheckRequest(key))
 	if err != nil {
-		panic(err) // of texts that are all ASCII
+		panic(err) // only text that is not UTF-8 fails
 	}
 	return message
 }

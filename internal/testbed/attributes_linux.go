@@ -2,5 +2,8 @@ package testbed
 
 import "syscall"
 
-// attributes: whoever is killed or panics leaves no process behind.
-func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
+// attributes creates a process group, so that Ctrl-C reaches only the parent, which stops its processes in order. The
+// kernel kills the process when the thread that started it ends, so a killed parent leaves no process.
+func attributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}

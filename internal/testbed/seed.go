@@ -2,49 +2,82 @@ package testbed
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// Key is a minted key with its plaintext.
-type Key struct {
-	ID     string
-	Secret credential.Secret
+// Credentials are keys and session tokens in each state. All are canaries.
+type Credentials struct {
+	Account, PlainID, ChatID, SessionID string // of Plain, Chat and Session
+
+	Plain string // a key without a scope
+	Chat  string // a key with the scope chat:companion
+
+	Revoked, Expired, Terminated, Unknown string // keys
+	Session, EndedSession                 string
+
+	Expiry time.Time // of Expired
 }
 
-// Account makes an account and returns its id.
-func (s *Site) Account(ctx context.Context) (string, error) {
-	answer, err := s.Operators.Do(ctx, operatorapi.CreateAccount("", "Tests"))
-	if err != nil {
-		return "", err
+// Secrets returns the keys and tokens.
+func (c Credentials) Secrets() []string {
+	return []string{c.Plain, c.Chat, c.Revoked, c.Expired, c.Terminated, c.Unknown, c.Session, c.EndedSession}
+}
+
+// Seed creates two accounts with keys and sessions. The second account is terminated.
+func (tb *Testbed) Seed(ctx context.Context) (Credentials, error) {
+	s := &seeder{ctx: ctx, client: tb.Operators}
+	c := Credentials{Unknown: credential.Mint(credential.Key).Reveal(), Expiry: time.Now().Add(time.Second)}
+	c.Account = s.do(operatorapi.CreateAccount("", "Alice")).Account.ID
+	bob := s.do(operatorapi.CreateAccount("", "Bob")).Account.ID
+	chat := []string{"chat:companion"}
+	_, c.Expired = s.mint(c.Account, operatorapi.NewKey{Label: "expired", ExpiresAt: c.Expiry})
+	c.PlainID, c.Plain = s.mint(c.Account, operatorapi.NewKey{Label: "without a scope"})
+	c.ChatID, c.Chat = s.mint(c.Account, operatorapi.NewKey{Label: "chat", Scopes: chat})
+	id, plaintext := s.mint(c.Account, operatorapi.NewKey{Label: "revoked", Scopes: chat})
+	c.Revoked = plaintext
+	s.do(operatorapi.RevokeKey(id))
+	_, c.Terminated = s.mint(bob, operatorapi.NewKey{Label: "of a terminated account", Scopes: chat})
+	s.do(operatorapi.TerminateAccount(bob))
+	c.SessionID, c.Session = s.session(c.Account)
+	id, c.EndedSession = s.session(c.Account)
+	s.do(operatorapi.EndSession(id))
+	if s.err != nil {
+		return c, fmt.Errorf("seed: %w", s.err)
 	}
-	return answer.Account.ID, nil
-}
-
-// Mint mints a key, which is a canary.
-func (s *Site) Mint(ctx context.Context, account string) (Key, error) {
-	answer, err := s.Operators.Do(ctx, operatorapi.MintKey(account, operatorapi.NewKey{Label: "test"}))
-	if err != nil {
-		return Key{}, err
+	for _, secret := range c.Secrets() {
+		tb.Canaries.Add(secret)
 	}
-	s.Canaries.Add(answer.Plaintext.Reveal())
-	return Key{ID: answer.Key.ID, Secret: answer.Plaintext}, nil
+	return c, nil
 }
 
-// MintSession mints a session, whose token is a canary.
-func (s *Site) MintSession(ctx context.Context, account string) (credential.Secret, error) {
-	answer, err := s.Operators.Do(ctx, operatorapi.MintSession(account, 0))
-	if err != nil {
-		return credential.Secret{}, err
+// seeder sends requests until one fails; later ones return empty answers.
+type seeder struct {
+	ctx    context.Context // of Seed
+	client *operatorapi.Client
+	err    error
+}
+
+func (s *seeder) do(r operatorapi.Request) operatorapi.Answer {
+	answer := operatorapi.Answer{}
+	if s.err == nil {
+		answer, s.err = s.client.Do(s.ctx, r)
 	}
-	s.Canaries.Add(answer.Token.Reveal())
-	return answer.Token, nil
+	if s.err != nil {
+		answer.Account, answer.Key, answer.Session = &operatorapi.Account{}, &operatorapi.Key{}, &operatorapi.Session{}
+	}
+	return answer
 }
 
-// Unknown makes a key that nobody has minted; it is a canary all the same.
-func (s *Site) Unknown() credential.Secret {
-	secret := credential.Mint(credential.Key)
-	s.Canaries.Add(secret.Reveal())
-	return secret
+func (s *seeder) mint(account string, k operatorapi.NewKey) (id, plaintext string) {
+	answer := s.do(operatorapi.MintKey(account, k))
+	return answer.Key.ID, answer.Plaintext.Reveal()
+}
+
+func (s *seeder) session(account string) (id, token string) {
+	answer := s.do(operatorapi.MintSession(account, 0))
+	return answer.Session.ID, answer.Token.Reveal()
 }

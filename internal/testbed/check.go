@@ -13,40 +13,43 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// EnvoyTimeout is what envoy.yaml gives a check.
+// EnvoyTimeout is the timeout of a check in envoy.yaml.
 const EnvoyTimeout = 500 * time.Millisecond
 
-// Checks asks a sidecar as Envoy does.
-type Checks struct {
+// CheckClient sends checks to a sidecar as Envoy does.
+type CheckClient struct {
 	conn *grpc.ClientConn
 	auth authv3.AuthorizationClient
 }
 
-// Checks connects to the socket of the sidecar of that name, whichever process
-// has it.
-func (s *Site) Checks(name string) (*Checks, error) {
-	conn, err := grpc.NewClient(s.socket(name), grpc.WithTransportCredentials(insecure.NewCredentials()))
+// CheckClient returns a client of the sidecar of that name. It reconnects when the sidecar is restarted.
+func (tb *Testbed) CheckClient(name string) (*CheckClient, error) {
+	return NewCheckClient(tb.Socket(name))
+}
+
+// NewCheckClient returns a client of the sidecar that listens at the socket.
+func NewCheckClient(socket string) (*CheckClient, error) {
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
-	return &Checks{conn: conn, auth: authv3.NewAuthorizationClient(conn)}, nil
+	return &CheckClient{conn: conn, auth: authv3.NewAuthorizationClient(conn)}, nil
 }
 
-// Close ends the connection.
-func (c *Checks) Close() { _ = c.conn.Close() }
+// Close closes the connection.
+func (c *CheckClient) Close() { _ = c.conn.Close() }
 
-// Answer is what a check has come to.
+// Answer is the result of a check.
 type Answer struct {
-	// Reason is the row of the deny table, "ok" for an allow.
+	// Reason is the reason of the deny table; "ok" for an allow.
 	Reason string
-	// Status of the HTTP answer; 200 for an allow.
+	// Status is that of the HTTP response; 200 for an allow.
 	Status int
 }
 
-// Check asks about a key or a session, as long as ctx allows. An error says that the
-// sidecar did not answer: behind an Envoy that is a 503.
-func (c *Checks) Check(ctx context.Context, s credential.Secret, options ...grpc.CallOption) (Answer, error) {
-	response, err := c.auth.Check(ctx, Request(s), options...)
+// Check sends a check of a key or a session. An error means that the sidecar has not answered: Envoy responds with 503.
+func (c *CheckClient) Check(ctx context.Context, s credential.Secret, options ...grpc.CallOption) (Answer, error) {
+	response, err := c.auth.Check(ctx, CheckRequest(s), options...)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -58,15 +61,15 @@ func (c *Checks) Check(ctx context.Context, s credential.Secret, options ...grpc
 	return a, nil
 }
 
-// AsEnvoy is Check with the time that Envoy gives it.
-func (c *Checks) AsEnvoy(ctx context.Context, s credential.Secret) (Answer, error) {
+// CheckAsEnvoy is Check with EnvoyTimeout.
+func (c *CheckClient) CheckAsEnvoy(ctx context.Context, s credential.Secret) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, EnvoyTimeout)
 	defer cancel()
 	return c.Check(ctx, s)
 }
 
-// Request makes the message that Envoy sends for a request with that credential.
-func Request(s credential.Secret) *authv3.CheckRequest {
+// CheckRequest returns the message that Envoy sends for a request with that credential.
+func CheckRequest(s credential.Secret) *authv3.CheckRequest {
 	headers := map[string]string{":method": "GET", ":path": "/api/v1/me", ":authority": "api.example.com", "user-agent": "tests"}
 	if text := s.Reveal(); strings.HasPrefix(text, credential.SessionPrefix) {
 		headers["cookie"] = "phantom_session=" + text

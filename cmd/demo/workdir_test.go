@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// What stands in an address is short and has no character that means something there.
-func TestFolderOfAddresses(t *testing.T) {
+func TestRunFolderIsShortAndPlain(t *testing.T) {
 	top, err := os.MkdirTemp("", "d")
 	if err != nil {
 		t.Fatal(err)
@@ -17,23 +16,22 @@ func TestFolderOfAddresses(t *testing.T) {
 	for name, below := range map[string]bool{
 		"plain, with spaces": true, "100%": false, "what?": false, "#1": false, strings.Repeat("long", 20): false,
 	} {
-		h, err := claim(filepath.Join(top, name))
+		w, err := claim(filepath.Join(top, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		where := h.addressed("keys.db")
+		where := filepath.Join(w.run, "keys.db")
 		if (where == filepath.Join(top, name, "run", "keys.db")) != below || strings.ContainsAny(where, unfit) {
 			t.Errorf("%q: %s", name, where)
 		}
-		h.Release()
-		if _, err := os.Stat(h.run); err == nil {
-			t.Errorf("%q: %s is left behind", name, h.run)
+		w.Release()
+		if _, err := os.Stat(w.run); err == nil {
+			t.Errorf("%q: %s is left", name, w.run)
 		}
 	}
 }
 
-// TestFolderOfAddressesWithoutShortTMPDIR: TMPDIR is used only if its path may stand in an address.
-func TestFolderOfAddressesWithoutShortTMPDIR(t *testing.T) {
+func TestRunFolderIgnoresUnfitTMPDIR(t *testing.T) {
 	for dir, used := range map[string]bool{"/t": true, "/" + strings.Repeat("long", 20): false, "/100%": false, "relative": false} {
 		t.Setenv("TMPDIR", dir)
 		if got := shortName("/clone/.demo"); !fit(got) || strings.HasPrefix(got, dir+"/phantom-demo-") != used {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -18,30 +19,31 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// front is a running Envoy.
-type front struct {
+// proxy is a running Envoy.
+type proxy struct {
+	*testbed.Process
 	version string
-	addr    string // HOST:PORT where clients come in
+	addr    string // HOST:PORT for clients
 	admin   string // HOST:PORT
-	*process
-	w *world
+	env     *environment
 }
 
-// startEnvoy runs envoy.yaml in an Envoy of that version. Addresses that are not
-// given are the world's. The edits are made in the rendered configuration.
-func (w *world) startEnvoy(name, version string, a envoy.Addresses, edits ...func(config map[string]any)) (*front, error) {
-	ports, err := freePorts(2)
+// startEnvoy runs envoy.yaml in an Envoy of that version. Missing addresses are those of the environment. The edits
+// change the rendered configuration.
+func (env *environment) startEnvoy(name, version string, a envoy.Addresses, edits ...func(config map[string]any)) (*proxy, error) {
+	ports, err := testbed.FreeAddresses(2)
 	if err != nil {
 		return nil, err
 	}
-	f := &front{version: version, addr: ports[0], admin: ports[1], w: w}
-	a.Admin = "tcp://" + f.admin
-	a.Listener = cmp.Or(a.Listener, "tcp://"+f.addr)
-	a.Owners = cmp.Or(a.Owners, "unix://"+w.file("owners.sock"))
-	a.Authz = cmp.Or(a.Authz, "unix://"+w.file("authz.sock"))
-	a.Upstream = cmp.Or(a.Upstream, "tcp://"+w.echo)
+	p := &proxy{version: version, addr: ports[0], admin: ports[1], env: env}
+	a.Admin = "tcp://" + p.admin
+	a.Listener = cmp.Or(a.Listener, "tcp://"+p.addr)
+	a.Owners = cmp.Or(a.Owners, env.socket("owners"))
+	a.Authz = cmp.Or(a.Authz, env.socket("authz"))
+	a.Upstream = cmp.Or(a.Upstream, "tcp://"+env.echo)
 	config, err := envoy.Render(a)
 	if err != nil {
 		return nil, err
@@ -49,17 +51,19 @@ func (w *world) startEnvoy(name, version string, a envoy.Addresses, edits ...fun
 	if config, err = edited(config, edits); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(w.file(name+".yaml"), config, 0o600); err != nil {
+	file := env.File(name + ".yaml")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
 		return nil, err
 	}
 	program, err := envoy.Find(context.Background(), version, os.Stderr)
 	if err != nil {
 		return nil, err
 	}
-	if f.process, err = w.run(name, program, envoy.Args(w.file(name+".yaml"))...); err != nil {
+	if p.Process, err = env.Start(name, exec.Command(program, envoy.Args(file)...)); err != nil {
 		return nil, err
 	}
-	return f, f.until(func() error { return get200("http://" + f.admin + "/ready") })
+	ctx := context.Background()
+	return p, p.Await(ctx, func() error { return testbed.Probe(ctx, "http://"+p.admin+"/ready") })
 }
 
 func edited(config []byte, edits []func(map[string]any)) ([]byte, error) {
@@ -91,18 +95,28 @@ func cluster(config map[string]any, name string) map[string]any {
 }
 
 // ownEnvoy is startEnvoy for one test.
-func (w *world) ownEnvoy(t *testing.T, version string, a envoy.Addresses, edits ...func(config map[string]any)) *front {
+func (env *environment) ownEnvoy(t *testing.T, version string, a envoy.Addresses, edits ...func(config map[string]any)) *proxy {
 	t.Helper()
-	name := "envoy-" + strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
-	f, err := w.startEnvoy(name, version, a, edits...)
+	name := fmt.Sprintf("envoy-%s-%d", version, time.Now().UnixNano())
+	p, err := env.startEnvoy(name, version, a, edits...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(f.stop)
-	return f
+	t.Cleanup(func() { p.Shutdown(5 * time.Second) })
+	return p
 }
 
-// request is one to make; GET over HTTP/1.1 unless it says otherwise.
+// adminPage returns a page of Envoy's admin listener.
+func (p *proxy) adminPage(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := testbed.Get(t.Context(), "http://"+p.admin+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// request is GET over HTTP/1.1 unless it says otherwise.
 type request struct {
 	method  string
 	path    string
@@ -112,7 +126,7 @@ type request struct {
 }
 
 func (r request) with(headers ...string) request {
-	r.headers = append(append([]string{}, r.headers...), headers...)
+	r.headers = slices.Concat(r.headers, headers)
 	return r
 }
 
@@ -122,11 +136,10 @@ func cookie(session string) string { return "Cookie: phantom_session=" + session
 
 const (
 	webApp      = "Origin: https://app.phantomrouter.ai"
-	foreignPage = "Origin: https://evil.example"
-	companion   = "/api/v1/me/vector-store" // takes the scope chat:companion
+	otherOrigin = "Origin: https://evil.example"
+	companion   = "/api/v1/me/vector-store" // requires the scope chat:companion
 )
 
-// answer is what came back.
 type answer struct {
 	status  int
 	header  http.Header
@@ -134,52 +147,51 @@ type answer struct {
 	trailer http.Header
 }
 
-// arrived is what the upstream says that arrived there.
-type arrived struct {
+// received is the request that arrived at the echo upstream, as its answer describes it.
+type received struct {
 	Method  string              `json:"method"`
 	Path    string              `json:"path"`
 	Headers map[string][]string `json:"headers"`
 	Body    string              `json:"body"`
 }
 
-// upstream returns what arrived at the echo upstream, if this is its answer.
-func (a answer) upstream() (arrived, bool) {
-	var echo arrived
+// upstream parses an answer of the echo upstream. It reports whether it is one.
+func (a answer) upstream() (received, bool) {
+	var echo received
 	err := json.Unmarshal([]byte(a.body), &echo)
 	return echo, err == nil && echo.Method != ""
 }
 
-// reached tells whether the request got past the sidecar: to the upstream or to
-// keyd's owner API, which has no 401 and no 503 like the sidecar's.
+// reached reports whether the request passed the sidecar: to the upstream, or to keyd's owner API, which has no 401 and
+// no 503 like the sidecar's.
 func (a answer) reached() bool {
 	_, echo := a.upstream()
 	return echo || strings.HasPrefix(a.body, `{"keys":`) || a.status == http.StatusSwitchingProtocols
 }
 
-func (f *front) ask(t *testing.T, r request) answer {
+// do sends the request and returns its answer. Without one the test fails.
+func (p *proxy) do(t *testing.T, r request) answer {
 	t.Helper()
-	a, err := f.send(t.Context(), r)
+	a, err := p.send(t.Context(), r)
 	if err != nil {
 		t.Fatalf("%+v: %v", r, err)
 	}
 	return a
 }
 
-// send makes the request, within 10 s if ctx has no deadline. HTTP/1.1 is written by hand: an honest client would not
-// send half of it.
-func (f *front) send(ctx context.Context, r request) (answer, error) {
-	if r.method == "" {
-		r.method = http.MethodGet
-	}
+// send sends the request. Its timeout is 10 s if ctx has no deadline. It writes HTTP/1.1 itself, because net/http would
+// refuse half of the requests.
+func (p *proxy) send(ctx context.Context, r request) (answer, error) {
+	r.method = cmp.Or(r.method, http.MethodGet)
 	if _, bounded := ctx.Deadline(); !bounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 	}
 	if r.http2 {
-		return f.sendHTTP2(ctx, r)
+		return p.sendHTTP2(ctx, r)
 	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", f.addr)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.addr)
 	if err != nil {
 		return answer{}, err
 	}
@@ -210,13 +222,13 @@ var http2Only = func() *http.Transport {
 	return t
 }()
 
-func (f *front) sendHTTP2(ctx context.Context, r request) (answer, error) {
-	req, err := http.NewRequestWithContext(ctx, r.method, "http://"+f.addr, strings.NewReader(r.body))
+func (p *proxy) sendHTTP2(ctx context.Context, r request) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, r.method, "http://"+p.addr, strings.NewReader(r.body))
 	if err != nil {
 		return answer{}, err
 	}
 	req.Host = "api.example"
-	req.URL.Opaque = r.path // goes out as it is
+	req.URL.Opaque = r.path // is sent unchanged
 	for _, header := range r.headers {
 		name, value, _ := strings.Cut(header, ":")
 		name = strings.ToLower(name)

@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// TestLocalhost: Envoy listens on those addresses of localhost that the machine has.
-func TestLocalhost(t *testing.T) {
+func TestListenerHasLoopbackAddressesOfMachine(t *testing.T) {
 	for _, c := range []struct {
 		v4, v6      error
 		want, wrong string
@@ -17,9 +16,9 @@ func TestLocalhost(t *testing.T) {
 		{nil, syscall.EADDRNOTAVAIL, "tcp://127.0.0.1:7", ""},
 		{nil, syscall.EAFNOSUPPORT, "tcp://127.0.0.1:7", ""},
 		{syscall.EADDRNOTAVAIL, nil, "", "cannot assign"},
-		{syscall.EADDRINUSE, nil, "", "port 7 is busy"},
-		{nil, syscall.EADDRINUSE, "", "port 7 is busy"},
-		{syscall.EACCES, nil, "", "port 7 is not allowed"},
+		{syscall.EADDRINUSE, nil, "", "port 7 is in use"},
+		{nil, syscall.EADDRINUSE, "", "port 7 is in use"},
+		{syscall.EACCES, nil, "", "port 7 is not permitted"},
 	} {
 		got, err := localhost(7, func(address string) (net.Listener, error) {
 			failure := c.v4
