@@ -225,11 +225,11 @@ func TestOwnersAddress(t *testing.T) {
 	if err != nil || info.Mode() != os.ModeSocket|0o660 {
 		t.Errorf("the socket: %v, %v", info.Mode(), err)
 	}
-	if log := p.logged(); strings.Contains(log, "listen.owners believes") {
+	if log := p.logged(); strings.Contains(log, "listen.owners trusts") {
 		t.Errorf("warned of a Unix socket: %s", log)
 	}
 	replaceIn(t, config, "owners: unix://"+socket, "owners: tcp://127.0.0.1:0")
-	if log := launch(t, config).logged(); !strings.Contains(log, `"level":"warn"`) || !strings.Contains(log, "listen.owners believes") {
+	if log := launch(t, config).logged(); !strings.Contains(log, `"level":"warn"`) || !strings.Contains(log, "listen.owners trusts") {
 		t.Errorf("not warned of loopback: %s", log)
 	}
 	for _, open := range []string{"tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://192.0.2.1:80", "tcp://keyd:80", "tcp://localhost.example:80"} {

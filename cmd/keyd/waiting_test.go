@@ -100,7 +100,7 @@ func waits(t *testing.T, config string, mend func()) {
 	if code := p.stop(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit %d", code)
 	}
-	if warned := strings.Count(p.logged(), `"msg":"the database cannot be reached: waiting for it, not ready"`); warned != 1 {
+	if warned := strings.Count(p.logged(), `"msg":"database unreachable: not ready until it can be reached"`); warned != 1 {
 		t.Errorf("%d warnings in\n%s", warned, p.logged())
 	}
 }
