@@ -25,7 +25,7 @@ func newKeyAPI(rt *daemon.Runtime, cfg config.KeyAPI) (*keyAPI, error) {
 
 // reload makes a client of the configuration. Requests in flight end with the old one.
 func (k *keyAPI) reload(cfg config.KeyAPI) error {
-	options := sidecarapi.Options{URL: cfg.Base(), Timeout: cfg.Timeout}
+	options := sidecarapi.Options{URL: cfg.Base(), Timeout: cfg.Timeout.Duration}
 	if cfg.TokenFile != "" {
 		token, err := secretfile.Open(string(cfg.TokenFile), k.rt.Log)
 		if err != nil {

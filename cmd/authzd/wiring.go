@@ -31,7 +31,7 @@ var program = daemon.Program[*config.Authzd]{
 	Print:   config.Print[config.Authzd],
 	Schema:  config.Schema[config.Authzd],
 	Settings: func(cfg *config.Authzd) daemon.Settings {
-		return daemon.Settings{Admin: cfg.Listen.Admin, DrainDelay: cfg.DrainDelay, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
+		return daemon.Settings{Admin: cfg.Listen.Admin, DrainDelay: cfg.DrainDelay.Duration, Drain: cfg.Drain.Duration, LogLevel: cfg.Log.Level}
 	},
 	NeedsRestart: config.NeedsRestart[config.Authzd],
 	Start:        start,
@@ -106,7 +106,7 @@ func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Check
 			Stop: func(ctx context.Context) error { server.Stop(ctx); return nil },
 		})
 	}
-	rt.Add(newReadiness(rt, cache, cfg.StartWait, servers))
+	rt.Add(newReadiness(rt, cache, cfg.StartWait.Duration, servers))
 	return nil
 }
 
@@ -169,7 +169,7 @@ func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 		CookieName:    cfg.WebApp.Cookie,
 		RefuseForeign: cfg.Keys.ForeignFormat == config.RefuseForeign,
 		Shadow:        cfg.Shadow,
-		KeyAPITimeout: cfg.KeyAPI.Timeout,
+		KeyAPITimeout: cfg.KeyAPI.Timeout.Duration,
 	}, nil
 }
 
@@ -190,7 +190,7 @@ func cacheOptions(rt *daemon.Runtime, cfg *config.Authzd) keycache.Options {
 // times returns the times of the cache in the configuration. The key API receives max_stale in
 // milliseconds, so it is rounded down to them.
 func times(c config.Cache) keycache.Times {
-	return keycache.Times{MaxAge: c.MaxAge, ConfirmAfter: c.ConfirmAfter, MaxStale: c.MaxStale.Truncate(time.Millisecond)}
+	return keycache.Times{MaxAge: c.MaxAge.Duration, ConfirmAfter: c.ConfirmAfter.Duration, MaxStale: c.MaxStale.Truncate(time.Millisecond)}
 }
 
 func admission(a config.Admission) keycache.Admission {

@@ -11,9 +11,9 @@ import (
 // settingsOf returns the server's settings in the configuration. It opens the files of tokens.
 func settingsOf(cfg *config.Keyd, log *zap.Logger) (keyserver.Settings, error) {
 	s := keyserver.Settings{
-		Lease:           cfg.Lease,
-		LongestMaxStale: cfg.LongestMaxStale,
-		LogRetention:    cfg.LogRetention,
+		Lease:           cfg.Lease.Duration,
+		LongestMaxStale: cfg.LongestMaxStale.Duration,
+		LogRetention:    cfg.LogRetention.Duration,
 		Catalogue:       keyserver.Catalogue{},
 		KeysPerAccount:  cfg.KeysPerAccount,
 		OwnerLimits:     keyserver.OwnerLimits(cfg.OwnerLimits),

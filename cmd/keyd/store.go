@@ -74,7 +74,9 @@ func openReachable(ctx context.Context, rt *daemon.Runtime, open opener) (keysto
 
 // unknown returns how long a sidecar that the store does not have on record may use its cache: at most
 // a lease and the longest stale time.
-func unknown(cfg *config.Keyd) time.Duration { return cfg.Lease + cfg.LongestMaxStale }
+func unknown(cfg *config.Keyd) time.Duration {
+	return cfg.Lease.Duration + cfg.LongestMaxStale.Duration
+}
 
 // raiseUnknown applies the times of a reloaded configuration to the store.
 func raiseUnknown(store keystore.Store, cfg *config.Keyd) {

@@ -25,7 +25,7 @@ var program = daemon.Program[*config.Keyd]{
 	Print:   config.Print[config.Keyd],
 	Schema:  config.Schema[config.Keyd],
 	Settings: func(cfg *config.Keyd) daemon.Settings {
-		return daemon.Settings{Admin: cfg.Listen.Admin, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
+		return daemon.Settings{Admin: cfg.Listen.Admin, Drain: cfg.Drain.Duration, LogLevel: cfg.Log.Level}
 	},
 	NeedsRestart: config.NeedsRestart[config.Keyd],
 	Start:        start,

@@ -51,6 +51,9 @@ func (a *Address) UnmarshalText(text []byte) error {
 	return check(where)
 }
 
+// MarshalText implements encoding.TextMarshaler.
+func (a Address) MarshalText() ([]byte, error) { return []byte(a.URL()), nil }
+
 // isLoopback reports whether only programs on this machine can reach the address.
 func (a Address) isLoopback() bool {
 	host, _, err := net.SplitHostPort(a.where)

@@ -28,11 +28,11 @@ type Authzd struct {
 	// Decide, count and report, but always allow.
 	Shadow bool `yaml:"shadow"`
 	// Longest wait for the first answer of the key API before `/readyz` is 200.
-	StartWait time.Duration `yaml:"start_wait" range:"0..10m" restart:"yes"`
+	StartWait Duration `yaml:"start_wait" range:"0..10m" restart:"yes"`
 	// Time from SIGTERM to the drain. The program is not ready, but it still answers.
-	DrainDelay time.Duration `yaml:"drain_delay" range:"0..10m"`
+	DrainDelay Duration `yaml:"drain_delay" range:"0..10m"`
 	// Time limit of the drain, in which checks in flight end.
-	Drain time.Duration `yaml:"drain" range:"100ms..10m"`
+	Drain Duration `yaml:"drain" range:"100ms..10m"`
 	// Log.
 	Log Log `yaml:"log"`
 }
@@ -40,11 +40,11 @@ type Authzd struct {
 // AuthzdListen has the listeners of authzd.
 type AuthzdListen struct {
 	// Addresses for Check and grpc.health.v1. `tcp://[::]:PORT` is every interface, IPv4 and IPv6.
-	Check []Address `yaml:"check" restart:"yes"`
+	Check []Address `yaml:"check,flow" restart:"yes"`
 	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`.
 	Admin Address `yaml:"admin" restart:"yes"`
 	// TLS of the tcp:// addresses of check. Changed files are read again without a restart.
-	TLS *ServerTLS `yaml:"tls" restart:"yes"`
+	TLS *ServerTLS `yaml:"tls,omitempty" restart:"yes"`
 }
 
 // KeyAPI is the connection to the key API.
@@ -52,15 +52,15 @@ type KeyAPI struct {
 	// Base URL: http://, https:// or unix:///PATH of a socket.
 	URL string `yaml:"url" required:"yes" restart:"yes"`
 	// File with the token that the sidecar presents. Without it, the sidecar presents none.
-	TokenFile File `yaml:"token_file" file:"secret"`
+	TokenFile File `yaml:"token_file,omitempty" file:"secret"`
 	// Time limit of one resolve, retries included. It must be below Envoy's timeout of the check, so
 	// that Envoy receives the sidecar's answer.
-	Timeout time.Duration `yaml:"timeout" range:"1ms..30s"`
+	Timeout Duration `yaml:"timeout" range:"1ms..30s"`
 	// Whether the key API must offer the change log. With `optional`, a 404 from `/v1/changes` puts
 	// the sidecar into time-to-live mode; with `required`, it is an error like any other.
 	Changes string `yaml:"changes" oneof:"required|optional" restart:"yes"`
 	// TLS towards an https:// key API.
-	TLS *ClientTLS `yaml:"tls"`
+	TLS *ClientTLS `yaml:"tls,omitempty"`
 }
 
 // Values of KeyAPI.Changes.
@@ -86,12 +86,12 @@ type Cache struct {
 	// expired credentials and those of terminated accounts.
 	Unknown int `yaml:"unknown" range:"1..100000000" restart:"yes"`
 	// Longest time between two revalidations of a credential while the lease is live.
-	MaxAge time.Duration `yaml:"max_age" range:"1ms..168h"`
+	MaxAge Duration `yaml:"max_age" range:"1ms..168h"`
 	// Longest time between two revalidations of a credential after the lease was lost and in
 	// time-to-live mode.
-	ConfirmAfter time.Duration `yaml:"confirm_after" range:"0..168h"`
+	ConfirmAfter Duration `yaml:"confirm_after" range:"0..168h"`
 	// How long after the end of the last lease cached entries may answer; 0: not at all.
-	MaxStale time.Duration `yaml:"max_stale" range:"0..168h"`
+	MaxStale Duration `yaml:"max_stale" range:"0..168h"`
 }
 
 // Admission limits the rate of lookups of digests never seen. A lookup that finds a credential in
@@ -110,7 +110,7 @@ type WebApp struct {
 	// Name of the session cookie.
 	Cookie string `yaml:"cookie"`
 	// Scopes of every session.
-	Scopes []string `yaml:"scopes"`
+	Scopes []string `yaml:"scopes,flow"`
 }
 
 // Values of Keys.ForeignFormat.
@@ -129,17 +129,17 @@ type Keys struct {
 // have the same path, the same host and a method in common.
 type Endpoint struct {
 	// Methods that the entry matches. Without the field it matches all.
-	Methods []string `yaml:"methods,omitempty"`
+	Methods []string `yaml:"methods,omitempty,flow"`
 	// Exact path, without a query. Escapes of unreserved characters are decoded, here and in the
 	// request. Excludes prefix.
-	Path string `yaml:"path"`
+	Path string `yaml:"path,omitempty"`
 	// Path prefix of whole segments: /a matches /a and /a/b, not /ab. Excludes path.
-	Prefix string `yaml:"prefix"`
+	Prefix string `yaml:"prefix,omitempty"`
 	// Host that the entry matches, regardless of case, without port and trailing dot. Without the
 	// field it matches all.
-	Host string `yaml:"host"`
+	Host string `yaml:"host,omitempty"`
 	// Required scopes, separated by spaces. All of them are required.
-	Scope string `yaml:"scope" empty:"yes"`
+	Scope string `yaml:"scope,omitempty" empty:"yes"`
 	// Kind of credential that is accepted.
 	Principal string `yaml:"principal" oneof:"any|key|session"`
 }
@@ -160,13 +160,13 @@ func (a *Authzd) setDefaults() {
 			Check: []Address{TCP("127.0.0.1:9191")},
 			Admin: TCP("127.0.0.1:9192"),
 		},
-		KeyAPI: KeyAPI{Timeout: 400 * time.Millisecond, Changes: ChangesRequired},
+		KeyAPI: KeyAPI{Timeout: Duration{400 * time.Millisecond}, Changes: ChangesRequired},
 		Cache: Cache{
 			Credentials:  100_000,
 			Unknown:      50_000,
-			MaxAge:       time.Hour,
-			ConfirmAfter: 10 * time.Second,
-			MaxStale:     15 * time.Minute,
+			MaxAge:       Duration{time.Hour},
+			ConfirmAfter: Duration{10 * time.Second},
+			MaxStale:     Duration{15 * time.Minute},
 		},
 		Admission: Admission{UnknownPerSecond: 200, Burst: 400},
 		WebApp: WebApp{
@@ -175,8 +175,8 @@ func (a *Authzd) setDefaults() {
 			Scopes: []string{"chat:companion"},
 		},
 		Keys:      Keys{ForeignFormat: LookUpForeign},
-		StartWait: 10 * time.Second,
-		Drain:     10 * time.Second,
+		StartWait: Duration{10 * time.Second},
+		Drain:     Duration{10 * time.Second},
 		Log:       Log{Level: "info"},
 	}
 }
@@ -185,11 +185,11 @@ func (e *Endpoint) setDefaults() { e.Principal = "any" }
 
 // LoadAuthzd loads the configuration of authzd, with defaults for absent fields. The path "" means
 // no file. The error has one line for each mistake.
-func LoadAuthzd(path string) (*Authzd, error) { return load[Authzd](path, false) }
+func LoadAuthzd(path string) (*Authzd, error) { return load[Authzd](path, allFiles) }
 
 // CheckAuthzd returns the mistakes that LoadAuthzd finds, without those about named files that do
 // not exist.
-func CheckAuthzd(path string) error { _, err := load[Authzd](path, true); return err }
+func CheckAuthzd(path string) error { _, err := load[Authzd](path, existingFiles); return err }
 
 // AuthzdAdmin returns the admin address in a file, whatever other mistakes the file has: a health
 // check must not fail because of a file that the running program has refused. If the address

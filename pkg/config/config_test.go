@@ -95,10 +95,10 @@ func TestEveryFieldOfAuthzd(t *testing.T) {
 			TLS:   &ServerTLS{CertFile: at("cert.pem"), KeyFile: at("key.pem"), ClientCAFile: at("cert.pem")},
 		},
 		KeyAPI: KeyAPI{
-			URL: "https://keys.example:8443/base", TokenFile: at("key-api.token"), Timeout: 300 * time.Millisecond, Changes: ChangesOptional,
+			URL: "https://keys.example:8443/base", TokenFile: at("key-api.token"), Timeout: Duration{300 * time.Millisecond}, Changes: ChangesOptional,
 			TLS: &ClientTLS{CAFile: at("cert.pem"), CertFile: at("cert.pem"), KeyFile: at("key.pem")},
 		},
-		Cache:     Cache{Credentials: 1, Unknown: 2, MaxAge: 2 * time.Hour},
+		Cache:     Cache{Credentials: 1, Unknown: 2, MaxAge: Duration{2 * time.Hour}},
 		Admission: Admission{UnknownPerSecond: 3, Burst: 4},
 		WebApp:    WebApp{Origin: "http://localhost:3000", Cookie: "__Host-s"},
 		Keys:      Keys{ForeignFormat: RefuseForeign},
@@ -109,8 +109,8 @@ func TestEveryFieldOfAuthzd(t *testing.T) {
 			{Prefix: "/", Principal: "any"},
 		},
 		Shadow:     true,
-		DrainDelay: 3 * time.Second,
-		Drain:      time.Minute,
+		DrainDelay: Duration{3 * time.Second},
+		Drain:      Duration{time.Minute},
 		Log:        Log{Level: "debug"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Address{})); diff != "" {
@@ -141,12 +141,12 @@ func TestEveryFieldOfKeyd(t *testing.T) {
 		Store:             "sqlite:///data/keys.db",
 		SidecarTokenFiles: []File{at("key-api.token"), at("old.token")},
 		Operators:         []Operator{{"alice", at("alice.token")}, {"bob@ops", at("bob.token")}},
-		Lease:             time.Second,
+		Lease:             Duration{time.Second},
 		Scopes:            map[string]Scope{"chat:companion": {ByOwner}, "more": {ByOperator}},
-		LogRetention:      time.Second,
+		LogRetention:      Duration{time.Second},
 		KeysPerAccount:    7,
 		OwnerLimits:       OwnerLimits{1, 2, 3},
-		Drain:             100 * time.Millisecond,
+		Drain:             Duration{100 * time.Millisecond},
 		Log:               Log{Level: "error"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Address{})); diff != "" {
@@ -211,7 +211,7 @@ keys:
 endpoints: []
 shadow: false
 start_wait: 10s
-drain_delay: 0
+drain_delay: 0s
 drain: 10s
 log:
   level: info
@@ -289,7 +289,7 @@ endpoints:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Drain != 2*time.Second || got.Cache.MaxAge != 2*time.Hour || got.Cache.MaxStale != 4*time.Hour {
+	if got.Drain.Duration != 2*time.Second || got.Cache.MaxAge.Duration != 2*time.Hour || got.Cache.MaxStale.Duration != 4*time.Hour {
 		t.Errorf("got drain %v and cache %+v", got.Drain, got.Cache)
 	}
 	want := []Endpoint{{Path: "/a", Scope: "one", Principal: "any"}, {Path: "/b", Scope: "two", Principal: "key"}}
@@ -321,9 +321,9 @@ func TestNeedsRestart(t *testing.T) {
 	changed.Listen.Admin = TCP("127.0.0.1:1")
 	changed.Listen.TLS = nil
 	changed.KeyAPI.URL = "http://other"
-	changed.KeyAPI.Timeout = time.Second
+	changed.KeyAPI.Timeout.Duration = time.Second
 	changed.Cache.Credentials++
-	changed.Cache.MaxAge++
+	changed.Cache.MaxAge.Duration++
 	changed.Endpoints = nil
 	changed.Log.Level = "info"
 	want := []string{"listen.admin", "listen.tls", "key_api.url", "cache.credentials"}

@@ -88,6 +88,22 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, field string) {
 		}
 		d.decode(e.value, v.FieldByIndex(f.Index), full, f.Tag)
 	}
+	d.absent(v, field)
+}
+
+// absent reports the fields of a section that are required and not given.
+func (d *decoder) absent(v reflect.Value, in string) {
+	for f, value := range v.Fields() {
+		field := join(in, nameOf(f))
+		if d.given(field) {
+			continue
+		}
+		if f.Tag.Get("required") != "" {
+			d.add(d.mark(field), field, "missing field "+field)
+		} else if _, ok := section(f.Type); ok && value.Kind() == reflect.Struct {
+			d.absent(value, field)
+		}
+	}
 }
 
 // unknown reports a field that does not exist. The nearest one counts as given, so that it is not
@@ -176,9 +192,9 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, field string) {
 // scalar decodes a value without fields of its own.
 func (d *decoder) scalar(n *yaml.Node, v reflect.Value, field string, tag reflect.StructTag) {
 	loaded := reflect.New(v.Type())
-	if !hasKind(n, v.Kind()) || n.Load(loaded.Interface()) != nil || !accepts(loaded.Elem(), tag) {
+	if !hasKind(n, v.Type()) || n.Load(loaded.Interface()) != nil || !accepts(loaded.Elem(), tag) {
 		must := mustBe(v.Type(), tag)
-		if u, ok := loaded.Interface().(encoding.TextUnmarshaler); ok {
+		if u, ok := loaded.Interface().(encoding.TextUnmarshaler); ok && tag.Get("range") == "" {
 			if err := u.UnmarshalText([]byte(n.Value)); err != nil {
 				must = err.Error()
 			}
@@ -186,37 +202,38 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, field string, tag reflec
 		d.invalid(field, must)
 		return
 	}
-	if name, ok := loaded.Interface().(*File); ok && !filepath.IsAbs(string(*name)) {
-		*name = File(filepath.Join(d.folder, string(*name)))
+	if name, ok := loaded.Interface().(*File); ok {
+		if !filepath.IsAbs(string(*name)) {
+			*name = File(filepath.Join(d.folder, string(*name)))
+		}
+		d.checkFile(field, string(*name), tag.Get("file"))
 	}
 	v.Set(loaded.Elem())
 }
 
 // hasKind reports whether the node is a scalar that the file writes as a value of the kind. The
 // yaml package would accept true as a string, and 0x10 and 010 (8) as numbers.
-func hasKind(n *yaml.Node, kind reflect.Kind) bool {
-	if n.Kind != yaml.ScalarNode {
+func hasKind(n *yaml.Node, t reflect.Type) bool {
+	switch {
+	case n.Kind != yaml.ScalarNode:
 		return false
-	}
-	switch kind {
-	case reflect.Bool:
+	case t.Kind() == reflect.Bool:
 		return n.Tag == "!!bool"
-	case reflect.Int:
+	case t.Kind() == reflect.Int:
 		number, err := strconv.Atoi(n.Value)
 		return n.Tag == "!!int" && err == nil && strconv.Itoa(number) == n.Value
-	case reflect.Int64: // a duration: 0 is a number
-		return n.Tag == "!!str" || n.Tag == "!!int"
-	default:
-		return n.Tag == "!!str"
 	}
+	return n.Tag == "!!str" || t == reflect.TypeFor[Duration]() && n.Tag == "!!int" // 0
 }
 
 // accepts reports whether the tag allows a value.
 func accepts(v reflect.Value, tag reflect.StructTag) bool {
 	low, high := bounds(tag)
 	switch x := v.Interface().(type) {
-	case time.Duration:
-		return duration(low) <= x && x <= duration(high)
+	case Duration:
+		least, _ := time.ParseDuration(low)
+		most, _ := time.ParseDuration(high)
+		return least <= x.Duration && x.Duration <= most
 	case int:
 		least, _ := strconv.Atoi(low)
 		most, _ := strconv.Atoi(high)
@@ -234,7 +251,7 @@ func mustBe(t reflect.Type, tag reflect.StructTag) string {
 	switch allowed := oneOf(tag); {
 	case allowed != nil:
 		return "must be " + anyOf(allowed)
-	case t == reflect.TypeFor[time.Duration]():
+	case t == reflect.TypeFor[Duration]():
 		return "must be a duration from " + low + " to " + high + ", such as 300ms, 2.5s, 1m30s or 1h"
 	case t == reflect.TypeFor[Address]():
 		return "must be " + addressForm

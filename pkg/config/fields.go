@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding"
 	"reflect"
 	"strconv"
 	"strings"
@@ -40,59 +41,14 @@ func oneOf(tag reflect.StructTag) []string {
 	return nil
 }
 
+var textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+
 // section returns the struct behind a type that has fields: a struct or a pointer to one.
 func section(t reflect.Type) (reflect.Type, bool) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	return t, t.Kind() == reflect.Struct && t != reflect.TypeFor[Address]()
-}
-
-// eachField calls visit with the full name of every field of the struct and of the structs in it,
-// also in pointers, lists and maps.
-func eachField(v reflect.Value, in string, visit func(v reflect.Value, field string, tag reflect.StructTag)) {
-	for f, value := range v.Fields() {
-		field := join(in, nameOf(f))
-		visit(value, field, f.Tag)
-		eachFieldIn(value, field, visit)
-	}
-}
-
-func eachFieldIn(v reflect.Value, field string, visit func(v reflect.Value, field string, tag reflect.StructTag)) {
-	switch v.Kind() {
-	case reflect.Pointer:
-		if !v.IsNil() {
-			eachFieldIn(v.Elem(), field, visit)
-		}
-	case reflect.Struct:
-		if _, ok := section(v.Type()); ok {
-			eachField(v, field, visit)
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			eachFieldIn(v.Index(i), element(field, i), visit)
-		}
-	case reflect.Map:
-		for key, value := range v.Seq2() {
-			eachFieldIn(value, entry(field, key.String()), visit)
-		}
-	default:
-	}
-}
-
-// missing reports the fields that have no default and are not in the file.
-func (r *report) missing(cfg reflect.Value) {
-	eachField(cfg, "", func(v reflect.Value, field string, tag reflect.StructTag) {
-		if tag.Get("required") == "" || !v.IsZero() || r.given(field) {
-			return
-		}
-		for parent := parentOf(field); parent != ""; parent = parentOf(parent) {
-			if r.hasMistake(parent) {
-				return
-			}
-		}
-		r.add(r.mark(field), field, "missing field "+field)
-	})
+	return t, t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(textUnmarshaler)
 }
 
 // NeedsRestart returns the full names of the fields, such as "cache.unknown", that differ between

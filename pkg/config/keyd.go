@@ -14,28 +14,28 @@ type Keyd struct {
 	// writes. Set `sslmode=verify-full` if the connection crosses a network.
 	Store string `yaml:"store" restart:"yes"`
 	// File with the password of a postgres:// store, read for each new connection.
-	StorePasswordFile File `yaml:"store_password_file" file:"secret" restart:"yes"`
+	StorePasswordFile File `yaml:"store_password_file,omitempty" file:"secret" restart:"yes"`
 	// Files with the tokens of sidecars, each of at least 8 characters. Any of them is accepted, so
 	// that they can be rotated. A token is rejected while its file is missing. Without a token,
 	// sidecars need a client certificate (`listen.tls.client_ca_file`).
-	SidecarTokenFiles []File `yaml:"sidecar_token_files" file:"token"`
+	SidecarTokenFiles []File `yaml:"sidecar_token_files,flow" file:"token"`
 	// Operators. Without one, all operator requests are rejected.
 	Operators []Operator `yaml:"operators"`
 	// Time for which a sidecar may use its cache after a poll.
-	Lease time.Duration `yaml:"lease" range:"1s..1h"`
+	Lease Duration `yaml:"lease" range:"1s..1h"`
 	// Catalogue of the scopes that keys may carry: at most 256, each name at most 64 characters. It
 	// replaces the default. A key carries at most 64 scopes.
 	Scopes map[string]Scope `yaml:"scopes"`
 	// Age of the oldest entries of the change log.
-	LogRetention time.Duration `yaml:"log_retention" range:"1s..8760h"`
+	LogRetention Duration `yaml:"log_retention" range:"1s..8760h"`
 	// Longest `cache.max_stale` that a sidecar may declare.
-	LongestMaxStale time.Duration `yaml:"longest_max_stale" range:"0..168h"`
+	LongestMaxStale Duration `yaml:"longest_max_stale" range:"0..168h"`
 	// Number of keys in force that owners may mint for an account. Operators are not limited.
 	KeysPerAccount int `yaml:"keys_per_account" range:"1..1000000"`
 	// Limits of owners' writes, for each account.
 	OwnerLimits OwnerLimits `yaml:"owner_limits"`
 	// Time limit of the drain, in which requests in flight end.
-	Drain time.Duration `yaml:"drain" range:"100ms..10m"`
+	Drain Duration `yaml:"drain" range:"100ms..10m"`
 	// Log.
 	Log Log `yaml:"log"`
 }
@@ -53,20 +53,20 @@ type KeydListen struct {
 	Admin Address `yaml:"admin" restart:"yes"`
 	// TLS of the tcp:// addresses for sidecars, operators and owners. Changed files are read again
 	// without a restart.
-	TLS *ServerTLS `yaml:"tls" restart:"yes"`
+	TLS *ServerTLS `yaml:"tls,omitempty" restart:"yes"`
 	// Names accepted in client certificates, for each listener. Requires `listen.tls.client_ca_file`.
-	ClientNames *ClientNames `yaml:"client_names"`
+	ClientNames *ClientNames `yaml:"client_names,omitempty"`
 }
 
 // ClientNames has the subject alternative names (DNS or URI) of client certificates that each
 // listener accepts. An absent list accepts every name.
 type ClientNames struct {
 	// Names accepted in certificates of sidecars.
-	Sidecars []string `yaml:"sidecars,omitempty"`
+	Sidecars []string `yaml:"sidecars,omitempty,flow"`
 	// Names accepted in certificates of operators.
-	Operators []string `yaml:"operators,omitempty"`
+	Operators []string `yaml:"operators,omitempty,flow"`
 	// Names accepted in certificates of Envoy, which sends the requests of owners.
-	Owners []string `yaml:"owners,omitempty"`
+	Owners []string `yaml:"owners,omitempty,flow"`
 }
 
 // OwnerLimits limits owners' writes, for each account. Requests over a limit are answered with 429.
@@ -109,13 +109,13 @@ func (k *Keyd) setDefaults() {
 			Admin:     TCP("127.0.0.1:8082"),
 		},
 		Store:           "sqlite:///var/lib/phantom/keys.db",
-		Lease:           15 * time.Second,
+		Lease:           Duration{15 * time.Second},
 		Scopes:          map[string]Scope{"chat:companion": {GrantedBy: ByOperator}},
-		LogRetention:    time.Hour,
-		LongestMaxStale: time.Hour,
+		LogRetention:    Duration{time.Hour},
+		LongestMaxStale: Duration{time.Hour},
 		KeysPerAccount:  100,
 		OwnerLimits:     OwnerLimits{ChangesPerMinute: 60, Burst: 20, Concurrent: 4},
-		Drain:           10 * time.Second,
+		Drain:           Duration{10 * time.Second},
 		Log:             Log{Level: "info"},
 	}
 }
@@ -131,10 +131,10 @@ func (k *Keyd) OnPostgres() bool {
 }
 
 // LoadKeyd loads the configuration of keyd as LoadAuthzd does that of authzd.
-func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path, false) }
+func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path, allFiles) }
 
 // CheckKeyd checks the configuration of keyd as CheckAuthzd does that of authzd.
-func CheckKeyd(path string) error { _, err := load[Keyd](path, true); return err }
+func CheckKeyd(path string) error { _, err := load[Keyd](path, existingFiles); return err }
 
 // KeydAdmin returns the admin address in a file as AuthzdAdmin does.
 func KeydAdmin(path string) (Address, error) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
 const (
@@ -29,16 +32,13 @@ type program[C any] interface {
 	validate(*report)
 }
 
-// load reads the file and returns all its mistakes as one error. Named files that do not exist
-// are mistakes unless skipMissing is set.
-func load[C any, P program[C]](path string, skipMissing bool) (P, error) {
-	cfg, r, err := read[C, P](path)
+// load reads the file and returns all its mistakes as one error.
+func load[C any, P program[C]](path string, mode checkMode) (P, error) {
+	cfg, r, err := read[C, P](path, mode)
 	if err != nil {
 		return nil, err
 	}
-	r.missing(reflect.ValueOf(cfg).Elem())
 	cfg.validate(r)
-	r.files(reflect.ValueOf(cfg).Elem(), skipMissing)
 	if err := r.err(); err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func load[C any, P program[C]](path string, skipMissing bool) (P, error) {
 // loadListen returns what can be read of a file; the rest has its defaults. The error is about
 // the file as a whole or about listen.
 func loadListen[C any, P program[C]](path string) (P, error) {
-	cfg, r, err := read[C, P](path)
+	cfg, r, err := read[C, P](path, noFiles)
 	if err == nil {
 		err = r.section("listen").err()
 	}
@@ -57,25 +57,23 @@ func loadListen[C any, P program[C]](path string) (P, error) {
 
 // read decodes the file into a configuration that holds the defaults. The error means that there
 // is nothing to decode; mistakes in the file are in the report.
-func read[C any, P program[C]](path string) (P, *report, error) {
+func read[C any, P program[C]](path string, mode checkMode) (P, *report, error) {
 	cfg := P(new(C))
 	cfg.setDefaults()
-	r := &report{label: "no -config", marks: map[string]yaml.Mark{}}
-	if path == "" {
-		return cfg, r, nil
-	}
-	r.label = path
+	r := &report{label: cmp.Or(path, "no -config"), marks: map[string]yaml.Mark{}, mode: mode, holders: map[credential.Digest]string{}}
 	folder, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
 		return cfg, r, err
 	}
-	data, err := readFile(path)
-	if err != nil {
-		return cfg, r, err
-	}
-	root, err := parse(data)
-	if err != nil {
-		return cfg, r, fmt.Errorf("%s:%w", path, err)
+	root := &yaml.Node{Kind: yaml.MappingNode}
+	if path != "" {
+		data, err := readFile(path)
+		if err != nil {
+			return cfg, r, err
+		}
+		if root, err = parse(data); err != nil {
+			return cfg, r, fmt.Errorf("%s:%w", path, err)
+		}
 	}
 	d := decoder{report: r, folder: folder, schema: reflect.TypeFor[C]()}
 	d.decode(root, reflect.ValueOf(cfg).Elem(), "", "")
@@ -131,6 +129,10 @@ func parse(data []byte) (*yaml.Node, error) {
 	}
 	return document.Content[0], nil
 }
+
+// Print returns the configuration with all defaults as YAML that loads to the same value. It names
+// files and never holds their content.
+func Print[C any](cfg *C) ([]byte, error) { return yaml.Dump(cfg) }
 
 // syntaxError returns an error of the YAML parser as "LINE:COLUMN: invalid YAML: CAUSE".
 func syntaxError(err error) error {

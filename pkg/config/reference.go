@@ -2,6 +2,7 @@ package config
 
 import (
 	_ "embed" // the structs' own source
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -86,18 +87,31 @@ func defaultOf(f reflect.StructField, v reflect.Value) string {
 	switch {
 	case f.Tag.Get("required") != "":
 		return "required"
-	case unset(f, v), v.Kind() == reflect.Slice && v.Len() == 0:
+	case isNone(v):
 		return "none"
 	}
-	node := encode(v)
-	for _, n := range append(node.Content, node) {
+	var node yaml.Node
+	err := node.Dump(v.Interface())
+	for _, n := range append(node.Content, &node) {
 		n.Style |= yaml.FlowStyle
 	}
-	text, err := yaml.Marshal(node)
-	if err != nil {
+	text, dumpErr := yaml.Dump(&node)
+	if err = errors.Join(err, dumpErr); err != nil {
 		panic(err) // a default of this package
 	}
 	return code(strings.TrimSpace(string(text)))
+}
+
+// isNone reports whether a default means that the field is not given.
+func isNone(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.String, reflect.Pointer:
+		return v.IsZero()
+	case reflect.Slice:
+		return v.Len() == 0
+	default:
+		return false
+	}
 }
 
 // described returns the meaning of a field with what its tag says.
@@ -132,7 +146,9 @@ func comments() map[string]string {
 			}
 			if s, ok := spec.Type.(*ast.StructType); ok {
 				for _, f := range s.Fields.List {
-					found[spec.Name.Name+"."+f.Names[0].Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+					for _, name := range f.Names {
+						found[spec.Name.Name+"."+name.Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+					}
 				}
 			}
 			return false

@@ -26,6 +26,9 @@ type report struct {
 	label    string               // the file's name
 	marks    map[string]yaml.Mark // position of each field that the file gives, by its full name
 	mistakes []mistake
+
+	mode    checkMode
+	holders map[credential.Digest]string // the field that has each secret
 }
 
 type mistake struct {

@@ -2,10 +2,12 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"reflect"
 	"strconv"
 	"strings"
-	"time"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // schema is a JSON Schema. It is built from the fields that Reference lists: a library that
@@ -48,7 +50,7 @@ func (d describer) section(v reflect.Value) *schema {
 	for f, value := range v.Fields() {
 		p := d.value(value, f.Tag)
 		p.Description = described(d[v.Type().Name()+"."+f.Name], f.Tag)
-		if !unset(f, value) && p.Properties == nil {
+		if !isNone(value) && p.Properties == nil {
 			p.Default = plain(value)
 		}
 		if f.Tag.Get("required") != "" || value.Kind() == reflect.Struct && len(p.Required) > 0 {
@@ -85,7 +87,7 @@ func (d describer) value(v reflect.Value, tag reflect.StructTag) *schema {
 		return &schema{Type: "integer", Minimum: number(low), Maximum: number(high)}
 	}
 	switch v.Interface().(type) {
-	case time.Duration:
+	case Duration:
 		return &schema{Type: []string{"string", "integer"}, Pattern: durationPattern, Minimum: number("0"), Maximum: number("0")}
 	case Address:
 		return &schema{Type: "string", Pattern: addressPattern}
@@ -107,7 +109,8 @@ func number(s string) *int {
 
 // plain returns a value in the types of encoding/json.
 func plain(v reflect.Value) (x any) {
-	if err := encode(v).Load(&x); err != nil {
+	text, err := yaml.Dump(v.Interface())
+	if err = errors.Join(err, yaml.Load(text, &x)); err != nil {
 		panic(err) // a default of this package
 	}
 	return x

@@ -3,12 +3,31 @@ package config
 import (
 	"errors"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
+
+// Duration is a duration that the configuration writes as time.ParseDuration reads it.
+type Duration struct{ time.Duration }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) (err error) {
+	d.Duration, err = time.ParseDuration(string(text))
+	return err
+}
+
+// MarshalText implements encoding.TextMarshaler. It omits the zeros of 1h0m0s.
+func (d Duration) MarshalText() ([]byte, error) {
+	text := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, zero) {
+			text = text[:len(text)-2]
+		}
+	}
+	return []byte(text), nil
+}
 
 // File is the name of a file. Loading makes a relative name absolute, from the folder of the
 // configuration file. "" means no file.
@@ -38,48 +57,22 @@ type ServerTLS struct {
 	KeyFile File `yaml:"key_file" required:"yes" file:"key"`
 	// File with CA certificates in PEM. Clients must present a certificate that one of them has
 	// signed; without this field they present none.
-	ClientCAFile File `yaml:"client_ca_file" file:"ca"`
+	ClientCAFile File `yaml:"client_ca_file,omitempty" file:"ca"`
 }
 
 // ClientTLS is the TLS of a client. At least one field is given.
 type ClientTLS struct {
 	// File with CA certificates in PEM, one of which must have signed the server certificate. The
 	// default is the system's.
-	CAFile File `yaml:"ca_file" file:"ca"`
+	CAFile File `yaml:"ca_file,omitempty" file:"ca"`
 	// File with the client certificate chain in PEM. Requires key_file.
-	CertFile File `yaml:"cert_file" file:"cert"`
+	CertFile File `yaml:"cert_file,omitempty" file:"cert"`
 	// File with the private key of the certificate in PEM. Requires cert_file.
-	KeyFile File `yaml:"key_file" file:"key"`
+	KeyFile File `yaml:"key_file,omitempty" file:"key"`
 }
 
 // Log is what is logged, as JSON lines on stderr.
 type Log struct {
 	// Least severe level that is logged.
 	Level string `yaml:"level" oneof:"debug|info|warn|error"`
-}
-
-// duration parses a duration of a range tag.
-func duration(s string) time.Duration {
-	d, err := time.ParseDuration(s)
-	if err != nil {
-		panic(err) // a tag of this package
-	}
-	return d
-}
-
-// formatDuration formats a duration for the configuration: as a whole number of the largest unit
-// that divides it, or else as d.String does.
-func formatDuration(d time.Duration) string {
-	for _, u := range []struct {
-		name string
-		unit time.Duration
-	}{{"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}, {"ms", time.Millisecond}} {
-		if d != 0 && d%u.unit == 0 {
-			return strconv.FormatInt(int64(d/u.unit), 10) + u.name
-		}
-	}
-	if d != 0 {
-		return d.String()
-	}
-	return "0"
 }

@@ -28,6 +28,9 @@ func (r *report) addresses(all, secured []listener, tls *ServerTLS) {
 		}
 		first[l.address] = l.field
 	}
+	if tls != nil {
+		r.checkKeyPair("listen.tls", tls.CertFile, tls.KeyFile)
+	}
 	isUnix := func(l listener) bool { return l.address.network == "unix" }
 	if tls != nil && !slices.ContainsFunc(secured, func(l listener) bool { return !isUnix(l) }) {
 		r.invalid("listen.tls", "must be used with a tcp:// address")
@@ -63,6 +66,7 @@ func (r *report) notEmpty(field string, list []string, must string) {
 
 // clientTLS reports a certificate without its key, or the reverse, and TLS without any field.
 func (r *report) clientTLS(field string, t *ClientTLS) {
+	r.checkKeyPair(field, t.CertFile, t.KeyFile)
 	given := func(name string) bool { return r.given(join(field, name)) }
 	switch cert, key := given("cert_file"), given("key_file"); {
 	case cert && !key:
