@@ -26,7 +26,7 @@ func keepHeadroom() {
 // others in it.
 func afterCollection(struct{}) {
 	const (
-		usual = 100     // Go's default, in percent of what is in use
+		usual = 100     // Go's default, in percent of the memory in use
 		least = 4 << 20 // what GOGC counts as in use if it is less
 	)
 	debug.SetGCPercent(usual + usual*headroom/max(least, inUse()))

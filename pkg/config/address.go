@@ -81,7 +81,7 @@ func checkHostPort(where string) error {
 func checkSocketPath(where string) error {
 	switch {
 	case !isCleanPath(where):
-		return errors.New("must have the absolute path of a socket, without //, . and ..")
+		return errors.New("must have the absolute path of a socket, in its shortest form")
 	case len(where) > daemon.MaxSocketPath:
 		return fmt.Errorf("must have a path of at most %d bytes", daemon.MaxSocketPath)
 	}

@@ -276,7 +276,8 @@ func printedLoadsAgain[C any](t *testing.T, text string, load func(string) (*C, 
 	}
 }
 
-// TestAliasesAndMerges: an alias is what it refers to, and a mapping's own keys override merged ones.
+// TestAliasesAndMerges: an alias loads as the value that it refers to, and the keys of a mapping override
+// merged ones.
 func TestAliasesAndMerges(t *testing.T) {
 	got, err := LoadAuthzd(filepath.Join(folder(t, `
 key_api: {url: 'http://a', timeout: &time 2s}
@@ -298,7 +299,7 @@ endpoints:
 	}
 }
 
-// TestAliasBomb: small files whose aliases stand for many values are refused, not loaded.
+// TestAliasBomb: small files are refused if their aliases refer to many values.
 func TestAliasBomb(t *testing.T) {
 	aliases := func(n int) string { return strings.TrimSuffix(strings.Repeat("*a, ", n), ", ") }
 	for name, text := range map[string]string{

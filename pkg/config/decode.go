@@ -189,7 +189,7 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, field string) {
 	}
 }
 
-// scalar decodes a value without fields of its own.
+// scalar decodes a value that is not a mapping or list.
 func (d *decoder) scalar(n *yaml.Node, v reflect.Value, field string, tag reflect.StructTag) {
 	loaded := reflect.New(v.Type())
 	if !hasKind(n, v.Type()) || n.Load(loaded.Interface()) != nil || !accepts(loaded.Elem(), tag) {
@@ -267,11 +267,11 @@ func mustBe(t reflect.Type, tag reflect.StructTag) string {
 	return "must be a string that is not empty"
 }
 
-// anyOf joins words as "a, b or c".
-func anyOf(words []string) string {
-	if len(words) < 2 {
-		return strings.Join(words, "")
+// anyOf joins a list as "a, b or c".
+func anyOf(list []string) string {
+	if len(list) < 2 {
+		return strings.Join(list, "")
 	}
-	last := len(words) - 1
-	return strings.Join(words[:last], ", ") + " or " + words[last]
+	last := len(list) - 1
+	return strings.Join(list[:last], ", ") + " or " + list[last]
 }

@@ -1,13 +1,13 @@
 // Package config loads the configuration files of authzd and keyd. The structs Authzd and Keyd
 // document every field: meaning, unit, default, bounds. A file is strict YAML: unknown, repeated,
 // mistyped, out-of-bounds and contradictory fields are errors. All mistakes of a file are reported
-// at once, one line each:
+// together, one line each:
 //
 //	FILE:LINE:COLUMN: FIELD is invalid: must be ALLOWED
 //
-// Loading has three steps. decode.go fills the structs from YAML nodes. The validate methods check
-// what the tags cannot express. files.go opens the named files, so that no program starts with a
-// secret or certificate that it cannot use.
+// Loading has three steps. parse reads the YAML nodes. The decoder fills the structs, checks the
+// tags, and opens the named files, so that no program starts with a secret or certificate that it
+// cannot use. The validate methods check what the tags cannot express.
 //
 // Print writes the effective configuration, Reference the table of fields for the documentation,
 // Schema a JSON Schema for editors. NeedsRestart names the changed fields that a reload ignores.

@@ -13,8 +13,8 @@ import (
 type checkMode int
 
 const (
-	allFiles      checkMode = iota // those that do not exist are mistakes
-	existingFiles                  // those that do not exist are skipped
+	allFiles      checkMode = iota // a missing file is a mistake
+	existingFiles                  // a missing file is skipped
 	noFiles
 )
 
@@ -37,12 +37,13 @@ func (r *report) checkFile(field, name, kind string) {
 }
 
 func (r *report) unusable(field string, err error) {
-	if err != nil && !(r.mode == existingFiles && errors.Is(err, fs.ErrNotExist)) {
-		r.add(r.mark(field), field, field+": "+err.Error())
+	if err == nil || r.mode == existingFiles && errors.Is(err, fs.ErrNotExist) {
+		return
 	}
+	r.add(r.mark(field), field, field+": "+err.Error())
 }
 
-// checkSecret checks the file of a secret. A token identifies one operator or one kind of program, so
+// checkSecret checks the file of a secret. A token identifies one operator or the sidecars, so
 // no two fields may have the same one.
 func (r *report) checkSecret(field, name string, check func(string) (credential.Secret, error)) {
 	secret, err := check(name)

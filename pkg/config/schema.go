@@ -10,8 +10,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// schema is a JSON Schema. It is built from the fields that Reference lists: a library that
-// reflects on structs would read neither the tags of this package nor the embedded comments.
+// schema is a JSON Schema. It is built from the structs by hand, because libraries that reflect on
+// structs do not read the tags of this package and the embedded comments.
 type schema struct {
 	Schema      string             `json:"$schema,omitempty"`
 	Title       string             `json:"title,omitempty"`
@@ -75,22 +75,22 @@ func (d describer) value(v reflect.Value, tag reflect.StructTag) *schema {
 		return d.section(v)
 	}
 	item := func() *schema { return d.value(newDefault(v.Type().Elem()).Elem(), tag) }
-	switch v.Kind() {
-	case reflect.Slice:
-		return &schema{Type: "array", Items: item()}
-	case reflect.Map:
-		return &schema{Type: "object", Additional: item()}
-	case reflect.Bool:
+	switch v.Interface().(type) {
+	case bool:
 		return &schema{Type: "boolean"}
-	case reflect.Int:
+	case int:
 		low, high := bounds(tag)
 		return &schema{Type: "integer", Minimum: number(low), Maximum: number(high)}
-	}
-	switch v.Interface().(type) {
 	case Duration:
 		return &schema{Type: []string{"string", "integer"}, Pattern: durationPattern, Minimum: number("0"), Maximum: number("0")}
 	case Address:
 		return &schema{Type: "string", Pattern: addressPattern}
+	}
+	if v.Kind() == reflect.Slice {
+		return &schema{Type: "array", Items: item()}
+	}
+	if v.Kind() == reflect.Map {
+		return &schema{Type: "object", Additional: item()}
 	}
 	s := &schema{Type: "string", Enum: oneOf(tag)}
 	if s.Enum == nil && tag.Get("empty") == "" {

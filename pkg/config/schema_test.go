@@ -64,8 +64,11 @@ var (
 func TestSchemaAcceptsShippedFiles(t *testing.T) {
 	type example struct{ program, name, text string }
 	examples := []example{
-		{"authzd", "every field", fullAuthzd}, {"authzd", "defaults", authzdDefaults},
-		{"keyd", "every field", fullKeyd}, {"keyd", "defaults", keydDefaults}, {"keyd", "empty", "{}"},
+		{"authzd", "every field", fullAuthzd},
+		{"authzd", "defaults", authzdDefaults},
+		{"keyd", "every field", fullKeyd},
+		{"keyd", "defaults", keydDefaults},
+		{"keyd", "empty", "{}"},
 	}
 	for program, names := range map[string][]string{
 		"authzd": {"envoy/config/authzd.yaml", "k8s/base/config/authzd.yaml"},

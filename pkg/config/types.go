@@ -71,7 +71,7 @@ type ClientTLS struct {
 	KeyFile File `yaml:"key_file,omitempty" file:"key"`
 }
 
-// Log is what is logged, as JSON lines on stderr.
+// Log has the settings of the log: JSON lines on stderr.
 type Log struct {
 	// Least severe level that is logged.
 	Level string `yaml:"level" oneof:"debug|info|warn|error"`

@@ -1,6 +1,6 @@
 // Package daemon is the frame of a program that serves until it receives a signal: flags and exit
 // codes, log, metrics, admin listener, listeners that a successor can take over, a stack of named
-// components, signals, reload and a bounded drain. It knows nothing of what the program does.
+// components, signals, reload and a bounded drain. It is independent of what the program does.
 //
 // A program is a value of Program. Its main is
 //

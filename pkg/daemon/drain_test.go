@@ -165,7 +165,7 @@ func TestDrainEnds(t *testing.T) {
 }
 
 // TestStopLosesNoRequest: clients send POST requests on kept-alive connections while the server stops.
-// net/http does not repeat such a request, so each must be answered until an answer has said that the
+// net/http does not repeat these requests, so each must be answered until an answer has said that the
 // connection ends. Only a client that pauses for as long as the drain may lose one. With Shutdown
 // alone, about half of the clients lose one.
 func TestStopLosesNoRequest(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// command is what a flag requests instead of serving.
+// command runs instead of serving when its flag is given.
 type command[C any] struct {
 	flag, help string
 	run        func(p Program[C], config string, proc process) error

@@ -70,7 +70,7 @@ func serveHTTP(server *http.Server, ln net.Listener) error {
 
 // httpServer is an HTTP server that drains before it shuts down. Shutdown alone resets connections
 // that are not accepted yet, and closes without an answer those whose request it has just read. A
-// client cannot repeat such a request unless it is idempotent.
+// client cannot repeat that request unless it is idempotent.
 type httpServer struct {
 	*http.Server
 	ln     *Listener

@@ -37,11 +37,11 @@ type Program[C any] struct {
 	// error the components are stopped. The context ends when the drain begins, not when Start
 	// returns.
 	Start func(ctx context.Context, rt *Runtime, cfg C) (reload func(C) error, err error)
-	// Actions are what the program can do instead of serving.
+	// Actions run instead of serving.
 	Actions []Action[C]
 }
 
-// Settings is what the frame needs of a configuration.
+// Settings has the values of a configuration that the frame needs.
 type Settings struct {
 	Admin net.Addr // of the admin listener
 	// DrainDelay is the time from SIGTERM to the drain, in which the program is not ready but still
@@ -51,7 +51,7 @@ type Settings struct {
 	LogLevel   string        // debug, info, warn or error
 }
 
-// Action is what a program does instead of serving when a flag requests it.
+// Action runs instead of serving when its flag is given.
 type Action[C any] struct {
 	// Flag is the flag's name without the dash, Help its text for -h.
 	Flag, Help string
@@ -76,7 +76,7 @@ func Main[C any](args []string, p Program[C]) int {
 	return run(args, p, process{os.Stdout, os.Stderr, signals})
 }
 
-// process is what a program uses of its operating system process.
+// process has the streams and signals of the operating system process.
 type process struct {
 	stdout, stderr io.Writer
 	signals        <-chan os.Signal

@@ -65,7 +65,7 @@ func (r *readiness) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	writeText(w, http.StatusOK, "ready")
 }
 
-// alive answers /livez.
+// alive answers /livez with 200.
 func alive(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "alive") }
 
 func writeText(w http.ResponseWriter, status int, text string) {

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Runtime is what the frame provides to a program.
+// Runtime provides the services of the frame to a program.
 type Runtime struct {
 	// Log writes JSON lines to stderr at the configured level. It never blocks: lines that are not
 	// read are dropped. Of repeated lines only some are written.
@@ -60,8 +60,8 @@ func newRuntime(name, logLevel string, stderr io.Writer) *Runtime {
 	return rt
 }
 
-// Component is a named part of a running program. One that only needs to be closed has no Run, one
-// that ends with its context has no Stop.
+// Component is a named part of a running program. Run is nil if the component only
+// needs to be closed, Stop is nil if it ends with its context.
 type Component struct {
 	// Name in the log.
 	Name string

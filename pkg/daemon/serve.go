@@ -11,8 +11,8 @@ import (
 )
 
 // runner runs a program from its start to its exit. Its fields belong to the goroutine of loop.
-// Start, reload and stop run in goroutines of their own and send what follows to events, so that
-// a second signal is always handled.
+// Start, reload and stop run in separate goroutines and send what follows to events, so that a second
+// signal is always handled.
 type runner[C any] struct {
 	program Program[C]
 	path    string // of the configuration
