@@ -35,14 +35,14 @@ func TestHeadroom(t *testing.T) {
 	keepHeadroom()
 	check := func() {
 		t.Helper()
-		// The goal is about twice the memory in use and the headroom.
+		// The goal is about what is in use and as much again and the headroom.
 		least, most := inUse()+headroom, 2*inUse()+headroom+headroom/4
 		if n := reads(goal); n < least || n > most {
 			t.Errorf("collects at %d bytes, want %d to %d", n, least, most)
 		}
 	}
 	check()
-	// With much more in use, the headroom is the same: GOGC is adapted after a collection.
+	// Much more in use, and the room is the same: it is measured anew after a collection.
 	small := reads(percent)
 	much := make([]byte, 2*headroom)
 	for range 100 {
