@@ -47,28 +47,32 @@ func fenced(text, language string) []string {
 	return blocks
 }
 
-// TestReadmeTables: the tables of the configuration are those of the structs. With
-// UPDATE=1 in the environment the README is brought up to date.
-func TestReadmeTables(t *testing.T) {
-	text := read(t, "README.md")
+// TestConfigurationTables: the tables in docs/configuration.md are those of the structs. With UPDATE=1 in
+// the environment it writes them.
+func TestConfigurationTables(t *testing.T) {
+	const path = "docs/configuration.md"
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(raw)
 	for name, table := range map[string]string{
-		"authzd": config.Reference(new(config.Authzd)),
-		"keyd":   config.Reference(new(config.Keyd)),
+		"authzd": config.Reference[config.Authzd](),
+		"keyd":   config.Reference[config.Keyd](),
 	} {
 		begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
-		from, to := strings.Index(text, begin), strings.Index(text, end)
-		if from < 0 || to < from {
-			t.Fatalf("README.md has no place for the table of %s", name)
+		before, rest, found := strings.Cut(text, begin)
+		written, after, closed := strings.Cut(rest, end)
+		if !found || !closed {
+			t.Fatalf("%s has no place for the table of %s", path, name)
 		}
-		if text[from+len(begin):to] == table {
-			continue
+		if written != table && os.Getenv("UPDATE") == "" {
+			t.Errorf("%s has another table of %s than the structs: run UPDATE=1 go test -run %s .", path, name, t.Name())
 		}
-		if os.Getenv("UPDATE") == "" {
-			t.Errorf("README.md's table of %s is not that of the structs: run UPDATE=1 go test -run %s .", name, t.Name())
-			continue
-		}
-		text = text[:from+len(begin)] + table + text[to:]
-		if err := os.WriteFile("README.md", []byte(text), 0o644); err != nil {
+		text = before + begin + table + end + after
+	}
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -20,7 +20,7 @@ const module = "github.com/phantomrouter/phantom-authz/"
 var layers = map[string]int{
 	"pkg/credential": 0,
 	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
-	"pkg/httpapi": 2, "pkg/daemon": 2, "pkg/config": 2,
+	"pkg/httpapi": 2, "pkg/daemon": 2, "pkg/config": 3,
 	"pkg/keystore/storetest": 2, "pkg/keystore/internal/sqlstore": 2,
 	"pkg/sidecarapi": 3, "pkg/operatorapi": 3, "pkg/keystore/sqlite": 3, "pkg/keystore/postgres": 3, "pkg/extauthz": 3,
 	"pkg/keycache": 4, "pkg/usage": 4, "pkg/keyserver": 4, "pkg/extauthz/grpcserver": 4,
@@ -41,6 +41,9 @@ var forbidden = []struct{ pkg, prefix, why string }{
 	{"cmd/keyd", "github.com/getkin", "only tests use the OpenAPI document"},
 	{"cmd/keyctl", "github.com/getkin", "only tests use the OpenAPI document"},
 	{"cmd/authzd", "github.com/getkin", "only tests use the OpenAPI document"},
+	{"cmd/authzd", "github.com/santhosh-tekuri", "only tests validate against a schema"},
+	{"cmd/keyd", "github.com/santhosh-tekuri", "only tests validate against a schema"},
+	{"cmd/keyctl", "github.com/santhosh-tekuri", "only tests validate against a schema"},
 	{"pkg/extauthz", "github.com/envoyproxy", "the core is independent of the transport"},
 	{"pkg/extauthz", "google.golang.org/grpc", "the core is independent of the transport"},
 	{"pkg/extauthz", "google.golang.org/protobuf", "the core is independent of the transport (prometheus links protobuf for its metrics)"},

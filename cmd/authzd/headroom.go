@@ -7,34 +7,33 @@ import (
 	"runtime/metrics"
 )
 
-// headroom is how many bytes of garbage gather before a collection, beyond as many as
-// are in use. While a collection is under way checks wait for it, many milliseconds if
-// there is one processor. Go's own measure is what is in use alone: with a small cache
-// that is several collections a second, in a flood enough of them to be what the
-// 99th percentile of all checks consists of.
+// headroom is the garbage in bytes that is collected later than with Go's default, which collects
+// when as many bytes are garbage as are in use. Checks wait for a collection, many milliseconds with
+// one processor. Smaller collects several times a second with a small cache, which dominates the 99th
+// percentile of checks in a flood; larger costs memory.
 const headroom = 64 << 20
 
-// keepHeadroom sets GOGC anew after each collection. GOMEMLIMIT is held all the same,
-// and who sets GOGC in the environment has his way.
+// keepHeadroom adapts GOGC after each collection. GOMEMLIMIT still applies, and GOGC in the
+// environment takes precedence.
 func keepHeadroom() {
 	if _, set := os.LookupEnv("GOGC"); !set {
 		afterCollection(struct{}{})
 	}
 }
 
-// afterCollection is called again once an object has been collected that nobody
-// refers to: after the next collection. The object has 16 bytes, since smaller ones
-// share a block with others and live as long as these.
+// afterCollection sets GOGC and makes an unreferenced object, whose cleanup calls it again after the
+// next collection. The object has 16 bytes because smaller ones share a block and live as long as
+// others in it.
 func afterCollection(struct{}) {
 	const (
-		usual = 100     // percent of what is in use
-		least = 4 << 20 // what GOGC takes for in use if it is less
+		usual = 100     // Go's default, in percent of the memory in use
+		least = 4 << 20 // what GOGC counts as in use if it is less
 	)
 	debug.SetGCPercent(usual + usual*headroom/max(least, inUse()))
 	runtime.AddCleanup(new([16]byte), afterCollection, struct{}{})
 }
 
-// inUse is what GOGC is a percentage of, in bytes.
+// inUse returns the bytes of which GOGC is a percentage.
 func inUse() (bytes int) {
 	parts := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}
 	metrics.Read(parts)

@@ -1,9 +1,7 @@
-// Command authzd is the sidecar: it answers Envoy's external-authorization checks.
-// It keeps no database and links no driver of one; all that it knows it has from
-// the key API.
+// Command authzd is the sidecar. It answers Envoy's external-authorization checks with what it gets
+// from the key API, and it has no database.
 //
-// The parts are put together in wiring.go; what they do is in pkg/extauthz and
-// pkg/keycache.
+// wiring.go connects the packages; the checks are in pkg/extauthz, the cache is in pkg/keycache.
 package main
 
 import (

@@ -29,28 +29,28 @@ var program = daemon.Program[*config.Authzd]{
 	Check:   config.CheckAuthzd,
 	Admin:   func(path string) (net.Addr, error) { return config.AuthzdAdmin(path) },
 	Print:   config.Print[config.Authzd],
+	Schema:  config.Schema[config.Authzd],
 	Settings: func(cfg *config.Authzd) daemon.Settings {
-		return daemon.Settings{Admin: cfg.Listen.Admin, DrainDelay: cfg.DrainDelay, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
+		return daemon.Settings{Admin: cfg.Listen.Admin, DrainDelay: cfg.DrainDelay.Duration, Drain: cfg.Drain.Duration, LogLevel: cfg.Log.Level}
 	},
 	NeedsRestart: config.NeedsRestart[config.Authzd],
 	Start:        start,
 }
 
-// start puts the parts on the stack: what answers checks stands on what follows the
-// change log, and that on the cache. So a stop ends them in the order that the key
-// API relies on: no more answers, then the goodbye.
+// start adds the components in the order in which they depend on each other. So a stop ends the
+// checks first and then deregisters from the key API, which relies on this order.
 func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*config.Authzd) error, error) {
 	keepHeadroom()
 	logGRPC(rt.Log)
-	keyAPI, err := newLink(rt, cfg.KeyAPI)
+	api, err := newKeyAPI(rt, cfg.KeyAPI)
 	if err != nil {
 		return nil, err
 	}
-	cache := keycache.New(keyAPI, cacheOptions(rt, cfg))
-	rt.Add(daemon.Component{Name: "cache", Stop: func(context.Context) error { cache.Close(); keyAPI.close(); return nil }})
+	cache := keycache.New(api, cacheOptions(rt, cfg))
+	rt.Add(daemon.Component{Name: "cache", Stop: func(context.Context) error { cache.Close(); api.close(); return nil }})
 	rt.Add(daemon.Component{Name: "change log", Run: cache.Run})
 
-	recorder := usage.New(keyAPI, cache.Name, rt.Log, rt.Metrics)
+	recorder := usage.New(api, cache.Name, rt.Log, rt.Metrics)
 	rt.Add(daemon.Component{Name: "usage", Run: recorder.Run})
 
 	rules, err := rulesOf(cfg)
@@ -66,9 +66,9 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 		if err != nil {
 			return err
 		}
-		api := next.KeyAPI
-		api.URL = cfg.KeyAPI.URL // another key API has another change log: that takes a restart
-		if err := keyAPI.reload(api); err != nil {
+		changed := next.KeyAPI
+		changed.URL = cfg.KeyAPI.URL // another key API has another change log, which requires a restart
+		if err := api.reload(changed); err != nil {
 			return err
 		}
 		checker.SetRules(rules)
@@ -78,7 +78,7 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 	}, nil
 }
 
-// serveChecks binds the check listeners and puts their server on the stack.
+// serveChecks binds the check listeners and adds their servers.
 func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Checker, cache *keycache.Cache) error {
 	var secure []grpc.ServerOption
 	if t := cfg.Listen.TLS; t != nil {
@@ -88,31 +88,31 @@ func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Check
 		}
 		secure = append(secure, grpc.Creds(credentials.NewTLS(conf)))
 	}
-	// Each listener has a server of its own: stopping one must not end another's Serve before its turn.
-	var fronts []*grpcserver.Server
+	// Each listener has its own server, so that its stop does not end the Serve of another.
+	var servers []*grpcserver.Server
 	for i, addr := range cfg.Listen.Check {
 		ln, err := rt.Listen(fmt.Sprintf("listen.check[%d]", i), addr)
 		if err != nil {
 			return err
 		}
-		front := grpcserver.New(checker, rt.Log)
+		server := grpcserver.New(checker, rt.Log)
 		if addr.Network() == "tcp" {
-			front = grpcserver.New(checker, rt.Log, secure...)
+			server = grpcserver.New(checker, rt.Log, secure...)
 		}
-		fronts = append(fronts, front)
+		servers = append(servers, server)
 		rt.Add(daemon.Component{
 			Name: "checks at " + addr.URL(),
-			Run:  func(context.Context) error { return front.Serve(ln) },
-			Stop: func(ctx context.Context) error { front.Stop(ctx); return nil },
+			Run:  func(context.Context) error { return server.Serve(ln) },
+			Stop: func(ctx context.Context) error { server.Stop(ctx); return nil },
 		})
 	}
-	rt.Add(whenReady(rt, cache, cfg.StartWait, fronts...))
+	rt.Add(newReadiness(rt, cache, cfg.StartWait.Duration, servers))
 	return nil
 }
 
-// whenReady waits for the key API's first answer, at most so long: an outage of the key
-// API must not keep this sidecar, and with it every Pod, out of service.
-func whenReady(rt *daemon.Runtime, cache *keycache.Cache, atMost time.Duration, fronts ...*grpcserver.Server) daemon.Component {
+// newReadiness makes the component that reports this sidecar as ready after the first answer of the
+// key API or after startWait: an outage of the key API must not keep every Pod out of service.
+func newReadiness(rt *daemon.Runtime, cache *keycache.Cache, startWait time.Duration, servers []*grpcserver.Server) daemon.Component {
 	waited := make(chan struct{})
 	rt.ReadyWhen("key API", func() error {
 		select {
@@ -123,12 +123,10 @@ func whenReady(rt *daemon.Runtime, cache *keycache.Cache, atMost time.Duration, 
 		}
 	})
 	return daemon.Component{Name: "readiness", Run: func(ctx context.Context) error {
-		timer := time.NewTimer(atMost)
-		defer timer.Stop()
 		select {
 		case <-cache.Answered():
-		case <-timer.C:
-			rt.Log.Warn("ready without an answer of the key API: start_wait is over")
+		case <-time.After(startWait):
+			rt.Log.Warn("start_wait is over without an answer of the key API: ready")
 		case <-rt.Stopping():
 			<-ctx.Done()
 			return nil
@@ -136,10 +134,10 @@ func whenReady(rt *daemon.Runtime, cache *keycache.Cache, atMost time.Duration, 
 			return nil
 		}
 		close(waited)
-		setServing(fronts, true)
+		setServing(servers, true)
 		select {
-		case <-rt.Stopping(): // drain_delay comes before the drain, and checks are still answered
-			setServing(fronts, false)
+		case <-rt.Stopping(): // checks are still answered, also in drain_delay
+			setServing(servers, false)
 		case <-ctx.Done():
 		}
 		<-ctx.Done()
@@ -148,13 +146,13 @@ func whenReady(rt *daemon.Runtime, cache *keycache.Cache, atMost time.Duration, 
 }
 
 // setServing sets what grpc.health.v1 answers.
-func setServing(fronts []*grpcserver.Server, serving bool) {
-	for _, front := range fronts {
-		front.SetServing(serving)
+func setServing(servers []*grpcserver.Server, serving bool) {
+	for _, server := range servers {
+		server.SetServing(serving)
 	}
 }
 
-// rulesOf takes from the configuration what bears on a check.
+// rulesOf returns the rules of checks in the configuration.
 func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 	list := make([]policy.Endpoint, 0, len(cfg.Endpoints))
 	for _, e := range cfg.Endpoints {
@@ -171,11 +169,11 @@ func rulesOf(cfg *config.Authzd) (*extauthz.Rules, error) {
 		CookieName:    cfg.WebApp.Cookie,
 		RefuseForeign: cfg.Keys.ForeignFormat == config.RefuseForeign,
 		Shadow:        cfg.Shadow,
-		KeyAPITimeout: cfg.KeyAPI.Timeout,
+		KeyAPITimeout: cfg.KeyAPI.Timeout.Duration,
 	}, nil
 }
 
-// cacheOptions takes the cache's options from the configuration.
+// cacheOptions returns the options of the cache in the configuration.
 func cacheOptions(rt *daemon.Runtime, cfg *config.Authzd) keycache.Options {
 	return keycache.Options{
 		Name:            sidecarName,
@@ -189,18 +187,18 @@ func cacheOptions(rt *daemon.Runtime, cfg *config.Authzd) keycache.Options {
 	}
 }
 
-// times takes the cache's times from the configuration. The key API receives max_stale in
-// milliseconds, so a longer one must not be used.
+// times returns the times of the cache in the configuration. The key API receives max_stale in
+// milliseconds, so it is rounded down to them.
 func times(c config.Cache) keycache.Times {
-	return keycache.Times{MaxAge: c.MaxAge, ConfirmAfter: c.ConfirmAfter, MaxStale: c.MaxStale.Truncate(time.Millisecond)}
+	return keycache.Times{MaxAge: c.MaxAge.Duration, ConfirmAfter: c.ConfirmAfter.Duration, MaxStale: c.MaxStale.Truncate(time.Millisecond)}
 }
 
 func admission(a config.Admission) keycache.Admission {
 	return keycache.Admission{PerSecond: a.UnknownPerSecond, Burst: a.Burst}
 }
 
-// sidecarName returns a new name at each call, unique to this process: a restarted one holds
-// nothing that the process before had cached.
+// sidecarName returns a new name at each call. A restarted process must not use the name of the one
+// before, whose cache it does not have.
 func sidecarName() string {
 	const maxHost = 64
 	host, err := os.Hostname()

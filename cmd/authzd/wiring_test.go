@@ -36,7 +36,7 @@ func TestMaxStaleIsWholeMilliseconds(t *testing.T) {
 		1500*time.Millisecond + 999*time.Microsecond: 1500 * time.Millisecond,
 		999 * time.Microsecond:                       0,
 	} {
-		if got := times(config.Cache{MaxStale: set}).MaxStale; got != want {
+		if got := times(config.Cache{MaxStale: config.Duration{Duration: set}}).MaxStale; got != want {
 			t.Errorf("%v is %v, want %v", set, got, want)
 		}
 	}

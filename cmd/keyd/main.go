@@ -1,9 +1,8 @@
-// Command keyd is the key API server: it keeps accounts, API keys and sessions as
-// digests in a database, tells sidecars about them and of every change, and serves
-// operators and, behind Envoy, the accounts' owners.
+// Command keyd is the key API server. It stores accounts, API keys and sessions as digests in a
+// database, sends them and every change to sidecars, and serves operators and, behind Envoy, the
+// owners of accounts.
 //
-// The parts are put together in wiring.go; what they do is in pkg/keyserver and
-// pkg/keystore.
+// wiring.go connects the packages; the API is in pkg/keyserver, the database in pkg/keystore.
 package main
 
 import (

@@ -8,13 +8,12 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 )
 
-// settingsOf makes the server's settings of a configuration; it opens the files of
-// tokens.
+// settingsOf returns the server's settings in the configuration. It opens the files of tokens.
 func settingsOf(cfg *config.Keyd, log *zap.Logger) (keyserver.Settings, error) {
 	s := keyserver.Settings{
-		Lease:           cfg.Lease,
-		LongestMaxStale: cfg.LongestMaxStale,
-		LogRetention:    cfg.LogRetention,
+		Lease:           cfg.Lease.Duration,
+		LongestMaxStale: cfg.LongestMaxStale.Duration,
+		LogRetention:    cfg.LogRetention.Duration,
 		Catalogue:       keyserver.Catalogue{},
 		KeysPerAccount:  cfg.KeysPerAccount,
 		OwnerLimits:     keyserver.OwnerLimits(cfg.OwnerLimits),
@@ -43,13 +42,13 @@ func settingsOf(cfg *config.Keyd, log *zap.Logger) (keyserver.Settings, error) {
 		s.Operators = append(s.Operators, keyserver.Operator{Name: op.Name, Token: file.Get})
 	}
 	if len(s.SidecarTokens) == 0 && (cfg.Listen.TLS == nil || cfg.Listen.TLS.ClientCAFile == "") {
-		log.Warn("no sidecar is let in: neither sidecar_token_files nor listen.tls.client_ca_file is given")
+		log.Warn("all sidecar requests are rejected: sidecar_token_files and listen.tls.client_ca_file are missing")
 	}
 	if cfg.OwnersOpen() {
-		log.Warn("listen.owners believes every program on this machine: only a Unix socket or listen.tls.client_ca_file keeps all but Envoy out")
+		log.Warn("listen.owners trusts every program on this machine: only a Unix socket or listen.tls.client_ca_file restricts it to Envoy")
 	}
 	if len(s.Operators) == 0 {
-		log.Warn("no operator is let in: operators is empty")
+		log.Warn("all operator requests are rejected: operators is empty")
 	}
 	return s, nil
 }

@@ -17,10 +17,10 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 )
 
-// opener opens the store of a configuration.
+// opener opens a store.
 type opener func(ctx context.Context) (keystore.Store, error)
 
-// storeOf prepares to open the configuration's store.
+// storeOf returns what opens the store of the configuration.
 func storeOf(cfg *config.Keyd, log *zap.Logger) (opener, error) {
 	if !cfg.OnPostgres() {
 		return func(ctx context.Context) (keystore.Store, error) {
@@ -38,16 +38,16 @@ func storeOf(cfg *config.Keyd, log *zap.Logger) (opener, error) {
 	return func(ctx context.Context) (keystore.Store, error) { return postgres.Open(ctx, cfg.Store, opts) }, nil
 }
 
-// openPause is the time between two attempts to open the store. Larger delays the start,
-// smaller costs log lines of the database.
+// openPause is the time between two attempts to open the store. Larger delays the start; smaller
+// costs connections and log lines of the database.
 const openPause = time.Second
 
-// openReachable opens the store, and waits while its database cannot be reached. Any other
-// error is returned: a restart would not help.
+// openReachable opens the store and waits while its database is unreachable. It returns any other
+// error, because waiting would not help.
 func openReachable(ctx context.Context, rt *daemon.Runtime, open opener) (keystore.Store, error) {
 	waiting := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "keyd_store_waiting",
-		Help: "Whether the start waits for a database that cannot be reached (1).",
+		Help: "Whether the start waits for an unreachable database (1).",
 	})
 	rt.Metrics.MustRegister(waiting)
 	defer waiting.Set(0)
@@ -55,7 +55,7 @@ func openReachable(ctx context.Context, rt *daemon.Runtime, open opener) (keysto
 	if !errors.Is(err, keystore.ErrUnreachable) {
 		return store, err
 	}
-	rt.Log.Warn("the database cannot be reached: waiting for it, not ready", zap.Error(err))
+	rt.Log.Warn("database unreachable: not ready until it can be reached", zap.Error(err))
 	rt.Starting("waiting for the database, which cannot be reached")
 	waiting.Set(1)
 	for errors.Is(err, keystore.ErrUnreachable) {
@@ -67,24 +67,26 @@ func openReachable(ctx context.Context, rt *daemon.Runtime, open opener) (keysto
 		store, err = open(ctx)
 	}
 	if err == nil {
-		rt.Log.Info("the database can be reached")
+		rt.Log.Info("database reached")
 	}
 	return store, err
 }
 
-// unknown is how long a sidecar that the store does not know may go on: each has at
-// most a lease and the longest stale time left.
-func unknown(cfg *config.Keyd) time.Duration { return cfg.Lease + cfg.LongestMaxStale }
+// unknown returns how long a sidecar that the store does not have on record may use its cache: at most
+// a lease and the longest stale time.
+func unknown(cfg *config.Keyd) time.Duration {
+	return cfg.Lease.Duration + cfg.LongestMaxStale.Duration
+}
 
-// reloaded lets the store know what sidecars may be given from now on.
-func reloaded(store keystore.Store, cfg *config.Keyd) {
+// raiseUnknown applies the times of a reloaded configuration to the store.
+func raiseUnknown(store keystore.Store, cfg *config.Keyd) {
 	if s, ok := store.(*postgres.Store); ok {
 		s.RaiseUnknown(unknown(cfg))
 	}
 }
 
-// newEpoch begins a new epoch. Sidecars may exist that the copy does not know. It does not
-// wait for the database: a person does.
+// newEpoch begins a new epoch, because sidecars may exist that the restored copy does not have on
+// record. It does not wait for an unreachable database.
 func newEpoch(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) error {
 	open, err := storeOf(cfg, rt.Log)
 	if err != nil {

@@ -200,18 +200,18 @@ func TestOwnersAddress(t *testing.T) {
 	if err != nil || info.Mode() != os.ModeSocket|0o660 {
 		t.Errorf("socket: %v, %v", info.Mode(), err)
 	}
-	if log := p.Output(); strings.Contains(log, "listen.owners believes") {
+	if log := p.Output(); strings.Contains(log, "listen.owners trusts") {
 		t.Errorf("warning about a Unix socket: %s", log)
 	}
 	replaceIn(t, config, "owners: unix://"+socket, "owners: tcp://127.0.0.1:0")
-	if log := launch(t, config).Output(); !strings.Contains(log, `"level":"warn"`) || !strings.Contains(log, "listen.owners believes") {
+	if log := launch(t, config).Output(); !strings.Contains(log, `"level":"warn"`) || !strings.Contains(log, "listen.owners trusts") {
 		t.Errorf("no warning about loopback: %s", log)
 	}
 	for _, open := range []string{"tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://192.0.2.1:80", "tcp://keyd:80", "tcp://localhost.example:80"} {
 		replaceIn(t, config, "owners: ", "owners: '"+open+"' # ")
 		for _, args := range [][]string{{"-config", config}, {"-config", config, "-check"}} {
 			code, _, stderr := run(t, args...)
-			if code != 2 || !strings.Contains(stderr, "listen.owners: found") || !strings.Contains(stderr, "listen.tls.client_ca_file") {
+			if code != 2 || !strings.Contains(stderr, "listen.owners is invalid") || !strings.Contains(stderr, "listen.tls.client_ca_file") {
 				t.Errorf("%s: exit %d: %s", open, code, stderr)
 			}
 		}

@@ -56,7 +56,7 @@ func checkWaits(t *testing.T, config string, repair func()) {
 		t.Errorf("-healthcheck: exit %d, %s", code, stderr)
 	}
 	p.stop(syscall.SIGTERM)
-	if n := strings.Count(p.Output(), `"msg":"the database cannot be reached: waiting for it, not ready"`); n != 1 {
+	if n := strings.Count(p.Output(), `"msg":"database unreachable: not ready until it can be reached"`); n != 1 {
 		t.Errorf("%d warnings in\n%s", n, p.Output())
 	}
 }

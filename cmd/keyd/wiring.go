@@ -23,14 +23,15 @@ var program = daemon.Program[*config.Keyd]{
 	Check:   config.CheckKeyd,
 	Admin:   func(path string) (net.Addr, error) { return config.KeydAdmin(path) },
 	Print:   config.Print[config.Keyd],
+	Schema:  config.Schema[config.Keyd],
 	Settings: func(cfg *config.Keyd) daemon.Settings {
-		return daemon.Settings{Admin: cfg.Listen.Admin, Drain: cfg.Drain, LogLevel: cfg.Log.Level}
+		return daemon.Settings{Admin: cfg.Listen.Admin, Drain: cfg.Drain.Duration, LogLevel: cfg.Log.Level}
 	},
 	NeedsRestart: config.NeedsRestart[config.Keyd],
 	Start:        start,
 	Actions: []daemon.Action[*config.Keyd]{{
 		Flag: "new-epoch",
-		Help: "begin a new epoch of the change log and exit: after an older copy of the store was put back, before keyd starts again",
+		Help: "begin a new epoch of the change log and exit; run it after an older copy of the store was restored, before keyd starts again",
 		Run:  newEpoch,
 	}},
 }
@@ -51,8 +52,7 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) (func(*con
 	return serve(rt, cfg, store, settings)
 }
 
-// serve puts the parts on the stack: the sides stand on the change log, and that on
-// the store.
+// serve adds the components: the listeners depend on the change log, and that on the store.
 func serve(rt *daemon.Runtime, cfg *config.Keyd, store keystore.Store, settings keyserver.Settings) (func(*config.Keyd) error, error) {
 	rt.Add(daemon.Component{Name: "store", Stop: func(context.Context) error { return store.Close() }})
 	server := keyserver.New(keyserver.Options{
@@ -62,21 +62,21 @@ func serve(rt *daemon.Runtime, cfg *config.Keyd, store keystore.Store, settings 
 		Draining: rt.Draining(),
 	}, settings)
 	rt.Add(daemon.Component{Name: "change log", Run: server.Run})
-	rt.ReadyWhen("store", func() error { return answers(store) })
+	rt.ReadyWhen("store", func() error { return ping(store) })
 	if err := listen(rt, cfg, server); err != nil {
 		return nil, err
 	}
 	return func(next *config.Keyd) error {
 		settings, err := settingsOf(next, rt.Log)
 		if err == nil {
-			reloaded(store, next)
+			raiseUnknown(store, next)
 			server.Apply(settings)
 		}
 		return err
 	}, nil
 }
 
-// listen opens the three sides.
+// listen binds and serves the listeners of sidecars, operators and owners.
 func listen(rt *daemon.Runtime, cfg *config.Keyd, server *keyserver.Server) error {
 	var conf *tls.Config
 	if files := cfg.Listen.TLS; files != nil {
@@ -86,7 +86,7 @@ func listen(rt *daemon.Runtime, cfg *config.Keyd, server *keyserver.Server) erro
 			return fmt.Errorf("listen.tls: %w", err)
 		}
 	}
-	sides := []struct {
+	listeners := []struct {
 		name    string
 		addr    config.Address
 		handler http.Handler
@@ -95,19 +95,18 @@ func listen(rt *daemon.Runtime, cfg *config.Keyd, server *keyserver.Server) erro
 		{"operators", cfg.Listen.Operators, server.Operators()},
 		{"owners", cfg.Listen.Owners, server.Owners()},
 	}
-	for _, side := range sides {
-		ln, err := rt.Listen("listen."+side.name, side.addr)
+	for _, l := range listeners {
+		ln, err := rt.Listen("listen."+l.name, l.addr)
 		if err != nil {
 			return err
 		}
-		rt.ServeHTTP(side.name, ln, conf, side.handler)
+		rt.ServeHTTP(l.name, ln, conf, l.handler)
 	}
 	return nil
 }
 
-// answers tells whether the store answers now. The store's own words stay out of
-// what everybody may read.
-func answers(store keystore.Store) error {
+// ping returns an error unless the store answers now. The store's own error is not public.
+func ping(store keystore.Store) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if store.Ping(ctx) != nil {

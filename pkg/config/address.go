@@ -1,15 +1,20 @@
 package config
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"path"
 	"strconv"
 	"strings"
+
+	"github.com/phantomrouter/phantom-authz/pkg/daemon"
 )
 
-// Address is where a server listens: tcp://HOST:PORT or unix:///PATH. It is a
-// net.Addr, so that a listener can take it as it is. The zero Address is none.
+// Address is where a server listens: tcp://HOST:PORT or unix:///PATH. It is a net.Addr. The zero
+// Address means no address.
 type Address struct{ network, where string }
 
 var _ net.Addr = Address{}
@@ -29,8 +34,28 @@ func (a Address) String() string { return a.where }
 // URL returns the address as the configuration writes it.
 func (a Address) URL() string { return a.network + "://" + a.where }
 
-// loopback tells whether only this machine reaches the address.
-func (a Address) loopback() bool {
+const addressForm = "tcp://HOST:PORT or unix:///PATH"
+
+// UnmarshalText implements encoding.TextUnmarshaler. Its error says what the address must be.
+func (a *Address) UnmarshalText(text []byte) error {
+	network, where, _ := strings.Cut(string(text), "://")
+	check := checkHostPort
+	switch network {
+	case "tcp":
+	case "unix":
+		check = checkSocketPath
+	default:
+		return errors.New("must be " + addressForm)
+	}
+	*a = Address{network, where}
+	return check(where)
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (a Address) MarshalText() ([]byte, error) { return []byte(a.URL()), nil }
+
+// isLoopback reports whether only programs on this machine can reach the address.
+func (a Address) isLoopback() bool {
 	host, _, err := net.SplitHostPort(a.where)
 	if err != nil || host == "localhost" {
 		return err == nil
@@ -39,58 +64,44 @@ func (a Address) loopback() bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-const (
-	addressForm = "tcp://HOST:PORT or unix:///PATH"
-
-	// maxSocketPath is Linux's limit for the path of a Unix socket: sun_path has 108
-	// bytes, the last of which is 0.
-	maxSocketPath = 107
-)
-
-// parseAddress reads an address; why is what is wrong with it, as the end of a
-// sentence that begins with it, or "".
-func parseAddress(s string) (a Address, why string) {
-	switch {
-	case strings.HasPrefix(s, "tcp://"):
-		a.network, a.where = "tcp", s[len("tcp://"):]
-		return a, wrongHostPort(a.where)
-	case strings.HasPrefix(s, "unix://"):
-		a.network, a.where = "unix", s[len("unix://"):]
-		return a, wrongSocketPath(a.where)
-	}
-	return Address{}, " without a known scheme"
-}
-
-func wrongHostPort(where string) string {
+func checkHostPort(where string) error {
 	host, port, err := net.SplitHostPort(where)
 	if err != nil {
-		return ", which is not HOST:PORT (an IPv6 host stands in brackets)"
+		return errors.New("must have the form HOST:PORT, with an IPv6 address in brackets")
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
-		return ", which has no port from 0 to 65535"
+		return errors.New("must have a port from 0 to 65535")
 	}
-	switch {
-	case host == "":
-		return ", which has no host (0.0.0.0 or [::] for every interface)"
-	case !isHost(host):
-		return ", which has no valid host"
+	if !isHost(host) {
+		return errors.New("must have a host: a name or an address, 0.0.0.0 or [::] for every interface")
 	}
-	return ""
+	return nil
 }
 
-func wrongSocketPath(where string) string {
+func checkSocketPath(where string) error {
 	switch {
-	case !strings.HasPrefix(where, "/"):
-		return ", which is not an absolute path"
-	case path.Clean(where) != where || where == "/" || strings.ContainsFunc(where, isControl):
-		return ", which is not a clean path of a file"
-	case len(where) > maxSocketPath:
-		return ", a path of " + strconv.Itoa(len(where)) + " bytes where the system takes " + strconv.Itoa(maxSocketPath)
+	case !isCleanPath(where):
+		return errors.New("must have the absolute path of a socket, in its shortest form")
+	case len(where) > daemon.MaxSocketPath:
+		return fmt.Errorf("must have a path of at most %d bytes", daemon.MaxSocketPath)
 	}
-	return ""
+	return nil
 }
 
-// isHost tells whether host is an IP address or a DNS name without a trailing dot.
+// isCleanPath reports whether where is the absolute path of a file in its shortest form.
+func isCleanPath(where string) bool {
+	return path.IsAbs(where) && path.Clean(where) == where && where != "/" && !strings.ContainsFunc(where, isControl)
+}
+
+// checkWebHost checks the host and port of an http or https URL.
+func checkWebHost(u *url.URL) error {
+	if u.Port() == "" && !strings.HasSuffix(u.Host, ":") {
+		return checkHostPort(u.Host + ":1") // any port
+	}
+	return checkHostPort(u.Host)
+}
+
+// isHost reports whether host is an IP address or a DNS name without a trailing dot.
 func isHost(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true

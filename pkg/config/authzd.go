@@ -9,59 +9,58 @@ import (
 
 // Authzd is the configuration of the sidecar.
 type Authzd struct {
-	// Where the sidecar listens.
+	// Listeners.
 	Listen AuthzdListen `yaml:"listen"`
-	// The key API that knows the credentials.
+	// Connection to the key API.
 	KeyAPI KeyAPI `yaml:"key_api"`
-	// What may be answered from memory, and for how long.
+	// Size of the cache, and how long its entries may answer.
 	Cache Cache `yaml:"cache"`
-	// How many look-ups of digests never seen reach the key API.
+	// Rate limit of lookups of digests never seen.
 	Admission Admission `yaml:"admission"`
-	// The web app, whose session cookies are accepted.
+	// Web app, whose session cookies are accepted.
 	WebApp WebApp `yaml:"web_app"`
 	// API keys.
 	Keys Keys `yaml:"keys"`
-	// What endpoints require, only for meshes that cannot send context extensions. An
-	// exact path is looked at before a prefix and a longer before a shorter; of one
-	// path, entries with the request's host before those without.
+	// Requirements of endpoints, only for meshes that cannot send context extensions. An exact path
+	// comes before a prefix, a longer path before a shorter one, and of the same path, an entry with
+	// the request's host before one without a host.
 	Endpoints []Endpoint `yaml:"endpoints"`
 	// Decide, count and report, but always allow.
 	Shadow bool `yaml:"shadow"`
-	// The key API's first answer is waited for so long before `/readyz` is 200 all the same.
-	StartWait time.Duration `yaml:"start_wait" range:"0..10m" restart:"yes"`
-	// After SIGTERM the program is not ready, but still answers for this long before the drain begins.
-	DrainDelay time.Duration `yaml:"drain_delay" range:"0..10m"`
-	// Checks under way may take so long to end when the program stops.
-	Drain time.Duration `yaml:"drain" range:"100ms..10m"`
-	// What is logged.
+	// Longest wait for the first answer of the key API before `/readyz` is 200.
+	StartWait Duration `yaml:"start_wait" range:"0..10m" restart:"yes"`
+	// Time from SIGTERM to the drain. The program is not ready, but it still answers.
+	DrainDelay Duration `yaml:"drain_delay" range:"0..10m"`
+	// Time limit of the drain, in which checks in flight end.
+	Drain Duration `yaml:"drain" range:"100ms..10m"`
+	// Log.
 	Log Log `yaml:"log"`
 }
 
-// AuthzdListen is where authzd listens.
+// AuthzdListen has the listeners of authzd.
 type AuthzdListen struct {
-	// Addresses for Check and grpc.health.v1. `tcp://[::]:PORT` is every interface, for IPv4
-	// and IPv6.
-	Check []Address `yaml:"check" restart:"yes"`
+	// Addresses for Check and grpc.health.v1. `tcp://[::]:PORT` is every interface, IPv4 and IPv6.
+	Check []Address `yaml:"check,flow" restart:"yes"`
 	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`.
 	Admin Address `yaml:"admin" restart:"yes"`
-	// TLS of the check addresses that are tcp://. Files that change are read anew without a restart.
-	TLS *ServerTLS `yaml:"tls" restart:"yes"`
+	// TLS of the tcp:// addresses of check. Changed files are read again without a restart.
+	TLS *ServerTLS `yaml:"tls,omitempty" restart:"yes"`
 }
 
-// KeyAPI is how the key API is reached.
+// KeyAPI is the connection to the key API.
 type KeyAPI struct {
 	// Base URL: http://, https:// or unix:///PATH of a socket.
 	URL string `yaml:"url" required:"yes" restart:"yes"`
-	// File with the token that the sidecar presents; without one it presents none.
-	TokenFile File `yaml:"token_file" file:"secret"`
-	// Limit of one resolve, retries included. Below Envoy's timeout for the check, so
-	// that the answer is ours.
-	Timeout time.Duration `yaml:"timeout" range:"1ms..30s"`
+	// File with the token that the sidecar presents. Without it, the sidecar presents none.
+	TokenFile File `yaml:"token_file,omitempty" file:"secret"`
+	// Time limit of one resolve, retries included. It must be below Envoy's timeout of the check, so
+	// that Envoy receives the sidecar's answer.
+	Timeout Duration `yaml:"timeout" range:"1ms..30s"`
 	// Whether the key API must offer the change log. With `optional`, a 404 from `/v1/changes` puts
-	// the sidecar into time-to-live mode; with `required` it is an error like any other.
+	// the sidecar into time-to-live mode; with `required`, it is an error like any other.
 	Changes string `yaml:"changes" oneof:"required|optional" restart:"yes"`
 	// TLS towards an https:// key API.
-	TLS *ClientTLS `yaml:"tls"`
+	TLS *ClientTLS `yaml:"tls,omitempty"`
 }
 
 // Values of KeyAPI.Changes.
@@ -70,7 +69,7 @@ const (
 	ChangesOptional = "optional"
 )
 
-// Base returns the URL, parsed.
+// Base returns the parsed URL.
 func (k KeyAPI) Base() *url.URL {
 	u, err := url.Parse(k.URL)
 	if err != nil {
@@ -79,79 +78,76 @@ func (k KeyAPI) Base() *url.URL {
 	return u
 }
 
-// Cache is what authzd may answer from memory.
+// Cache has the sizes of the cache and the times of its entries.
 type Cache struct {
-	// Credentials in force that are kept.
+	// Number of credentials in force that are cached.
 	Credentials int `yaml:"credentials" range:"1..100000000" restart:"yes"`
-	// Unknown digests kept, in a separate pool. Revoked and expired credentials and those of terminated
-	// accounts are kept there, too.
+	// Number of unknown digests that are cached, in a separate pool. The pool also holds revoked and
+	// expired credentials and those of terminated accounts.
 	Unknown int `yaml:"unknown" range:"1..100000000" restart:"yes"`
-	// With a lease, each credential is confirmed at least so often.
-	MaxAge time.Duration `yaml:"max_age" range:"1ms..168h"`
-	// With the lease lost, or a key API without changes, each credential is confirmed so often.
-	ConfirmAfter time.Duration `yaml:"confirm_after" range:"0..168h"`
-	// How long after the end of the last lease anything cached may still answer; 0: not at all.
-	MaxStale time.Duration `yaml:"max_stale" range:"0..168h"`
+	// Longest time between two revalidations of a credential while the lease is live.
+	MaxAge Duration `yaml:"max_age" range:"1ms..168h"`
+	// Longest time between two revalidations of a credential after the lease was lost and in
+	// time-to-live mode.
+	ConfirmAfter Duration `yaml:"confirm_after" range:"0..168h"`
+	// How long after the end of the last lease cached entries may answer; 0: not at all.
+	MaxStale Duration `yaml:"max_stale" range:"0..168h"`
 }
 
-// Admission limits the look-ups of digests never seen. One that finds a
-// credential does not count.
+// Admission limits the rate of lookups of digests never seen. A lookup that finds a credential in
+// force does not count.
 type Admission struct {
-	// Look-ups per second in the long run.
+	// Lookups per second in the long run.
 	UnknownPerSecond int `yaml:"unknown_per_second" range:"1..1000000"`
-	// Look-ups at once after a quiet time.
+	// Lookups in a burst.
 	Burst int `yaml:"burst" range:"1..1000000"`
 }
 
-// WebApp is whose session cookies are accepted.
+// WebApp is the web app whose session cookies are accepted.
 type WebApp struct {
-	// Origin as browsers send it: scheme, host and a port that is not the scheme's own.
+	// Origin as browsers send it: scheme, host, and the port unless it is the default of the scheme.
 	Origin string `yaml:"origin"`
 	// Name of the session cookie.
 	Cookie string `yaml:"cookie"`
-	// Scopes that every session carries.
-	Scopes []string `yaml:"scopes"`
+	// Scopes of every session.
+	Scopes []string `yaml:"scopes,flow"`
 }
 
-// What happens to keys that do not have this product's format.
+// Values of Keys.ForeignFormat.
 const (
 	LookUpForeign = "lookup"
 	RefuseForeign = "refuse"
 )
 
-// Keys is about API keys.
+// Keys has the settings of API keys.
 type Keys struct {
-	// Keys without the prefix `phk_`: looked up like any other, or refused without a look-up.
+	// Whether keys without the prefix `phk_` are looked up, or refused without a lookup.
 	ForeignFormat string `yaml:"foreign_format" oneof:"lookup|refuse"`
 }
 
-// Endpoint says what one endpoint requires. Exactly one of path and prefix is
-// given; two entries must not have the same path, host and a method in common.
+// Endpoint is the requirement of one endpoint. It has either path or prefix. Two entries must not
+// have the same path, the same host and a method in common.
 type Endpoint struct {
-	// Methods that the entry is for; without, all of them.
-	Methods []string `yaml:"methods,omitempty"`
+	// Methods that the entry matches. Without the field it matches all.
+	Methods []string `yaml:"methods,omitempty,flow"`
 	// Exact path, without a query. Escapes of unreserved characters are decoded, here and in the
 	// request. Excludes prefix.
-	Path string `yaml:"path"`
-	// Path whose whole segments begin the request's: /a takes /a and /a/b, not /ab. Excludes path.
-	Prefix string `yaml:"prefix"`
-	// Host that the entry is for, in any case, without port and trailing dot; without, all of them.
-	Host string `yaml:"host"`
-	// Scopes that are needed, all of them, separated by spaces.
-	Scope string `yaml:"scope" empty:"yes"`
-	// Who may use it.
+	Path string `yaml:"path,omitempty"`
+	// Path prefix of whole segments: /a matches /a and /a/b, not /ab. Excludes path.
+	Prefix string `yaml:"prefix,omitempty"`
+	// Host that the entry matches, regardless of case, without port and trailing dot. Without the
+	// field it matches all.
+	Host string `yaml:"host,omitempty"`
+	// Required scopes, separated by spaces. All of them are required.
+	Scope string `yaml:"scope,omitempty" empty:"yes"`
+	// Kind of credential that is accepted.
 	Principal string `yaml:"principal" oneof:"any|key|session"`
-}
-
-// Requirement returns what the endpoint requires, in the words of the policy.
-func (e Endpoint) Requirement() policy.Requirement {
-	principal, _ := policy.ParsePrincipal(e.Principal) // what cannot be read is Nobody
-	return policy.NewRequirement(principal, e.Scope)
 }
 
 // Entry returns the endpoint as an entry of the policy's table.
 func (e Endpoint) Entry() policy.Endpoint {
-	entry := policy.Endpoint{Methods: e.Methods, Host: e.Host, Path: e.Path, Requirement: e.Requirement()}
+	principal, _ := policy.ParsePrincipal(e.Principal)
+	entry := policy.Endpoint{Methods: e.Methods, Host: e.Host, Path: e.Path, Requirement: policy.NewRequirement(principal, e.Scope)}
 	if e.Prefix != "" {
 		entry.Path, entry.Prefix = e.Prefix, true
 	}
@@ -164,13 +160,13 @@ func (a *Authzd) setDefaults() {
 			Check: []Address{TCP("127.0.0.1:9191")},
 			Admin: TCP("127.0.0.1:9192"),
 		},
-		KeyAPI: KeyAPI{Timeout: 400 * time.Millisecond, Changes: ChangesRequired},
+		KeyAPI: KeyAPI{Timeout: Duration{400 * time.Millisecond}, Changes: ChangesRequired},
 		Cache: Cache{
 			Credentials:  100_000,
 			Unknown:      50_000,
-			MaxAge:       time.Hour,
-			ConfirmAfter: 10 * time.Second,
-			MaxStale:     15 * time.Minute,
+			MaxAge:       Duration{time.Hour},
+			ConfirmAfter: Duration{10 * time.Second},
+			MaxStale:     Duration{15 * time.Minute},
 		},
 		Admission: Admission{UnknownPerSecond: 200, Burst: 400},
 		WebApp: WebApp{
@@ -179,28 +175,26 @@ func (a *Authzd) setDefaults() {
 			Scopes: []string{"chat:companion"},
 		},
 		Keys:      Keys{ForeignFormat: LookUpForeign},
-		StartWait: 10 * time.Second,
-		Drain:     10 * time.Second,
+		StartWait: Duration{10 * time.Second},
+		Drain:     Duration{10 * time.Second},
 		Log:       Log{Level: "info"},
 	}
 }
 
 func (e *Endpoint) setDefaults() { e.Principal = "any" }
 
-// LoadAuthzd reads authzd's configuration from the file, with defaults for what
-// it leaves out. The path "" stands for no file at all. The error has one line for
-// each mistake, and then there is no configuration.
-func LoadAuthzd(path string) (*Authzd, error) { return load[Authzd](path, mistaken) }
+// LoadAuthzd loads the configuration of authzd, with defaults for absent fields. The path "" means
+// no file. The error has one line for each mistake.
+func LoadAuthzd(path string) (*Authzd, error) { return load[Authzd](path, allFiles) }
 
-// CheckAuthzd returns the mistakes that LoadAuthzd finds, less files that the configuration
-// names and that do not exist: where it is checked before it is installed, they need not.
-func CheckAuthzd(path string) error { _, err := load[Authzd](path, accepted); return err }
+// CheckAuthzd returns the mistakes that LoadAuthzd finds, without those about named files that do
+// not exist.
+func CheckAuthzd(path string) error { _, err := load[Authzd](path, existingFiles); return err }
 
-// AuthzdAdmin returns the admin address that a file names, whatever else is
-// wrong with it, so that a health check does not fail because of a file that the running
-// program has refused to take up. The default stands in for one that cannot be read; the
-// error then says why.
+// AuthzdAdmin returns the admin address in a file, whatever other mistakes the file has: a health
+// check must not fail because of a file that the running program has refused. If the address
+// cannot be read, it returns the default and an error.
 func AuthzdAdmin(path string) (Address, error) {
-	cfg, err := peek[Authzd](path)
+	cfg, err := loadListen[Authzd](path)
 	return cfg.Listen.Admin, err
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-// full is a file with every field that can stand beside the others, none at its default.
+// fullAuthzd sets every field that others do not exclude, each to another value than its default.
 const fullAuthzd = `
 listen:
   check: [unix:///run/phantom/authz.sock, "tcp://[::1]:9191", tcp://localhost:0]
@@ -65,7 +65,7 @@ drain: 100ms
 log: {level: error}
 `
 
-// folder makes a folder with the configuration and all files that it names.
+// folder returns a folder with the configuration c.yaml and all files that it names.
 func folder(t *testing.T, text string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -81,7 +81,7 @@ func folder(t *testing.T, text string) string {
 	return dir
 }
 
-func TestEveryField(t *testing.T) {
+func TestEveryFieldOfAuthzd(t *testing.T) {
 	dir := folder(t, fullAuthzd)
 	at := func(name string) File { return File(filepath.Join(dir, name)) }
 	got, err := LoadAuthzd(filepath.Join(dir, "c.yaml"))
@@ -95,10 +95,10 @@ func TestEveryField(t *testing.T) {
 			TLS:   &ServerTLS{CertFile: at("cert.pem"), KeyFile: at("key.pem"), ClientCAFile: at("cert.pem")},
 		},
 		KeyAPI: KeyAPI{
-			URL: "https://keys.example:8443/base", TokenFile: at("key-api.token"), Timeout: 300 * time.Millisecond, Changes: ChangesOptional,
+			URL: "https://keys.example:8443/base", TokenFile: at("key-api.token"), Timeout: Duration{300 * time.Millisecond}, Changes: ChangesOptional,
 			TLS: &ClientTLS{CAFile: at("cert.pem"), CertFile: at("cert.pem"), KeyFile: at("key.pem")},
 		},
-		Cache:     Cache{Credentials: 1, Unknown: 2, MaxAge: 2 * time.Hour},
+		Cache:     Cache{Credentials: 1, Unknown: 2, MaxAge: Duration{2 * time.Hour}},
 		Admission: Admission{UnknownPerSecond: 3, Burst: 4},
 		WebApp:    WebApp{Origin: "http://localhost:3000", Cookie: "__Host-s"},
 		Keys:      Keys{ForeignFormat: RefuseForeign},
@@ -109,19 +109,19 @@ func TestEveryField(t *testing.T) {
 			{Prefix: "/", Principal: "any"},
 		},
 		Shadow:     true,
-		DrainDelay: 3 * time.Second,
-		Drain:      time.Minute,
+		DrainDelay: Duration{3 * time.Second},
+		Drain:      Duration{time.Minute},
 		Log:        Log{Level: "debug"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Address{})); diff != "" {
 		t.Error(diff)
 	}
 	if got.KeyAPI.Base().Path != "/base" {
-		t.Errorf("Base is %v", got.KeyAPI.Base())
+		t.Errorf("got the base URL %v", got.KeyAPI.Base())
 	}
-	requirement := policy.NewRequirement(policy.SessionOnly, "")
-	if !reflect.DeepEqual(got.Endpoints[1].Requirement(), requirement) {
-		t.Errorf("the requirement is %v", got.Endpoints[1].Requirement())
+	want1 := policy.Endpoint{Path: "/api/v1/me/billing", Prefix: true, Requirement: policy.NewRequirement(policy.SessionOnly, "")}
+	if entry := got.Endpoints[1].Entry(); !reflect.DeepEqual(entry, want1) {
+		t.Errorf("got the entry %v, want %v", entry, want1)
 	}
 }
 
@@ -141,23 +141,23 @@ func TestEveryFieldOfKeyd(t *testing.T) {
 		Store:             "sqlite:///data/keys.db",
 		SidecarTokenFiles: []File{at("key-api.token"), at("old.token")},
 		Operators:         []Operator{{"alice", at("alice.token")}, {"bob@ops", at("bob.token")}},
-		Lease:             time.Second,
+		Lease:             Duration{time.Second},
 		Scopes:            map[string]Scope{"chat:companion": {ByOwner}, "more": {ByOperator}},
-		LogRetention:      time.Second,
+		LogRetention:      Duration{time.Second},
 		KeysPerAccount:    7,
 		OwnerLimits:       OwnerLimits{1, 2, 3},
-		Drain:             100 * time.Millisecond,
+		Drain:             Duration{100 * time.Millisecond},
 		Log:               Log{Level: "error"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Address{})); diff != "" {
 		t.Error(diff)
 	}
 	if got.SQLitePath() != "/data/keys.db" {
-		t.Errorf("SQLitePath is %q", got.SQLitePath())
+		t.Errorf("got the path %q", got.SQLitePath())
 	}
 }
 
-// The defaults are the contract's.
+// TestDefaults holds the printed defaults, which are those of the contract.
 func TestDefaults(t *testing.T) {
 	dir := folder(t, "key_api: {url: unix:///run/keyd.sock}")
 	a, err := LoadAuthzd(filepath.Join(dir, "c.yaml"))
@@ -211,7 +211,7 @@ keys:
 endpoints: []
 shadow: false
 start_wait: 10s
-drain_delay: 0
+drain_delay: 0s
 drain: 10s
 log:
   level: info
@@ -242,7 +242,7 @@ log:
   level: info
 `
 
-// What Print writes loads again to the same value, and holds no secret.
+// TestPrintedLoadsAgain: a printed configuration loads to the same value and holds no secret.
 func TestPrintedLoadsAgain(t *testing.T) {
 	t.Run("authzd", func(t *testing.T) { printedLoadsAgain(t, fullAuthzd, LoadAuthzd) })
 	t.Run("keyd", func(t *testing.T) { printedLoadsAgain(t, fullKeyd, LoadKeyd) })
@@ -261,7 +261,7 @@ func printedLoadsAgain[C any](t *testing.T, text string, load func(string) (*C, 
 		t.Fatal(err)
 	}
 	if strings.Contains(string(printed), "canary") {
-		t.Errorf("holds a token:\n%s", printed)
+		t.Errorf("printed a token:\n%s", printed)
 	}
 	again := filepath.Join(t.TempDir(), "again.yaml") // in another folder: file names are absolute
 	if err := os.WriteFile(again, printed, 0o600); err != nil {
@@ -276,6 +276,43 @@ func printedLoadsAgain[C any](t *testing.T, text string, load func(string) (*C, 
 	}
 }
 
+// TestAliasesAndMerges: an alias loads as the value that it refers to, and the keys of a mapping override
+// merged ones.
+func TestAliasesAndMerges(t *testing.T) {
+	got, err := LoadAuthzd(filepath.Join(folder(t, `
+key_api: {url: 'http://a', timeout: &time 2s}
+drain: *time
+cache: {<<: {max_age: 2h, max_stale: 3h}, max_stale: 4h}
+endpoints:
+  - &first {path: /a, scope: one}
+  - {<<: [{scope: two, principal: key}, *first], path: /b}
+`), "c.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Drain.Duration != 2*time.Second || got.Cache.MaxAge.Duration != 2*time.Hour || got.Cache.MaxStale.Duration != 4*time.Hour {
+		t.Errorf("got drain %v and cache %+v", got.Drain, got.Cache)
+	}
+	want := []Endpoint{{Path: "/a", Scope: "one", Principal: "any"}, {Path: "/b", Scope: "two", Principal: "key"}}
+	if diff := cmp.Diff(want, got.Endpoints); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestAliasBomb: small files are refused if their aliases refer to many values.
+func TestAliasBomb(t *testing.T) {
+	aliases := func(n int) string { return strings.TrimSuffix(strings.Repeat("*a, ", n), ", ") }
+	for name, text := range map[string]string{
+		"lists":  "endpoints: [{path: /, methods: &a [" + strings.Repeat("A, ", 1000) + "A]}" + strings.Repeat(", {path: /, methods: *a}", 1000) + "]",
+		"merges": "endpoints: [&a {path: /" + strings.Repeat(", x: 1", 1000) + "}, {<<: [" + aliases(1000) + "]}]",
+	} {
+		_, err := LoadAuthzd(filepath.Join(folder(t, text), "c.yaml"))
+		if err == nil || !strings.Contains(err.Error(), "must have at most 200000 values") {
+			t.Errorf("%s: got %.200v", name, err)
+		}
+	}
+}
+
 func TestNeedsRestart(t *testing.T) {
 	base, err := LoadAuthzd(filepath.Join(folder(t, fullAuthzd), "c.yaml"))
 	if err != nil {
@@ -285,25 +322,25 @@ func TestNeedsRestart(t *testing.T) {
 	changed.Listen.Admin = TCP("127.0.0.1:1")
 	changed.Listen.TLS = nil
 	changed.KeyAPI.URL = "http://other"
-	changed.KeyAPI.Timeout = time.Second
+	changed.KeyAPI.Timeout.Duration = time.Second
 	changed.Cache.Credentials++
-	changed.Cache.MaxAge++
+	changed.Cache.MaxAge.Duration++
 	changed.Endpoints = nil
 	changed.Log.Level = "info"
 	want := []string{"listen.admin", "listen.tls", "key_api.url", "cache.credentials"}
 	if got := NeedsRestart(base, &changed); !reflect.DeepEqual(got, want) {
-		t.Errorf("found %v, want %v", got, want)
+		t.Errorf("got %v, want %v", got, want)
 	}
 	if got := NeedsRestart(base, base); got != nil {
-		t.Errorf("the same needs no restart, found %v", got)
+		t.Errorf("got %v for an unchanged configuration", got)
 	}
 }
 
-// The health check finds the admin address whatever else is wrong.
-func TestAdminOfBadFile(t *testing.T) {
+// TestAdminAddressOfInvalidFile: the address is read whatever other mistakes the file has.
+func TestAdminAddressOfInvalidFile(t *testing.T) {
 	cases := map[string]struct {
 		text, want string
-		guess      bool
+		wantErr    bool
 	}{
 		"good":        {"listen: {admin: tcp://127.0.0.1:1}", "127.0.0.1:1", false},
 		"other wrong": {"listen: {admin: tcp://127.0.0.1:1}\nshadw: 1\nkeys: 2", "127.0.0.1:1", false},
@@ -313,32 +350,32 @@ func TestAdminOfBadFile(t *testing.T) {
 	}
 	for name, c := range cases {
 		got, err := AuthzdAdmin(filepath.Join(folder(t, c.text), "c.yaml"))
-		if got.String() != c.want || (err != nil) != c.guess {
-			t.Errorf("%s: found %s and %v, want %s", name, got, err, c.want)
+		if got.String() != c.want || (err != nil) != c.wantErr {
+			t.Errorf("%s: got %s and %v, want %s", name, got, err, c.want)
 		}
 	}
 	if got, err := KeydAdmin("/nowhere/c.yaml"); got != TCP("127.0.0.1:8082") || err == nil {
-		t.Errorf("without a file: found %s and %v", got, err)
+		t.Errorf("without a file: got %s and %v", got, err)
 	}
 }
 
-func TestFileThatCannotBeTaken(t *testing.T) {
+func TestUnreadableFile(t *testing.T) {
 	dir := t.TempDir()
 	huge := filepath.Join(dir, "huge.yaml")
 	if err := os.WriteFile(huge, []byte(strings.Repeat("#\n", maxFile/2+1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		huge:                          huge + " has more than 1048576 bytes",
-		dir:                           dir + " cannot be read (is a directory)",
-		filepath.Join(dir, "nowhere"): filepath.Join(dir, "nowhere") + " cannot be read (no such file or directory)",
+		huge:                          huge + " is invalid: must have at most 1048576 bytes",
+		dir:                           dir + ": read: is a directory",
+		filepath.Join(dir, "nowhere"): filepath.Join(dir, "nowhere") + ": open: no such file or directory",
 	} {
 		if _, err := LoadKeyd(path); err == nil || err.Error() != want {
-			t.Errorf("found %v, want %s", err, want)
+			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	const missing = "no -config: key_api.url: found nothing, allowed a value, because it has no default"
+	const missing = "no -config: missing field key_api.url"
 	if _, err := LoadAuthzd(""); err == nil || err.Error() != missing {
-		t.Errorf("found %v, want %s", err, missing)
+		t.Errorf("got %v, want %s", err, missing)
 	}
 }

@@ -9,14 +9,12 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write what is found into the corpus as what is wanted")
+var update = flag.Bool("update", false, "write the messages into the corpus as the wanted ones")
 
-// wanted begins the lines of a corpus file that hold its messages, each less the
-// file's name.
+// wanted begins the lines of a corpus file that hold its messages, without the name of the file.
 const wanted = "#! "
 
-// Each file of the corpus has one kind of mistake and, at its end, the messages
-// that it must give.
+// TestCorpus: each file of the corpus has one kind of mistake and, at its end, the wanted messages.
 func TestCorpus(t *testing.T) {
 	loaders := map[string]func(string) error{
 		"authzd": func(path string) error { _, err := LoadAuthzd(path); return err },
@@ -38,7 +36,7 @@ func TestCorpus(t *testing.T) {
 func compare(t *testing.T, path string, err error) {
 	t.Helper()
 	if err == nil {
-		t.Fatal("was loaded without a mistake")
+		t.Fatal("loaded without a mistake")
 	}
 	here, absErr := filepath.Abs("testdata")
 	if absErr != nil {
@@ -60,7 +58,7 @@ func compare(t *testing.T, path string, err error) {
 		}
 	}
 	if want := strings.Join(want, "\n"); got != want {
-		t.Errorf("found\n%s\nwant\n%s", got, want)
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	if strings.Contains(got, "hunter2") || strings.Contains(got, "phk_0") {
 		t.Errorf("the message repeats a secret: %s", got)

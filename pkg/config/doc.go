@@ -1,19 +1,19 @@
-// Package config loads the configuration files of authzd and keyd: Authzd and
-// Keyd are the documentation (meaning, unit, default, bounds), their loaders fill
-// in the defaults and refuse whatever is unknown, repeated, misspelt, of the wrong
-// type, out of bounds or at odds with another field. All mistakes of a file are
-// told at once, one line each:
+// Package config loads the configuration files of authzd and keyd. The structs Authzd and Keyd
+// document every field: meaning, unit, default, bounds. A file is strict YAML: unknown, repeated,
+// mistyped, out-of-bounds and contradictory fields are errors. All mistakes of a file are reported
+// together, one line each:
 //
-//	FILE:LINE: field: found …, allowed …
+//	FILE:LINE:COLUMN: FIELD is invalid: must be ALLOWED
 //
-// A file passes through three steps: decode.go turns YAML nodes into the structs
-// by their tags, the validate methods of both programs look at fields together,
-// and files.go opens the files that are named, so that a program never starts
-// with half of what it needs. Print writes the effective configuration, Reference
-// the table of fields for the README, NeedsRestart what a reload cannot take up.
+// Loading has three steps. parse reads the YAML nodes. The decoder fills the structs, checks the
+// tags, and opens the named files, so that no program starts with a secret or certificate that it
+// cannot use. The validate methods check what the tags cannot express.
 //
-// The tags: yaml is the field's name; required says that there is no default;
-// range bounds durations and numbers, both ends allowed; oneof lists the words;
-// file says what a named file holds (secret, cert, key, ca, or token: a secret that
-// the program accepts); restart marks what only a restart takes up.
+// Print writes the effective configuration, Reference the table of fields for the documentation,
+// Schema a JSON Schema for editors. NeedsRestart names the changed fields that a reload ignores.
+//
+// Struct tags: yaml is the field's name; required means that there is no default; range bounds
+// durations and numbers, both ends included; oneof lists the accepted strings; empty accepts the
+// empty string; file says what a named file holds (secret, cert, key, ca, or token: a secret that
+// the program accepts); restart means that a reload ignores the field.
 package config

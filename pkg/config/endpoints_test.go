@@ -8,8 +8,8 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
-// TestEndpointsInAnySpelling: a host in capitals and an escape in a path are accepted, and the
-// entry matches requests in every spelling.
+// TestEndpointsInAnySpelling: an entry with capitals in its host or an escape in its path matches
+// requests in every spelling.
 func TestEndpointsInAnySpelling(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "authzd.yaml")
 	text := `

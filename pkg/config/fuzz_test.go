@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// FuzzLoad holds for any file: no panic; a mistake is one line that names the
-// file; what loads is printed as what loads again to the same value.
+// FuzzLoad checks of any file that it does not panic, that each mistake is one line that names the
+// file, and that a loaded configuration is printed as one that loads to the same value.
 func FuzzLoad(f *testing.F) {
 	for _, pattern := range []string{"testdata/authzd/*.yaml", "testdata/keyd/*.yaml"} {
 		files, err := filepath.Glob(pattern)
@@ -47,7 +47,7 @@ func fuzzLoad[C any](t *testing.T, path string, text []byte, load func(string) (
 	if err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			if !strings.HasPrefix(line, path) {
-				t.Fatalf("a message without the file's name: %q", line)
+				t.Fatalf("message without the name of the file: %q", line)
 			}
 		}
 		return

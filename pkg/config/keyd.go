@@ -7,88 +7,88 @@ import (
 
 // Keyd is the configuration of the key API server.
 type Keyd struct {
-	// Where the server listens.
+	// Listeners.
 	Listen KeydListen `yaml:"listen"`
-	// The database: sqlite:///PATH, an absolute path, or, for several keyd at once,
-	// postgres://USER@HOST/DATABASE. Several hosts stand as `?host=A,B`: the one that takes writes is
-	// used. Give `sslmode=verify-full` where a network is between.
+	// Database: sqlite:///PATH with an absolute path, or postgres://USER@HOST/DATABASE for several
+	// replicas of keyd. Several hosts are written as `?host=A,B`; keyd uses the one that accepts
+	// writes. Set `sslmode=verify-full` if the connection crosses a network.
 	Store string `yaml:"store" restart:"yes"`
 	// File with the password of a postgres:// store, read for each new connection.
-	StorePasswordFile File `yaml:"store_password_file" file:"secret" restart:"yes"`
-	// Files with the tokens of sidecars, each of 8 characters or more. Any of them is accepted, so
-	// that they can be rotated; a token is rejected while its file is missing. Without one only
-	// client certificates (`listen.tls.client_ca_file`) let sidecars in.
-	SidecarTokenFiles []File `yaml:"sidecar_token_files" file:"token"`
-	// The operators. Without one nobody is let in.
+	StorePasswordFile File `yaml:"store_password_file,omitempty" file:"secret" restart:"yes"`
+	// Files with the tokens of sidecars, each of at least 8 characters. Any of them is accepted, so
+	// that they can be rotated. A token is rejected while its file is missing. Without a token,
+	// sidecars need a client certificate (`listen.tls.client_ca_file`).
+	SidecarTokenFiles []File `yaml:"sidecar_token_files,flow" file:"token"`
+	// Operators. Without one, all operator requests are rejected.
 	Operators []Operator `yaml:"operators"`
-	// How long a sidecar may trust its cache after a poll.
-	Lease time.Duration `yaml:"lease" range:"1s..1h"`
-	// The catalogue of scopes that keys may carry, at most 256, each name at most 64 characters. Replaces
-	// the default. A key carries at most 64 scopes.
+	// Time for which a sidecar may use its cache after a poll.
+	Lease Duration `yaml:"lease" range:"1s..1h"`
+	// Catalogue of the scopes that keys may carry: at most 256, each name at most 64 characters. It
+	// replaces the default. A key carries at most 64 scopes.
 	Scopes map[string]Scope `yaml:"scopes"`
-	// How far back the change log reaches.
-	LogRetention time.Duration `yaml:"log_retention" range:"1s..8760h"`
-	// A sidecar that declares a longer `cache.max_stale` is refused.
-	LongestMaxStale time.Duration `yaml:"longest_max_stale" range:"0..168h"`
-	// Keys neither revoked nor expired that an owner may have. Operators are not bound by it.
+	// Age of the oldest entries of the change log.
+	LogRetention Duration `yaml:"log_retention" range:"1s..8760h"`
+	// Longest `cache.max_stale` that a sidecar may declare.
+	LongestMaxStale Duration `yaml:"longest_max_stale" range:"0..168h"`
+	// Number of keys in force that owners may mint for an account. Operators are not limited.
 	KeysPerAccount int `yaml:"keys_per_account" range:"1..1000000"`
 	// Limits of owners' writes, for each account.
 	OwnerLimits OwnerLimits `yaml:"owner_limits"`
-	// Requests under way may take so long to end when the program stops.
-	Drain time.Duration `yaml:"drain" range:"100ms..10m"`
-	// What is logged.
+	// Time limit of the drain, in which requests in flight end.
+	Drain Duration `yaml:"drain" range:"100ms..10m"`
+	// Log.
 	Log Log `yaml:"log"`
 }
 
-// KeydListen is where keyd listens.
+// KeydListen has the listeners of keyd.
 type KeydListen struct {
 	// Address for sidecars: resolve and changes.
 	Sidecars Address `yaml:"sidecars" restart:"yes"`
 	// Address for operators.
 	Operators Address `yaml:"operators" restart:"yes"`
-	// Address for owners. It believes the x-phantom-* headers, so only Envoy may reach it:
-	// by a Unix socket, or with `listen.tls.client_ca_file`. Without either it must be loopback.
+	// Address for owners. It trusts the x-phantom-* headers, so only Envoy may reach it: by a Unix
+	// socket, or with `listen.tls.client_ca_file`. Without either it must be a loopback address.
 	Owners Address `yaml:"owners" restart:"yes"`
 	// Address of `/livez`, `/readyz`, `/metrics` and `/debug/pprof/`, always without TLS.
 	Admin Address `yaml:"admin" restart:"yes"`
-	// TLS of the addresses for sidecars, operators and owners that are tcp://. Files
-	// that change are read anew without a restart.
-	TLS *ServerTLS `yaml:"tls" restart:"yes"`
-	// Names accepted in client certificates, for each listener. Needs `listen.tls.client_ca_file`.
-	ClientNames *ClientNames `yaml:"client_names"`
+	// TLS of the tcp:// addresses for sidecars, operators and owners. Changed files are read again
+	// without a restart.
+	TLS *ServerTLS `yaml:"tls,omitempty" restart:"yes"`
+	// Names accepted in client certificates, for each listener. Requires `listen.tls.client_ca_file`.
+	ClientNames *ClientNames `yaml:"client_names,omitempty"`
 }
 
-// ClientNames are the subject alternative names (DNS or URI) of client certificates that
-// each listener accepts. A list that is absent accepts every name.
+// ClientNames has the subject alternative names (DNS or URI) of client certificates that each
+// listener accepts. An absent list accepts every name.
 type ClientNames struct {
-	// Names that sidecars' certificates may have.
-	Sidecars []string `yaml:"sidecars,omitempty"`
-	// Names that operators' certificates may have.
-	Operators []string `yaml:"operators,omitempty"`
-	// Names that the certificates of Envoys may have, which speak for owners.
-	Owners []string `yaml:"owners,omitempty"`
+	// Names accepted in certificates of sidecars.
+	Sidecars []string `yaml:"sidecars,omitempty,flow"`
+	// Names accepted in certificates of operators.
+	Operators []string `yaml:"operators,omitempty,flow"`
+	// Names accepted in certificates of Envoy, which sends the requests of owners.
+	Owners []string `yaml:"owners,omitempty,flow"`
 }
 
-// OwnerLimits bounds owners' writes, for each account. Requests beyond a limit get 429.
+// OwnerLimits limits owners' writes, for each account. Requests over a limit are answered with 429.
 type OwnerLimits struct {
 	// Writes per minute in the long run. Refused ones count too.
 	ChangesPerMinute int `yaml:"changes_per_minute" range:"1..1000000"`
-	// Writes in a row after a pause.
+	// Writes in a burst.
 	Burst int `yaml:"burst" range:"1..1000000"`
-	// Writes in flight. One that only waits for its change to become effective does not count.
+	// Writes in flight. A request that waits for its change to become effective does not count.
 	Concurrent int `yaml:"concurrent" range:"1..100000"`
 }
 
-// Operator is one person or program that administers keys.
+// Operator is a person or program that administers keys.
 type Operator struct {
-	// Name that the audit shows: letters, digits, `.`, `_`, `@` and `-`.
+	// Name in the audit: letters, digits, `.`, `_`, `@` and `-`.
 	Name string `yaml:"name" required:"yes"`
-	// File with the operator's token: 8 characters or more, and nobody else's. The token is
-	// rejected while the file is missing.
+	// File with the operator's own token of at least 8 characters. The token is rejected while the
+	// file is missing.
 	TokenFile File `yaml:"token_file" required:"yes" file:"token"`
 }
 
-// Who may grant a scope.
+// Values of Scope.GrantedBy.
 const (
 	ByOperator = "operator"
 	ByOwner    = "owner"
@@ -96,7 +96,7 @@ const (
 
 // Scope is one entry of the catalogue.
 type Scope struct {
-	// Who may grant it: operators alone, or owners too.
+	// Who may grant the scope: only operators, or owners too.
 	GrantedBy string `yaml:"granted_by" required:"yes" oneof:"operator|owner"`
 }
 
@@ -109,13 +109,13 @@ func (k *Keyd) setDefaults() {
 			Admin:     TCP("127.0.0.1:8082"),
 		},
 		Store:           "sqlite:///var/lib/phantom/keys.db",
-		Lease:           15 * time.Second,
+		Lease:           Duration{15 * time.Second},
 		Scopes:          map[string]Scope{"chat:companion": {GrantedBy: ByOperator}},
-		LogRetention:    time.Hour,
-		LongestMaxStale: time.Hour,
+		LogRetention:    Duration{time.Hour},
+		LongestMaxStale: Duration{time.Hour},
 		KeysPerAccount:  100,
 		OwnerLimits:     OwnerLimits{ChangesPerMinute: 60, Burst: 20, Concurrent: 4},
-		Drain:           10 * time.Second,
+		Drain:           Duration{10 * time.Second},
 		Log:             Log{Level: "info"},
 	}
 }
@@ -125,19 +125,19 @@ const sqlitePrefix = "sqlite://"
 // SQLitePath returns the absolute path of the SQLite database that the store names.
 func (k *Keyd) SQLitePath() string { return strings.TrimPrefix(k.Store, sqlitePrefix) }
 
-// OnPostgres tells whether the store is PostgreSQL; then Store is its URL.
+// OnPostgres reports whether the store is PostgreSQL. Store is then its URL.
 func (k *Keyd) OnPostgres() bool {
 	return strings.HasPrefix(k.Store, "postgres://") || strings.HasPrefix(k.Store, "postgresql://")
 }
 
-// LoadKeyd reads keyd's configuration as LoadAuthzd does authzd's. The path "" gives the defaults.
-func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path, mistaken) }
+// LoadKeyd loads the configuration of keyd as LoadAuthzd does that of authzd.
+func LoadKeyd(path string) (*Keyd, error) { return load[Keyd](path, allFiles) }
 
-// CheckKeyd checks keyd's configuration as CheckAuthzd does authzd's.
-func CheckKeyd(path string) error { _, err := load[Keyd](path, accepted); return err }
+// CheckKeyd checks the configuration of keyd as CheckAuthzd does that of authzd.
+func CheckKeyd(path string) error { _, err := load[Keyd](path, existingFiles); return err }
 
-// KeydAdmin returns the admin address that a file names, as AuthzdAdmin does.
+// KeydAdmin returns the admin address in a file as AuthzdAdmin does.
 func KeydAdmin(path string) (Address, error) {
-	cfg, err := peek[Keyd](path)
+	cfg, err := loadListen[Keyd](path)
 	return cfg.Listen.Admin, err
 }

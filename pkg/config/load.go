@@ -2,20 +2,28 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
+	"strings"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// maxFile bounds a configuration file, in bytes: far more than anybody writes, and
-// little enough to be read at once.
-const maxFile = 1 << 20
+const (
+	// maxFile is the size of a configuration file in bytes. Larger delays each look at a changed
+	// file; smaller rejects long endpoint tables.
+	maxFile = 1 << 20
+	// maxValues is the number of values in a file, where an alias counts as all that it refers to.
+	// Larger lets nested aliases use more memory and time; smaller rejects long endpoint tables.
+	maxValues = 200_000
+)
 
 // program is a whole configuration, Authzd or Keyd.
 type program[C any] interface {
@@ -24,132 +32,118 @@ type program[C any] interface {
 	validate(*report)
 }
 
-// missingFiles says what a file that the configuration names and that does not exist is.
-type missingFiles bool
-
-const (
-	mistaken missingFiles = false
-	accepted missingFiles = true
-)
-
-func load[C any, P program[C]](path string, missing missingFiles) (P, error) {
-	cfg := P(new(C))
-	cfg.setDefaults()
-	r, err := readInto(path, reflect.ValueOf(cfg).Elem())
+// load reads the file and returns all its mistakes as one error.
+func load[C any, P program[C]](path string, mode checkMode) (P, error) {
+	cfg, r, err := read[C, P](path, mode)
 	if err != nil {
 		return nil, err
 	}
-	r.missing(reflect.ValueOf(cfg).Elem(), "")
 	cfg.validate(r)
-	r.missingFiles = missing
-	r.files(reflect.ValueOf(cfg).Elem())
 	if err := r.err(); err != nil {
 		return nil, err
 	}
 	return cfg, nil
 }
 
-// peek returns whatever can be read of a file; the rest has its defaults. Its
-// error is about the file as a whole or about listen.
-func peek[C any, P program[C]](path string) (P, error) {
+// loadListen returns what can be read of a file; the rest has its defaults. The error is about
+// the file as a whole or about listen.
+func loadListen[C any, P program[C]](path string) (P, error) {
+	cfg, r, err := read[C, P](path, noFiles)
+	if err == nil {
+		err = r.section("listen").err()
+	}
+	return cfg, err
+}
+
+// read decodes the file into a configuration that holds the defaults. The error means that there
+// is nothing to decode; mistakes in the file are in the report.
+func read[C any, P program[C]](path string, mode checkMode) (P, *report, error) {
 	cfg := P(new(C))
 	cfg.setDefaults()
-	r, err := readInto(path, reflect.ValueOf(cfg).Elem())
-	if err != nil {
-		return cfg, err
-	}
-	return cfg, r.only("listen").err()
-}
-
-// readInto decodes the file into a struct that holds the defaults. Its error says
-// that there is nothing to decode; mistakes in the file are in the report.
-func readInto(path string, into reflect.Value) (*report, error) {
-	r := &report{label: "no -config", lines: map[string]int{}}
-	if path == "" {
-		return r, nil
-	}
-	r.label = path
+	r := &report{label: cmp.Or(path, "no -config"), marks: map[string]yaml.Mark{}, mode: mode, holders: map[credential.Digest]string{}}
 	folder, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return cfg, r, err
 	}
-	data, err := readFile(path, maxFile)
-	if err != nil {
-		return nil, fmt.Errorf("%s %w", path, err)
+	root := &yaml.Node{Kind: yaml.MappingNode}
+	if path != "" {
+		data, err := readFile(path)
+		if err != nil {
+			return cfg, r, err
+		}
+		if root, err = parse(data); err != nil {
+			return cfg, r, fmt.Errorf("%s:%w", path, err)
+		}
 	}
-	root, err := parse(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s:%w", path, err)
+	d := decoder{report: r, folder: folder, schema: reflect.TypeFor[C]()}
+	d.decode(root, reflect.ValueOf(cfg).Elem(), "", "")
+	if d.values > maxValues {
+		return cfg, r, fmt.Errorf("%s is invalid: must have at most %d values, where an alias counts as all that it refers to", path, maxValues)
 	}
-	if root != nil {
-		d := decoder{report: r, folder: folder, schema: into.Type()}
-		d.decode(root, into, "", "")
-	}
-	return r, nil
+	return cfg, r, nil
 }
 
-// readFile reads a file that is not larger than limit bytes. The error is the end
-// of a sentence that begins with the file.
-func readFile(path string, limit int64) ([]byte, error) {
+func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, bare(err)
+		return nil, pathFirst(err)
 	}
 	defer func() { _ = f.Close() }() // read only
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, bare(err)
+		return nil, pathFirst(err)
 	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("has more than %d bytes", limit)
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("%s is invalid: must have at most %d bytes", path, maxFile)
 	}
 	return data, nil
 }
 
-// bare takes the operation and the name off an error of package os.
-func bare(err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		err = pe.Err
+// pathFirst returns an error of package os as "PATH: OPERATION: CAUSE".
+func pathFirst(err error) error {
+	if pathErr, ok := errors.AsType[*os.PathError](err); ok {
+		return fmt.Errorf("%s: %s: %w", pathErr.Path, pathErr.Op, pathErr.Err)
 	}
-	return fmt.Errorf("cannot be read (%w)", err)
+	return err
 }
 
-// parse returns the root of the one document in data, nil if there is none. Its
-// error begins with the line.
+// parse returns the root of the only document in data, an empty mapping if there is none. The
+// error begins with the position.
 func parse(data []byte) (*yaml.Node, error) {
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	var doc, second yaml.Node
-	switch err := dec.Decode(&doc); {
-	case errors.Is(err, io.EOF):
-		return nil, nil //nolint:nilnil // an empty file is a file without fields
-	case err != nil:
-		return nil, syntaxError(err)
+	loader, err := yaml.NewLoader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
 	}
-	switch err := dec.Decode(&second); {
+	var document, second yaml.Node
+	err = loader.Load(&document)
+	if err == nil {
+		err = loader.Load(&second)
+	}
+	switch {
 	case err == nil:
-		return nil, fmt.Errorf("%d: found a second document, allowed is one", second.Line)
+		return nil, fmt.Errorf("%d:%d: invalid YAML: must be one document", second.Line, second.Column)
 	case !errors.Is(err, io.EOF):
 		return nil, syntaxError(err)
+	case len(document.Content) == 0, isNull(document.Content[0]): // comments only
+		return &yaml.Node{Kind: yaml.MappingNode}, nil
 	}
-	if len(doc.Content) != 1 || isNull(doc.Content[0]) {
-		return nil, nil //nolint:nilnil // comments only
-	}
-	return doc.Content[0], nil
+	return document.Content[0], nil
 }
 
-var yamlLine = regexp.MustCompile(`(?s)^(?:yaml: )+(?:line (\d+): )?(.*)$`)
+// Print returns the configuration with all defaults as YAML that loads to the same value. It names
+// files and never holds their content.
+func Print[C any](cfg *C) ([]byte, error) { return yaml.Dump(cfg) }
 
-// syntaxError brings the YAML parser's message into the form of all others.
+// syntaxError returns an error of the YAML parser as "LINE:COLUMN: invalid YAML: CAUSE".
 func syntaxError(err error) error {
-	line, text := "", err.Error()
-	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		line, text = m[1], m[2]
+	position, cause := "", err.Error()
+	if e, ok := errors.AsType[*yaml.LoadError](err); ok {
+		if e.Mark.Line > 0 {
+			position = fmt.Sprintf("%d:%d:", e.Mark.Line, e.Mark.Column)
+		}
+		cause = strings.TrimPrefix(e.ContextMsg+": "+e.Message, ": ")
 	}
-	if line == "" { // the parser does not always know
-		return fmt.Errorf(" not YAML: %s", text)
-	}
-	return fmt.Errorf("%s: not YAML: %s", line, text)
+	return fmt.Errorf("%s invalid YAML: %s", position, cause)
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }

@@ -2,6 +2,7 @@ package config
 
 import (
 	_ "embed" // the structs' own source
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -9,11 +10,10 @@ import (
 	"reflect"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
-// The comments of the structs are the documentation; they can be had from the
-// source only. The linker leaves it out of programs that do not call Reference.
+// The source of the structs: their comments are the documentation of the fields.
 var (
 	//go:embed authzd.go
 	authzdSource string
@@ -23,13 +23,12 @@ var (
 	typesSource string
 )
 
-// Reference returns the fields of a configuration, *Authzd or *Keyd, as a table in
-// Markdown: name, default, meaning with what is allowed. It panics on any other
-// type, which is a mistake of the program.
-func Reference[C any, P program[C]](P) string {
+// Reference returns the fields of a configuration, Authzd or Keyd, as a Markdown table of names,
+// defaults and meanings.
+func Reference[C any, P program[C]]() string {
 	cfg := P(new(C))
 	cfg.setDefaults()
-	t := table{comments: comments(authzdSource, keydSource, typesSource)}
+	t := table{comments: comments()}
 	t.row("field", "default", "meaning")
 	t.row("---", "---", "---")
 	t.fields(reflect.ValueOf(cfg).Elem(), "")
@@ -51,7 +50,7 @@ func (t *table) row(cells ...string) {
 func (t *table) fields(v reflect.Value, in string) {
 	for f, value := range v.Fields() {
 		field := join(in, nameOf(f))
-		meaning := t.comments[v.Type().Name()+"."+f.Name]
+		meaning := described(t.comments[v.Type().Name()+"."+f.Name], f.Tag)
 		inner, nested := section(f.Type)
 		switch {
 		case nested && f.Type.Kind() == reflect.Pointer:
@@ -60,13 +59,13 @@ func (t *table) fields(v reflect.Value, in string) {
 		case nested:
 			t.fields(value, field)
 		default:
-			t.row(code(field), defaultOf(f, value), meaning+allowed(f.Tag))
+			t.row(code(field), defaultOf(f, value), meaning)
 			t.items(f.Type, field)
 		}
 	}
 }
 
-// items adds the fields of what is in a list or in a map.
+// items adds the fields of the items of a list or map.
 func (t *table) items(of reflect.Type, field string) {
 	name := ""
 	switch of.Kind() {
@@ -88,41 +87,54 @@ func defaultOf(f reflect.StructField, v reflect.Value) string {
 	switch {
 	case f.Tag.Get("required") != "":
 		return "required"
-	case unset(f, v), v.Kind() == reflect.Slice && v.Len() == 0:
+	case isNone(v):
 		return "none"
 	}
-	node := encode(v)
-	for _, n := range append(node.Content, node) {
+	var node yaml.Node
+	err := node.Dump(v.Interface())
+	for _, n := range append(node.Content, &node) {
 		n.Style |= yaml.FlowStyle
 	}
-	text, err := yaml.Marshal(node)
-	if err != nil {
-		panic(err) // a default of our own
+	text, dumpErr := yaml.Dump(&node)
+	if err = errors.Join(err, dumpErr); err != nil {
+		panic(err) // a default of this package
 	}
 	return code(strings.TrimSpace(string(text)))
 }
 
-// allowed says in words what the tags allow.
-func allowed(tag reflect.StructTag) string {
-	low, high := bounds(tag)
-	switch words := tag.Get("oneof"); {
-	case high != "":
-		return fmt.Sprintf(" %s to %s.", code(low), code(high))
-	case words != "":
-		list := strings.Split(words, "|")
+// isNone reports whether a default means that the field is not given.
+func isNone(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.String, reflect.Pointer:
+		return v.IsZero()
+	case reflect.Slice:
+		return v.Len() == 0
+	default:
+		return false
+	}
+}
+
+// described returns the meaning of a field with what its tag says.
+func described(comment string, tag reflect.StructTag) string {
+	if low, high := bounds(tag); high != "" {
+		comment += fmt.Sprintf(" %s to %s.", code(low), code(high))
+	}
+	if list := oneOf(tag); list != nil {
 		for i := range list {
 			list[i] = code(list[i])
 		}
-		return " " + anyOf(list) + "."
+		comment += " " + anyOf(list) + "."
 	}
-	return ""
+	if tag.Get("restart") != "" {
+		comment += " A change requires a restart."
+	}
+	return comment
 }
 
-// comments returns the doc comments of all fields of all structs in the sources by
-// TYPE.FIELD.
-func comments(sources ...string) map[string]string {
+// comments returns the comments of the fields of all structs by TYPE.FIELD.
+func comments() map[string]string {
 	found := map[string]string{}
-	for _, source := range sources {
+	for _, source := range []string{authzdSource, keydSource, typesSource} {
 		file, err := parser.ParseFile(token.NewFileSet(), "", source, parser.ParseComments)
 		if err != nil {
 			panic(err) // this package has been compiled
@@ -134,7 +146,9 @@ func comments(sources ...string) map[string]string {
 			}
 			if s, ok := spec.Type.(*ast.StructType); ok {
 				for _, f := range s.Fields.List {
-					found[spec.Name.Name+"."+f.Names[0].Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+					for _, name := range f.Names {
+						found[spec.Name.Name+"."+name.Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+					}
 				}
 			}
 			return false

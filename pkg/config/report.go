@@ -8,81 +8,91 @@ import (
 	"strconv"
 	"strings"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// maxMistakes bounds how many mistakes are told; nobody reads more.
-const maxMistakes = 100
+const (
+	// maxMistakes is the number of mistakes that an error lists. Larger floods the log when a wrong
+	// file is given; smaller takes more attempts to correct a file.
+	maxMistakes = 100
+	// maxShown is how much of a name from the file a message repeats, in bytes.
+	maxShown = 60
+)
 
 // report collects the mistakes of one file.
 type report struct {
-	label    string         // the file's name
-	lines    map[string]int // line of each field that the file gives, by its full name
+	label    string               // the file's name
+	marks    map[string]yaml.Mark // position of each field that the file gives, by its full name
 	mistakes []mistake
 
-	missingFiles missingFiles
+	mode    checkMode
+	holders map[credential.Digest]string // the field that has each secret
 }
 
 type mistake struct {
-	line                  int // 0: the file does not give the field
-	field, found, allowed string
+	mark  yaml.Mark // the zero Mark: the file does not give the field
+	field string
+	text  string
 }
 
-// wrong notes a mistake; found and allowed are the ends of "found …, allowed …".
-func (r *report) wrong(field, found, allowed string) {
-	r.mistakes = append(r.mistakes, mistake{r.line(field), field, found, allowed})
+func markOf(n *yaml.Node) yaml.Mark { return yaml.Mark{Line: n.Line, Column: n.Column} }
+
+func (r *report) add(mark yaml.Mark, field, text string) {
+	r.mistakes = append(r.mistakes, mistake{mark, field, text})
 }
 
-// given tells whether the file has the field at all, right or wrong.
-func (r *report) given(field string) bool { _, ok := r.lines[field]; return ok }
+// invalid adds "FIELD is invalid: must …".
+func (r *report) invalid(field, must string) {
+	r.add(r.mark(field), field, cmp.Or(field, "the configuration")+" is invalid: "+must)
+}
 
-// spoiled tells whether the field itself is a mistake, so that what is in it need
-// not be looked at.
-func (r *report) spoiled(field string) bool {
+// given reports whether the file has the field, valid or not.
+func (r *report) given(field string) bool { _, ok := r.marks[field]; return ok }
+
+// hasMistake reports whether the field has a mistake, so that its value cannot be checked.
+func (r *report) hasMistake(field string) bool {
 	return slices.ContainsFunc(r.mistakes, func(m mistake) bool { return m.field == field })
 }
 
-// withinSpoiled tells whether something that the field is in is a mistake itself.
-func (r *report) withinSpoiled(field string) bool {
-	for field != "" {
-		field = field[:max(0, strings.LastIndexAny(field, ".["))]
-		if r.spoiled(field) {
-			return true
+// parentOf returns the full name of the section or list that a field is in.
+func parentOf(field string) string { return field[:max(0, strings.LastIndexAny(field, ".["))] }
+
+// mark returns the position of the field or, if the file does not give it, of the nearest section
+// that the field would be in.
+func (r *report) mark(field string) yaml.Mark {
+	for ; field != ""; field = parentOf(field) {
+		if mark, ok := r.marks[field]; ok {
+			return mark
 		}
 	}
-	return false
+	return r.marks[""]
 }
 
-// line returns the line of the field or, if the file does not give it, of the
-// nearest one that it would be in.
-func (r *report) line(field string) int {
-	for field != "" {
-		if line, ok := r.lines[field]; ok {
-			return line
-		}
-		field = field[:max(0, strings.LastIndexAny(field, ".["))]
-	}
-	return r.lines[""]
-}
-
-// only leaves the mistakes of the section and of the file as a whole.
-func (r *report) only(section string) *report {
+// section returns a report with the mistakes of the section and of the file as a whole.
+func (r *report) section(name string) *report {
 	kept := slices.DeleteFunc(slices.Clone(r.mistakes), func(m mistake) bool {
-		return m.field != "" && m.field != section && !strings.HasPrefix(m.field, section+".")
+		return m.field != "" && m.field != name && !strings.HasPrefix(m.field, name+".")
 	})
-	return &report{label: r.label, lines: r.lines, mistakes: kept}
+	return &report{label: r.label, mistakes: kept}
 }
 
-// err returns all mistakes in the order of the file, one line each; nil if there
-// are none.
+// err returns all mistakes in the order of the file, one line each; nil if there are none.
 func (r *report) err() error {
 	if len(r.mistakes) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(r.mistakes, func(a, b mistake) int { return cmp.Compare(a.line, b.line) })
+	slices.SortStableFunc(r.mistakes, func(a, b mistake) int {
+		return cmp.Or(cmp.Compare(a.mark.Line, b.mark.Line), cmp.Compare(a.mark.Column, b.mark.Column))
+	})
 	var lines []string
 	for _, m := range r.mistakes[:min(len(r.mistakes), maxMistakes)] {
-		lines = append(lines, r.text(m))
+		position := ""
+		if m.mark.Line > 0 {
+			position = fmt.Sprintf(":%d:%d", m.mark.Line, m.mark.Column)
+		}
+		lines = append(lines, r.label+position+": "+m.text)
 	}
 	if more := len(r.mistakes) - maxMistakes; more > 0 {
 		lines = append(lines, fmt.Sprintf("%s: and %d more", r.label, more))
@@ -90,52 +100,22 @@ func (r *report) err() error {
 	return errors.New(strings.Join(lines, "\n"))
 }
 
-func (r *report) text(m mistake) string {
-	var b strings.Builder
-	b.WriteString(r.label)
-	if m.line > 0 {
-		b.WriteString(":" + strconv.Itoa(m.line))
-	}
-	if m.field != "" {
-		b.WriteString(": " + m.field)
-	}
-	b.WriteString(": found " + m.found + ", allowed " + m.allowed)
-	return b.String()
-}
-
-// maxShown is how much of a value a message repeats, in bytes.
-const maxShown = 60
-
-// show quotes a value from the file for a message. What may be a credential that
-// somebody wrote into the file is not repeated.
-func show(value string) string {
+// quote quotes a name from the file for a message, but not one that may be a secret.
+func quote(name string) string {
 	switch {
-	case strings.Contains(value, credential.KeyPrefix), strings.Contains(value, credential.SessionPrefix),
-		strings.Contains(value, "@"):
-		return "a value that is not shown, because it may hold a secret"
-	case len(value) > maxShown:
-		return strconv.Quote(strings.ToValidUTF8(value[:maxShown], "")) + "…"
+	case credential.ShapeOf(name) != credential.Foreign, credential.ContainsPlaintext(name), strings.Contains(name, "@"):
+		return "a name that may be a secret"
+	case len(name) > maxShown:
+		return strconv.Quote(strings.ToValidUTF8(name[:maxShown], "")) + "…"
 	}
-	return strconv.Quote(value)
+	return strconv.Quote(name)
 }
 
-// word shows a field name of the file: as it is if it looks like one.
-func word(name string) string {
-	plain := strings.IndexFunc(name, func(c rune) bool {
-		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '_' && c != '-'
-	}) < 0
-	if plain && name != "" && len(name) <= maxShown && !strings.HasPrefix(name, credential.KeyPrefix) &&
-		!strings.HasPrefix(name, credential.SessionPrefix) {
-		return name
+// quoteName returns a field's name as it is if it consists of letters, digits, _ and -, else in
+// brackets and quotes.
+func quoteName(name string) string {
+	if quoted := quote(name); name == "" || quoted != `"`+name+`"` || strings.Trim(name, dnsCharacters) != "" {
+		return "[" + quoted + "]"
 	}
-	return "[" + show(name) + "]"
-}
-
-// anyOf joins words as "a, b or c".
-func anyOf(words []string) string {
-	if len(words) < 2 {
-		return strings.Join(words, "")
-	}
-	last := len(words) - 1
-	return strings.Join(words[:last], ", ") + " or " + words[last]
+	return name
 }

@@ -1,143 +1,117 @@
 package config
 
 import (
+	"encoding/json"
+	"errors"
 	"reflect"
+	"strconv"
 	"strings"
-	"time"
 
-	"github.com/agnivade/levenshtein"
+	"go.yaml.in/yaml/v4"
 )
 
-// nameOf returns the field's name in the file.
-func nameOf(f reflect.StructField) string {
-	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-	return name
+// schema is a JSON Schema. It is built from the structs by hand, because libraries that reflect on
+// structs do not read the tags of this package and the embedded comments.
+type schema struct {
+	Schema      string             `json:"$schema,omitempty"`
+	Title       string             `json:"title,omitempty"`
+	Description string             `json:"description,omitempty"`
+	Type        any                `json:"type"` // a string or a []string
+	Properties  map[string]*schema `json:"properties,omitempty"`
+	Required    []string           `json:"required,omitempty"`
+	Additional  any                `json:"additionalProperties,omitempty"` // false or a *schema
+	Items       *schema            `json:"items,omitempty"`
+	Enum        []string           `json:"enum,omitempty"`
+	Pattern     string             `json:"pattern,omitempty"`
+	Minimum     *int               `json:"minimum,omitempty"`
+	Maximum     *int               `json:"maximum,omitempty"`
+	Default     any                `json:"default,omitempty"`
 }
 
-// join makes the full name of a field from its section's and its own.
-func join(section, name string) string {
-	if section == "" || strings.HasPrefix(name, "[") {
-		return section + name
-	}
-	return section + "." + name
+// Schema returns a JSON Schema (2020-12) of a configuration, Authzd or Keyd, with which editors
+// complete and check a file. It accepts every file that loads, except for unusual forms of durations.
+// It does not check fields against each other, bounds of durations and named files.
+func Schema[C any, P program[C]]() ([]byte, error) {
+	cfg := P(new(C))
+	cfg.setDefaults()
+	root := describer(comments()).section(reflect.ValueOf(cfg).Elem())
+	root.Schema = "https://json-schema.org/draft/2020-12/schema"
+	root.Title = "Configuration of " + strings.ToLower(reflect.TypeFor[C]().Name())
+	text, err := json.MarshalIndent(root, "", "  ")
+	return append(text, '\n'), err
 }
 
-// bounds returns both ends of a range tag.
-func bounds(tag reflect.StructTag) (low, high string) {
-	low, high, _ = strings.Cut(tag.Get("range"), "..")
-	return low, high
-}
+// describer makes schemas of values, with the comments of their fields.
+type describer map[string]string
 
-// section returns the struct behind a type that has fields of its own: a struct,
-// or a pointer to one.
-func section(t reflect.Type) (reflect.Type, bool) {
-	if t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	return t, t.Kind() == reflect.Struct && t != reflect.TypeFor[Address]()
-}
-
-// eachField calls visit for every field of the struct and of the structs in it,
-// those in pointers, lists and maps too, with its full name.
-func eachField(v reflect.Value, in string, visit func(v reflect.Value, field string, tag reflect.StructTag)) {
+// section describes a struct that holds the defaults.
+func (d describer) section(v reflect.Value) *schema {
+	s := &schema{Type: "object", Properties: map[string]*schema{}, Additional: false}
 	for f, value := range v.Fields() {
-		field := join(in, nameOf(f))
-		visit(value, field, f.Tag)
-		into(value, field, visit)
+		p := d.value(value, f.Tag)
+		p.Description = described(d[v.Type().Name()+"."+f.Name], f.Tag)
+		if !isNone(value) && p.Properties == nil {
+			p.Default = plain(value)
+		}
+		if f.Tag.Get("required") != "" || value.Kind() == reflect.Struct && len(p.Required) > 0 {
+			s.Required = append(s.Required, nameOf(f))
+			p.Default = nil
+		}
+		s.Properties[nameOf(f)] = p
 	}
+	return s
 }
 
-func into(v reflect.Value, field string, visit func(v reflect.Value, field string, tag reflect.StructTag)) {
-	switch v.Kind() {
-	case reflect.Pointer:
-		if !v.IsNil() {
-			into(v.Elem(), field, visit)
+const (
+	durationPattern = `^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$`
+	addressPattern  = `^(tcp://.+:[0-9]+|unix:///.+)$`
+)
+
+func (d describer) value(v reflect.Value, tag reflect.StructTag) *schema {
+	if inner, ok := section(v.Type()); ok {
+		if v.Kind() == reflect.Pointer {
+			v = newDefault(inner).Elem()
 		}
-	case reflect.Struct:
-		if _, ok := section(v.Type()); ok {
-			eachField(v, field, visit)
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			into(v.Index(i), element(field, i), visit)
-		}
-	case reflect.Map:
-		for key, value := range v.Seq2() {
-			into(value, entry(field, key.String()), visit)
-		}
-	default:
+		return d.section(v)
 	}
-}
-
-// missing reports the fields that have no default and are not in the file.
-func (r *report) missing(cfg reflect.Value, in string) {
-	eachField(cfg, in, func(v reflect.Value, field string, tag reflect.StructTag) {
-		if tag.Get("required") != "" && v.IsZero() && !r.given(field) && !r.withinSpoiled(field) {
-			r.wrong(field, "nothing", "a value, because it has no default")
-		}
-	})
-}
-
-// NeedsRestart returns the full names of the fields, such as "cache.unknown", that
-// differ between the running and the loaded configuration and that only a restart
-// takes up.
-func NeedsRestart[C any](running, loaded *C) []string {
-	var names []string
-	differing(reflect.ValueOf(running).Elem(), reflect.ValueOf(loaded).Elem(), "", &names)
-	return names
-}
-
-func differing(a, b reflect.Value, in string, names *[]string) {
-	for f, value := range a.Fields() {
-		field, other := join(in, nameOf(f)), b.FieldByIndex(f.Index)
-		switch _, isSection := section(f.Type); {
-		case f.Tag.Get("restart") != "":
-			if !reflect.DeepEqual(value.Interface(), other.Interface()) {
-				*names = append(*names, field)
-			}
-		case isSection && value.Kind() == reflect.Struct:
-			differing(value, other, field, names)
-		}
+	item := func() *schema { return d.value(newDefault(v.Type().Elem()).Elem(), tag) }
+	switch v.Interface().(type) {
+	case bool:
+		return &schema{Type: "boolean"}
+	case int:
+		low, high := bounds(tag)
+		return &schema{Type: "integer", Minimum: number(low), Maximum: number(high)}
+	case Duration:
+		return &schema{Type: []string{"string", "integer"}, Pattern: durationPattern, Minimum: number("0"), Maximum: number("0")}
+	case Address:
+		return &schema{Type: "string", Pattern: addressPattern}
 	}
-}
-
-// nearest returns the full name of the field that somebody who wrote name into the
-// section most likely meant: the most similar name there, or the same name, but
-// for a letter, elsewhere.
-func nearest(schema, here reflect.Type, in, name string) string {
-	name = name[:min(len(name), 2*maxShown)] // nothing longer is near anything
-	best, distance := "", 0
-	for f := range here.Fields() {
-		d := levenshtein.ComputeDistance(name, nameOf(f))
-		if strings.HasPrefix(nameOf(f), name) {
-			d = min(d, 1) // token for token_file
-		}
-		if best == "" || d < distance {
-			best, distance = join(in, nameOf(f)), d
-		}
+	if v.Kind() == reflect.Slice {
+		return &schema{Type: "array", Items: item()}
 	}
-	everyName(schema, "", func(full, candidate string) {
-		if d := levenshtein.ComputeDistance(name, candidate) + 1; d <= 2 && d < distance {
-			best, distance = full, d
-		}
-	})
-	return best
-}
-
-// everyName calls visit with the full name and the name of every field that a
-// configuration of the type can have, but those in lists and maps.
-func everyName(t reflect.Type, in string, visit func(full, name string)) {
-	for f := range t.Fields() {
-		full := join(in, nameOf(f))
-		visit(full, nameOf(f))
-		if s, ok := section(f.Type); ok {
-			everyName(s, full, visit)
-		}
+	if v.Kind() == reflect.Map {
+		return &schema{Type: "object", Additional: item()}
 	}
+	s := &schema{Type: "string", Enum: oneOf(tag)}
+	if s.Enum == nil && tag.Get("empty") == "" {
+		s.Pattern = "." // not empty
+	}
+	return s
 }
 
-// units of a duration, largest first.
-var units = []struct {
-	name string
-	unit time.Duration
-}{{"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}, {"ms", time.Millisecond}}
+func number(s string) *int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		panic(err) // a tag of this package
+	}
+	return &n
+}
+
+// plain returns a value in the types of encoding/json.
+func plain(v reflect.Value) (x any) {
+	text, err := yaml.Dump(v.Interface())
+	if err = errors.Join(err, yaml.Load(text, &x)); err != nil {
+		panic(err) // a default of this package
+	}
+	return x
+}

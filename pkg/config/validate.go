@@ -8,94 +8,86 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// named is an address and the field that gives it.
-type named struct {
+// listener is an address and the field that gives it.
+type listener struct {
 	field   string
 	address Address
 }
 
-// addresses reports those that two listeners share, and TLS that no listener
-// would use; secured are those that TLS is for.
-func (r *report) addresses(all, secured []named, tls *ServerTLS) {
+// addresses reports listeners with the same address, and TLS without a TCP listener; secured are
+// the listeners that tls is for.
+func (r *report) addresses(all, secured []listener, tls *ServerTLS) {
 	first := map[Address]string{}
 	for _, l := range all {
 		if l.address == (Address{}) || strings.HasSuffix(l.address.where, ":0") {
 			continue // a mistake already, or any free port
 		}
-		if before, taken := first[l.address]; taken {
-			r.wrong(l.field, show(l.address.URL())+", as "+before+" has", "an address of its own")
+		if other, taken := first[l.address]; taken {
+			r.invalid(l.field, "must be another address than "+other)
 			continue
 		}
 		first[l.address] = l.field
 	}
-	if tls == nil {
-		return
+	if tls != nil {
+		r.checkKeyPair("listen.tls", tls.CertFile, tls.KeyFile)
 	}
-	for _, l := range secured {
-		if l.address.network != "unix" {
-			return
-		}
+	isUnix := func(l listener) bool { return l.address.network == "unix" }
+	if tls != nil && !slices.ContainsFunc(secured, func(l listener) bool { return !isUnix(l) }) {
+		r.invalid("listen.tls", "must be used with a tcp:// address")
 	}
-	r.wrong("listen.tls", "a certificate for nothing but Unix sockets", "with a tcp:// address")
 }
 
-// scopeNames reports the names in a list that cannot be scopes, and repeats.
-func (r *report) scopeNames(field string, names []string) {
-	first := map[string]bool{}
-	for i, name := range names {
+// unique reports the strings in a list that check refuses, and repeats. Empty ones are a mistake
+// already.
+func (r *report) unique(field string, list []string, check func(string) bool, must string) {
+	for i, s := range list {
 		switch {
-		case name == "":
-		case !credential.ValidScope(name):
-			r.wrong(element(field, i), show(name), scopeForm)
-		case first[name]:
-			r.wrong(element(field, i), show(name)+" again", "each scope once")
+		case s == "":
+		case !check(s):
+			r.invalid(element(field, i), must)
+		case slices.Contains(list[:i], s):
+			r.invalid(element(field, i), "must not be repeated")
 		}
-		first[name] = true
 	}
 }
 
 const scopeForm = "1 to 64 printable ASCII characters without space, quote and backslash"
 
-// pair reports a certificate without its key, or the reverse, and TLS without any field.
-func (r *report) pair(field string, t *ClientTLS) {
-	given := func(name string) bool { return r.given(join(field, name)) }
-	switch cert, key := given("cert_file"), given("key_file"); {
-	case cert && !key:
-		r.wrong(join(field, "cert_file"), "a certificate alone", "with key_file")
-	case key && !cert:
-		r.wrong(join(field, "key_file"), "a key alone", "with cert_file")
-	case *t == ClientTLS{} && !cert && !given("ca_file"):
-		r.wrong(field, "no field", "ca_file, cert_file with key_file, or all three")
+func (r *report) scopes(field string, names []string) {
+	r.unique(field, names, credential.ValidScope, "must be a scope: "+scopeForm)
+}
+
+// notEmpty reports a list that the file gives without an item.
+func (r *report) notEmpty(field string, list []string, must string) {
+	if r.given(field) && len(list) == 0 && !r.hasMistake(field) {
+		r.invalid(field, must)
 	}
 }
 
-// absoluteURL parses a URL of one of the schemes that has neither user, query nor
-// fragment. Whatever is wrong is reported without the URL itself, if that may hold a password.
-func (r *report) absoluteURL(field, value, allowed string, schemes ...string) (*url.URL, bool) {
+// clientTLS reports a certificate without its key, or the reverse, and TLS without any field.
+func (r *report) clientTLS(field string, t *ClientTLS) {
+	r.checkKeyPair(field, t.CertFile, t.KeyFile)
+	given := func(name string) bool { return r.given(join(field, name)) }
+	switch cert, key := given("cert_file"), given("key_file"); {
+	case cert && !key:
+		r.invalid(join(field, "cert_file"), "must be used with key_file")
+	case key && !cert:
+		r.invalid(join(field, "key_file"), "must be used with cert_file")
+	case *t == ClientTLS{} && !cert && !given("ca_file"):
+		r.invalid(field, "must have ca_file, or cert_file with key_file")
+	}
+}
+
+// url parses a URL of one of the schemes, without user, query and fragment.
+func (r *report) url(field, value, form string, schemes ...string) (*url.URL, bool) {
 	u, err := url.Parse(value)
 	switch {
-	case err != nil || strings.ContainsFunc(value, isControl):
-		r.wrong(field, "what is no URL", allowed)
-	case u.User != nil:
-		r.wrong(field, "a URL with a user or password in it", allowed+", without it")
-	case !slices.Contains(schemes, u.Scheme):
-		r.wrong(field, show(value), allowed)
-	case strings.ContainsAny(value, "?#"):
-		r.wrong(field, show(value), allowed+", without ? and #")
+	case err != nil, strings.ContainsFunc(value, isControl), !slices.Contains(schemes, u.Scheme):
+		r.invalid(field, "must be "+form)
+	case u.User != nil, strings.ContainsAny(value, "?#"):
+		r.invalid(field, "must be "+form+", without user, password, query and fragment")
 	default:
 		return u, true
 	}
 	return nil, false
-}
-
-// wrongWebHost says what is wrong with the host and port of an http or https URL, or "".
-func wrongWebHost(u *url.URL) string {
-	where := u.Host
-	if u.Port() == "" {
-		where = strings.TrimSuffix(where, ":") + ":1" // any port, to look at the host alone
-		if strings.HasSuffix(u.Host, ":") {
-			return ", which has an empty port"
-		}
-	}
-	return wrongHostPort(where)
 }

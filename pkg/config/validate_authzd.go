@@ -7,14 +7,14 @@ import (
 )
 
 func (a *Authzd) validate(r *report) {
-	if len(a.Listen.Check) == 0 && !r.spoiled("listen.check") {
-		r.wrong("listen.check", "an empty list", "one address or more")
+	if len(a.Listen.Check) == 0 && !r.hasMistake("listen.check") {
+		r.invalid("listen.check", "must have at least one address")
 	}
-	var check []named
+	var check []listener
 	for i, address := range a.Listen.Check {
-		check = append(check, named{element("listen.check", i), address})
+		check = append(check, listener{element("listen.check", i), address})
 	}
-	r.addresses(append(slices.Clone(check), named{"listen.admin", a.Listen.Admin}), check, a.Listen.TLS)
+	r.addresses(append(slices.Clone(check), listener{"listen.admin", a.Listen.Admin}), check, a.Listen.TLS)
 	a.KeyAPI.validate(r)
 	a.WebApp.validate(r)
 	r.endpoints(a.Endpoints)
@@ -23,64 +23,53 @@ func (a *Authzd) validate(r *report) {
 const keyAPIForm = "http://HOST[:PORT], https://HOST[:PORT] or unix:///PATH"
 
 func (k *KeyAPI) validate(r *report) {
-	const field = "key_api.url"
 	if k.TLS != nil {
-		r.pair("key_api.tls", k.TLS)
+		r.clientTLS("key_api.tls", k.TLS)
 	}
 	if k.URL == "" {
-		return
+		return // a mistake already
 	}
-	u, ok := r.absoluteURL(field, k.URL, keyAPIForm, "http", "https", "unix")
+	u, ok := r.url("key_api.url", k.URL, keyAPIForm, "http", "https", "unix")
 	if !ok {
 		return
 	}
-	why := ""
+	err := checkWebHost(u)
 	if u.Scheme == "unix" {
-		why = wrongSocketPath(strings.TrimPrefix(k.URL, "unix://"))
-	} else {
-		why = wrongWebHost(u)
+		err = checkSocketPath(strings.TrimPrefix(k.URL, "unix://"))
 	}
-	if why != "" {
-		r.wrong(field, show(k.URL)+why, keyAPIForm)
+	if err != nil {
+		r.invalid("key_api.url", err.Error())
 	}
 	if k.TLS != nil && u.Scheme != "https" {
-		r.wrong("key_api.tls", "TLS for "+u.Scheme+"://", "for https:// only")
+		r.invalid("key_api.tls", "must be used with an https:// URL")
 	}
 }
 
-const originForm = "https://HOST[:PORT] or http://HOST[:PORT] as browsers send it"
+const originForm = "https://HOST[:PORT] or http://HOST[:PORT]"
 
 func (w *WebApp) validate(r *report) {
-	r.scopeNames("web_app.scopes", w.Scopes)
+	r.scopes("web_app.scopes", w.Scopes)
 	if len(w.Cookie) > 128 || !isToken(w.Cookie) {
-		r.wrong("web_app.cookie", show(w.Cookie), "a cookie's name: up to 128 ASCII letters, digits and any of !#$%&'*+-.^_`|~")
+		r.invalid("web_app.cookie", "must be a cookie name: up to 128 ASCII letters, digits and any of !#$%&'*+-.^_`|~")
 	}
-	u, ok := r.absoluteURL("web_app.origin", w.Origin, originForm, "https", "http")
+	u, ok := r.url("web_app.origin", w.Origin, originForm, "https", "http")
 	if !ok {
 		return
 	}
-	if why := wrongOrigin(u, w.Origin); why != "" {
-		r.wrong("web_app.origin", show(w.Origin)+why, originForm)
+	if err := checkWebHost(u); err != nil {
+		r.invalid("web_app.origin", err.Error())
+	} else if !isOrigin(u, w.Origin) {
+		r.invalid("web_app.origin", "must be an origin as browsers send it: lower case, without path and default port")
 	}
 }
 
-// wrongOrigin says what keeps the value from ever being what a browser sends as Origin,
-// or "": the comparison is exact.
-func wrongOrigin(u *url.URL, value string) string {
-	switch why := wrongWebHost(u); {
-	case why != "":
-		return why
-	case u.Path != "":
-		return ", which has a path"
-	case strings.ToLower(value) != value:
-		return ", which has capital letters"
-	case u.Port() == "443" && u.Scheme == "https", u.Port() == "80" && u.Scheme == "http":
-		return ", which names the scheme's own port"
-	}
-	return ""
+// isOrigin reports whether a browser can send the value as Origin. The comparison is exact.
+func isOrigin(u *url.URL, value string) bool {
+	defaultPort := u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80"
+	return u.Path == "" && strings.ToLower(value) == value && !defaultPort
 }
 
-// isToken tells whether s is a token of RFC 9110: the name of a cookie or a method.
+// isToken reports whether s is a token of RFC 9110: the name of a cookie or a method.
 func isToken(s string) bool {
 	return s != "" && strings.Trim(s, tokenCharacters) == ""
 }

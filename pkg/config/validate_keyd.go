@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"path"
 	"slices"
 	"strings"
 
@@ -13,75 +12,58 @@ import (
 
 func (k *Keyd) validate(r *report) {
 	l := &k.Listen
-	secured := []named{
+	secured := []listener{
 		{"listen.sidecars", l.Sidecars},
 		{"listen.operators", l.Operators},
 		{"listen.owners", l.Owners},
 	}
-	r.addresses(append(slices.Clone(secured), named{"listen.admin", l.Admin}), secured, l.TLS)
-	k.validateOwners(r)
+	r.addresses(append(slices.Clone(secured), listener{"listen.admin", l.Admin}), secured, l.TLS)
+	if k.OwnersOpen() && !l.Owners.isLoopback() {
+		r.invalid("listen.owners", "must be unix:///PATH, a loopback address, or be used with listen.tls.client_ca_file")
+	}
 	k.validateClientNames(r)
 	k.validateStore(r)
 	k.validateOperators(r)
 	k.validateScopes(r)
 }
 
-// maxCatalogue bounds the catalogue. Larger makes the messages that list it unreadable.
+// maxCatalogue is the number of scopes in the catalogue. Larger makes the messages that list it
+// unreadable; smaller rejects catalogues in use.
 const maxCatalogue = 256
 
 func (k *Keyd) validateScopes(r *report) {
-	if n := len(k.Scopes); n > maxCatalogue {
-		r.wrong("scopes", fmt.Sprintf("%d scopes", n), fmt.Sprintf("at most %d", maxCatalogue))
+	if len(k.Scopes) > maxCatalogue {
+		r.invalid("scopes", fmt.Sprintf("must have at most %d scopes", maxCatalogue))
 	}
 	for name := range k.Scopes {
 		if !credential.ValidScope(name) {
-			r.wrong(entry("scopes", name), show(name), scopeForm)
+			r.invalid(entry("scopes", name), "must be a scope: "+scopeForm)
 		}
 	}
 }
 
-// OwnersOpen tells whether whoever reaches the owners' address is taken for Envoy: it is no
-// Unix socket, and asks for no client certificate.
+// OwnersOpen reports whether every client that reaches the owners' address is trusted as Envoy:
+// it is not a Unix socket, and no client certificate is required.
 func (k *Keyd) OwnersOpen() bool {
 	return k.Listen.Owners.Network() == "tcp" && (k.Listen.TLS == nil || k.Listen.TLS.ClientCAFile == "")
 }
 
-func (k *Keyd) validateOwners(r *report) {
-	if k.OwnersOpen() && !k.Listen.Owners.loopback() {
-		r.wrong("listen.owners", show(k.Listen.Owners.URL())+" without listen.tls.client_ca_file",
-			"unix:///PATH, tcp:// with that, or tcp:// on this machine alone (127.0.0.1, [::1])")
-	}
-}
-
-const clientNameForm = "the DNS name or the URI of a client certificate"
-
-// validateClientNames reports names that no certificate can have, and lists that would
-// never be compared. An empty list is refused: left out, it would accept every name.
+// validateClientNames reports names that no certificate can have, and lists that are never used.
+// An empty list is refused because an absent one accepts every name.
 func (k *Keyd) validateClientNames(r *report) {
 	const field = "listen.client_names"
 	names := k.Listen.ClientNames
 	if names == nil {
 		return
 	}
-	if k.Listen.TLS == nil || k.Listen.TLS.ClientCAFile == "" && !r.spoiled("listen.tls.client_ca_file") {
-		r.wrong(field, "names without listen.tls.client_ca_file", "with it, because it is what asks for certificates")
+	if k.Listen.TLS == nil || k.Listen.TLS.ClientCAFile == "" && !r.hasMistake("listen.tls.client_ca_file") {
+		r.invalid(field, "must be used with listen.tls.client_ca_file")
 	}
-	for _, list := range []struct {
-		field string
-		names []string
-	}{
-		{field + ".sidecars", names.Sidecars},
-		{field + ".operators", names.Operators},
-		{field + ".owners", names.Owners},
+	for name, list := range map[string][]string{
+		field + ".sidecars": names.Sidecars, field + ".operators": names.Operators, field + ".owners": names.Owners,
 	} {
-		if r.given(list.field) && len(list.names) == 0 && !r.spoiled(list.field) {
-			r.wrong(list.field, "an empty list", "one name or more; leave the field out to accept every name")
-		}
-		for i, name := range list.names {
-			if name != "" && !isClientName(name) {
-				r.wrong(element(list.field, i), show(name), clientNameForm)
-			}
-		}
+		r.notEmpty(name, list, "must have at least one name; without the field, every name is accepted")
+		r.unique(name, list, isClientName, "must be a DNS name or URI of client certificates")
 	}
 }
 
@@ -92,7 +74,7 @@ func isClientName(name string) bool {
 }
 
 const (
-	storeForm    = "sqlite:///PATH with an absolute path, or postgres://USER@HOST/DATABASE"
+	sqliteForm   = "sqlite:///PATH"
 	postgresForm = "postgres://USER@HOST/DATABASE"
 )
 
@@ -100,25 +82,24 @@ func (k *Keyd) validateStore(r *report) {
 	engine, rest, _ := strings.Cut(k.Store, "://")
 	switch engine {
 	case "sqlite":
-		if !path.IsAbs(rest) || path.Clean(rest) != rest || rest == "/" || strings.ContainsAny(rest, "?#%") {
-			r.wrong("store", show(k.Store), storeForm)
+		if !isCleanPath(rest) || strings.ContainsAny(rest, "?#%") {
+			r.invalid("store", "must be "+sqliteForm+" with an absolute path")
 		}
 		if r.given("store_password_file") {
-			r.wrong("store_password_file", "a password for SQLite", "with postgres:// only")
+			r.invalid("store_password_file", "must be used with a postgres:// store")
 		}
 	case "postgres", "postgresql":
 		if holdsPassword(k.Store) {
-			r.wrong("store", "a URL with a password in it", "a URL without it, and store_password_file")
+			r.invalid("store", "must not hold a password: use store_password_file")
 		} else if u, err := url.Parse(k.Store); err != nil || strings.Trim(u.Path, "/") == "" {
-			r.wrong("store", "no URL of a database", postgresForm)
+			r.invalid("store", "must be "+postgresForm)
 		}
 	default:
-		// Not shown: connection strings of other forms may hold a password.
-		r.wrong("store", "neither sqlite:// nor postgres://", storeForm)
+		r.invalid("store", "must be "+sqliteForm+" or "+postgresForm)
 	}
 }
 
-// holdsPassword tells whether a connection URL holds a password, as far as can be told.
+// holdsPassword reports whether a connection URL holds a password.
 func holdsPassword(store string) bool {
 	u, err := url.Parse(store)
 	if err != nil {
@@ -131,22 +112,19 @@ func holdsPassword(store string) bool {
 	return inUser
 }
 
-const operatorForm = "1 to 64 letters, digits and any of ._@-, nobody else's"
+const operatorCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-"
 
 func (k *Keyd) validateOperators(r *report) {
-	names := map[string]bool{}
+	first := map[string]bool{}
 	for i, o := range k.Operators {
 		field := element("operators", i) + ".name"
 		switch {
-		case o.Name == "":
-			continue
+		case o.Name == "": // a mistake already
 		case len(o.Name) > 64 || strings.Trim(o.Name, operatorCharacters) != "":
-			r.wrong(field, show(o.Name), operatorForm)
-		case names[o.Name]:
-			r.wrong(field, show(o.Name)+" again", operatorForm)
+			r.invalid(field, "must be 1 to 64 letters, digits and any of ._@-")
+		case first[o.Name]:
+			r.invalid(field, "must not be repeated")
 		}
-		names[o.Name] = true
+		first[o.Name] = true
 	}
 }
-
-const operatorCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-"

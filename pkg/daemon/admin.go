@@ -20,14 +20,13 @@ func (rt *Runtime) startAdmin(addr net.Addr) error {
 	rt.Add(Component{
 		Name: "admin",
 		Run:  func(context.Context) error { return serveHTTP(server, ln) },
-		// At once: a profile that somebody is taking must not hold up the stop.
+		// Not Shutdown: a profile in flight must not delay the stop.
 		Stop: func(context.Context) error { return server.Close() },
 	})
 	return nil
 }
 
-// adminHandler is a mux of its own: what some library adds to the default one
-// must not show up here.
+// adminHandler does not use the default mux, to which any library can add handlers.
 func (rt *Runtime) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", alive)
@@ -44,17 +43,17 @@ func (rt *Runtime) adminHandler() http.Handler {
 	profiles.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	profiles.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
 	profiles.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	mux.Handle("/debug/pprof/", local(profiles))
+	mux.Handle("/debug/pprof/", localOnly(profiles))
 	return mux
 }
 
-// local lets through who asks from this machine. Where probes and scrapers come over the
-// network, profiles stay here: they tell much, and taking one costs much.
-func local(next http.Handler) http.Handler {
+// localOnly rejects requests from other machines. Profiles reveal internals and cost processor time,
+// so they stay local where the admin listener is open to probes and scrapers.
+func localOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// A Unix socket's peer has no address, and its file's mode is its guard.
+		// A peer on a Unix socket has no address; the mode of the socket restricts access.
 		if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && !peer.Addr().Unmap().IsLoopback() {
-			http.Error(w, "profiles are for this machine only", http.StatusForbidden)
+			http.Error(w, "profiles are available only on this machine", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)

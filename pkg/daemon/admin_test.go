@@ -15,11 +15,11 @@ import (
 	"go.uber.org/goleak"
 )
 
-func ask(h http.Handler, method, path string) (int, string) {
-	return askFrom("127.0.0.1:4321", h, method, path)
+func request(h http.Handler, method, path string) (int, string) {
+	return requestFrom("127.0.0.1:4321", h, method, path)
 }
 
-func askFrom(peer string, h http.Handler, method, path string) (int, string) {
+func requestFrom(peer string, h http.Handler, method, path string) (int, string) {
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(method, path, nil)
 	r.RemoteAddr = peer
@@ -33,11 +33,11 @@ func TestProfilesAreLocal(t *testing.T) {
 		"127.0.0.1:1": 200, "[::1]:1": 200, "[::ffff:127.0.0.1]:1": 200, "@": 200,
 		"192.0.2.1:1": 403, "[2001:db8::1]:1": 403,
 	} {
-		if code, _ := askFrom(peer, h, http.MethodGet, "/debug/pprof/cmdline"); code != want {
-			t.Errorf("%s gets %d, want %d", peer, code, want)
+		if code, _ := requestFrom(peer, h, http.MethodGet, "/debug/pprof/cmdline"); code != want {
+			t.Errorf("%s: got %d, want %d", peer, code, want)
 		}
-		if code, _ := askFrom(peer, h, http.MethodGet, "/livez"); code != 200 {
-			t.Errorf("%s gets %d from /livez", peer, code)
+		if code, _ := requestFrom(peer, h, http.MethodGet, "/livez"); code != 200 {
+			t.Errorf("%s: got %d from /livez", peer, code)
 		}
 	}
 }
@@ -47,11 +47,11 @@ func TestReadiness(t *testing.T) {
 	h := rt.adminHandler()
 	expect := func(status int, body string) {
 		t.Helper()
-		if code, got := ask(h, http.MethodGet, "/readyz"); code != status || got != body {
-			t.Errorf("found %d %q, want %d %q", code, got, status, body)
+		if code, got := request(h, http.MethodGet, "/readyz"); code != status || got != body {
+			t.Errorf("got %d %q, want %d %q", code, got, status, body)
 		}
-		if code, _ := ask(h, http.MethodGet, "/livez"); code != http.StatusOK {
-			t.Errorf("/livez is %d", code)
+		if code, _ := request(h, http.MethodGet, "/livez"); code != http.StatusOK {
+			t.Errorf("got %d from /livez", code)
 		}
 	}
 	store, cache := errors.New("locked"), errors.New("no answer yet")
@@ -78,21 +78,21 @@ func TestAdminHandler(t *testing.T) {
 		"/debug/pprof/heap?debug=1":  "heap profile",
 		"/debug/pprof/symbol?0x1234": "num_symbols",
 	} {
-		if code, body := ask(h, http.MethodGet, path); code != http.StatusOK || !strings.Contains(body, want) {
-			t.Errorf("%s: found %d and no %q", path, code, want)
+		if code, body := request(h, http.MethodGet, path); code != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("%s: got %d without %q", path, code, want)
 		}
 	}
 	for path, want := range map[string]int{"/": 404, "/from-the-default-mux": 404} {
-		if code, _ := ask(h, http.MethodGet, path); code != want {
-			t.Errorf("%s: found %d, want %d", path, code, want)
+		if code, _ := request(h, http.MethodGet, path); code != want {
+			t.Errorf("%s: got %d, want %d", path, code, want)
 		}
 	}
-	if code, _ := ask(h, http.MethodPost, "/readyz"); code != http.StatusMethodNotAllowed {
-		t.Errorf("POST /readyz is %d", code)
+	if code, _ := request(h, http.MethodPost, "/readyz"); code != http.StatusMethodNotAllowed {
+		t.Errorf("got %d from POST /readyz", code)
 	}
 }
 
-// serveOnce runs a handler behind ServeHTTP; stop ends it.
+// serveOnce serves a handler with ServeHTTP until rt.stop.
 func serveOnce(t *testing.T, log io.Writer, h http.Handler) (url string, rt *Runtime) {
 	t.Helper()
 	rt = newRuntime("thing", "debug", log)
@@ -118,7 +118,7 @@ func get(url string) (string, error) {
 	return string(body), err
 }
 
-// A panic is told by its place and type, never by its text.
+// TestPanicInHandler: the log has the place and the type of a panic, and never its text.
 func TestPanicInHandler(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	var log bytes.Buffer
@@ -130,7 +130,7 @@ func TestPanicInHandler(t *testing.T) {
 	}))
 	for _, path := range []string{"/text", "/index"} {
 		if body, err := get(url + path); err == nil {
-			t.Errorf("%s was answered with %q", path, body)
+			t.Errorf("%s: got the answer %q", path, body)
 		}
 	}
 	if err := rt.stop(time.Second); err != nil {
@@ -140,15 +140,15 @@ func TestPanicInHandler(t *testing.T) {
 	text := log.String()
 	for _, want := range []string{`"panic":"string"`, `"panic":"runtime error: index out of range [12] with length 6"`, "admin_test.go"} {
 		if !strings.Contains(text, want) {
-			t.Errorf("the log has no %s:\n%s", want, text)
+			t.Errorf("no %s in the log:\n%s", want, text)
 		}
 	}
 	if strings.Contains(text, "hunter2") {
-		t.Errorf("the log holds the panic's text:\n%s", text)
+		t.Errorf("the text of the panic is in the log:\n%s", text)
 	}
 }
 
-// A stop waits for a request under way; one that takes too long is cut off.
+// TestStopWaitsForRequests: a stop waits for requests in flight and cancels them at the limit.
 func TestStopWaitsForRequests(t *testing.T) {
 	for name, c := range map[string]struct {
 		limit time.Duration
@@ -170,36 +170,36 @@ func TestStopWaitsForRequests(t *testing.T) {
 			go func() {
 				body, err := get(url)
 				if err != nil {
-					body = "cut off"
+					body = "cancelled"
 				}
 				answered <- body
 			}()
 			<-begun
 			// Added last, so it is stopped first: the request ends while the server waits.
-			rt.Add(Component{Name: "tell", Stop: func(context.Context) error { close(stopping); return nil }})
+			rt.Add(Component{Name: "last", Stop: func(context.Context) error { close(stopping); return nil }})
 			if err := rt.stop(c.limit); err != nil {
 				t.Error(err)
 			}
-			want := map[bool]string{true: "done", false: "cut off"}[c.ends]
+			want := map[bool]string{true: "done", false: "cancelled"}[c.ends]
 			if got := <-answered; got != want {
-				t.Errorf("the request was answered with %q, want %q", got, want)
+				t.Errorf("got the answer %q, want %q", got, want)
 			}
 		})
 	}
 }
 
-func TestReachable(t *testing.T) {
+func TestDialTargets(t *testing.T) {
 	for listen, want := range map[string]string{
 		"0.0.0.0:1": "127.0.0.1:1 [::1]:1", "[::]:1": "127.0.0.1:1 [::1]:1", "127.0.0.1:1": "127.0.0.1:1", "localhost:1": "localhost:1",
 		"[::1]:1": "[::1]:1", "[fe80::1%eth0]:1": "[fe80::1%eth0]:1", "/run/a.sock": "/run/a.sock",
 	} {
-		if got := strings.Join(reachable(namedAddr(listen)), " "); got != want {
-			t.Errorf("%s: found %s, want %s", listen, got, want)
+		if got := strings.Join(dialTargets(namedAddr(listen)), " "); got != want {
+			t.Errorf("%s: got %s, want %s", listen, got, want)
 		}
 	}
 }
 
-// A health check reaches a wildcard listener of one family only.
+// TestHealthcheckOfOneFamily: a health check of a wildcard address reaches a listener of either family.
 func TestHealthcheckOfOneFamily(t *testing.T) {
 	for _, loopback := range loopbacks(t) {
 		ln, err := Listen(t.Context(), "listen.admin", namedAddr(net.JoinHostPort(loopback, "0")))
@@ -213,7 +213,7 @@ func TestHealthcheckOfOneFamily(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, wildcard := range []string{"0.0.0.0", "::"} {
-			if err := askReady(namedAddr(net.JoinHostPort(wildcard, port))); err != nil {
+			if err := requestReady(namedAddr(net.JoinHostPort(wildcard, port))); err != nil {
 				t.Errorf("%s at %s: %v", loopback, wildcard, err)
 			}
 		}

@@ -1,22 +1,21 @@
-// Package daemon is the frame of a program that serves until it is told to stop:
-// flags and exit codes, the log, metrics, the admin listener, listeners that a
-// successor takes over, a named stack of what runs, signals, reload and a bounded
-// drain. It knows nothing of what the program does.
+// Package daemon is the frame of a program that serves until it receives a signal: flags and exit
+// codes, log, metrics, admin listener, listeners that a successor can take over, a stack of named
+// components, signals, reload and a bounded drain. It is independent of what the program does.
 //
-// A program is a value of Program; its main is
+// A program is a value of Program. Its main is
 //
 //	func main() { os.Exit(daemon.Main(os.Args[1:], program)) }
 //
-// The life of a program:
+// A program runs through these steps:
 //
-//	load the configuration          a mistake: exit 2, nothing was started
+//	load the configuration            a mistake: exit 2, nothing was started
 //	admin listener
-//	Program.Start                   opens what it needs and adds it to Runtime's stack, lowest first
-//	listeners are published         Unix sockets are renamed into place only now: a start that fails takes nothing away
-//	ready                           as soon as every readiness check says so
-//	SIGHUP, changed file: reload    a bad file changes nothing
-//	SIGTERM: delay                  not ready, but answering for Settings.DrainDelay
-//	then, or SIGINT: drain          not ready, then the stack is stopped from the top, within the drain time;
-//	                                who has connected to a server over HTTP is still answered
-//	exit 0                          1 after a failed start, a component that died, or a second signal
+//	Program.Start                     adds components to the Runtime's stack, lowest first
+//	publish the listeners             Unix sockets are renamed into place only now, so a failed start takes nothing away
+//	ready                             when all readiness checks pass
+//	SIGHUP, changed file: reload      an invalid file changes nothing
+//	SIGTERM: delay                    not ready, but answering for Settings.DrainDelay
+//	then, or on SIGINT: drain         the stack is stopped from the top, within the drain time; HTTP requests of
+//	                                  connections that clients have made are still answered
+//	exit 0                            1 after a failed start, an exited component or a second signal
 package daemon

@@ -11,14 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drainQuiet is how long nobody must have come before a draining listener is taken to be
-// empty: somebody may have looked its name up just before it was removed.
+// drainQuiet is the time between two looks at whether connections wait at a draining listener.
+// Smaller resets clients that have looked up the socket's name before it was removed; larger delays
+// the stop.
 const drainQuiet = 10 * time.Millisecond
 
-// Drain takes the socket's name away if it is still this listener's, and lets Accept go
-// on until nobody is left who waits for it, at the latest until the end; then Accept returns
-// net.ErrClosed. A Close without it resets those who wait: a connection counts as made for
-// its client, who may have sent a request, before anybody has accepted it.
+// Drain removes the socket's name if it is still this listener's. Accept continues until no
+// connection waits, at the latest until the end, and then returns net.ErrClosed. Close without Drain
+// resets the connections that wait: a connection counts as made for its client, which may have sent
+// a request, before it is accepted.
 func (l *Listener) Drain(end time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -29,52 +30,40 @@ func (l *Listener) Drain(end time.Time) error {
 		l.withdraw()
 	}
 	l.drainEnd = end
-	return l.untilQuiet()
-}
-
-// untilQuiet gives the next Accept of a draining listener, or the one that is waiting,
-// its deadline.
-func (l *Listener) untilQuiet() error {
-	deadline := time.Now().Add(drainQuiet)
-	if deadline.After(l.drainEnd) {
-		deadline = l.drainEnd
-	}
-	if ln, ok := l.Listener.(interface{ SetDeadline(t time.Time) error }); ok {
-		return ln.SetDeadline(deadline)
-	}
-	return errors.ErrUnsupported
+	return l.setDeadline()
 }
 
 // Accept waits for the next connection.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
-		over, err := l.draining()
-		if err != nil {
-			return nil, err
-		}
 		conn, err := l.Listener.Accept()
-		switch {
-		case !errors.Is(err, os.ErrDeadlineExceeded): // which only Drain sets
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return conn, err
-		case over || !readable(l.Listener):
+		}
+		if !l.continueDrain() {
 			return nil, net.ErrClosed
 		}
-		// On a busy machine the deadline was over before Accept could look.
 	}
 }
 
-// draining prepares the next Accept, and tells whether it is the last of a drain.
-func (l *Listener) draining() (over bool, err error) {
+// continueDrain reports whether a draining listener accepts further connections: one waits and the
+// end is not reached.
+func (l *Listener) continueDrain() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.drainEnd.IsZero() || l.closed {
-		return false, nil
-	}
-	return !time.Now().Before(l.drainEnd), l.untilQuiet()
+	return !l.closed && time.Now().Before(l.drainEnd) && readable(l.Listener) && l.setDeadline() == nil
 }
 
-// readable tells whether a connection has come to a listener, or something on a
-// connection, that nobody has taken yet.
+// setDeadline ends the current or next Accept after drainQuiet.
+func (l *Listener) setDeadline() error {
+	ln, ok := l.Listener.(interface{ SetDeadline(t time.Time) error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return ln.SetDeadline(time.Now().Add(drainQuiet))
+}
+
+// readable reports whether a connection waits at a listener, or data on a connection.
 func readable(from any) bool {
 	if secure, ok := from.(*tls.Conn); ok {
 		from = secure.NetConn()
@@ -88,10 +77,10 @@ func readable(from any) bool {
 		return false
 	}
 	n := 0
-	closed := raw.Control(func(fd uintptr) {
+	controlErr := raw.Control(func(fd uintptr) {
 		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
 			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		}
 	})
-	return closed == nil && err == nil && n > 0
+	return controlErr == nil && err == nil && n > 0
 }

@@ -8,150 +8,149 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 )
 
-// mode is one of the flags that say what to do instead of serving.
-type mode[C any] struct {
-	name, help string
-	run        func(p Program[C], config string, os process) int
+// command runs instead of serving when its flag is given.
+type command[C any] struct {
+	flag, help string
+	run        func(p Program[C], config string, proc process) error
 }
 
-// Flags that stand together.
 const (
 	checkFlag     = "check"
 	skipFilesFlag = "skip-files"
 )
 
-// modes returns all flags of the program but -config, -skip-files and -h.
-func modes[C any](p Program[C]) []mode[C] {
-	list := []mode[C]{
-		{checkFlag, "check the configuration and the files that it names; silent if all is well", check[C]},
+func commandsOf[C any](p Program[C]) []command[C] {
+	list := []command[C]{
+		{checkFlag, "check the configuration and the files that it names; print only mistakes", check[C]},
 		{"print-config", "print the effective configuration with all defaults, without secrets", printConfig[C]},
-		{"healthcheck", "ask the running program whether it is ready; exit 0 or 1", healthcheck[C]},
+		{"print-schema", "print a JSON Schema of the configuration, for editors", printSchema[C]},
+		{"healthcheck", "request /readyz of the running program; exit 0 or 1", healthcheck[C]},
 		{"version", "print the version", printVersion[C]},
 	}
 	for _, a := range p.Actions {
-		list = append(list, mode[C]{a.Flag, a.Help, func(p Program[C], config string, os process) int {
-			return act(p, a, config, os)
+		list = append(list, command[C]{a.Flag, a.Help, func(p Program[C], config string, proc process) error {
+			return act(p, a, config, proc)
 		}})
 	}
 	return list
 }
 
-// run parses the arguments and does what they ask for.
-func run[C any](args []string, p Program[C], os process) int {
+// run parses the arguments, runs what they request, and returns the exit code.
+func run[C any](args []string, p Program[C], proc process) int {
 	set := flag.NewFlagSet(p.Name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
-	config := set.String("config", "", "")
-	skipFiles := set.Bool(skipFilesFlag, false, "")
-	all := modes(p)
-	chosen := make([]*bool, len(all))
-	for i, m := range all {
-		chosen[i] = set.Bool(m.name, false, "")
+	config := set.String("config", "", "configuration `FILE` (YAML)")
+	skipFiles := set.Bool(skipFilesFlag, false, "with -"+checkFlag+": named secret and certificate files need not exist")
+	commands := commandsOf(p)
+	for _, c := range commands {
+		set.Bool(c.flag, false, c.help)
 	}
 	switch err := set.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		usage(os.stdout, p)
+		printUsage(p, set, proc.stdout)
 		return exitOK
 	case err != nil:
-		return misused(p, os, err.Error())
+		return usageError(p, proc, err.Error())
 	case set.NArg() > 0:
-		return misused(p, os, fmt.Sprintf("found the argument %q, allowed are flags only", set.Arg(0)))
+		return usageError(p, proc, fmt.Sprintf("argument %q is invalid: must be a flag", set.Arg(0)))
 	}
-	todo, names := serve[C], []string{}
-	for i, m := range all {
-		if *chosen[i] {
-			todo, names = m.run, append(names, "-"+m.name)
-		}
+	commands = slices.DeleteFunc(commands, func(c command[C]) bool { return set.Lookup(c.flag).Value.String() != "true" })
+	switch {
+	case len(commands) > 1:
+		return usageError(p, proc, fmt.Sprintf("-%s is invalid: must not be used with -%s", commands[1].flag, commands[0].flag))
+	case *skipFiles && (len(commands) == 0 || commands[0].flag != checkFlag):
+		return usageError(p, proc, "-"+skipFilesFlag+" is invalid: must be used with -"+checkFlag)
+	case len(commands) == 0:
+		return serve(p, *config, proc)
+	case *skipFiles:
+		return exitCode(p, proc, checkWithoutFiles(p, *config))
 	}
-	if len(names) > 1 {
-		return misused(p, os, "found "+strings.Join(names, " and ")+", allowed is one of them")
-	}
-	if *skipFiles {
-		if !slices.Equal(names, []string{"-" + checkFlag}) {
-			return misused(p, os, "-"+skipFilesFlag+" is invalid: must stand with -"+checkFlag)
-		}
-		todo = checkWithoutFiles[C]
-	}
-	return todo(p, *config, os)
+	return exitCode(p, proc, commands[0].run(p, *config, proc))
 }
 
-func misused[C any](p Program[C], os process, what string) int {
-	_, _ = fmt.Fprintf(os.stderr, "%s: %s\n%s -h shows all flags.\n", p.Name, what, p.Name)
+func usageError[C any](p Program[C], proc process, message string) int {
+	_, _ = fmt.Fprintf(proc.stderr, "%s: %s\n%s -h lists all flags.\n", p.Name, message, p.Name)
 	return exitUsage
 }
 
-func usage[C any](w io.Writer, p Program[C]) {
-	var b strings.Builder
-	line := func(flag, help string) { fmt.Fprintf(&b, "  %-14s  %s\n", flag, help) }
-	fmt.Fprintf(&b, "%s %s\n\n", p.Name, p.Summary)
-	fmt.Fprintf(&b, "Usage: %s [-config FILE] [FLAG]\n\nWithout a flag of these it serves until SIGTERM or SIGINT; SIGHUP reloads.\n\n", p.Name)
-	line("-config FILE", "the configuration (YAML)")
-	for _, m := range modes(p) {
-		line("-"+m.name, m.help)
-	}
-	line("-"+skipFilesFlag, "with -"+checkFlag+": secret and certificate files need not exist")
-	line("-h", "print this")
-	b.WriteString("\nExit: 0 done or stopped cleanly, 1 failed, 2 bad usage or configuration.\n")
-	_, _ = io.WriteString(w, b.String())
+func printUsage[C any](p Program[C], set *flag.FlagSet, w io.Writer) {
+	_, _ = fmt.Fprintf(w, "%s %s\n\nUsage: %s [-config FILE] [FLAG]\n\n", p.Name, p.Summary, p.Name)
+	_, _ = fmt.Fprint(w, "Without a further flag it serves until SIGTERM or SIGINT. SIGHUP reloads the configuration.\n\n")
+	set.SetOutput(w)
+	set.PrintDefaults()
+	_, _ = fmt.Fprintln(w, "\nExit code: 0 done or stopped cleanly, 1 failed, 2 bad usage or configuration.")
 }
 
-// load loads the configuration and tells people what is wrong with it.
-func load[C any](p Program[C], config string, os process) (C, bool) {
-	cfg, err := p.Load(config)
-	return cfg, accepted(p, err, os)
-}
+// configError is a configuration with mistakes, one on each line.
+type configError struct{ error }
 
-// accepted reports whether the configuration is without mistakes, and prints them.
-func accepted[C any](p Program[C], err error, os process) bool {
-	if err != nil {
-		_, _ = fmt.Fprintf(os.stderr, "%s: bad configuration\n%s\n", p.Name, err)
-	}
-	return err == nil
-}
+func (e configError) Error() string { return "invalid configuration\n" + e.error.Error() }
 
-func check[C any](p Program[C], config string, os process) int {
-	if _, ok := load(p, config, os); !ok {
-		return exitUsage
-	}
-	return exitOK
-}
-
-func checkWithoutFiles[C any](p Program[C], config string, os process) int {
-	if !accepted(p, p.Check(config), os) {
-		return exitUsage
-	}
-	return exitOK
-}
-
-func printConfig[C any](p Program[C], config string, os process) int {
-	cfg, ok := load(p, config, os)
-	if !ok {
-		return exitUsage
-	}
-	text, err := p.Print(cfg)
+// exitCode prints the error and returns its exit code.
+func exitCode[C any](p Program[C], proc process, err error) int {
 	if err == nil {
-		_, err = os.stdout.Write(text)
+		return exitOK
 	}
-	if err != nil {
-		_, _ = fmt.Fprintf(os.stderr, "%s: %s\n", p.Name, err)
-		return exitFailed
+	_, _ = fmt.Fprintf(proc.stderr, "%s: %s\n", p.Name, err)
+	if _, ok := errors.AsType[configError](err); ok {
+		return exitUsage
 	}
-	return exitOK
+	return exitFailed
 }
 
-func printVersion[C any](p Program[C], _ string, os process) int {
-	_, _ = fmt.Fprintln(os.stdout, p.Name, Version())
-	return exitOK
+func load[C any](p Program[C], config string) (C, error) {
+	cfg, err := p.Load(config)
+	if err != nil {
+		err = configError{err}
+	}
+	return cfg, err
+}
+
+func check[C any](p Program[C], config string, _ process) error {
+	_, err := load(p, config)
+	return err
+}
+
+func checkWithoutFiles[C any](p Program[C], config string) error {
+	if err := p.Check(config); err != nil {
+		return configError{err}
+	}
+	return nil
+}
+
+func printConfig[C any](p Program[C], config string, proc process) error {
+	cfg, err := load(p, config)
+	if err != nil {
+		return err
+	}
+	return printText(proc, func() ([]byte, error) { return p.Print(cfg) })
+}
+
+func printSchema[C any](p Program[C], _ string, proc process) error {
+	return printText(proc, p.Schema)
+}
+
+func printText(proc process, text func() ([]byte, error)) error {
+	out, err := text()
+	if err == nil {
+		_, err = proc.stdout.Write(out)
+	}
+	return err
+}
+
+func printVersion[C any](p Program[C], _ string, proc process) error {
+	_, err := fmt.Fprintln(proc.stdout, p.Name, Version())
+	return err
 }
 
 // act runs one of the program's own actions.
-func act[C any](p Program[C], a Action[C], config string, proc process) int {
-	cfg, ok := load(p, config, proc)
-	if !ok {
-		return exitUsage
+func act[C any](p Program[C], a Action[C], config string, proc process) error {
+	cfg, err := load(p, config)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -170,12 +169,11 @@ func act[C any](p Program[C], a Action[C], config string, proc process) int {
 	defer surviveSIGPIPE()()
 	settings := p.Settings(cfg)
 	rt := newRuntime(p.Name, settings.LogLevel, proc.stderr)
-	err := guard(func() error { return a.Run(ctx, rt, cfg) })
+	err = guard(func() error { return a.Run(ctx, rt, cfg) })
 	err = errors.Join(err, rt.stop(settings.Drain))
 	rt.lines.flush(flushTimeout)
 	if err != nil {
-		_, _ = fmt.Fprintf(proc.stderr, "%s: -%s: %s\n", p.Name, a.Flag, err)
-		return exitFailed
+		return fmt.Errorf("-%s: %w", a.Flag, err)
 	}
-	return exitOK
+	return nil
 }

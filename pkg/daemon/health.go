@@ -11,33 +11,32 @@ import (
 	"time"
 )
 
-// healthTimeout bounds a health check: a program that does not answer within it is
-// of no use to Envoy either, which waits for half a second.
+// healthTimeout is the time limit of a health check. Larger detects a hanging program later;
+// smaller reports a busy program as not ready.
 const healthTimeout = 2 * time.Second
 
-// healthcheck asks the running program. It reads no more of the configuration than
-// the admin address: a file that the running program has refused to take up must
-// not make it look ill.
-func healthcheck[C any](p Program[C], config string, os process) int {
+// healthcheck requests /readyz of the running program. It reads only the admin address of the
+// configuration, because the running program may have refused the file.
+func healthcheck[C any](p Program[C], config string, _ process) error {
 	addr, configErr := p.Admin(config)
-	if err := askReady(addr); err != nil {
-		_, _ = fmt.Fprintf(os.stderr, "%s: not ready: %s\n", p.Name, err)
-		if configErr != nil {
-			_, _ = fmt.Fprintf(os.stderr, "the admin address is a guess, because the configuration cannot be read:\n%s\n", configErr)
-		}
-		return exitFailed
+	err := requestReady(addr)
+	switch {
+	case err == nil:
+		return nil
+	case configErr != nil:
+		return fmt.Errorf("not ready: %w\nthe admin address is the default, because the configuration cannot be read:\n%w", err, configErr)
 	}
-	return exitOK
+	return fmt.Errorf("not ready: %w", err)
 }
 
-func askReady(addr net.Addr) error {
+func requestReady(addr net.Addr) error {
 	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
 	defer cancel()
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
-			for _, at := range reachable(addr) {
-				if conn, err = new(net.Dialer).DialContext(ctx, addr.Network(), at); err == nil {
+			for _, target := range dialTargets(addr) {
+				if conn, err = new(net.Dialer).DialContext(ctx, addr.Network(), target); err == nil {
 					break
 				}
 			}
@@ -54,19 +53,16 @@ func askReady(addr net.Addr) error {
 	}
 	defer func() { _ = answer.Body.Close() }() // read only
 	reason, err := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
-	if err != nil {
-		return err
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %d: %s", addr, answer.StatusCode, strings.TrimSpace(string(reason)))
 	}
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s says %d: %s", addr, answer.StatusCode, strings.TrimSpace(string(reason)))
-	}
-	return nil
+	return err
 }
 
-// reachable returns the addresses to dial for one that is listened on, one after the
-// other: every interface includes the loopback, of which a machine may have only one
-// family.
-func reachable(addr net.Addr) []string {
+// dialTargets returns the addresses to dial, one after the other, for a listener's address. An
+// unspecified host becomes the loopback address of both families, because a machine may have only
+// one of them.
+func dialTargets(addr net.Addr) []string {
 	at, err := netip.ParseAddrPort(addr.String())
 	if err != nil || !at.Addr().IsUnspecified() {
 		return []string{addr.String()}

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// shortDir is a folder whose name leaves room for a socket's.
+// shortDir returns a folder whose name is short enough for a socket path.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "d")
@@ -38,12 +38,12 @@ func listenUnix(t *testing.T, path string) *Listener {
 	return l
 }
 
-// whoAnswers tells which of the listeners takes a new connection to the path.
-func whoAnswers(t *testing.T, path string, all map[string]*Listener) string {
+// acceptedBy returns the name of the listener that accepts a new connection to the path.
+func acceptedBy(t *testing.T, path string, all map[string]*Listener) string {
 	t.Helper()
 	conn, err := new(net.Dialer).DialContext(context.Background(), "unix", path)
 	if err != nil {
-		return "nobody"
+		return "none"
 	}
 	defer func() { _ = conn.Close() }()
 	accepted := make(chan string, len(all))
@@ -56,7 +56,7 @@ func whoAnswers(t *testing.T, path string, all map[string]*Listener) string {
 		}()
 	}
 	name := <-accepted
-	for _, l := range all { // wakes those that still wait
+	for _, l := range all { // ends the other Accepts
 		if unix, ok := l.Listener.(*net.UnixListener); ok {
 			_ = unix.Close()
 		}
@@ -84,17 +84,17 @@ func publish(t *testing.T, l *Listener) {
 	}
 }
 
-func TestSuccessorTakesOver(t *testing.T) {
+func TestTakeover(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	dir := shortDir(t)
 	path := filepath.Join(dir, "s")
 	old := listenUnix(t, path)
 	if got := names(t, dir); got == "s" || got == "" {
-		t.Errorf("before it is published the folder holds %q", got)
+		t.Errorf("before Publish the folder has %q", got)
 	}
 	publish(t, old)
 	if info, err := os.Stat(path); err != nil || info.Mode() != fs.ModeSocket|socketMode {
-		t.Errorf("found %v and %v", info.Mode(), err)
+		t.Errorf("got %v and %v", info.Mode(), err)
 	}
 	successor := listenUnix(t, path)
 	publish(t, successor)
@@ -102,51 +102,51 @@ func TestSuccessorTakesOver(t *testing.T) {
 		t.Error(err)
 	}
 	if got := names(t, dir); got != "s" {
-		t.Errorf("after the takeover the folder holds %q", got)
+		t.Errorf("after the takeover the folder has %q", got)
 	}
-	if got := whoAnswers(t, path, map[string]*Listener{"successor": successor}); got != "successor" {
-		t.Errorf("%s answers", got)
+	if got := acceptedBy(t, path, map[string]*Listener{"successor": successor}); got != "successor" {
+		t.Errorf("accepted by %s", got)
 	}
-	if err := successor.Close(); !errors.Is(err, net.ErrClosed) { // whoAnswers has closed it below
+	if err := successor.Close(); !errors.Is(err, net.ErrClosed) { // acceptedBy has closed the socket
 		t.Error(err)
 	}
 	if got := names(t, dir); got != "" {
-		t.Errorf("after the end the folder holds %q", got)
+		t.Errorf("after Close the folder has %q", got)
 	}
 }
 
-// A start that fails before it has published takes nothing from the one that runs.
-func TestUnpublishedTakesNothing(t *testing.T) {
+// TestUnpublishedListener: a listener that is closed before Publish takes nothing from a running one.
+func TestUnpublishedListener(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	dir := shortDir(t)
 	path := filepath.Join(dir, "s")
 	running := listenUnix(t, path)
 	publish(t, running)
 	failed := listenUnix(t, path)
-	if got := whoAnswers(t, path, map[string]*Listener{"running": running, "failed": failed}); got != "running" {
-		t.Errorf("%s answers", got)
+	if got := acceptedBy(t, path, map[string]*Listener{"running": running, "failed": failed}); got != "running" {
+		t.Errorf("accepted by %s", got)
 	}
-	_ = failed.Close() // closed below
+	_ = failed.Close() // acceptedBy has closed the socket
 	if got := names(t, dir); got != "s" {
-		t.Errorf("the folder holds %q", got)
+		t.Errorf("the folder has %q", got)
 	}
 }
 
-// A socket that a killed process has left is no obstacle.
-func TestLeftSocket(t *testing.T) {
+// TestSocketOfKilledProcess: the socket of a killed process does not prevent a new one.
+func TestSocketOfKilledProcess(t *testing.T) {
 	path := filepath.Join(shortDir(t), "s")
 	killed := listenUnix(t, path)
 	publish(t, killed)
-	if err := killed.Listener.Close(); err != nil { // as the kernel does, without a look at the name
+	if err := killed.Listener.Close(); err != nil { // as the kernel does, which keeps the path
 		t.Fatal(err)
 	}
-	if got := whoAnswers(t, path, nil); got != "nobody" {
-		t.Errorf("%s answers", got)
+	if got := acceptedBy(t, path, nil); got != "none" {
+		t.Errorf("accepted by %s", got)
 	}
 	next := listenUnix(t, path)
 	publish(t, next)
-	if got := whoAnswers(t, path, map[string]*Listener{"next": next}); got != "next" {
-		t.Errorf("%s answers", got)
+	if got := acceptedBy(t, path, map[string]*Listener{"next": next}); got != "next" {
+		t.Errorf("accepted by %s", got)
 	}
 }
 
@@ -157,17 +157,17 @@ func TestCloseTwice(t *testing.T) {
 		t.Error(err)
 	}
 	if got := names(t, filepath.Dir(path)); got != "" {
-		t.Errorf("the folder holds %q", got)
+		t.Errorf("the folder has %q", got)
 	}
 }
 
-func TestCannotListen(t *testing.T) {
+func TestListenErrors(t *testing.T) {
 	dir := shortDir(t)
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	deep := filepath.Join(dir, strings.Repeat("d", maxSocketPath-len(dir)-2))
+	deep := filepath.Join(dir, strings.Repeat("d", MaxSocketPath-len(dir)-2))
 	if err := os.Mkdir(deep, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -180,26 +180,26 @@ func TestCannotListen(t *testing.T) {
 		addr net.Addr
 		want string
 	}{
-		{unixAddr(filepath.Join(dir, "nowhere", "s")), "there is no folder " + filepath.Join(dir, "nowhere")},
-		{unixAddr(filepath.Join(file, "s")), "there is no folder " + file},
-		{unixAddr(file), "a file that is not a socket has this name, and is left alone"},
-		{unixAddr(dir), "a file that is not a socket has this name, and is left alone"},
-		{unixAddr(filepath.Join(deep, "s")), "the path is too long: a folder's name may have 98 bytes, a socket's 107 with its folder"},
-		{unixAddr(filepath.Join(dir, strings.Repeat("s", 107))), "the path is too long: a folder's name may have 98 bytes, a socket's 107 with its folder"},
-		{busy.Addr(), "another program listens there"},
+		{unixAddr(filepath.Join(dir, "nowhere", "s")), "missing folder " + filepath.Join(dir, "nowhere")},
+		{unixAddr(filepath.Join(file, "s")), "missing folder " + file},
+		{unixAddr(file), "the path is taken by a file that is not a socket"},
+		{unixAddr(dir), "the path is taken by a file that is not a socket"},
+		{unixAddr(filepath.Join(deep, "s")), "the path is invalid: must have at most 107 bytes, and its folder at most 98"},
+		{unixAddr(filepath.Join(dir, strings.Repeat("s", 107))), "the path is invalid: must have at most 107 bytes, and its folder at most 98"},
+		{busy.Addr(), "the address is in use by another program"},
 	} {
 		l, err := Listen(context.Background(), "listen.check", c.addr)
-		if want := "listen.check: cannot listen on " + c.addr.String() + ": " + c.want; err == nil || err.Error() != want {
-			t.Errorf("found %v and %v, want %s", l, err, want)
+		if want := "listen.check: listen on " + c.addr.String() + ": " + c.want; err == nil || err.Error() != want {
+			t.Errorf("got %v and %v, want %s", l, err, want)
 		}
 	}
 	if got := names(t, dir); got != filepath.Base(deep)+" file" {
-		t.Errorf("the folder holds %q", got)
+		t.Errorf("the folder has %q", got)
 	}
 }
 
-// Whoever holds the folder's lock is publishing: then a close removes nothing.
-func TestCloseBesidePublish(t *testing.T) {
+// TestCloseWhileLocked: Close keeps the path while another process holds the folder's lock.
+func TestCloseWhileLocked(t *testing.T) {
 	path := filepath.Join(shortDir(t), "s")
 	l := listenUnix(t, path)
 	publish(t, l)
@@ -212,12 +212,12 @@ func TestCloseBesidePublish(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); err != nil {
-		t.Error("the name was removed without the lock")
+		t.Error("removed the path without the lock")
 	}
 }
 
-// A lock that another program holds on the folder, for ever, is no obstacle.
-func TestPublishWithoutTheLock(t *testing.T) {
+// TestPublishWithoutLock: Publish succeeds while another program keeps the folder's lock.
+func TestPublishWithoutLock(t *testing.T) {
 	path := filepath.Join(shortDir(t), "s")
 	unlock, err := lockFolder(path, syscall.LOCK_EX)
 	if err != nil {
@@ -230,17 +230,17 @@ func TestPublishWithoutTheLock(t *testing.T) {
 	select {
 	case err = <-published:
 	case <-time.After(10 * time.Second):
-		t.Fatal("the start waits for a lock of another program")
+		t.Fatal("Publish waits for the lock of another program")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := whoAnswers(t, path, map[string]*Listener{"it": l}); got != "it" {
-		t.Errorf("%s answers", got)
+	if got := acceptedBy(t, path, map[string]*Listener{"published": l}); got != "published" {
+		t.Errorf("accepted by %s", got)
 	}
 }
 
-// loopbacks are this machine's loopback addresses: some have no IPv6.
+// loopbacks returns the loopback addresses of this machine, which may have no IPv6.
 func loopbacks(t *testing.T) []string {
 	t.Helper()
 	probe, err := new(net.ListenConfig).Listen(t.Context(), "tcp6", "[::1]:0")
@@ -251,7 +251,8 @@ func loopbacks(t *testing.T) []string {
 	return []string{"127.0.0.1", "::1"}
 }
 
-// The wildcard addresses of both families accept both, and a health check reaches them.
+// TestWildcardAcceptsBothFamilies: a listener on the wildcard address of either family accepts
+// connections of both.
 func TestWildcardAcceptsBothFamilies(t *testing.T) {
 	for _, host := range []string{"::", "0.0.0.0"} {
 		l, err := Listen(t.Context(), "listen.check", namedAddr(net.JoinHostPort(host, "0")))

@@ -20,11 +20,11 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// reader is the other end of a log: it takes what it is told to take.
+// reader is the reader of a log. Its field take decides how much of each line it accepts.
 type reader struct {
 	mu   sync.Mutex
 	got  bytes.Buffer
-	take func(line []byte) (int, error) // nil: all
+	take func(line []byte) (int, error) // nil: all of it
 }
 
 func (r *reader) Write(line []byte) (int, error) {
@@ -52,34 +52,34 @@ func (r *reader) text() string {
 
 func expectMetric(t *testing.T, rt *Runtime, want string) {
 	t.Helper()
-	if _, got := ask(rt.adminHandler(), http.MethodGet, "/metrics"); !strings.Contains(got, "\n"+want+"\n") {
-		t.Errorf("/metrics does not have %q", want)
+	if _, got := request(rt.adminHandler(), http.MethodGet, "/metrics"); !strings.Contains(got, "\n"+want+"\n") {
+		t.Errorf("no %q in /metrics", want)
 	}
 }
 
-// A reader that returns after it was gone gets a line that says how many were lost.
-func TestLostLinesAreReported(t *testing.T) {
+// TestDroppedLinesAreReported: after a reader was gone, a line reports how many were dropped.
+func TestDroppedLinesAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := new(reader)
 		rt := newRuntime("thing", "info", r)
 		r.set(func([]byte) (int, error) { return 0, syscall.EPIPE })
 		for range 3 {
-			rt.Log.Info("lost")
+			rt.Log.Info("dropped")
 			synctest.Wait()
 		}
 		r.set(nil)
 		rt.Log.Info("back")
 		synctest.Wait()
-		if got := r.text(); strings.Contains(got, `"lost"`) || !strings.Contains(got, `"msg":"back"`) ||
+		if got := r.text(); strings.Contains(got, `"msg":"dropped"`) || !strings.Contains(got, `"msg":"back"`) ||
 			strings.Count(got, `"dropped":3`) != 1 || strings.Count(got, "\n") != 2 {
-			t.Errorf("found %s", got)
+			t.Errorf("got %s", got)
 		}
 		expectMetric(t, rt, "thing_log_lines_dropped_total 3")
 	})
 }
 
-// An output that does not block and takes a part of a line gets the rest later.
-func TestOutputThatDoesNotBlock(t *testing.T) {
+// TestNonBlockingOutput: an output that accepts a part of a line gets the rest later.
+func TestNonBlockingOutput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := new(reader)
 		rt := newRuntime("thing", "info", r)
@@ -93,12 +93,12 @@ func TestOutputThatDoesNotBlock(t *testing.T) {
 		rt.Log.Info("whole")
 		<-time.After(time.Second)
 		if got := r.text(); !strings.HasPrefix(got, `{"level":"info","time":`) || strings.Count(got, `"msg":"whole"}`+"\n") != 1 {
-			t.Errorf("found %q", got)
+			t.Errorf("got %q", got)
 		}
 	})
 }
 
-// The exit waits for the reader, for a limited time.
+// TestFlushIsBounded: the exit waits for the reader, but not longer than the limit.
 func TestFlushIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := new(reader)
@@ -114,13 +114,14 @@ func TestFlushIsBounded(t *testing.T) {
 		close(resume)
 		rt.lines.flush(time.Second)
 		if took := time.Since(began); took != time.Second || !strings.Contains(r.text(), "one") {
-			t.Errorf("with a reader it took %v, %s", took, r.text())
+			t.Errorf("with a reader the flush took %v, %s", took, r.text())
 		}
 	})
 }
 
-// Each message has its own limit; the next line of it says how many are missing.
-func TestRepeatedLines(t *testing.T) {
+// TestRepeatedLinesAreOmitted: each message has its own limit, and its next line reports how many lines
+// were omitted.
+func TestRepeatedLinesAreOmitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := new(reader)
 		rt := newRuntime("thing", "debug", r)
@@ -138,7 +139,7 @@ func TestRepeatedLines(t *testing.T) {
 			`"error","time"`: repeatLimit, `handshake`: repeatLimit, `a detail`: 100, `"level":"warn","time":`: repeatLimit + 1, "left_out": 0,
 		} {
 			if found := strings.Count(got, part); found != want {
-				t.Errorf("%d lines with %s, want %d", found, part, want)
+				t.Errorf("got %d lines with %s, want %d", found, part, want)
 			}
 		}
 		<-time.After(repeatWindow)
@@ -146,24 +147,24 @@ func TestRepeatedLines(t *testing.T) {
 		failing.Error("the store failed")
 		rt.lines.flush(time.Minute)
 		if got := r.text(); strings.Count(got, `"left_out":90}`) != 1 {
-			t.Errorf("found %s", got[len(got)-500:])
+			t.Errorf("got %s", got[len(got)-500:])
 		}
 		expectMetric(t, rt, "thing_log_lines_repeated_total 180")
 	})
 }
 
-func TestMessagesAreBounded(t *testing.T) {
+func TestCountedMessagesAreBounded(t *testing.T) {
 	rt := newRuntime("thing", "info", io.Discard)
 	for i := range 3 * maxMessages {
 		rt.Log.Info(strings.Repeat("x", i))
 	}
 	if got := len(rt.Log.Core().(limited).repeats.messages); got > maxMessages {
-		t.Errorf("%d messages are kept", got)
+		t.Errorf("%d messages are counted", got)
 	}
 }
 
-// Clients that cannot shake hands write some lines, not one each.
-func TestBadHandshakesAreSampled(t *testing.T) {
+// TestFailedHandshakesAreLimited: failed TLS handshakes log some lines, not one each.
+func TestFailedHandshakesAreLimited(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := new(reader)
 	rt := newRuntime("thing", "info", r)
@@ -188,16 +189,16 @@ func TestBadHandshakesAreSampled(t *testing.T) {
 	}
 	rt.lines.flush(time.Minute)
 	if got := strings.Count(r.text(), "handshake error"); got == 0 || got > 5*repeatLimit {
-		t.Errorf("200 bad handshakes wrote %d lines:\n%.3000s", got, r.text())
+		t.Errorf("200 failed handshakes logged %d lines:\n%.3000s", got, r.text())
 	}
 }
 
-// A logger is never called under a lock of this package.
+// TestNoLogUnderLock: the logger is never called under a lock of this package.
 func TestNoLogUnderLock(t *testing.T) {
 	rt := newRuntime("thing", "info", io.Discard)
 	rt.Log = zap.New(zapcore.RegisterHooks(rt.Log.Core(), func(zapcore.Entry) error {
 		if !rt.mu.TryLock() {
-			t.Error("a line is logged under the lock")
+			t.Error("logged under the lock")
 			return nil
 		}
 		rt.mu.Unlock()

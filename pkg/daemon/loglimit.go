@@ -10,20 +10,19 @@ import (
 )
 
 const (
-	// repeatWindow and repeatLimit bound repeated lines: at most so many of one message in
-	// that time. A lower bound hides details of a fault, a higher one floods the log.
+	// At most repeatLimit lines of one message are written in repeatWindow. A smaller limit hides
+	// details of a fault; a larger one floods the log.
 	repeatWindow = 10 * time.Second
 	repeatLimit  = 10
-	// maxMessages bounds the messages that are counted. More than a program has; beyond it
-	// counting starts over.
+	// maxMessages is the number of messages that are counted; beyond it, counting starts over.
+	// Larger costs memory; smaller than the number of a program's messages weakens the limit.
 	maxMessages = 4096
 )
 
-// limited is a zapcore.Core that leaves out repeated lines. Lines are the same if they
-// have the same level and message; lines of a named logger (a library's) if they have
-// the same level and name, because such messages hold addresses and the like. Lines at
-// debug level are all written. The next line of the message says in "left_out" how
-// many lines are missing before it.
+// limited is a zapcore.Core that omits repeated lines. Lines are repeated if they have the same level
+// and message, or in a named logger, which a library uses, the same level and name, because messages
+// of libraries contain addresses. All lines at debug level are written. The field left_out of the
+// next line of a message is the number of omitted lines.
 type limited struct {
 	zapcore.Core
 	repeats *repeats
@@ -64,7 +63,7 @@ type repeats struct {
 	messages map[message]*window
 }
 
-// message is what makes lines the same.
+// message identifies repeated lines.
 type message struct {
 	level zapcore.Level
 	text  string
@@ -76,8 +75,8 @@ type window struct {
 	lines, missed int
 }
 
-// count counts a line. It reports whether to write it, and how many lines of its
-// message were left out since the last one that was written.
+// count counts a line. It reports whether to write it, and how many lines of its message were omitted
+// since the last one that was written.
 func (r *repeats) count(entry zapcore.Entry) (write bool, leftOut int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,7 +107,7 @@ func (r *repeats) count(entry zapcore.Entry) (write bool, leftOut int) {
 func newRepeats(name string, metrics prometheus.Registerer) *repeats {
 	r := &repeats{messages: map[message]*window{}, leftOut: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: name + "_log_lines_repeated_total",
-		Help: "Log lines left out because their message was repeated too often.",
+		Help: "Log lines omitted because their message was repeated too often.",
 	})}
 	metrics.MustRegister(r.leftOut)
 	return r

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// running is a thing that runs as a process of its own.
+// running is the test program, running as a process.
 type running struct {
 	t      *testing.T
 	dir    string
@@ -24,7 +24,7 @@ type running struct {
 	exited chan struct{}
 }
 
-// launch starts a thing that logs into a pipe, and waits until it is ready.
+// launch starts the test program, which logs into a pipe, and waits until it is ready.
 func launch(t *testing.T) *running {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "t")
@@ -57,19 +57,19 @@ func launch(t *testing.T) *running {
 	return p
 }
 
-func (p *running) ask(socket, path string) string {
+func (p *running) request(socket, path string) string {
 	return answer(filepath.Join(p.dir, socket), path, 5*time.Second)
 }
 
 func (p *running) await(socket, path, want string) {
 	p.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(10 * time.Millisecond) {
-		got := p.ask(socket, path)
+		got := p.request(socket, path)
 		if regexp.MustCompile("(?m)" + want).MatchString(got) {
 			return
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("%s: found %q, want %s", path, got, want)
+			p.t.Fatalf("%s: got %q, want %s", path, got, want)
 		}
 	}
 }
@@ -77,7 +77,7 @@ func (p *running) await(socket, path, want string) {
 // metric returns the value of a counter.
 func (p *running) metric(name string) int {
 	p.t.Helper()
-	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(p.ask("a.sock", "/metrics"))
+	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(p.request("a.sock", "/metrics"))
 	if m == nil {
 		p.t.Fatalf("no metric %s", name)
 	}
@@ -98,10 +98,10 @@ func (p *running) stops() {
 	select {
 	case <-p.exited:
 	case <-time.After(10 * time.Second):
-		p.t.Fatal("SIGTERM is not obeyed")
+		p.t.Fatal("SIGTERM did not stop the program")
 	}
 	if state := p.cmd.ProcessState; state.ExitCode() != 0 || time.Since(began) > 5*time.Second {
-		p.t.Errorf("%v after %v", state, time.Since(began))
+		p.t.Errorf("got %v after %v", state, time.Since(began))
 	}
 }
 
@@ -114,7 +114,7 @@ func TestLogReaderGoesAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{"/log", "/std", "/panic", "/"} {
-		if got := p.ask("s.sock", path); got != "200 hello" && path != "/panic" {
+		if got := p.request("s.sock", path); got != "200 hello" && path != "/panic" {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
@@ -126,21 +126,21 @@ func TestLogReaderStops(t *testing.T) {
 	t.Parallel()
 	p := launch(t)
 	for range 3 {
-		if got := p.ask("s.sock", "/log"); got != "200 hello" {
+		if got := p.request("s.sock", "/log"); got != "200 hello" {
 			t.Fatal(got)
 		}
 	}
 	if p.metric(dropped) == 0 {
-		t.Error("no line counts as dropped")
+		t.Error("no line is counted as dropped")
 	}
 	p.stops()
 }
 
-// A reader that comes back finds whole lines, and one that says how many are missing.
-func TestLogReaderComesBack(t *testing.T) {
+// TestLogReaderReturns: a reader that pauses gets whole lines, and one that reports how many were dropped.
+func TestLogReaderReturns(t *testing.T) {
 	t.Parallel()
 	p := launch(t)
-	p.ask("s.sock", "/log")
+	p.request("s.sock", "/log")
 	want := p.metric(dropped)
 	lines := bufio.NewScanner(p.stderr)
 	reported, written := 0, 0
@@ -164,12 +164,12 @@ func TestLogReaderComesBack(t *testing.T) {
 	p.stops()
 }
 
-// Many failures of one kind are some lines, and a count of the rest.
-func TestRepeatedLinesAreLeftOut(t *testing.T) {
+// TestRepeatedFailuresAreOmitted: repeated failures are logged as some lines and counted.
+func TestRepeatedFailuresAreOmitted(t *testing.T) {
 	t.Parallel()
 	p := launch(t)
 	for range 300 {
-		p.ask("s.sock", "/panic")
+		p.request("s.sock", "/panic")
 	}
 	left := p.metric("thing_log_lines_repeated_total")
 	if got := p.metric(`thing_panics_total\{server="words"\}`); got != 300 {
@@ -180,8 +180,8 @@ func TestRepeatedLinesAreLeftOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	written := strings.Count(string(raw), "has panicked")
+	written := strings.Count(string(raw), "handler panicked")
 	if written == 0 || written > 60 || written+left != 300 {
-		t.Errorf("%d lines are written, %d are counted as left out", written, left)
+		t.Errorf("%d lines are written, %d are counted as omitted", written, left)
 	}
 }

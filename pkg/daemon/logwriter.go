@@ -14,22 +14,21 @@ import (
 )
 
 const (
-	// maxPending bounds the log lines that wait for the reader, in bytes; as many again
-	// may be on their way to it. Larger costs memory while nobody reads, smaller loses
-	// lines when the reader pauses.
+	// maxPending is the size in bytes of the log lines that wait for the reader; as many again may
+	// be being written. Larger costs memory while the log is not read; smaller drops lines when the
+	// reader pauses.
 	maxPending = 1 << 20
-	// flushTimeout bounds the wait for the reader when the program exits. Larger delays
-	// the exit while nobody reads, smaller loses the last lines of a slow reader.
+	// flushTimeout is the longest wait for the reader when the program exits. Larger delays the exit
+	// while the log is not read; smaller drops the last lines of a slow reader.
 	flushTimeout = 250 * time.Millisecond
-	// busyWait is the time between two attempts to write to a reader that is not ready,
-	// where the output does not block. Larger delays lines, smaller costs processor time.
+	// busyWait is the time between two attempts to write to a non-blocking output that is not ready.
+	// Larger delays lines; smaller costs processor time.
 	busyWait = 10 * time.Millisecond
 )
 
-// logWriter writes log lines to an output that may block or fail: Write only appends
-// to a bounded buffer. Lines beyond the bound, and lines that the output refuses, are
-// dropped and counted, and a line of the log reports how many. Its goroutine lives
-// only as long as lines wait. It is safe for concurrent use.
+// logWriter writes log lines to an output that may block or fail. Write only appends to a bounded
+// buffer. Lines beyond the bound, and lines that fail to be written, are dropped and counted, and a
+// log line reports how many. Its goroutine runs only while lines wait. It is safe for concurrent use.
 type logWriter struct {
 	out     io.Writer
 	notice  func(lost int) []byte // the line that reports dropped lines
@@ -37,11 +36,11 @@ type logWriter struct {
 
 	mu      sync.Mutex // never held while writing
 	pending []byte     // lines that wait
-	lost    int        // dropped lines that no line has reported yet
+	lost    int        // dropped lines that are not reported yet
 	idle    chan struct{}
 }
 
-// Write takes one line, or several, and never blocks or fails.
+// Write appends lines. It never blocks or fails.
 func (w *logWriter) Write(lines []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -84,13 +83,13 @@ func (w *logWriter) drain(idle chan struct{}) {
 	}
 }
 
-// take returns the lines that wait, with the number of lines that were dropped after
-// them, and leaves an empty buffer. If none waits, the goroutine counts as ended.
+// take returns the lines that wait and the number of lines dropped after them, and leaves an empty
+// buffer. If no line waits, the goroutine counts as ended.
 func (w *logWriter) take(used []byte) (batch []byte, lost int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.pending) == 0 {
-		w.idle, w.pending = nil, nil // a burst's memory is not kept
+		w.idle, w.pending = nil, nil // releases the memory of a burst
 		return nil, 0
 	}
 	batch, lost = w.pending, w.lost
@@ -98,8 +97,8 @@ func (w *logWriter) take(used []byte) (batch []byte, lost int) {
 	return batch, lost
 }
 
-// put writes one line and reports whether the output took it whole. An output that
-// does not block may take a part of it.
+// put writes one line and reports whether all of it was written. A non-blocking output may accept a
+// part of a line at a time.
 func (w *logWriter) put(line []byte) bool {
 	for {
 		n, err := w.out.Write(line)
@@ -110,7 +109,7 @@ func (w *logWriter) put(line []byte) bool {
 	}
 }
 
-// flush waits until all lines are written, at most for limit.
+// flush waits until all lines are written, but not longer than limit.
 func (w *logWriter) flush(limit time.Duration) {
 	w.mu.Lock()
 	idle := w.idle
@@ -118,24 +117,22 @@ func (w *logWriter) flush(limit time.Duration) {
 	if idle == nil {
 		return
 	}
-	over := time.NewTimer(limit)
-	defer over.Stop()
 	select {
 	case <-idle:
-	case <-over.C:
+	case <-time.After(limit):
 	}
 }
 
-// newLogWriter makes the writer with its metric. Lines that report dropped lines have
-// the encoder's form.
+// newLogWriter makes a writer and registers its metric. The encoder formats the lines that report
+// dropped lines.
 func newLogWriter(out io.Writer, name string, lines zapcore.Encoder, metrics prometheus.Registerer) *logWriter {
 	w := &logWriter{out: out, dropped: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: name + "_log_lines_dropped_total",
-		Help: "Log lines dropped because the reader of the log was gone or did not keep up.",
+		Help: "Log lines dropped because the log was not read or not read fast enough.",
 	})}
 	metrics.MustRegister(w.dropped)
 	w.notice = func(lost int) []byte {
-		entry := zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), Message: "log lines dropped: the reader was gone or did not keep up"}
+		entry := zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), Message: "log lines dropped: the log was not read fast enough"}
 		line, err := lines.EncodeEntry(entry, []zapcore.Field{zap.Int("dropped", lost)})
 		if err != nil {
 			return nil

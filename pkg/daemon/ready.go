@@ -9,17 +9,17 @@ import (
 	"sync/atomic"
 )
 
-// readiness answers /readyz: 200 from the end of a good start to the signal to stop,
-// while all conditions hold.
+// readiness answers /readyz: 200 from the end of the start until the stop begins, while all checks
+// pass.
 type readiness struct {
-	mu         sync.Mutex
-	conditions []condition
+	mu     sync.Mutex
+	checks []readyCheck
 
-	started, stopping, draining chan struct{} // closed when it is so
+	started, stopping, draining chan struct{} // closed when the state is reached
 	reason                      atomic.Pointer[string]
 }
 
-type condition struct {
+type readyCheck struct {
 	name  string
 	check func() error
 }
@@ -31,10 +31,10 @@ func newReadiness() *readiness {
 func (r *readiness) add(name string, check func() error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.conditions = append(r.conditions, condition{name, check})
+	r.checks = append(r.checks, readyCheck{name, check})
 }
 
-// reasons returns why the program is not ready; none if it is.
+// reasons returns why the program is not ready, nil if it is ready.
 func (r *readiness) reasons() []string {
 	switch {
 	case isClosed(r.stopping):
@@ -48,7 +48,7 @@ func (r *readiness) reasons() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var all []string
-	for _, c := range r.conditions {
+	for _, c := range r.checks {
 		if err := c.check(); err != nil {
 			all = append(all, fmt.Sprintf("%s: %s", c.name, err))
 		}
@@ -59,20 +59,20 @@ func (r *readiness) reasons() []string {
 // ServeHTTP implements http.Handler.
 func (r *readiness) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	if reasons := r.reasons(); len(reasons) > 0 {
-		plain(w, http.StatusServiceUnavailable, strings.Join(reasons, "\n"))
+		writeText(w, http.StatusServiceUnavailable, strings.Join(reasons, "\n"))
 		return
 	}
-	plain(w, http.StatusOK, "ready")
+	writeText(w, http.StatusOK, "ready")
 }
 
-// alive answers /livez: whoever can answer is.
-func alive(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive") }
+// alive answers /livez with 200.
+func alive(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "alive") }
 
-func plain(w http.ResponseWriter, status int, text string) {
+func writeText(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text+"\n") // a prober that has gone needs no answer
+	_, _ = io.WriteString(w, text+"\n") // fails only for a client that is gone
 }
 
 func isClosed(c <-chan struct{}) bool {

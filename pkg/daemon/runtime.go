@@ -14,12 +14,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// Runtime is what the frame hands to a program.
+// Runtime provides the services of the frame to a program.
 type Runtime struct {
-	// Log writes JSON lines to stderr at the configured level. A call never blocks: lines
-	// that nobody reads are dropped. Of lines with the same message only some are written.
+	// Log writes JSON lines to stderr at the configured level. It never blocks: lines that are not
+	// read are dropped. Of repeated lines only some are written.
 	Log *zap.Logger
-	// Metrics is what /metrics shows.
+	// Metrics is served at /metrics.
 	Metrics *prometheus.Registry
 
 	name   string
@@ -51,7 +51,7 @@ func newRuntime(name, logLevel string, stderr io.Writer) *Runtime {
 	version, commit, goVersion := versionParts()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        name + "_build_info",
-		Help:        "The running build; always 1.",
+		Help:        "Version of the running build; always 1.",
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit, "go": goVersion},
 	})
 	build.Set(1)
@@ -60,47 +60,45 @@ func newRuntime(name, logLevel string, stderr io.Writer) *Runtime {
 	return rt
 }
 
-// Component is one named part of a running program. A part that only has to be
-// closed has no Run, one that ends with its context no Stop.
+// Component is a named part of a running program. Run is nil if the component only
+// needs to be closed, Stop is nil if it ends with its context.
 type Component struct {
-	// Name of the part in logs.
+	// Name in the log.
 	Name string
-	// Run works until Stop is called or its context is cancelled, which happens when
-	// Stop has returned. If it returns before that, the whole program stops with exit code
-	// 1; a panic counts as an error.
+	// Run works until Stop is called or its context is cancelled, which happens when Stop has
+	// returned. If it returns earlier, the program stops with exit code 1. A panic counts as an error.
 	Run func(ctx context.Context) error
-	// Stop ends the part. Its context ends before the drain time does: then it must
-	// let go of everything at once.
+	// Stop ends the component. Its context ends before the drain time: then it must cancel all work
+	// immediately.
 	Stop func(ctx context.Context) error
 }
 
-// Add puts the component on top of the stack and starts its Run. The stack is
-// stopped from the top.
+// Add puts the component on top of the stack and starts its Run. The stack is stopped from the top.
 func (rt *Runtime) Add(c Component) { rt.stack.add(c) }
 
-// ReadyWhen adds a condition of /readyz: nil when it holds, else the reason, which
-// everybody may read. It is called for each request.
+// ReadyWhen adds a check to /readyz. It is called for each request and returns nil or the reason why
+// the program is not ready, which is public.
 func (rt *Runtime) ReadyWhen(name string, check func() error) { rt.ready.add(name, check) }
 
-// Stopping returns a channel that is closed when the program receives a signal to stop:
-// from then on /readyz is 503, and health checks must say "not serving". Requests are
-// answered as before until Draining.
+// Stopping returns a channel that is closed when the program receives a signal to stop. From then on
+// /readyz is 503, and health checks must report "not serving". Requests are answered as before until
+// Draining.
 func (rt *Runtime) Stopping() <-chan struct{} { return rt.ready.stopping }
 
-// Draining returns a channel that is closed when the drain begins, Settings.DrainDelay
-// after Stopping: long polls end then.
+// Draining returns a channel that is closed when the drain begins, Settings.DrainDelay after Stopping.
+// Long polls end then.
 func (rt *Runtime) Draining() <-chan struct{} { return rt.ready.draining }
 
-// Starting sets what /readyz says until the start is over, which everybody may read.
+// Starting sets what /readyz answers until the start is over. It is public.
 func (rt *Runtime) Starting(reason string) { rt.ready.reason.Store(&reason) }
 
-// CountPanic returns the function that counts a panic of the server's request handlers
-// in NAME_panics_total. ServeHTTP's servers count their own.
+// CountPanic returns a function that counts a panic of the server's request handlers in
+// NAME_panics_total. Servers of ServeHTTP count their own.
 func (rt *Runtime) CountPanic(server string) func() { return rt.panics.WithLabelValues(server).Inc }
 
-// Listen binds an address of the configuration's field. Connections are taken from
-// now on, but a Unix socket gets its name only when Start has returned without an
-// error. The frame closes it if the start fails.
+// Listen binds an address of the configuration's field. Connections are queued from now on, but a
+// Unix socket gets its name only when Start has returned without an error. The frame closes the
+// listener if the start fails.
 func (rt *Runtime) Listen(field string, addr net.Addr) (*Listener, error) {
 	l, err := Listen(context.Background(), field, addr)
 	if err != nil {
@@ -125,8 +123,7 @@ func (rt *Runtime) publish() error {
 	return nil
 }
 
-// stop stops the stack within limit and closes the listeners that no component has
-// closed.
+// stop stops the stack within limit and closes the listeners that no component has closed.
 func (rt *Runtime) stop(limit time.Duration) error {
 	err := rt.stack.stop(limit)
 	rt.mu.Lock()
@@ -137,12 +134,11 @@ func (rt *Runtime) stop(limit time.Duration) error {
 	return err
 }
 
-// ServeHTTP adds a component that serves HTTP on the listener, with TLS if conf is
-// not nil and the listener is TCP, and with time limits that suit long polls. A
-// stop answers who has connected, and waits for requests under way.
+// ServeHTTP adds a component that serves HTTP on the listener, with TLS if conf is not nil and the
+// listener is TCP, and with time limits that permit long polls. Its stop answers the requests of
+// connections that clients have made, and waits for requests in flight.
 func (rt *Runtime) ServeHTTP(name string, ln *Listener, conf *tls.Config, h http.Handler) {
-	server := rt.newHTTPServer(name, h)
-	s := &service{server: server, ln: ln, arriving: arrivingOf(server, rt.Draining()), served: make(chan struct{})}
+	s := newDrainingServer(rt.newHTTPServer(name, h), ln, rt.Draining())
 	var accepting net.Listener = ln
 	if conf != nil && ln.Addr().Network() != "unix" {
 		accepting = tls.NewListener(ln, conf)

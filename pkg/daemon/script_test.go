@@ -28,21 +28,23 @@ func TestScripts(t *testing.T) {
 			"poll": poll, "polled": polled, "hammer": hammer, "hammered": hammered,
 		},
 		Setup: func(env *testscript.Env) error {
-			env.Values[underWayKey{}] = underWay{make(chan struct{}), make(chan string, 1)}
+			env.Values[backgroundKey{}] = background{make(chan struct{}), make(chan string, 1)}
 			return nil
 		},
 	})
 }
 
-// underWay is what poll or hammer has begun.
-type underWay struct {
+// background is the state of what poll or hammer has started.
+type background struct {
 	stop   chan struct{}
 	result chan string
 }
 
-type underWayKey struct{}
+type backgroundKey struct{}
 
-func work(ts *testscript.TestScript) underWay { return ts.Value(underWayKey{}).(underWay) }
+func backgroundOf(ts *testscript.TestScript) background {
+	return ts.Value(backgroundKey{}).(background)
+}
 
 // exits CODE PROGRAM ARGUMENTS… runs a program that must exit with the code.
 func exits(ts *testscript.TestScript, _ bool, args []string) {
@@ -73,11 +75,10 @@ func signal(ts *testscript.TestScript, _ bool, args []string) {
 			return
 		}
 	}
-	ts.Fatalf("no program runs with %s", args[1])
+	ts.Fatalf("no running program with %s", args[1])
 }
 
-// await SOCKET PATH REGEXP asks over the socket until the answer (status and body)
-// matches.
+// await SOCKET PATH REGEXP sends requests over the socket until the answer (status and body) matches.
 func await(ts *testscript.TestScript, _ bool, args []string) {
 	want, got := regexp.MustCompile("(?m)"+args[2]), ""
 	until(ts, args[1], func() (string, bool) {
@@ -94,42 +95,41 @@ func appears(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// looks lets the program look at its configuration file some times.
+// looks waits until the program has looked at its configuration file twice.
 func looks(*testscript.TestScript, bool, []string) { <-time.After(1200 * time.Millisecond) }
 
-// until looks again and again, for at most 20 seconds.
+// until calls look until it reports ok, for at most 20 seconds.
 func until(ts *testscript.TestScript, what string, look func() (found string, ok bool)) {
-	patience := time.After(20 * time.Second)
+	timeout := time.After(20 * time.Second)
 	for {
 		found, ok := look()
 		if ok {
 			return
 		}
 		select {
-		case <-patience:
-			ts.Fatalf("%s: the last that was found is %q", what, found)
+		case <-timeout:
+			ts.Fatalf("timed out waiting for %s: got %q", what, found)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
 
-// poll SOCKET begins a long poll, which polled REGEXP waits for.
+// poll SOCKET starts a long poll. polled REGEXP waits for its answer.
 func poll(ts *testscript.TestScript, _ bool, args []string) {
-	socket, run := ts.MkAbs(args[0]), work(ts)
+	socket, run := ts.MkAbs(args[0]), backgroundOf(ts)
 	go func() { run.result <- answer(socket, "/poll", 20*time.Second) }()
 	await(ts, false, []string{args[0], "/polls", "^200 1$"})
 }
 
 func polled(ts *testscript.TestScript, _ bool, args []string) {
-	if got := <-work(ts).result; !regexp.MustCompile(args[0]).MatchString(got) {
-		ts.Fatalf("the long poll was answered with %q", got)
+	if got := <-backgroundOf(ts).result; !regexp.MustCompile(args[0]).MatchString(got) {
+		ts.Fatalf("the answer to the long poll is %q", got)
 	}
 }
 
-// hammer SOCKET sends one request after the other until hammered, where none of them may
-// have failed.
+// hammer SOCKET sends requests, one after the other, until hammered, which fails if one has failed.
 func hammer(ts *testscript.TestScript, _ bool, args []string) {
-	socket, run := ts.MkAbs(args[0]), work(ts)
+	socket, run := ts.MkAbs(args[0]), backgroundOf(ts)
 	go func() {
 		count := 0
 		for ; !isStopped(run.stop); count++ {
@@ -143,12 +143,12 @@ func hammer(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func hammered(ts *testscript.TestScript, _ bool, _ []string) {
-	run := work(ts)
+	run := backgroundOf(ts)
 	close(run.stop)
 	got := <-run.result
 	ts.Logf("hammered: %s", got)
 	if !regexp.MustCompile(`^ok after \d\d+$`).MatchString(got) {
-		ts.Fatalf("a request has failed")
+		ts.Fatalf("a request failed")
 	}
 }
 
@@ -161,8 +161,7 @@ func isStopped(stop <-chan struct{}) bool {
 	}
 }
 
-// answer returns status and body of one request on a connection of its own, or the
-// error.
+// answer returns status and body of a request on a new connection, or the error.
 func answer(socket, path string, limit time.Duration) string {
 	transport := &http.Transport{
 		DisableKeepAlives: true,

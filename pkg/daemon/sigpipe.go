@@ -6,12 +6,11 @@ import (
 	"syscall"
 )
 
-// surviveSIGPIPE keeps a write to a pipe whose reader has gone from ending the process,
-// until the returned function is called. Package os/signal: without a Notify for
-// SIGPIPE, such a write to stdout or stderr kills the program; with one, it returns
-// EPIPE. (Ignore would do too, but programs that are started would inherit it.)
+// surviveSIGPIPE makes writes to a pipe without a reader return EPIPE, until the returned function is
+// called. Without a signal.Notify for SIGPIPE, that write to stdout or stderr ends the process.
+// signal.Ignore is not used because child processes would inherit it.
 func surviveSIGPIPE() (restore func()) {
-	received := make(chan os.Signal, 1) // nobody reads it: package signal drops what does not fit
+	received := make(chan os.Signal, 1) // never read: package signal drops what does not fit
 	signal.Notify(received, syscall.SIGPIPE)
 	return func() { signal.Stop(received) }
 }

@@ -10,73 +10,72 @@ import (
 	"go.uber.org/zap"
 )
 
-// stack is what runs, lowest first.
+// stack holds the running components, lowest first.
 type stack struct {
 	log *zap.Logger
-	// died has the first part whose Run has returned without being told to.
-	died chan *part
+	// exited receives the first component whose Run has returned before its stop.
+	exited chan *component
 
-	mu    sync.Mutex
-	parts []*part
+	mu         sync.Mutex
+	components []*component
 }
 
-// part is a component that was started.
-type part struct {
+// component is a started Component.
+type component struct {
 	Component
-	cancel context.CancelFunc
-	done   chan struct{} // closed when Run has returned
-	err    error         // of Run, once done
-	told   chan struct{} // closed when it is told to stop
+	cancel   context.CancelFunc
+	done     chan struct{} // closed when Run has returned
+	err      error         // of Run, once done
+	stopping chan struct{} // closed when its stop begins
 }
 
 func newStack(log *zap.Logger) *stack {
-	return &stack{log: log, died: make(chan *part, 1)}
+	return &stack{log: log, exited: make(chan *component, 1)}
 }
 
-func (s *stack) add(c Component) {
+func (s *stack) add(spec Component) {
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &part{Component: c, cancel: cancel, done: make(chan struct{}), told: make(chan struct{})}
+	c := &component{Component: spec, cancel: cancel, done: make(chan struct{}), stopping: make(chan struct{})}
 	s.mu.Lock()
-	s.parts = append(s.parts, p)
+	s.components = append(s.components, c)
 	s.mu.Unlock()
 	if c.Run == nil {
-		close(p.done)
+		close(c.done)
 		return
 	}
 	go func() {
-		p.err = guard(func() error { return c.Run(ctx) })
-		close(p.done)
-		if isClosed(p.told) {
+		c.err = guard(func() error { return c.Run(ctx) })
+		close(c.done)
+		if isClosed(c.stopping) {
 			return
 		}
 		select {
-		case s.died <- p:
-		default: // the program stops already for another one's sake
+		case s.exited <- c:
+		default: // the program stops already because of another component
 		}
 	}()
 }
 
-// stop stops all parts from the top, within limit. Each may take seven tenths of
-// what is left to let its work end and another tenth to break it off, so that one
-// that hangs leaves time for those below. The error joins what went wrong; work that
-// was broken off is logged, but no error.
+// stop stops all components from the top, within limit. Each gets seven tenths of the remaining
+// time to end its work and another tenth to cancel it, so that one that hangs leaves time for those
+// below. Cancelled work is logged and is not an error.
 func (s *stack) stop(limit time.Duration) error {
 	end := time.Now().Add(limit)
 	s.mu.Lock()
-	parts := slices.Clone(s.parts)
-	s.parts = nil
+	components := slices.Clone(s.components)
+	s.components = nil
 	s.mu.Unlock()
 	var all []error
-	for _, p := range slices.Backward(parts) {
+	for _, c := range slices.Backward(components) {
 		left := time.Until(end)
-		err := p.stop(left*7/10, left*8/10)
-		log := s.log.With(zap.String("component", p.Name))
+		err := c.stop(left*7/10, left*8/10)
+		log := s.log.With(zap.String("component", c.Name))
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
-			log.Warn("the drain time is over, what was under way has been cut off")
+			log.Warn("drain timeout: in-flight requests cancelled")
 		case err != nil:
-			log.Error("a component has failed to stop", failure(err)...)
-			all = append(all, errors.New(p.Name+": "+err.Error()))
+			log.Error("component failed to stop", failure(err)...)
+			all = append(all, errors.New(c.Name+": "+err.Error()))
 		default:
 			log.Debug("stopped")
 		}
@@ -84,46 +83,44 @@ func (s *stack) stop(limit time.Duration) error {
 	return errors.Join(all...)
 }
 
-// stop stops one part: gently until soft is over, and it is left behind after hard.
-func (p *part) stop(soft, hard time.Duration) error {
-	ended := isClosed(p.done) // by itself, which has been told before
-	close(p.told)
-	defer p.cancel()
+// stop stops the component. The context of Stop ends after soft; after hard it waits no longer.
+func (c *component) stop(soft, hard time.Duration) error {
+	exited := isClosed(c.done) // its error has been reported
+	close(c.stopping)
+	defer c.cancel()
 	ctx, cancel := context.WithTimeout(context.Background(), soft)
 	defer cancel()
-	left := time.NewTimer(hard)
-	defer left.Stop()
+	timeout := time.After(hard)
 	stopped := make(chan error, 1)
 	go func() {
-		if p.Stop == nil {
+		if c.Stop == nil {
 			stopped <- nil
 			return
 		}
-		stopped <- guard(func() error { return p.Stop(ctx) })
+		stopped <- guard(func() error { return c.Stop(ctx) })
 	}()
 	var err error
 	select {
 	case err = <-stopped:
-	case <-left.C:
+	case <-timeout:
 		return context.DeadlineExceeded
 	}
-	p.cancel()
+	c.cancel()
 	select {
-	case <-p.done:
-	case <-left.C:
+	case <-c.done:
+	case <-timeout:
 		return errors.Join(err, context.DeadlineExceeded)
 	}
-	if err == nil && !ended && !errors.Is(p.err, context.Canceled) {
-		err = p.err
+	if err == nil && !exited && !errors.Is(c.err, context.Canceled) {
+		err = c.err
 	}
 	return err
 }
 
-// failure is the log fields of an error.
+// failure returns the log fields of an error.
 func failure(err error) []zap.Field {
 	fields := []zap.Field{zap.Error(err)}
-	var p *panicked
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*panicked](err); ok {
 		fields = append(fields, zap.String("at", p.stack))
 	}
 	return fields

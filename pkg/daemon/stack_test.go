@@ -13,16 +13,16 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// note is a component that writes its name down when it is stopped.
-func note(name string, into *[]string) Component {
+// recordStop returns a component that appends its name when it is stopped.
+func recordStop(name string, into *[]string) Component {
 	return Component{Name: name, Stop: func(context.Context) error { *into = append(*into, name); return nil }}
 }
 
-func TestStopsFromTheTop(t *testing.T) {
+func TestStackStopsFromTop(t *testing.T) {
 	var order []string
 	s := newStack(zap.NewNop())
 	for _, name := range []string{"store", "cache", "server"} {
-		s.add(note(name, &order))
+		s.add(recordStop(name, &order))
 	}
 	if err := s.stop(time.Second); err != nil {
 		t.Error(err)
@@ -32,8 +32,8 @@ func TestStopsFromTheTop(t *testing.T) {
 	}
 }
 
-// A component without Stop ends with its context, which ends when it is its turn.
-func TestRunEndsWithItsContext(t *testing.T) {
+// TestComponentWithoutStop: it ends with its context, which ends when it is its turn.
+func TestComponentWithoutStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStack(zap.NewNop())
 		var order []string
@@ -42,7 +42,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 			order = append(order, "below")
 			return ctx.Err()
 		}})
-		s.add(note("above", &order))
+		s.add(recordStop("above", &order))
 		if err := s.stop(time.Second); err != nil {
 			t.Error(err)
 		}
@@ -52,13 +52,13 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// One that hangs, in any of the ways to hang, is left behind within the limit and
-// leaves time for those below.
+// TestHangingComponent: a component that hangs is abandoned within the limit and leaves time for those
+// below.
 func TestHangingComponent(t *testing.T) {
 	for name, hang := range map[string]Component{
-		"keeps to its context": {Stop: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
-		"ignores its context":  {Stop: func(context.Context) error { <-time.After(time.Hour); return nil }},
-		"run ignores it":       {Run: func(context.Context) error { <-time.After(time.Hour); return nil }},
+		"obeys its context":   {Stop: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+		"ignores its context": {Stop: func(context.Context) error { <-time.After(time.Hour); return nil }},
+		"run ignores it":      {Run: func(context.Context) error { <-time.After(time.Hour); return nil }},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
@@ -76,17 +76,17 @@ func TestHangingComponent(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 			if took := time.Since(began); took > 8*time.Second || left < 1400*time.Millisecond {
-				t.Errorf("%s: took %v of 10s and left %v for the one below", name, took, left)
+				t.Errorf("%s: took %v of 10s and left %v for the component below", name, took, left)
 			}
 			if all := logs.All(); len(all) != 1 || all[0].ContextMap()["component"] != "hangs" {
 				t.Errorf("%s: logged %v", name, all)
 			}
-			<-time.After(2 * time.Hour) // what hangs must end within the bubble
+			<-time.After(2 * time.Hour) // the component must end within the bubble
 		})
 	}
 }
 
-func TestFailedStops(t *testing.T) {
+func TestFailedStop(t *testing.T) {
 	core, logs := observer.New(zap.ErrorLevel)
 	s := newStack(zap.New(core))
 	stopped := false
@@ -95,29 +95,29 @@ func TestFailedStops(t *testing.T) {
 	s.add(Component{Name: "panics", Stop: func(context.Context) error { panic("hunter2") }})
 	err := s.stop(time.Second)
 	if err == nil || !strings.Contains(err.Error(), "fails: disk full") || !strings.Contains(err.Error(), "panics: panic: string") {
-		t.Errorf("found %v", err)
+		t.Errorf("got %v", err)
 	}
 	if !stopped {
-		t.Error("the lowest was not stopped")
+		t.Error("the lowest component was not stopped")
 	}
 	if logs.Len() != 2 || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("logged %v", logs.All())
 	}
 }
 
-func TestDeathIsToldOnce(t *testing.T) {
+func TestExitIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.ErrorLevel)
 		s := newStack(zap.New(core))
 		for range 3 {
-			s.add(Component{Name: "dies", Run: func(context.Context) error { return errors.New("gone") }})
+			s.add(Component{Name: "exits", Run: func(context.Context) error { return errors.New("gone") }})
 		}
 		synctest.Wait()
-		if p := <-s.died; p.Name != "dies" || p.err == nil {
-			t.Errorf("found %v", p)
+		if c := <-s.exited; c.Name != "exits" || c.err == nil {
+			t.Errorf("got %v", c)
 		}
 		if err := s.stop(time.Second); err != nil || logs.Len() != 0 {
-			t.Errorf("a death was told again at the stop: %v, %v", err, logs.All())
+			t.Errorf("the stop reported the exit again: %v, %v", err, logs.All())
 		}
 	})
 }

@@ -8,8 +8,8 @@ import (
 // version is set by the linker: -X github.com/phantomrouter/phantom-authz/pkg/daemon.version=v1.2.3
 var version string
 
-// Version returns the version that was set by the linker, else the module's own, with the commit
-// if the build knows it, and Go's.
+// Version returns the version that the linker has set or that of the module, with the commit, if
+// known, and the version of Go.
 func Version() string {
 	v, commit, goVersion := versionParts()
 	if commit != "" {

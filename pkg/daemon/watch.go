@@ -9,16 +9,16 @@ import (
 )
 
 const (
-	// watchInterval is the time between two looks at the configuration file. Larger
-	// delays a reload, smaller costs file system calls.
+	// watchInterval is the time between two looks at the configuration file. Larger delays a
+	// reload; smaller costs file system calls.
 	watchInterval = 500 * time.Millisecond
-	// maxWatched bounds what is read of the configuration file, in bytes. It is larger than
-	// any file that a Load accepts.
+	// maxWatched is how much of the configuration file is read, in bytes. Smaller than the largest
+	// file that a Load accepts misses changes; larger costs time if a wrong file is given.
 	maxWatched = 2 << 20
 )
 
-// content is the SHA-256 of a configuration file, the zero content of a file that
-// cannot be read or is not a regular file.
+// content is the SHA-256 of a configuration file, zero for a file that cannot be read or is not a
+// regular file.
 type content [sha256.Size]byte
 
 // contentOf reads the file. A pipe is not read: it could not be read again by Load.
@@ -39,15 +39,14 @@ func contentOf(path string) content {
 	return content(sum.Sum(nil))
 }
 
-// watchFile sends the content of the file every watchInterval, until ctx ends. It skips
-// a file that has changed since the look before, because it may be half-written, and
-// one that cannot be read, because it may just be replaced.
+// watchFile calls report with the content of the file every watchInterval, until ctx ends. It skips
+// a file that has changed since the last look, because it may be half-written, and one that cannot
+// be read, because it may be about to be replaced.
 //
-// It reads the file by its name: so it sees a write in place, a rename over the file and
-// the swap of the folder behind a ConfigMap's symbolic link, on network file systems
-// too, where inotify (fsnotify) reports nothing. A few kilobytes twice a second cost less
-// than the cases that a cheaper look would miss.
-func watchFile(ctx context.Context, path string, found chan<- content) {
+// It reads the file by name, which detects a write in place, a rename over the file and the swap of
+// the folder behind a ConfigMap's symbolic link, also on network file systems, where inotify reports
+// nothing.
+func watchFile(ctx context.Context, path string, report func(content)) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for before := (content{}); ; {
@@ -58,11 +57,7 @@ func watchFile(ctx context.Context, path string, found chan<- content) {
 		}
 		now := contentOf(path)
 		if now == before && now != (content{}) {
-			select {
-			case found <- now:
-			case <-ctx.Done():
-				return
-			}
+			report(now)
 		}
 		before = now
 	}

@@ -28,10 +28,9 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// thing is the smallest program that does all that a program can do. Its
-// configuration has lines NAME=VALUE: admin and serve (names of sockets), drain, level,
-// word (what it serves), drain_delay, needs (a file that must exist),
-// and fault (what goes wrong).
+// thing is a small program that uses all features of the frame. Its configuration has lines
+// NAME=VALUE: admin and serve (names of sockets), drain, drain_delay, level, word (which it serves),
+// needs (a file that must exist), and fault (which failure it simulates).
 var thing = daemon.Program[settings]{
 	Name:    "thing",
 	Summary: "serves one word.",
@@ -47,6 +46,7 @@ var thing = daemon.Program[settings]{
 	Print: func(cfg settings) ([]byte, error) {
 		return []byte("word=" + cfg.values["word"] + "\n"), nil
 	},
+	Schema: func() ([]byte, error) { return []byte(`{"type":"object"}` + "\n"), nil },
 	Settings: func(cfg settings) daemon.Settings {
 		drain, err := time.ParseDuration(cfg.values["drain"])
 		if err != nil {
@@ -65,9 +65,9 @@ var thing = daemon.Program[settings]{
 	Actions: []daemon.Action[settings]{{
 		Flag: "shout", Help: "print the word in capitals and exit",
 		Run: func(_ context.Context, rt *daemon.Runtime, cfg settings) error {
-			rt.Add(daemon.Component{Name: "voice", Stop: func(context.Context) error { fmt.Println("hoarse"); return nil }})
-			if cfg.values["fault"] == "mute" {
-				return errors.New("no voice")
+			rt.Add(daemon.Component{Name: "printer", Stop: func(context.Context) error { fmt.Println("printer stopped"); return nil }})
+			if cfg.values["fault"] == "no printer" {
+				return errors.New("missing printer")
 			}
 			fmt.Println(strings.ToUpper(cfg.values["word"]))
 			return nil
@@ -114,15 +114,15 @@ func load(path string) (settings, error) {
 
 func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings) error, error) {
 	fault := cfg.values["fault"]
-	rt.Add(daemon.Component{Name: "bottom", Stop: func(context.Context) error {
-		rt.Log.Info("bottom stops")
+	rt.Add(daemon.Component{Name: "lowest", Stop: func(context.Context) error {
+		rt.Log.Info("lowest stopped")
 		return nil
 	}})
 	word := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "thing_word"}, []string{"word"})
 	rt.Metrics.MustRegister(word)
-	say := func(cfg settings) error {
+	apply := func(cfg settings) error {
 		if cfg.values["fault"] == "refuse" {
-			return errors.New("refused to say it")
+			return errors.New("word refused")
 		}
 		word.Reset()
 		word.WithLabelValues(cfg.values["word"]).Set(1)
@@ -143,7 +143,7 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 	}
 	var polls atomic.Int32
 	end := make(chan error)
-	rt.Add(daemon.Component{Name: "mayfly", Run: func(ctx context.Context) error {
+	rt.Add(daemon.Component{Name: "worker", Run: func(ctx context.Context) error {
 		select {
 		case err := <-end:
 			return err
@@ -159,12 +159,12 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 		case "/poll":
 			polls.Add(1)
 			<-rt.Draining()
-		case "/log": // 4 MiB in lines that are all different
+		case "/log": // 4 MiB in lines with different messages
 			for i := range 4096 {
 				rt.Log.Info(fmt.Sprint("line ", i), zap.String("text", strings.Repeat("x", 1<<10)))
 			}
-		case "/die":
-			end <- errors.New("its day is over")
+		case "/exit":
+			end <- errors.New("disk full")
 		case "/std":
 			log.Print("line of a library")
 		case "/panic":
@@ -174,7 +174,7 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 	}))
 	switch fault {
 	case "start":
-		return nil, errors.New("no luck")
+		return nil, errors.New("no memory")
 	case "panic":
 		panic("the key is hunter2")
 	case "slow start":
@@ -183,13 +183,13 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg settings) (func(settings
 		}
 		<-ctx.Done()
 		return nil, ctx.Err()
-	case "die":
-		go func() { end <- errors.New("its day is over") }()
+	case "exit":
+		go func() { end <- errors.New("disk full") }()
 	case "hang":
-		rt.Add(daemon.Component{Name: "sloth", Stop: func(context.Context) error { select {} }})
+		rt.Add(daemon.Component{Name: "hanging", Stop: func(context.Context) error { select {} }})
 	case "never ready":
-		rt.ReadyWhen("mood", func() error { return errors.New("not today") })
+		rt.ReadyWhen("store", func() error { return errors.New("locked") })
 	}
-	rt.Log.Info("says", zap.String("word", cfg.values["word"]))
-	return say, say(cfg)
+	rt.Log.Info("serving", zap.String("word", cfg.values["word"]))
+	return apply, apply(cfg)
 }

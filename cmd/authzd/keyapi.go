@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/phantomrouter/phantom-authz/pkg/config"
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/daemon"
+	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
+	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
+)
+
+// keyAPI is the client of the key API. A reload replaces the client inside.
+type keyAPI struct {
+	rt     *daemon.Runtime
+	client atomic.Pointer[sidecarapi.Client]
+}
+
+func newKeyAPI(rt *daemon.Runtime, cfg config.KeyAPI) (*keyAPI, error) {
+	k := &keyAPI{rt: rt}
+	return k, k.reload(cfg)
+}
+
+// reload makes a client of the configuration. Requests in flight end with the old one.
+func (k *keyAPI) reload(cfg config.KeyAPI) error {
+	options := sidecarapi.Options{URL: cfg.Base(), Timeout: cfg.Timeout.Duration}
+	if cfg.TokenFile != "" {
+		token, err := secretfile.Open(string(cfg.TokenFile), k.rt.Log)
+		if err != nil {
+			return fmt.Errorf("key_api.token_file: %w", err)
+		}
+		options.Token = token.Get
+	}
+	if t := cfg.TLS; t != nil {
+		dialer, err := secretfile.NewClient(string(t.CAFile), string(t.CertFile), string(t.KeyFile), k.rt.Log)
+		if err != nil {
+			return fmt.Errorf("key_api.tls: %w", err)
+		}
+		options.DialTLS = dialer.DialTLS
+	}
+	if old := k.client.Swap(sidecarapi.New(options)); old != nil {
+		old.Close()
+	}
+	return nil
+}
+
+// Resolve implements keycache.KeyAPI.
+func (k *keyAPI) Resolve(ctx context.Context, digests []credential.Digest) (sidecarapi.Resolved, error) {
+	return k.client.Load().Resolve(ctx, digests)
+}
+
+// Changes implements keycache.KeyAPI.
+func (k *keyAPI) Changes(ctx context.Context, poll sidecarapi.ChangesRequest) (sidecarapi.Changes, error) {
+	return k.client.Load().Changes(ctx, poll)
+}
+
+// Usage implements usage.KeyAPI.
+func (k *keyAPI) Usage(ctx context.Context, report sidecarapi.UsageRequest) error {
+	return k.client.Load().Usage(ctx, report)
+}
+
+func (k *keyAPI) close() { k.client.Load().Close() }
