@@ -8,7 +8,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// command is one row of the table: a group of commands if neither requests nor list is set.
+// command is one row of the table: a group of commands if requests and list are nil.
 type command struct {
 	name        string // one or two words
 	group       string // of the help; for one word only
@@ -24,9 +24,9 @@ type command struct {
 }
 
 const (
-	lostKey       = "if it was made, nobody has the plaintext of the new key: find the key with `keyctl key list` and revoke it"
-	lostSession   = "if it was made, nobody has the token of the new session: find the session with `keyctl audit` and end it"
-	lostSuccessor = "if it was made, the old key is revoked or expires after the grace, and nobody has the plaintext of its successor:\n" +
+	lostKey       = "if it was made, the plaintext of the new key is lost: find the key with `keyctl key list` and revoke it"
+	lostSession   = "if it was made, the token of the new session is lost: find the session with `keyctl audit` and end it"
+	lostSuccessor = "if it was made, the old key is revoked or expires after the grace, and the plaintext of its successor is lost:\n" +
 		"  find the successor with `keyctl audit -key` and the old ID, and revoke or roll it"
 )
 

@@ -34,23 +34,23 @@ func (s *session) importFile(ctx context.Context) int {
 		name = s.opts.file
 	}
 	began := time.Now()
-	news := importProgress{progress: progress{con: s.con}, began: began, last: began}
+	shown := importProgress{progress: progress{con: s.con}, began: began, last: began}
 	var wait time.Duration
 	if s.opts.wait {
 		wait = min(s.opts.waits, firstWait)
 	}
-	answer, sum, err := s.client.ImportKeys(ctx, newKeyLines(file, name), wait, news.update)
+	answer, sum, err := s.client.ImportKeys(ctx, newKeyLines(file, name), wait, shown.update)
 	if err != nil {
-		news.end(s.reason(err))
+		shown.end(s.reason(err))
 		s.unfinished(err, sum)
 		return exitFailed
 	}
 	done := fmt.Sprintf("imported %d, %d already there", sum.Imported, sum.Existing)
 	if s.opts.output == "json" {
-		news.end(done)
+		shown.end(done)
 		return s.finishJSON(ctx, answer, began)
 	}
-	news.clear()
+	shown.clear()
 	if s.print(done+"\n") != exitDone {
 		return exitFailed
 	}

@@ -81,13 +81,13 @@ func TestImportProgress(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var out bytes.Buffer
 			began := time.Now()
-			news := importProgress{progress: progress{con: console{err: &out, terminal: terminal}}, began: began, last: began}
+			shown := importProgress{progress: progress{con: console{err: &out, terminal: terminal}}, began: began, last: began}
 			for lines := range 5 {
-				news.update(operatorapi.ImportProgress{Lines: lines * 4000})
-				news.update(operatorapi.ImportProgress{Lines: lines*4000 + 1})
+				shown.update(operatorapi.ImportProgress{Lines: lines * 4000})
+				shown.update(operatorapi.ImportProgress{Lines: lines*4000 + 1})
 				<-time.After(2 * time.Second)
 			}
-			news.clear()
+			shown.clear()
 			if out.String() != want {
 				t.Errorf("terminal %v: got %q\nwant %q", terminal, out.String(), want)
 			}

@@ -56,7 +56,7 @@ func tokenOf(path string, con console) (func() credential.Secret, error) {
 	return file.Get, nil
 }
 
-// certificates returns the TLS configuration, or nil if no flag asks for one.
+// certificates returns the TLS configuration, or nil without such flags.
 func certificates(opts options, con console) (*tls.Config, error) {
 	switch {
 	case (opts.certFile == "") != (opts.keyFile == ""):

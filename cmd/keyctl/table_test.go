@@ -10,13 +10,14 @@ import (
 func TestVisible(t *testing.T) {
 	for given, want := range map[string]string{
 		"plain text, Ünïcödé 日本語 🙂":   "plain text, Ünïcödé 日本語 🙂",
-		"a\x1b[2Jb\r\n\tc":            `a\u{1b}[2Jb\u{d}\n\tc`,
-		"\u202e\u2066\u200f\u061c":    `\u{202e}\u{2066}\u{200f}\u{61c}`,
-		"\u0085\u2028\u2029":          `\u{85}\u{2028}\u{2029}`,
-		"zero\u200bwidth\ufeff\u00a0": `zero\u{200b}width\u{feff}\u{a0}`,
+		"a\x1b[2Jb\r\n\tc":            `a\x1b[2Jb\r\n\tc`,
+		"\u202e\u2066\u200f\u061c":    `\u202e\u2066\u200f\u061c`,
+		"\u0085\u2028\u2029":          `\u0085\u2028\u2029`,
+		"zero\u200bwidth\ufeff\u00a0": `zero\u200bwidth\ufeff\u00a0`,
 		`back\slash`:                  `back\\slash`,
 		"\xff\xc0bad":                 `\xff\xc0bad`,
 		"\ufffd":                      "\ufffd",
+		`say "hi" \"`:                 `say "hi" \\"`,
 	} {
 		if got := visible(given); got != want {
 			t.Errorf("visible(%q) = %s, want %s", given, got, want)
@@ -25,7 +26,7 @@ func TestVisible(t *testing.T) {
 }
 
 func FuzzVisible(f *testing.F) {
-	for _, seed := range []string{"a", "\x1b[31m", "\u202e", "\xff", `\n`, "\n", `\u{1b}`, "日本語", "é", "\u200d"} {
+	for _, seed := range []string{"a", "\x1b[31m", "\u202e", "\xff", `\n`, "\n", `\x1b`, "日本語", "é", "\u200d"} {
 		f.Add(seed, "b")
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {

@@ -154,7 +154,7 @@ func detail(fields map[string]string) string {
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		value := visible(fields[name])
 		if value == "" || strings.ContainsAny(value, ` "=`) {
-			value = `"` + strings.ReplaceAll(value, `"`, `\"`) + `"`
+			value = strconv.Quote(fields[name])
 		}
 		parts = append(parts, visible(name)+"="+value)
 	}

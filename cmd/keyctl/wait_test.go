@@ -113,7 +113,7 @@ func TestProgressOverwritesLineOnTerminal(t *testing.T) {
 		p.end(outcome(*effective.Change))
 		const clear = "\r\x1b[K"
 		want := clear + "keyctl: revision 7 waits for " + strings.Repeat("x", 48) + "…" +
-			clear + `keyctl: revision 7 waits for b\u{1b}; effective in 1m29s at the latest` +
+			clear + `keyctl: revision 7 waits for b\x1b; effective in 1m29s at the latest` +
 			clear + "keyctl: effective: no sidecar can act on the old fact any more (revision 7)\n"
 		if got := screen.String(); got != want {
 			t.Errorf("got  %q\nwant %q", got, want)

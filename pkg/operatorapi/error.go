@@ -14,7 +14,7 @@ type Error struct {
 	// Code and Message are error and message of the response's error envelope. Code is "" if
 	// there was none; Message then says what happened.
 	Code, Message string
-	// OutcomeUnknown reports that the request asked for a change, which may have been made.
+	// OutcomeUnknown reports that the change that was requested may have been made.
 	OutcomeUnknown bool
 	// Cause is the underlying error, or nil.
 	Cause error

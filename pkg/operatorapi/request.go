@@ -22,15 +22,14 @@ type Request struct {
 }
 
 // Waiting returns the request with wait_ms: the API responds when the change is effective or
-// after d, which is limited to 0 to MaxWait. It is for requests that change something, and for
-// Revision.
+// after d, which is limited to 0 to MaxWait. The API accepts it for changes and for Revision.
 func (r Request) Waiting(d time.Duration) Request {
 	r.wait = min(max(d, 0), MaxWait)
 	r.query = url.Values{"wait_ms": {strconv.FormatInt(r.wait.Milliseconds(), 10)}}
 	return r
 }
 
-// mutates reports whether the request asks for a change.
+// mutates reports whether the request changes something.
 func (r Request) mutates() bool { return r.method != http.MethodGet }
 
 func get(answer string, path ...string) Request {

@@ -114,12 +114,12 @@ func TestResolveRejectsInvalidResponse(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var asked atomic.Int32
-			c := clientOfHandler(t, 300*time.Millisecond, func(w http.ResponseWriter, r *http.Request) { asked.Add(1); handle(w, r) })
+			var requests atomic.Int32
+			c := clientOfHandler(t, 300*time.Millisecond, func(w http.ResponseWriter, r *http.Request) { requests.Add(1); handle(w, r) })
 			_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
 			checkError(t, err)
-			if n := asked.Load(); n != 1 {
-				t.Errorf("asked %d times", n)
+			if n := requests.Load(); n != 1 {
+				t.Errorf("%d requests", n)
 			}
 		})
 	}
@@ -179,16 +179,16 @@ func TestBodyIsBounded(t *testing.T) {
 	facts = strings.Replace(facts, `"key_1"`, escaped(strings.Repeat("k", maxID)), 1)
 	facts = strings.Replace(facts, `"acc_1"`, escaped(strings.Repeat("a", maxID)), 1)
 	var results []string
-	var asked []credential.Digest
+	var digests []credential.Digest
 	for i := range MaxResolve {
 		d := digest(fmt.Sprint(i))
-		asked = append(asked, d)
+		digests = append(digests, d)
 		results = append(results, fmt.Sprintf(`{"sha256":%q,%s}`, d.Hex(), facts))
 	}
 	c = clientOfHandler(t, 10*time.Second, func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, 200, "application/json", `{"epoch":"one","revision":7,"credentials":[`+strings.Join(results, ",")+`]}`)
 	})
-	if got, err := c.Resolve(context.Background(), asked); err != nil || got.Results[999].Record.Scopes.Len() != credential.MaxScopes {
+	if got, err := c.Resolve(context.Background(), digests); err != nil || got.Results[999].Record.Scopes.Len() != credential.MaxScopes {
 		t.Errorf("%v", err)
 	}
 }
@@ -206,9 +206,9 @@ func TestTransientFailureIsRetriedUntilTimeout(t *testing.T) {
 		"reset": abort, "503": status(503), "502": status(502), "truncated": truncated,
 	} {
 		t.Run(name, func(t *testing.T) {
-			var asked atomic.Int32
+			var requests atomic.Int32
 			c := clientOfHandler(t, 5*time.Second, func(w http.ResponseWriter, _ *http.Request) {
-				if asked.Add(1) < 3 {
+				if requests.Add(1) < 3 {
 					fail(w)
 					return
 				}
@@ -217,11 +217,11 @@ func TestTransientFailureIsRetriedUntilTimeout(t *testing.T) {
 			if got, err := c.Resolve(context.Background(), []credential.Digest{digest("a")}); err != nil || got.Results[0].Outcome != Found {
 				t.Errorf("%+v, %v", got, err)
 			}
-			if n := asked.Load(); n != 3 {
-				t.Errorf("asked %d times", n)
+			if n := requests.Load(); n != 3 {
+				t.Errorf("%d requests", n)
 			}
 			// A failure that lasts ends with the timeout.
-			asked.Store(-1_000_000)
+			requests.Store(-1_000_000)
 			c.timeout = 200 * time.Millisecond
 			began := time.Now()
 			_, err := c.Resolve(context.Background(), []credential.Digest{digest("a")})
@@ -229,8 +229,8 @@ func TestTransientFailureIsRetriedUntilTimeout(t *testing.T) {
 			if took := time.Since(began); took > 2*time.Second {
 				t.Errorf("took %s", took)
 			}
-			if n := asked.Load() + 1_000_000; n < 2 || n > 5 {
-				t.Errorf("asked %d times in 200 ms", n)
+			if n := requests.Load() + 1_000_000; n < 2 || n > 5 {
+				t.Errorf("%d requests in 200 ms", n)
 			}
 		})
 	}
@@ -277,12 +277,12 @@ func TestTimeoutBoundsSlowServer(t *testing.T) {
 func TestChanges(t *testing.T) {
 	status, reply := 200, `{"epoch":"one","revision":7,"changes":[{"revision":7,"account":"a"}],"lease_ms":15000}`
 	var body []byte
-	asked := 0
+	requests := 0
 	c := clientOfHandler(t, time.Second, func(w http.ResponseWriter, r *http.Request) {
-		asked++
+		requests++
 		body, _ = io.ReadAll(r.Body)
 		if r.URL.Path != "/v1/changes" {
-			t.Errorf("asked %s", r.URL)
+			t.Errorf("requested %s", r.URL)
 		}
 		respond(w, status, "application/json", reply)
 	})
@@ -326,10 +326,10 @@ func TestChanges(t *testing.T) {
 		t.Errorf("%d changes, %v", len(got.List), err)
 	}
 	for _, status = range []int{201, 204, 400, 401, 429, 500, 502, 503} {
-		asked = 0
+		requests = 0
 		var refused *StatusError
-		if _, err := poll(ChangesRequest{}); !errors.As(err, &refused) || refused.Status != status || asked != 1 {
-			t.Errorf("%d: %v, asked %d times", status, err, asked)
+		if _, err := poll(ChangesRequest{}); !errors.As(err, &refused) || refused.Status != status || requests != 1 {
+			t.Errorf("%d: %v, %d requests", status, err, requests)
 		}
 	}
 }

@@ -17,7 +17,7 @@ type Outcome uint8
 
 // The outcomes.
 const (
-	Unusable Outcome = iota // must neither be cached nor used for a decision
+	Unusable Outcome = iota // must not be cached or used for a decision
 	NotFound                // the key API has no credential with this digest
 	Found
 )
@@ -84,7 +84,7 @@ func (h head) valid() bool {
 	return h.Epoch != nil && *h.Epoch != "" && len(*h.Epoch) <= maxEpoch && h.Revision != nil && *h.Revision >= 0
 }
 
-func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
+func decodeResolve(body []byte, requested []credential.Digest) (Resolved, error) {
 	var wire struct {
 		head
 		Credentials []jsontext.Value `json:"credentials"`
@@ -95,10 +95,10 @@ func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
 	if !wire.valid() {
 		return Resolved{}, errMissing
 	}
-	if len(wire.Credentials) != len(asked) {
+	if len(wire.Credentials) != len(requested) {
 		return Resolved{}, errCount
 	}
-	out := Resolved{Epoch: *wire.Epoch, Revision: *wire.Revision, Results: make([]Result, len(asked))}
+	out := Resolved{Epoch: *wire.Epoch, Revision: *wire.Revision, Results: make([]Result, len(requested))}
 	for i, raw := range wire.Credentials {
 		var named struct {
 			SHA256 string `json:"sha256"`
@@ -106,7 +106,7 @@ func decodeResolve(body []byte, asked []credential.Digest) (Resolved, error) {
 		if err := decode(raw, &named); err != nil {
 			return Resolved{}, err
 		}
-		if d, err := credential.ParseDigest(named.SHA256); err != nil || d != asked[i] {
+		if d, err := credential.ParseDigest(named.SHA256); err != nil || d != requested[i] {
 			return Resolved{}, errOrder
 		}
 		out.Results[i] = decodeResult(raw)
@@ -166,7 +166,7 @@ var (
 	accountStates = map[string]credential.State{"active": credential.Active, "terminated": credential.Terminated}
 )
 
-func decodeChanges(body []byte, asked ChangesRequest) (Changes, error) {
+func decodeChanges(body []byte, requested ChangesRequest) (Changes, error) {
 	var wire struct {
 		head
 		Changes *[]jsontext.Value `json:"changes"`
@@ -185,14 +185,14 @@ func decodeChanges(body []byte, asked ChangesRequest) (Changes, error) {
 		Lease:    time.Duration(*wire.LeaseMS) * time.Millisecond,
 		List:     make([]AppliedChange, 0, len(*wire.Changes)),
 	}
-	last := asked.After
+	last := requested.After
 	for _, raw := range *wire.Changes {
 		c, err := decodeChange(raw)
 		if err != nil {
 			return Changes{}, err
 		}
 		// Several changes may have the same revision: a key API may commit them together.
-		if c.Revision <= asked.After || c.Revision < last || c.Revision > out.Revision {
+		if c.Revision <= requested.After || c.Revision < last || c.Revision > out.Revision {
 			return Changes{}, fmt.Errorf("response is invalid: change of revision %d after revision %d, head %d", c.Revision, last, out.Revision)
 		}
 		last = c.Revision

@@ -18,13 +18,13 @@ func FuzzResolve(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	asked := []credential.Digest{digest("a"), digest("b")}
+	requested := []credential.Digest{digest("a"), digest("b")}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		got, err := decodeResolve(body, asked)
+		got, err := decodeResolve(body, requested)
 		if err != nil {
 			return
 		}
-		if len(got.Results) != len(asked) || got.Epoch == "" || got.Revision < 0 {
+		if len(got.Results) != len(requested) || got.Epoch == "" || got.Revision < 0 {
 			t.Fatalf("%+v", got)
 		}
 		again := ResolveResponse{Epoch: got.Epoch, Revision: got.Revision}
@@ -42,14 +42,14 @@ func FuzzResolve(f *testing.F) {
 			if r.Outcome == Unusable {
 				return
 			}
-			again.Credentials = append(again.Credentials, CredentialOf(asked[i], r.Outcome == Found, rec))
+			again.Credentials = append(again.Credentials, CredentialOf(requested[i], r.Outcome == Found, rec))
 		}
 		// Encoded as the server does, it decodes to the same.
 		raw, err := json.Marshal(again)
 		if err != nil {
 			return // a year beyond RFC 3339
 		}
-		back, err := decodeResolve(raw, asked)
+		back, err := decodeResolve(raw, requested)
 		if err != nil || fmt.Sprint(back.Epoch, back.Revision) != fmt.Sprint(got.Epoch, got.Revision) {
 			t.Fatalf("%s: %v", raw, err)
 		}
