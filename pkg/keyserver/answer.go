@@ -11,13 +11,14 @@ import (
 )
 
 const (
-	// Thousands of sidecars acknowledge a change within moments of each other. Between two reads of its progress
-	// is a pause of readPauseFactor times the duration of a read. Smaller takes the processor from the
+	// readPauseFactor is the pause between two reads of a change's progress, in durations of a read. Thousands of
+	// sidecars acknowledge a change within moments of each other. Smaller takes the processor from the
 	// acknowledgements; larger delays the answer after the last one.
 	readPauseFactor = 4
-	minReadPause    = time.Millisecond
-	// maxReadPause is a part of the delay after the last acknowledgement, 50 ms at most. Reads that take longer
-	// than it have longer pauses.
+	// minReadPause is the shortest pause. Smaller makes a fast store be read without a break.
+	minReadPause = time.Millisecond
+	// maxReadPause is the longest pause after a read that is not longer itself. It is a part of the delay after the
+	// last acknowledgement, which is 50 ms at most.
 	maxReadPause = 10 * time.Millisecond
 	// checkInterval is how often the store is read if it signals nothing. Its signals may be late or lost. Smaller
 	// costs the store more reads; larger makes a lost signal delay an answer for longer.

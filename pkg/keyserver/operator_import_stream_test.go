@@ -271,17 +271,17 @@ func TestImportAllowsOtherChanges(t *testing.T) {
 	}
 }
 
-// onePipe is a listener with a single connection.
-type onePipe struct{ conn chan net.Conn }
+// pipeListener is a listener of connections from net.Pipe.
+type pipeListener struct{ conn chan net.Conn }
 
-func (l onePipe) Accept() (net.Conn, error) {
+func (l pipeListener) Accept() (net.Conn, error) {
 	if conn, ok := <-l.conn; ok {
 		return conn, nil
 	}
 	return nil, net.ErrClosed
 }
-func (l onePipe) Close() error   { return nil }
-func (l onePipe) Addr() net.Addr { return &net.UnixAddr{} }
+func (l pipeListener) Close() error   { return nil }
+func (l pipeListener) Addr() net.Addr { return &net.UnixAddr{} }
 
 // A client that is too slow is rejected, between lines and inside a line.
 func TestImportOfASlowClient(t *testing.T) {
@@ -293,7 +293,7 @@ func TestImportOfASlowClient(t *testing.T) {
 			conns := make(chan net.Conn, 1)
 			conns <- there
 			served := make(chan error, 1)
-			go func() { served <- server.Serve(onePipe{conns}) }()
+			go func() { served <- server.Serve(pipeListener{conns}) }()
 			began := time.Now()
 			_, err := io.WriteString(here, "POST "+importPath+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+aliceToken+
 				"\r\nContent-Type: "+httpapi.LinesMedia+"\r\nTransfer-Encoding: chunked\r\n\r\n"+sends)

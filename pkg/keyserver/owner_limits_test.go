@@ -3,18 +3,18 @@ package keyserver
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
 
@@ -198,74 +198,63 @@ func TestEvictedBucketsAreNotRefilled(t *testing.T) {
 	})
 }
 
-// stall sends the headers of a request and never its body.
-func stall(t *testing.T, addr net.Addr, headers string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial(addr.Network(), addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(conn, "POST "+headers+"Host: keyd\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"); err != nil {
-		t.Fatal(err)
-	}
-	return conn
-}
-
 // 22 accounts send 100 requests each whose bodies never arrive. Of each account as many are admitted as its limit
 // allows. The others are rejected without waiting for the body, and another account is not affected.
 func TestStalledBodiesDoNotBlockOtherAccounts(t *testing.T) {
-	t.Parallel()
-	const accounts, each = 22, 100
-	f := setUp(t)
-	f.account("good")
-	f.limitOwners(60, 200, 4)
-	server := httptest.NewServer(f.Owners())
-	defer server.Close()
-	addr := server.Listener.Addr()
-	began := time.Now()
-	statuses := make(chan int, accounts*each)
-	var work sync.WaitGroup
-	for i := range accounts * each {
-		headers := fmt.Sprintf(own+" HTTP/1.1\r\nx-phantom-account-id: bad%d\r\nx-phantom-principal: session\r\n", i%accounts)
-		conn := stall(t, addr, headers)
-		work.Go(func() {
-			defer func() { _ = conn.Close() }()
-			_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
-			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	synctest.Test(t, func(t *testing.T) {
+		const accounts, each, concurrent = 22, 100, 4
+		f := setUp(t)
+		f.account("good")
+		f.limitOwners(60, 200, concurrent)
+		conns := make(chan net.Conn)
+		server := &http.Server{Handler: f.Owners(), ReadHeaderTimeout: time.Second}
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(pipeListener{conns}) }()
+		post := func(account string, length int, body string) (status int) {
+			here, there := net.Pipe()
+			defer func() { _ = here.Close() }()
+			conns <- there
+			_, err := fmt.Fprintf(here, "POST %s HTTP/1.1\r\nHost: keyd\r\n%s: %s\r\n%s: session\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+				own, credential.AccountHeader, account, credential.PrincipalHeader, length, body)
 			if err != nil {
 				t.Error(err)
-				return
+				return 0
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(here), nil)
+			if err != nil {
+				t.Error(err)
+				return 0
 			}
 			_ = resp.Body.Close()
-			statuses <- resp.StatusCode
-		})
-	}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+own, strings.NewReader(`{"label":"x"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set(accountHeader, "good")
-	r.Header.Set(principalHeader, "session")
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusCreated {
-		t.Errorf("another account's mint: %d", resp.StatusCode)
-	}
-	http.DefaultClient.CloseIdleConnections()
-	work.Wait()
-	close(statuses)
-	count := map[int]int{}
-	for status := range statuses {
-		count[status]++
-	}
-	if count[http.StatusBadRequest] != accounts*4 || count[http.StatusTooManyRequests] != accounts*(each-4) {
-		t.Errorf("statuses %v, want %d of 400 and the rest 429", count, accounts*4)
-	}
-	if took := time.Since(began); took > httpapi.BodyTimeout {
-		t.Errorf("the last answer came after %v", took)
-	}
+			return resp.StatusCode
+		}
+
+		began := time.Now()
+		statuses := make(chan int, accounts*each)
+		var work sync.WaitGroup
+		for i := range accounts * each {
+			work.Go(func() { statuses <- post(fmt.Sprint("bad", i%accounts), 100, "{") })
+		}
+		synctest.Wait()
+		if status := post("good", len(`{"label":"x"}`), `{"label":"x"}`); status != http.StatusCreated || time.Since(began) > 0 {
+			t.Errorf("the mint of another account: %d after %s", status, time.Since(began))
+		}
+		work.Wait()
+		close(statuses)
+		count := map[int]int{}
+		for status := range statuses {
+			count[status]++
+		}
+		if count[http.StatusBadRequest] != accounts*concurrent || count[http.StatusTooManyRequests] != accounts*(each-concurrent) {
+			t.Errorf("statuses %v, want %d of 400 and the rest 429", count, accounts*concurrent)
+		}
+		if took := time.Since(began); took > ownersBodyTimeout+httpapi.LingerTimeout {
+			t.Errorf("the last answer came after %v", took)
+		}
+		close(conns)
+		_ = server.Close()
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	})
 }
