@@ -34,14 +34,14 @@ type connection struct {
 	mu       sync.Mutex
 	out      *bufio.Writer
 	framer   *http2.Framer
-	headers  []byte // of every check
-	stream   uint32 // of the last check
-	window   int    // bytes that the sidecar accepts
-	waiting  []byte // a message that exceeds the window
-	allowed  int    // checks that may be sent
-	renews   bool   // each answer allows another check
-	finished bool   // no further checks are sent
-	inFlight int
+	headers  []byte          // of every check
+	stream   uint32          // of the last check
+	window   int             // bytes that the sidecar accepts
+	waiting  []byte          // a message that exceeds the window
+	allowed  int             // checks that may be sent
+	renews   bool            // each answer allows another check
+	finished bool            // no further checks are sent
+	inFlight map[uint32]bool // streams without an answer
 }
 
 func connect(socket string, next func() []byte) (*connection, error) {
@@ -52,7 +52,7 @@ func connect(socket string, next func() []byte) (*connection, error) {
 	}
 	c := &connection{
 		next: next, conn: conn, in: bufio.NewReader(conn), out: bufio.NewWriter(conn), headers: headers(),
-		answers: map[string]int{}, reasons: map[uint32]string{}, parsed: map[string]string{}, stream: 1, window: 65535,
+		answers: map[string]int{}, reasons: map[uint32]string{}, parsed: map[string]string{}, inFlight: map[uint32]bool{}, stream: 1, window: 65535,
 	}
 	c.framer = http2.NewFramer(c.out, c.in)
 	_, err = c.out.WriteString(http2.ClientPreface)
@@ -96,7 +96,7 @@ func (c *connection) finish() error {
 		return nil // the reader has noticed, and may have closed the connection
 	}
 	c.finished = true
-	if c.inFlight > 0 {
+	if len(c.inFlight) > 0 {
 		return nil
 	}
 	return c.conn.SetReadDeadline(time.Now()) // wakes the reader
@@ -123,7 +123,7 @@ func (c *connection) send() error {
 		c.stream += 2
 		c.window -= len(data)
 		c.allowed--
-		c.inFlight++
+		c.inFlight[c.stream] = true
 		err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: c.stream, BlockFragment: c.headers, EndHeaders: true})
 		if err = errors.Join(err, c.framer.WriteData(c.stream, true, data)); err != nil {
 			return err
@@ -155,7 +155,7 @@ func (c *connection) read() error {
 func (c *connection) done() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.finished && c.inFlight == 0
+	return c.finished && len(c.inFlight) == 0
 }
 
 // flush sends buffered frames before the reader waits for the sidecar.
@@ -166,7 +166,7 @@ func (c *connection) flush() (done bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err = c.out.Flush()
-	if c.finished && c.inFlight == 0 {
+	if c.finished && len(c.inFlight) == 0 {
 		return true, err
 	}
 	return false, errors.Join(err, c.conn.SetReadDeadline(time.Now().Add(testbed.Patience)))
@@ -207,12 +207,15 @@ func (c *connection) handle(frame http2.Frame) error {
 
 // answered counts an answer. A stream that ends without a message is an error of the sidecar.
 func (c *connection) answered(stream uint32) error {
+	if !c.inFlight[stream] {
+		return nil // grpc-go may reset a stream after its trailers
+	}
 	reason, ok := c.reasons[stream]
 	if delete(c.reasons, stream); !ok {
 		reason = unavailable
 	}
 	c.answers[reason]++
-	c.inFlight--
+	delete(c.inFlight, stream)
 	if !c.renews {
 		return nil
 	}
