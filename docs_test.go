@@ -160,6 +160,19 @@ func TestNamedTestsExist(t *testing.T) {
 	}
 }
 
+// TestNamedFilesExist checks that the files that ARCHITECTURE.md follows exist.
+func TestNamedFilesExist(t *testing.T) {
+	folders := []string{"pkg", "cmd", "pkg/extauthz", "pkg/keystore", "pkg/keystore/internal"}
+	for _, name := range regexp.MustCompile(`[a-z]+/[a-z_]+\.go`).FindAllString(read(t, "ARCHITECTURE.md"), -1) {
+		if !slices.ContainsFunc(folders, func(folder string) bool {
+			_, err := os.Stat(filepath.Join(folder, name))
+			return err == nil
+		}) {
+			t.Errorf("ARCHITECTURE.md names %s, which is in none of %v", name, folders)
+		}
+	}
+}
+
 func markdown(t *testing.T) []string {
 	t.Helper()
 	var files []string
