@@ -64,11 +64,10 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 
 // programs returns the directory of PostgreSQL's programs, and installs them if there are none.
 func programs(ctx context.Context) (string, error) {
-	if bin := installed(); bin != "" {
-		return bin, nil
-	}
-	if err := install(ctx, "postgresql"); err != nil {
-		return "", err
+	if installed() == "" {
+		if err := install(ctx, "postgresql"); err != nil {
+			return "", err
+		}
 	}
 	if bin := installed(); bin != "" {
 		return bin, nil
@@ -145,12 +144,9 @@ func unprivileged() (*syscall.Credential, error) {
 		if err != nil {
 			continue
 		}
-		uid, errUID := strconv.ParseUint(u.Uid, 10, 32)
-		gid, errGID := strconv.ParseUint(u.Gid, 10, 32)
-		if err := errors.Join(errUID, errGID); err != nil {
-			return nil, err
-		}
-		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+		uid, errUID := strconv.Atoi(u.Uid)
+		gid, errGID := strconv.Atoi(u.Gid)
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, errors.Join(errUID, errGID)
 	}
 	return nil, errors.New("PostgreSQL does not run as root, and there is no user postgres or nobody")
 }

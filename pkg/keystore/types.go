@@ -112,18 +112,14 @@ type ImportErrors []*ImportError
 // Error implements error.
 func (e ImportErrors) Error() string {
 	const most = 3 // that the text names
-	var b strings.Builder
-	for i, mistake := range e {
-		if i == most {
-			fmt.Fprintf(&b, "; and %d more", len(e)-most)
-			break
-		}
-		if i > 0 {
-			b.WriteString("; ")
-		}
-		b.WriteString(mistake.Error())
+	var texts []string
+	for _, mistake := range e[:min(most, len(e))] {
+		texts = append(texts, mistake.Error())
 	}
-	return b.String()
+	if len(e) > most {
+		texts = append(texts, fmt.Sprintf("and %d more", len(e)-most))
+	}
+	return strings.Join(texts, "; ")
 }
 
 // Unwrap gives errors.Is and errors.As all of them.

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -25,32 +22,6 @@ func execute(t *testing.T, url string, statements ...string) {
 		if err := server.Exec(t.Context(), name, q); err != nil {
 			t.Fatalf("%s: %v", q, err)
 		}
-	}
-}
-
-// Replicas may start at the same time on an empty database.
-func TestConcurrentOpen(t *testing.T) {
-	url := database(t, server)
-	var epochs sync.Map
-	var g errgroup.Group
-	for range 6 {
-		g.Go(func() error {
-			s, err := postgres.Open(t.Context(), url, postgres.Options{})
-			if err != nil {
-				return err
-			}
-			head, err := s.Head(t.Context())
-			epochs.Store(head.Epoch, true)
-			return errors.Join(err, s.Close())
-		})
-	}
-	if err := g.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	count := 0
-	epochs.Range(func(any, any) bool { count++; return true })
-	if count != 1 {
-		t.Errorf("%d epochs", count)
 	}
 }
 

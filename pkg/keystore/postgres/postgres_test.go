@@ -20,7 +20,7 @@ import (
 // server is shared by tests that do not change its settings. Each has its own database.
 var server *pgtest.Server
 
-func openForCrash(ctx context.Context, url string) (keystore.Store, error) {
+func openStore(ctx context.Context, url string) (keystore.Store, error) {
 	s, err := postgres.Open(ctx, url, postgres.Options{})
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func openForCrash(ctx context.Context, url string) (keystore.Store, error) {
 }
 
 func TestMain(m *testing.M) {
-	storetest.CrashChild(openForCrash)
+	storetest.CrashChild(openStore)
 	// The tests wait for the server most of the time.
 	err := flag.Set("test.parallel", "4")
 	if err != nil {
@@ -79,8 +79,11 @@ func mustClose(t *testing.T, s *postgres.Store) {
 
 func TestCrash(t *testing.T) {
 	t.Parallel()
-	storetest.Crash(t, openForCrash, database(t, server))
+	storetest.Crash(t, openStore, database(t, server))
 }
+
+// Replicas may start at the same time on an empty database.
+func TestConcurrentOpen(t *testing.T) { storetest.ConcurrentOpen(t, openStore, database(t, server)) }
 
 func TestStore(t *testing.T) { runSuite(t, "postgres") }
 

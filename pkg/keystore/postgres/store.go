@@ -87,7 +87,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		return nil, explain(conf, err)
 	}
 	made.limited.Store(true)
-	s.Core = sqlstore.NewCore(s, dialect, secret)
+	s.Core = sqlstore.NewCore(s, queries, secret)
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.listens.Go(func() { s.listen(background) })

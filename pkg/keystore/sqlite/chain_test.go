@@ -46,7 +46,7 @@ func (c countingConn) ExecContext(ctx context.Context, query string, args ...any
 func TestRevokeChainOfManyExpiredKeys(t *testing.T) {
 	s := withAccount(t, Options{})
 	engine := &countingEngine{Store: s}
-	core := sqlstore.NewCore(engine, dialect, nil)
+	core := sqlstore.NewCore(engine, queries, nil)
 	defer core.Stop()
 	revoke := func(chain string, keys int) (statements int) {
 		t.Helper()

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -11,7 +10,7 @@ import (
 
 const headColumns = "h.epoch, h.revision, h.not_before"
 
-var dialect = sqlstore.Dialect{
+var queries = sqlstore.NewQueries(sqlstore.Dialect{
 	Head:        "(SELECT epoch, revision, not_before, ?1 AS now FROM head)",
 	HeadColumns: headColumns,
 	ByteOrder:   "COLLATE BINARY",
@@ -26,7 +25,7 @@ var dialect = sqlstore.Dialect{
 		UNION ALL
 		SELECT 2, c.digest, c.id, c.ended_at, c.expires_at, '', a.id, a.terminated_at
 		FROM json_each(?2) listed CROSS JOIN sessions c ON c.digest = unhex(listed.value) JOIN accounts a ON a.seq = c.account`,
-}
+})
 
 // Changed implements keystore.Feed.
 func (s *Store) Changed() <-chan struct{} { return s.changed.Wait() }
@@ -72,12 +71,8 @@ func (s *Store) ReadHead(ctx context.Context, what, query string, args, dest []a
 }
 
 func (s *Store) readHead(ctx context.Context, query string, args, dest []any, each func() error) (sqlstore.Snapshot, error) {
-	stmt, err := s.prepared(ctx, query)
-	if err != nil {
-		return sqlstore.Snapshot{}, err
-	}
 	at, lease := s.now()
-	rows, err := stmt.QueryContext(ctx, append([]any{lease}, args...)...)
+	rows, err := s.statements[query].QueryContext(ctx, append([]any{lease}, args...)...)
 	if err != nil {
 		return at, err
 	}
@@ -93,21 +88,6 @@ func (s *Store) readHead(ctx context.Context, query string, args, dest []any, ea
 	}
 	notBefore(&at)
 	return at, rows.Err()
-}
-
-// prepared returns the query as a prepared statement, because preparing costs more than looking up one digest.
-func (s *Store) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
-	if stmt, ok := s.statements.Load(query); ok {
-		return stmt.(*sql.Stmt), nil
-	}
-	stmt, err := s.readers.PrepareContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	if other, loaded := s.statements.LoadOrStore(query, stmt); loaded {
-		return other.(*sql.Stmt), stmt.Close()
-	}
-	return stmt, nil
 }
 
 // DigestList implements sqlstore.HeadReader: a JSON array of hexadecimal strings.

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"embed"
@@ -11,8 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
+	"syscall"
 	"time"
 
+	"go.uber.org/zap"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -41,23 +45,20 @@ func place(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("database %s: %w", path, err)
 	}
-	dir := filepath.Dir(abs)
-	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("database %s: directory %s does not exist", abs, dir)
-	} else if err != nil {
-		return "", fmt.Errorf("database %s: stat directory: %w", abs, err)
-	} else if !info.IsDir() {
-		return "", fmt.Errorf("database %s: %s is not a directory", abs, dir)
-	}
-	if info, err := os.Stat(abs); err == nil && !info.Mode().IsRegular() {
-		return "", fmt.Errorf("database %s: not a regular file", abs)
-	}
 	// SQLite would create it readable by all, and gives the log beside it the same mode. A file that exists is not opened
 	// here: closing it would release SQLite's locks of this process on it.
 	f, err := os.OpenFile(abs, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	dir := filepath.Dir(abs)
 	switch {
 	case errors.Is(err, fs.ErrExist):
+		if info, err := os.Stat(abs); err == nil && !info.Mode().IsRegular() {
+			return "", fmt.Errorf("database %s: not a regular file", abs)
+		}
 		return abs, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("database %s: directory %s does not exist", abs, dir)
+	case errors.Is(err, syscall.ENOTDIR):
+		return "", fmt.Errorf("database %s: %s is not a directory", abs, dir)
 	case errors.Is(err, fs.ErrPermission):
 		return "", fmt.Errorf("database %s: does not exist and directory %s is not writable", abs, dir)
 	case err != nil:
@@ -66,42 +67,30 @@ func place(path string) (string, error) {
 	return abs, f.Close()
 }
 
+// meanings explains SQLite's error codes.
+var meanings = map[int]string{
+	sqlite3.SQLITE_NOTADB:   "not an SQLite database",
+	sqlite3.SQLITE_CORRUPT:  "damaged: restore a backup",
+	sqlite3.SQLITE_READONLY: "not writable",
+	sqlite3.SQLITE_PERM:     "not writable",
+	sqlite3.SQLITE_CANTOPEN: "the database, or a file of SQLite beside it, cannot be opened for writing",
+	sqlite3.SQLITE_FULL:     "disk full",
+}
+
 // explain adds the path and the meaning of SQLite's error code.
 func explain(path string, err error) error {
 	var engine *sqlite.Error
 	if !errors.As(err, &engine) {
 		return fmt.Errorf("database %s: %w", path, err)
 	}
-	what := "cannot be opened"
-	switch engine.Code() & 0xff {
-	case sqlite3.SQLITE_NOTADB:
-		what = "not an SQLite database"
-	case sqlite3.SQLITE_CORRUPT:
-		what = "damaged: restore a backup"
-	case sqlite3.SQLITE_BUSY:
+	code := engine.Code() & 0xff
+	if code == sqlite3.SQLITE_BUSY {
 		return fmt.Errorf("database %s: %w: locked by another process (%w)", path, keystore.ErrUnreachable, err)
-	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
-		what = "not writable"
-	case sqlite3.SQLITE_CANTOPEN:
-		what = "the database, or a file of SQLite beside it, cannot be opened for writing"
-	case sqlite3.SQLITE_FULL:
-		what = "disk full"
 	}
-	return fmt.Errorf("database %s: %s (%w)", path, what, err)
+	return fmt.Errorf("database %s: %s (%w)", path, cmp.Or(meanings[code], "cannot be opened"), err)
 }
 
-func writerDSN(path string, busy time.Duration) string {
-	return dsn(path, busy, url.Values{
-		"_txlock":       {"immediate"}, // a lock taken later in the transaction could not wait
-		"_synchronous":  {"FULL"},
-		"_foreign_keys": {"on"},
-	})
-}
-
-func readerDSN(path string, busy time.Duration) string {
-	return dsn(path, busy, url.Values{"_query_only": {"on"}})
-}
-
+// dsn names the file with options of the driver.
 func dsn(path string, busy time.Duration, q url.Values) string {
 	q.Set("_busy_timeout", strconv.FormatInt(busy.Milliseconds(), 10))
 	q.Set("_pragma", "temp_store(memory)") // only the directory of the database must be writable
@@ -148,4 +137,73 @@ func schemaVersion(ctx context.Context, tx *sql.Tx) (int, error) {
 func setSchemaVersion(ctx context.Context, tx *sql.Tx, version int) error {
 	_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
 	return err
+}
+
+// lock takes the lock of the database at path: an advisory lock (flock) on PATH.lock, a file that is never deleted. The
+// kernel releases the lock when the process ends, also by a kill. Programs that only read the database do not take it.
+//
+// Without it, a second keyd or keyd -new-epoch would correct the times on record by a step of the clock while the first
+// continues to count by its own clock.
+func lock(path string) (*os.File, error) {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(target+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock file cannot be opened for writing: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: another keyd has it open and holds the lock on %s", keystore.ErrUnreachable, f.Name())
+		}
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return f, nil
+}
+
+// errDeleted: a restart would not find later writes.
+var errDeleted = errors.New("the database file was deleted or replaced")
+
+// files are the database and SQLite's log and index beside it, as they were opened. SQLite does not notice if one of them is
+// deleted: it continues in the file that has no name any longer.
+type files struct {
+	log    *zap.Logger
+	opened map[string]os.FileInfo // by path
+	lost   atomic.Bool            // and logged
+}
+
+// openedFiles returns the files. Call it after SQLite has opened all of them.
+func openedFiles(path string, log *zap.Logger) (*files, error) {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &files{log: log, opened: map[string]os.FileInfo{}}
+	for _, name := range []string{path, target + "-wal", target + "-shm"} {
+		if f.opened[name], err = os.Stat(name); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// check returns errDeleted if one of the paths is not the file that was opened. It logs this once.
+func (f *files) check() error {
+	for path, opened := range f.opened {
+		now, err := os.Stat(path)
+		if err == nil && os.SameFile(now, opened) {
+			continue
+		}
+		if f.lost.CompareAndSwap(false, true) {
+			f.log.Error("store: database file deleted or replaced: writes are refused until the original file is back",
+				zap.String("file", path), zap.Error(err))
+		}
+		return fmt.Errorf("%w: %s", errDeleted, path)
+	}
+	if f.lost.CompareAndSwap(true, false) {
+		f.log.Info("store: database file is back")
+	}
+	return nil
 }

@@ -9,12 +9,9 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 )
@@ -180,35 +177,6 @@ func TestOpenCreatesTheFile(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// Processes that start at the same time open the file one after the other.
-func TestConcurrentOpen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "keys.db")
-	var epochs sync.Map
-	var g errgroup.Group
-	for range 6 {
-		g.Go(func() error {
-			s, err := Open(t.Context(), path, Options{})
-			for errors.Is(err, keystore.ErrUnreachable) { // another one has it open
-				s, err = Open(t.Context(), path, Options{})
-			}
-			if err != nil {
-				return err
-			}
-			head, err := s.Head(t.Context())
-			epochs.Store(head.Epoch, true)
-			return errors.Join(err, s.Close())
-		})
-	}
-	if err := g.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	count := 0
-	epochs.Range(func(any, any) bool { count++; return true })
-	if count != 1 {
-		t.Errorf("%d epochs", count)
 	}
 }
 

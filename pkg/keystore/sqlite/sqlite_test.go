@@ -35,17 +35,22 @@ func open(t *testing.T, path string, opts sqlite.Options) *sqlite.Store {
 	return s
 }
 
-func openForCrash(ctx context.Context, path string) (keystore.Store, error) {
+func openStore(ctx context.Context, path string) (keystore.Store, error) {
 	return sqlite.Open(ctx, path, sqlite.Options{})
 }
 
 func TestMain(m *testing.M) {
-	storetest.CrashChild(openForCrash)
+	storetest.CrashChild(openStore)
 	goleak.VerifyTestMain(m)
 }
 
 func TestCrash(t *testing.T) {
-	storetest.Crash(t, openForCrash, filepath.Join(t.TempDir(), "keys.db"))
+	storetest.Crash(t, openStore, filepath.Join(t.TempDir(), "keys.db"))
+}
+
+// Processes that start at the same time open the file one after the other.
+func TestConcurrentOpen(t *testing.T) {
+	storetest.ConcurrentOpen(t, openStore, filepath.Join(t.TempDir(), "keys.db"))
 }
 
 func TestStore(t *testing.T) {

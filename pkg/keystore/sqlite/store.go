@@ -26,6 +26,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"runtime"
 	"sync"
@@ -55,7 +56,7 @@ type Store struct {
 	clock      clock
 	writer     *sql.DB // one connection, used by the writer goroutine only
 	readers    *sql.DB
-	statements sync.Map // *sql.Stmt over readers, by query
+	statements map[string]*sql.Stmt // over readers: preparing a query costs more than looking up one digest
 	changed    sqlstore.Broadcast
 	files      *files
 	lock       *os.File // holds the lock until it is closed
@@ -78,56 +79,69 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		clock: newClock(opts),
-		gate:  sqlstore.NewGate(1),
-		jobs:  make(chan func()),
-		stop:  make(chan struct{}),
+		clock: newClock(opts), statements: map[string]*sql.Stmt{},
+		gate: sqlstore.NewGate(1),
+		jobs: make(chan func()),
+		stop: make(chan struct{}),
 	}
 	if s.lock, err = lock(path); err != nil {
 		return nil, explain(path, err)
 	}
-	if err = s.connect(ctx, path, cmp.Or(opts.BusyTimeout, 5*time.Second)); err == nil {
+	var secret []byte
+	if secret, err = s.connect(ctx, path, cmp.Or(opts.BusyTimeout, 5*time.Second)); err == nil {
 		s.files, err = openedFiles(path, cmp.Or(opts.Log, zap.NewNop()))
 	}
 	if err != nil {
 		return nil, explain(path, errors.Join(err, s.disconnect()))
 	}
+	s.Core = sqlstore.NewCore(s, queries, secret)
 	s.writes.Go(s.write)
 	return s, nil
 }
 
-func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (err error) {
-	if s.writer, err = sql.Open("sqlite", writerDSN(path, busy)); err != nil {
-		return err
+// connect returns the secret that signs cursors.
+func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (secret []byte, err error) {
+	if s.writer, err = sql.Open("sqlite", dsn(path, busy, url.Values{
+		"_txlock":       {"immediate"}, // a lock taken later in the transaction could not wait
+		"_synchronous":  {"FULL"},
+		"_foreign_keys": {"on"},
+	})); err != nil {
+		return nil, err
 	}
 	s.writer.SetMaxOpenConns(1)
 	if err := useWAL(ctx, s.writer, busy); err != nil {
-		return err
+		return nil, err
 	}
 	if err := schema.Migrate(ctx, s.writer); err != nil {
-		return err
+		return nil, err
 	}
 	if err := correctStep(ctx, s.writer); err != nil {
-		return err
+		return nil, err
 	}
-	if s.readers, err = sql.Open("sqlite", readerDSN(path, busy)); err != nil {
-		return err
+	if s.readers, err = sql.Open("sqlite", dsn(path, busy, url.Values{"_query_only": {"on"}})); err != nil {
+		return nil, err
 	}
 	// Reads use the CPU only: more of them at a time would wait for it.
 	n := max(4, runtime.GOMAXPROCS(0))
 	s.readers.SetMaxOpenConns(n)
 	s.readers.SetMaxIdleConns(n)
-	var secret []byte
-	err = s.readers.QueryRowContext(ctx, "SELECT cursor_secret FROM head").Scan(&secret)
-	if err == nil {
-		s.Core = sqlstore.NewCore(s, dialect, secret)
+	for _, query := range queries.All() {
+		stmt, err := s.readers.PrepareContext(ctx, query) //nolint:sqlclosecheck // disconnect closes it
+		if err != nil {
+			return nil, err
+		}
+		s.statements[query] = stmt
 	}
-	return err
+	err = s.readers.QueryRowContext(ctx, "SELECT cursor_secret FROM head").Scan(&secret)
+	return secret, err
 }
 
 // disconnect closes the connections, and then releases the lock.
 func (s *Store) disconnect() error {
 	var errs []error
+	for _, stmt := range s.statements {
+		errs = append(errs, stmt.Close())
+	}
 	for _, db := range []*sql.DB{s.readers, s.writer} {
 		if db != nil {
 			errs = append(errs, db.Close())

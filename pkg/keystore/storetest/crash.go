@@ -3,10 +3,12 @@ package storetest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -210,5 +212,30 @@ func (a *acknowledged) check(e *env) {
 			e.same("revision of the next change", c.Revision, at+1)
 			at = c.Revision
 		}
+	}
+}
+
+// ConcurrentOpen opens a new store several times at the same time, and again while another one has it open: all succeed, and
+// there is one log.
+func ConcurrentOpen(t *testing.T, open Opener, place string) {
+	t.Helper()
+	var g errgroup.Group
+	epochs := make([]string, 6)
+	for i := range epochs {
+		g.Go(func() error {
+			s, err := open(t.Context(), place)
+			for errors.Is(err, keystore.ErrUnreachable) {
+				s, err = open(t.Context(), place)
+			}
+			if err != nil {
+				return err
+			}
+			head, err := s.Head(t.Context())
+			epochs[i] = head.Epoch
+			return errors.Join(err, s.Close())
+		})
+	}
+	if err := g.Wait(); err != nil || len(slices.Compact(epochs)) != 1 {
+		t.Fatalf("epochs %v, %v", epochs, err)
 	}
 }

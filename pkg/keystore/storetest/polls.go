@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -58,14 +59,21 @@ func (e *env) sidecars() (keystore.Head, []keystore.Sidecar) {
 
 func (e *env) sidecar(name string) keystore.Sidecar {
 	e.Helper()
-	_, list := e.sidecars()
-	for _, s := range list {
-		if s.Name == name {
-			return s
-		}
+	s, ok := e.listed(name)
+	if !ok {
+		e.Fatalf("%s is not on record", name)
 	}
-	e.Fatalf("%s is not on record", name)
-	return keystore.Sidecar{}
+	return s
+}
+
+func (e *env) listed(name string) (s keystore.Sidecar, ok bool) {
+	e.Helper()
+	_, list := e.sidecars()
+	i := slices.IndexFunc(list, func(s keystore.Sidecar) bool { return s.Name == name })
+	if i < 0 {
+		return s, false
+	}
+	return list[i], true
 }
 
 // numberless is the sidecar without the number of its last poll.
@@ -234,11 +242,8 @@ func (e *env) refused(epoch string) {
 			e.nothing(func() { e.conflict(e.record(p)) })
 		}
 	}
-	_, list := e.sidecars()
-	for _, s := range list {
-		if s.Name == name {
-			e.Fatalf("%s is listed: %+v", name, s)
-		}
+	if s, ok := e.listed(name); ok {
+		e.Fatalf("%s is listed: %+v", name, s)
 	}
 	e.nothing(func() { e.ok(e.record(keystore.Poll{Sidecar: name, Lease: time.Hour, Leave: true})) })
 	_, err := e.Forget(e.ctx, actor, name)

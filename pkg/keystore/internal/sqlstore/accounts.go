@@ -117,7 +117,7 @@ func (s *Core) CreateSession(ctx context.Context, actor string, n keystore.NewSe
 		what: "create session", actor: actor,
 		check: func(ctx context.Context, q Querier, _ time.Time) (session keystore.Session, inPlace bool, err error) {
 			if _, err = activeAccount(ctx, q, n.Account); err == nil {
-				err = errors.Join(checkNewID(ctx, q, "sessions", n.ID), checkNewDigest(ctx, q, n.Digest))
+				err = checkNew(ctx, q, "sessions", n.ID, n.Digest)
 			}
 			return session, false, err
 		},

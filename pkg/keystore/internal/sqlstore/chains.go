@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +45,7 @@ func checkRoll(ctx context.Context, q Querier, roll keystore.Roll, now time.Time
 	if _, err = activeAccount(ctx, q, old.Account); err != nil {
 		return old, err
 	}
-	return old, errors.Join(checkNewID(ctx, q, "keys", roll.NewID), checkNewDigest(ctx, q, roll.Digest))
+	return old, checkNew(ctx, q, "keys", roll.NewID, roll.Digest)
 }
 
 // roll replaces the old key.

@@ -18,7 +18,7 @@ type Snapshot struct {
 
 // HeadReader reads the head, alone or together with other rows.
 type HeadReader interface {
-	// ReadHead runs one of Dialect's queries. Each row begins with Dialect.HeadColumns. Their values go into the
+	// ReadHead runs one of Queries. Each row begins with Dialect.HeadColumns. Their values go into the
 	// snapshot, those of the other columns into dest, and then each is called. Arguments begin with ?2.
 	ReadHead(ctx context.Context, what, query string, args, dest []any, each func() error) (Snapshot, error)
 	// HeadIn reads the head in a transaction of Mutate.
@@ -46,12 +46,18 @@ type Dialect struct {
 	Known string
 }
 
-// queries are the queries of Feed.
-type queries struct{ head, changes, sidecars, progress, leases, resolve string }
+// Queries are the queries of Feed in the dialect of an engine.
+type Queries struct{ head, changes, sidecars, progress, leases, resolve string }
 
-func queriesIn(d Dialect) queries {
+// All returns the texts of all queries.
+func (q *Queries) All() []string {
+	return []string{q.head, q.changes, q.sidecars, q.progress, q.leases, q.resolve}
+}
+
+// NewQueries makes the queries of a dialect.
+func NewQueries(d Dialect) *Queries {
 	with := "WITH h AS " + d.Head
-	return queries{
+	return &Queries{
 		head: with + " SELECT " + d.HeadColumns + " FROM h",
 		// The range of revisions has two ends because the log has no gaps. PostgreSQL's planner expects many rows of a
 		// range with one end, and compiles the query first.

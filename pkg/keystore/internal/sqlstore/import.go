@@ -115,7 +115,7 @@ func (s *Core) findOwners(t *Tx, keys []keystore.NewKey) (*existing, error) {
 		found.accounts[a.ID] = owner{seq, checkActive(a)}
 		return err
 	})
-	condition, arg = s.engine.AmongDigests("digest", digestsOf(keys))
+	condition, arg = s.engine.AmongDigests("digest", fieldOf(keys, digestOf))
 	t.each("SELECT digest FROM sessions", condition, arg, func(row Scanner) error {
 		d, err := scanOne[Digest](row)
 		found.sessions[credential.Digest(d)] = true
@@ -126,7 +126,7 @@ func (s *Core) findOwners(t *Tx, keys []keystore.NewKey) (*existing, error) {
 
 // findKeys reads the keys that have one of the digests or ids.
 func (s *Core) findKeys(t *Tx, keys []keystore.NewKey, found *existing) error {
-	condition, arg := s.engine.AmongDigests("k.digest", digestsOf(keys))
+	condition, arg := s.engine.AmongDigests("k.digest", fieldOf(keys, digestOf))
 	t.each("SELECT k.digest, a.id, k.revision FROM keys k JOIN accounts a ON a.seq = k.account", condition, arg, func(row Scanner) error {
 		var d Digest
 		var h holder
@@ -134,11 +134,7 @@ func (s *Core) findKeys(t *Tx, keys []keystore.NewKey, found *existing) error {
 		found.keys[credential.Digest(d)] = h
 		return err
 	})
-	ids := make([]string, len(keys))
-	for i, k := range keys {
-		ids[i] = k.ID
-	}
-	condition, arg = s.engine.AmongTexts("id", ids)
+	condition, arg = s.engine.AmongTexts("id", fieldOf(keys, func(k *keystore.NewKey) string { return k.ID }))
 	t.each("SELECT id FROM keys", condition, arg, func(row Scanner) error {
 		id, err := scanOne[string](row)
 		found.ids[id] = true
@@ -147,13 +143,16 @@ func (s *Core) findKeys(t *Tx, keys []keystore.NewKey, found *existing) error {
 	return t.Err
 }
 
-func digestsOf(keys []keystore.NewKey) []credential.Digest {
-	digests := make([]credential.Digest, len(keys))
-	for i, k := range keys {
-		digests[i] = k.Digest
+// fieldOf returns one field of each key.
+func fieldOf[T any](keys []keystore.NewKey, field func(k *keystore.NewKey) T) []T {
+	all := make([]T, len(keys))
+	for i := range keys {
+		all[i] = field(&keys[i])
 	}
-	return digests
+	return all
 }
+
+func digestOf(k *keystore.NewKey) credential.Digest { return k.Digest }
 
 // each calls do for each row of a query.
 func (t *Tx) each(query, condition string, arg any, do func(row Scanner) error) {

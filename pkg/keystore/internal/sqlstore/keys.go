@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -41,7 +40,7 @@ func (s *Core) CreateKey(ctx context.Context, actor string, n keystore.NewKey) (
 		check: func(ctx context.Context, q Querier, now time.Time) (k keystore.Key, inPlace bool, err error) {
 			account, err := activeAccount(ctx, q, n.Account)
 			if err == nil {
-				err = errors.Join(checkNewID(ctx, q, "keys", n.ID), checkNewDigest(ctx, q, n.Digest))
+				err = checkNew(ctx, q, "keys", n.ID, n.Digest)
 			}
 			if err == nil {
 				err = checkLimit(ctx, q, account, n.Limit, now)
@@ -77,30 +76,25 @@ func newKeyDetail(k keystore.Key) Detail {
 	return fields
 }
 
-// checkNewID returns a Conflict if the table, keys or sessions, has the id.
-func checkNewID(ctx context.Context, q Querier, table, id string) error {
-	var exists bool
-	err := q.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM "+table+" WHERE id = ?)", id).Scan(&exists)
-	if err == nil && exists {
+// checkNew returns a Conflict if the table, keys or sessions, has the id, or a key or a session has the digest.
+func checkNew(ctx context.Context, q Querier, table, id string, d credential.Digest) error {
+	var hasID, hasDigest bool
+	err := q.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM "+table+` WHERE id = ?1),
+		EXISTS (SELECT 1 FROM keys WHERE digest = ?2) OR EXISTS (SELECT 1 FROM sessions WHERE digest = ?2)`, id, Digest(d)).Scan(&hasID, &hasDigest)
+	switch {
+	case err != nil:
+		return err
+	case hasID:
 		return idExists(id)
+	case hasDigest:
+		return digestExists()
 	}
-	return err
+	return nil
 }
 
 func idExists(id string) error { return keystore.Conflictf("This id exists already: %s", id) }
 
 func digestExists() error { return keystore.Conflictf("A credential with this SHA-256 exists already") }
-
-// checkNewDigest returns a Conflict if a key or a session has the digest.
-func checkNewDigest(ctx context.Context, q Querier, d credential.Digest) error {
-	var exists bool
-	err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM keys WHERE digest = ?1)
-		OR EXISTS (SELECT 1 FROM sessions WHERE digest = ?1)`, Digest(d)).Scan(&exists)
-	if err == nil && exists {
-		return digestExists()
-	}
-	return err
-}
 
 // CountInForce counts an account's keys (?1) that are in force at a moment (?2), up to a limit (?3) or twice the limit.
 // Each part is a range of the index keys_in_force, so revoked and expired keys cost nothing.

@@ -49,7 +49,7 @@ type Conn interface {
 // Core is the part of a keystore.Store that is the same for all engines.
 type Core struct {
 	engine  Engine
-	queries queries
+	queries *Queries
 	secret  []byte // signs cursors; from the database, so that all processes have the same
 	polls   chan *poll
 	stop    chan struct{}
@@ -63,9 +63,9 @@ type Core struct {
 }
 
 // NewCore makes the Core of an engine, and starts recording polls until Stop. The secret is stored in the database.
-func NewCore(engine Engine, dialect Dialect, secret []byte) *Core {
+func NewCore(engine Engine, queries *Queries, secret []byte) *Core {
 	s := &Core{
-		engine: engine, queries: queriesIn(dialect), secret: secret, polls: make(chan *poll), stop: make(chan struct{}),
+		engine: engine, queries: queries, secret: secret, polls: make(chan *poll), stop: make(chan struct{}),
 		MaxSidecars: keystore.MaxSidecars, MaxGoneSidecars: keystore.MaxGoneSidecars,
 	}
 	s.work.Go(s.recordPolls)
