@@ -1,9 +1,13 @@
 package config
 
 import (
+	"cmp"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
@@ -197,4 +201,138 @@ func CheckAuthzd(path string) error { _, err := load[Authzd](path, existingFiles
 func AuthzdAdmin(path string) (Address, error) {
 	cfg, err := loadListen[Authzd](path)
 	return cfg.Listen.Admin, err
+}
+
+func (a *Authzd) validate(r *report) {
+	if len(a.Listen.Check) == 0 && !r.hasMistake("listen.check") {
+		r.invalid("listen.check", "must have at least one address")
+	}
+	var check []listener
+	for i, address := range a.Listen.Check {
+		check = append(check, listener{element("listen.check", i), address})
+	}
+	r.addresses(append(slices.Clone(check), listener{"listen.admin", a.Listen.Admin}), check, a.Listen.TLS)
+	a.KeyAPI.validate(r)
+	a.WebApp.validate(r)
+	r.endpoints(a.Endpoints)
+}
+
+const keyAPIForm = "http://HOST[:PORT], https://HOST[:PORT] or unix:///PATH"
+
+func (k *KeyAPI) validate(r *report) {
+	if k.TLS != nil {
+		r.clientTLS("key_api.tls", k.TLS)
+	}
+	if k.URL == "" {
+		return // a mistake already
+	}
+	u, ok := r.url("key_api.url", k.URL, keyAPIForm, "http", "https", "unix")
+	if !ok {
+		return
+	}
+	err := checkWebHost(u)
+	if u.Scheme == "unix" {
+		err = checkSocketPath(strings.TrimPrefix(k.URL, "unix://"))
+	}
+	if err != nil {
+		r.invalid("key_api.url", err.Error())
+	}
+	if k.TLS != nil && u.Scheme != "https" {
+		r.invalid("key_api.tls", "must be used with an https:// URL")
+	}
+}
+
+const originForm = "https://HOST[:PORT] or http://HOST[:PORT]"
+
+func (w *WebApp) validate(r *report) {
+	r.scopes("web_app.scopes", w.Scopes)
+	if len(w.Cookie) > 128 || !isToken(w.Cookie) {
+		r.invalid("web_app.cookie", "must be a cookie name: up to 128 ASCII letters, digits and any of !#$%&'*+-.^_`|~")
+	}
+	u, ok := r.url("web_app.origin", w.Origin, originForm, "https", "http")
+	if !ok {
+		return
+	}
+	if err := checkWebHost(u); err != nil {
+		r.invalid("web_app.origin", err.Error())
+	} else if !isOrigin(u, w.Origin) {
+		r.invalid("web_app.origin", "must be an origin as browsers send it: lower case, without path and default port")
+	}
+}
+
+// isOrigin reports whether a browser can send the value as Origin. The comparison is exact.
+func isOrigin(u *url.URL, value string) bool {
+	defaultPort := u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80"
+	return u.Path == "" && strings.ToLower(value) == value && !defaultPort
+}
+
+// isToken reports whether s is a token of RFC 9110: the name of a cookie or a method.
+func isToken(s string) bool {
+	return s != "" && strings.Trim(s, tokenCharacters) == ""
+}
+
+const tokenCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~"
+
+// endpoints reports entries of the table that can never match, and two that match the same
+// request with the same precedence.
+func (r *report) endpoints(table []Endpoint) {
+	entries := make([]policy.Endpoint, len(table))
+	for i, e := range table {
+		field := element("endpoints", i)
+		r.endpoint(field, e)
+		var err error
+		if entries[i], err = e.Entry().Normalize(); err != nil {
+			continue // a mistake already
+		}
+		for j, other := range entries[:i] {
+			if method, both := entries[i].Overlap(other); both {
+				r.invalid(field, "must not have the path, host and method ("+cmp.Or(method, "any")+") of "+element("endpoints", j))
+				break
+			}
+		}
+	}
+}
+
+func (r *report) endpoint(field string, e Endpoint) {
+	r.endpointPath(field, e)
+	r.endpointHost(field+".host", e.Host)
+	r.notEmpty(field+".methods", e.Methods, "must have at least one method; without the field, all methods match")
+	isMethod := func(m string) bool { return isToken(m) && strings.ToUpper(m) == m }
+	r.unique(field+".methods", e.Methods, isMethod, "must be a method in capital letters, such as GET")
+	for name := range strings.FieldsSeq(e.Scope) {
+		if !credential.ValidScope(name) {
+			r.invalid(field+".scope", "must be scopes separated by spaces, each "+scopeForm)
+			break
+		}
+	}
+}
+
+func (r *report) endpointPath(field string, e Endpoint) {
+	hasPath, hasPrefix := r.given(field+".path"), r.given(field+".prefix")
+	switch {
+	case hasPath == hasPrefix:
+		if !r.hasMistake(field) {
+			r.invalid(field, "must have either path or prefix")
+		}
+	case e.Path != "":
+		if _, err := policy.NormalizePath(e.Path); err != nil {
+			r.invalid(field+".path", err.Error())
+		}
+	case e.Prefix != "":
+		if _, err := policy.NormalizePrefix(e.Prefix); err != nil {
+			r.invalid(field+".prefix", err.Error())
+		}
+	}
+}
+
+func (r *report) endpointHost(field, host string) {
+	if _, err := policy.NormalizeHost(host); err != nil {
+		r.invalid(field, err.Error())
+		return
+	}
+	name, isIPv6 := strings.CutPrefix(host, "[")
+	name = strings.TrimSuffix(name, "]")
+	if host != "" && (!isHost(name) || isIPv6 != strings.Contains(name, ":")) {
+		r.invalid(field, "must be one host name or address, with an IPv6 address in brackets")
+	}
 }
