@@ -236,25 +236,47 @@ func TestLargestGrantIsNotWrittenByEveryPoll(t *testing.T) {
 	}
 }
 
-// A file that is open is refused, so that a step on record is corrected once.
-func TestOpenRefusesAnOpenFile(t *testing.T) {
+// A process that opens the file beside another one counts by the same lease clock, and the next one corrects a step once.
+func TestSecondProcessSharesTheLeaseClock(t *testing.T) {
+	for _, firstEndsFirst := range []bool{true, false} {
+		c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
+		first := polled(t, c, path)
+		c.wall = c.wall.Add(time.Hour)
+		if _, err := first.SetKeyScope(t.Context(), "operator:test", "key_1", "x", true); err != nil {
+			t.Fatal(err)
+		}
+		second := c.open(t, path)
+		if a, b := first.clock.lease(), second.clock.lease(); !a.Equal(b) {
+			t.Errorf("lease clocks of the processes: %v and %v", a, b)
+		}
+		c.wall = c.wall.Add(time.Minute) // another step, which both see
+		stores := []*Store{second, first}
+		if firstEndsFirst {
+			stores = []*Store{first, second}
+		}
+		mustClose(t, stores[0])
+		if _, err := stores[1].SetKeyScope(t.Context(), "operator:test", "key_1", "y", true); err != nil {
+			t.Fatal(err)
+		}
+		s := c.restart(t, stores[1], path)
+		effectiveAfter(t, s, c, 90*time.Second)
+		mustClose(t, s)
+	}
+}
+
+func TestOpenDuringAnotherStart(t *testing.T) {
 	c, path := newClocks(), filepath.Join(t.TempDir(), "keys.db")
-	s := polled(t, c, path)
-	c.wall = c.wall.Add(time.Hour)
-	if _, err := s.SetKeyScope(t.Context(), "operator:test", "key_1", "x", true); err != nil {
+	mustClose(t, c.open(t, path))
+	starting, alone, err := lock(path)
+	if err != nil || !alone {
+		t.Fatalf("alone %v, %v", alone, err)
+	}
+	want := "database " + path + ": cannot be reached: another keyd is opening it and holds the lock on " + path + ".lock"
+	if _, err := Open(t.Context(), path, Options{}); !errors.Is(err, keystore.ErrUnreachable) || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if err := starting.Close(); err != nil {
 		t.Fatal(err)
 	}
-	want := "database " + path + ": cannot be reached: another keyd has it open and holds the lock on " + path + ".lock"
-	for range 2 {
-		second, err := Open(t.Context(), path, c.options())
-		if err == nil {
-			mustClose(t, second)
-			t.Error("opened a second time")
-		} else if !errors.Is(err, keystore.ErrUnreachable) || err.Error() != want {
-			t.Errorf("got %v, want %s", err, want)
-		}
-	}
-	s = c.restart(t, s, path)
-	effectiveAfter(t, s, c, 90*time.Second)
-	mustClose(t, s)
+	mustClose(t, c.open(t, path))
 }

@@ -257,3 +257,43 @@ func TestLeasesOnRecordAreNotShorter(t *testing.T) {
 		}
 	}
 }
+
+// Two processes have one file open when a new keyd takes over, and during -new-epoch.
+func TestTwoProcesses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	a, b := mustOpen(t, path, Options{}), mustOpen(t, path, Options{})
+	if _, err := a.CreateAccount(t.Context(), "operator:test", "acc", "name"); err != nil {
+		t.Fatal(err)
+	}
+	var g errgroup.Group
+	for i, s := range []*Store{a, b, a, b} {
+		g.Go(func() error {
+			for n := range 20 {
+				if err := mint(t.Context(), s, fmt.Sprintf("key_%d_%d", i, n)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	whole(t, b)
+	head, err := b.NewEpoch(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, err := a.Head(t.Context())
+	if seen.Now = head.Now; err != nil || seen != head {
+		t.Fatalf("%+v, want %+v: %v", seen, head, err)
+	}
+	// A cursor of one serves the other.
+	_, next, err := a.Keys(t.Context(), "acc", keystore.Page{Limit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.Keys(t.Context(), "acc", keystore.Page{Limit: 1, After: next}); err != nil {
+		t.Fatal(err)
+	}
+}

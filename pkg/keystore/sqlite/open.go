@@ -139,29 +139,37 @@ func setSchemaVersion(ctx context.Context, tx *sql.Tx, version int) error {
 	return err
 }
 
-// lock takes the lock of the database at path: an advisory lock (flock) on PATH.lock, a file that is never deleted. The
-// kernel releases the lock when the process ends, also by a kill. Programs that only read the database do not take it.
+// lock takes an advisory lock (flock) on PATH.lock, a file that is never deleted. The lock is exclusive if no other process
+// has the database open; share must then be called after the start. Else it is shared. The kernel releases the lock when
+// the process ends, also by a kill. Programs that only read the database do not take it.
 //
-// Without it, a second keyd or keyd -new-epoch would correct the times on record by a step of the clock while the first
-// continues to count by its own clock.
-func lock(path string) (*os.File, error) {
+// So a new keyd can take over from a running one, and only a process that is alone corrects the times on record by a step
+// of the clock.
+func lock(path string) (f *os.File, alone bool, err error) {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	f, err := os.OpenFile(target+".lock", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock file cannot be opened for writing: %w", err)
+	if f, err = os.OpenFile(target+".lock", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, false, fmt.Errorf("lock file cannot be opened for writing: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w: another keyd has it open and holds the lock on %s", keystore.ErrUnreachable, f.Name())
+	if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+		return f, true, nil
+	}
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		if err = share(f); err == nil {
+			return f, false, nil
 		}
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	return f, nil
+	_ = f.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, false, fmt.Errorf("%w: another keyd is opening it and holds the lock on %s", keystore.ErrUnreachable, f.Name())
+	}
+	return nil, false, fmt.Errorf("lock %s: %w", f.Name(), err)
 }
+
+// share turns the lock into a shared one.
+func share(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) }
 
 // errDeleted: a restart would not find later writes.
 var errDeleted = errors.New("the database file was deleted or replaced")

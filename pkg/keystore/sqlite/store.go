@@ -59,7 +59,7 @@ type Store struct {
 	statements map[string]*sql.Stmt // over readers: preparing a query costs more than looking up one digest
 	changed    sqlstore.Broadcast
 	files      *files
-	lock       *os.File // holds the lock until it is closed
+	lock       *os.File // shared, until it is closed
 
 	stepNoted time.Duration  // on record as head.clock_step; used by the writer goroutine only
 	gate      *sqlstore.Gate // before jobs
@@ -72,7 +72,7 @@ var _ keystore.Store = (*Store)(nil)
 
 // Open opens the database at path. It creates the file with mode 0600 if there is none, in a directory that must exist, and
 // brings the schema up to date. The error names the path and the mistake. It is keystore.ErrUnreachable if another process
-// has the database open.
+// has locked the database. Several processes may have it open, as when a new keyd takes over.
 func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	path, err := place(path)
 	if err != nil {
@@ -84,13 +84,15 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 		jobs: make(chan func()),
 		stop: make(chan struct{}),
 	}
-	if s.lock, err = lock(path); err != nil {
+	var alone bool
+	if s.lock, alone, err = lock(path); err != nil {
 		return nil, explain(path, err)
 	}
 	var secret []byte
-	if secret, err = s.connect(ctx, path, cmp.Or(opts.BusyTimeout, 5*time.Second)); err == nil {
+	if secret, err = s.connect(ctx, path, cmp.Or(opts.BusyTimeout, 5*time.Second), alone); err == nil {
 		s.files, err = openedFiles(path, cmp.Or(opts.Log, zap.NewNop()))
 	}
+	err = errors.Join(err, share(s.lock))
 	if err != nil {
 		return nil, explain(path, errors.Join(err, s.disconnect()))
 	}
@@ -100,7 +102,7 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 }
 
 // connect returns the secret that signs cursors.
-func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (secret []byte, err error) {
+func (s *Store) connect(ctx context.Context, path string, busy time.Duration, alone bool) (secret []byte, err error) {
 	if s.writer, err = sql.Open("sqlite", dsn(path, busy, url.Values{
 		"_txlock":       {"immediate"}, // a lock taken later in the transaction could not wait
 		"_synchronous":  {"FULL"},
@@ -115,9 +117,10 @@ func (s *Store) connect(ctx context.Context, path string, busy time.Duration) (s
 	if err := schema.Migrate(ctx, s.writer); err != nil {
 		return nil, err
 	}
-	if err := correctStep(ctx, s.writer); err != nil {
+	if s.stepNoted, err = correctStep(ctx, s.writer, alone); err != nil {
 		return nil, err
 	}
+	s.clock.opened = s.clock.opened.Add(-s.stepNoted)
 	if s.readers, err = sql.Open("sqlite", dsn(path, busy, url.Values{"_query_only": {"on"}})); err != nil {
 		return nil, err
 	}
