@@ -70,7 +70,7 @@ func (s *killRun) run() {
 	stop := s.load.start()
 	for range killsOfEach {
 		s.load.awaitProgress(40, 4)
-		s.scenario.once(s)
+		s.once(s)
 		s.load.awaitCached()
 	}
 	s.load.awaitProgress(40, 4)

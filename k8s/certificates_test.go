@@ -1,9 +1,11 @@
 package k8s
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"net"
 	"net/http"
 	"os"
@@ -16,22 +18,10 @@ import (
 	"time"
 )
 
-// freeAddresses returns a free loopback address for each of keyd's ports in the Pod.
-func freeAddresses(t *testing.T, ports ...string) map[string]string {
-	t.Helper()
-	addresses := map[string]string{}
-	for _, port := range ports {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = listener.Close() }() // after the last one, so that all differ
-		addresses[port] = listener.Addr().String()
-	}
-	return addresses
-}
+// listenAddress matches the listeners in keyd.yaml that are on the network.
+var listenAddress = regexp.MustCompile(`tcp://\[::\]:\d+`)
 
-// runKeyd starts keyd with the files of its Pod on loopback addresses, and returns these by the port in the Pod.
+// runKeyd starts keyd with the files of its Pod on free loopback ports, and returns its addresses by listener.
 func runKeyd(t *testing.T, m *manifests) map[string]string {
 	t.Helper()
 	run, err := os.MkdirTemp("", "keyd")
@@ -39,41 +29,50 @@ func runKeyd(t *testing.T, m *manifests) map[string]string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(run) })
-	addresses := freeAddresses(t, "8080", "8081", "8082", "8083")
 	text := strings.ReplaceAll(m.files()["keyd.yaml"], "/run/phantom", run) + "store: sqlite://" + filepath.Join(run, "keys.db") + "\n"
-	for port, address := range addresses {
-		text = strings.ReplaceAll(text, "[::]:"+port, address)
-	}
 	config := filepath.Join(m.volumes(t, m.mustPod(t, "keyd"))["keyd"], "keyd.yaml")
 	if err := os.Remove(config); err != nil {
 		t.Fatal(err)
 	}
-	write(t, config, []byte(text))
+	write(t, config, listenAddress.ReplaceAll([]byte(text), []byte("tcp://127.0.0.1:0")))
 	cmd := exec.Command(program(t, "keyd"), "-config", config)
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
+	stderr, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
+	var log strings.Builder
+	started, drained := make(chan map[string]string, 1), make(chan struct{})
+	go func() {
+		defer close(drained)
+		defer close(started)
+		addresses := map[string]string{}
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			log.WriteString(lines.Text() + "\n")
+			var line struct{ Msg, Field, Address string }
+			_ = json.Unmarshal(lines.Bytes(), &line) // another line is of no interest
+			switch line.Msg {
+			case "listening":
+				addresses[strings.TrimPrefix(line.Field, "listen.")] = line.Address
+			case "started":
+				started <- addresses
+			}
+		}
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-drained
 		if err := cmd.Wait(); err != nil || t.Failed() {
 			t.Errorf("keyd: %v\n%s", err, log.String())
 		}
 	})
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for range 200 {
-		if response, err := http.Get("http://" + addresses["8082"] + "/readyz"); err == nil {
-			_ = response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return addresses
-			}
-		}
-		<-tick.C
+	addresses, ok := <-started
+	if !ok {
+		t.Fatal("keyd has not started")
 	}
-	t.Fatal("keyd is not ready")
-	return nil
+	return addresses
 }
 
 // client returns a client with the certificate of a Secret. It connects to the address whatever the URL is.
@@ -112,19 +111,19 @@ func TestKeydAcceptsEachCertificateAtItsListenerOnly(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		secret, port, method, path string
-		accepted                   bool
+		secret, listener, method, path string
+		accepted                       bool
 	}{
-		{"authzd-tls", "8080", http.MethodPost, "/v1/resolve", true},
-		{"envoy-tls", "8080", http.MethodPost, "/v1/resolve", false},
-		{"envoy-tls", "8083", http.MethodGet, "/api/v1/me/keys", true},
-		{"authzd-tls", "8083", http.MethodGet, "/api/v1/me/keys", false},
+		{"authzd-tls", "sidecars", http.MethodPost, "/v1/resolve", true},
+		{"envoy-tls", "sidecars", http.MethodPost, "/v1/resolve", false},
+		{"envoy-tls", "owners", http.MethodGet, "/api/v1/me/keys", true},
+		{"authzd-tls", "owners", http.MethodGet, "/api/v1/me/keys", false},
 	} {
-		request, err := http.NewRequest(c.method, "https://keyd:"+c.port+c.path, strings.NewReader(`{}`))
+		request, err := http.NewRequest(c.method, "https://keyd"+c.path, strings.NewReader(`{}`))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.port == "8080" {
+		if c.listener == "sidecars" {
 			request.Header.Set("Authorization", "Bearer "+token)
 		} else {
 			request.Body = http.NoBody
@@ -133,13 +132,13 @@ func TestKeydAcceptsEachCertificateAtItsListenerOnly(t *testing.T) {
 			request.Header.Set("x-phantom-credential-id", "ses_1")
 		}
 		status := 0 // if the handshake fails
-		response, err := m.client(t, c.secret, addresses[c.port]).Do(request)
+		response, err := m.client(t, c.secret, addresses[c.listener]).Do(request)
 		if err == nil {
 			status = response.StatusCode
 			_ = response.Body.Close()
 		}
 		if refused := status == 0 || status == http.StatusUnauthorized || status == http.StatusForbidden; refused == c.accepted {
-			t.Errorf("%s at port %s: status %d, %v; accepted must be %t", c.secret, c.port, status, err, c.accepted)
+			t.Errorf("%s at listener %s: status %d, %v; accepted must be %t", c.secret, c.listener, status, err, c.accepted)
 		}
 	}
 }
@@ -150,7 +149,7 @@ func TestOperatorsOverNetwork(t *testing.T) {
 	secrets := filepath.Join(filepath.Dir(overlay), "demo", "secrets")
 	m := load(t, overlay)
 	m.secrets = load(t, filepath.Dir(secrets)).secrets
-	address := runKeyd(t, m)["8081"]
+	address := runKeyd(t, m)["operators"]
 
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
