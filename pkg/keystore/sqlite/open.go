@@ -111,7 +111,7 @@ func useWAL(ctx context.Context, db *sql.DB, busy time.Duration) error {
 			return err
 		}
 		select {
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(retryPause):
 		case <-ctx.Done():
 			return err
 		}
@@ -139,13 +139,17 @@ func setSchemaVersion(ctx context.Context, tx *sql.Tx, version int) error {
 	return err
 }
 
+// retryPause is the time between two attempts to get a lock. Smaller uses more CPU while another process starts; larger delays
+// the start by up to that time.
+const retryPause = 5 * time.Millisecond
+
 // lock takes an advisory lock (flock) on PATH.lock, a file that is never deleted. The lock is exclusive if no other process
 // has the database open; share must then be called after the start. Else it is shared. The kernel releases the lock when
 // the process ends, also by a kill. Programs that only read the database do not take it.
 //
 // So a new keyd can take over from a running one, and only a process that is alone corrects the times on record by a step
 // of the clock.
-func lock(path string) (f *os.File, alone bool, err error) {
+func lock(ctx context.Context, path string, busy time.Duration) (f *os.File, alone bool, err error) {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, false, err
@@ -153,17 +157,24 @@ func lock(path string) (f *os.File, alone bool, err error) {
 	if f, err = os.OpenFile(target+".lock", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, false, fmt.Errorf("lock file cannot be opened for writing: %w", err)
 	}
-	if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
-		return f, true, nil
-	}
-	if errors.Is(err, syscall.EWOULDBLOCK) {
+	for until := time.Now().Add(busy); ; { // another process has the exclusive lock during its start only
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			return f, true, nil
+		}
 		if err = share(f); err == nil {
 			return f, false, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(until) || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-time.After(retryPause):
+		case <-ctx.Done():
 		}
 	}
 	_ = f.Close()
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, false, fmt.Errorf("%w: another keyd is opening it and holds the lock on %s", keystore.ErrUnreachable, f.Name())
+		err = fmt.Errorf("%w: another keyd is starting on it (%w)", keystore.ErrUnreachable, err)
 	}
 	return nil, false, fmt.Errorf("lock %s: %w", f.Name(), err)
 }

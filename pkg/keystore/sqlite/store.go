@@ -84,12 +84,13 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 		jobs: make(chan func()),
 		stop: make(chan struct{}),
 	}
+	busy := cmp.Or(opts.BusyTimeout, 5*time.Second)
 	var alone bool
-	if s.lock, alone, err = lock(path); err != nil {
+	if s.lock, alone, err = lock(ctx, path, busy); err != nil {
 		return nil, explain(path, err)
 	}
 	var secret []byte
-	if secret, err = s.connect(ctx, path, cmp.Or(opts.BusyTimeout, 5*time.Second), alone); err == nil {
+	if secret, err = s.connect(ctx, path, busy, alone); err == nil {
 		s.files, err = openedFiles(path, cmp.Or(opts.Log, zap.NewNop()))
 	}
 	err = errors.Join(err, share(s.lock))

@@ -224,9 +224,6 @@ func ConcurrentOpen(t *testing.T, open Opener, place string) {
 	for i := range epochs {
 		g.Go(func() error {
 			s, err := open(t.Context(), place)
-			for errors.Is(err, keystore.ErrUnreachable) {
-				s, err = open(t.Context(), place)
-			}
 			if err != nil {
 				return err
 			}
