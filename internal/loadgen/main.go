@@ -1,5 +1,5 @@
-// Command loadgen sends many concurrent checks to one sidecar, for the flood tests and benchmarks. It is a process of its
-// own, so that a measurement beside it shares no Go scheduler with it. It reads a testbed.Load from standard input and
+// Command loadgen sends many concurrent checks to one sidecar, for the flood tests and benchmarks. It is a separate
+// process, so that a measurement beside it shares no Go scheduler with it. It reads a testbed.Load from standard input and
 // writes the answers by reason to standard output, both as JSON.
 //
 // It writes HTTP/2 frames itself and sends the next check as each answer arrives. A gRPC client costs more CPU than the

@@ -195,7 +195,7 @@ func LoadAuthzd(path string) (*Authzd, error) { return load[Authzd](path, allFil
 // not exist.
 func CheckAuthzd(path string) error { _, err := load[Authzd](path, existingFiles); return err }
 
-// AuthzdAdmin returns the admin address in a file, whatever other mistakes the file has: a health
+// AuthzdAdmin returns the admin address in a file, even if the file has other mistakes: a health
 // check must not fail because of a file that the running program has refused. If the address
 // cannot be read, it returns the default and an error.
 func AuthzdAdmin(path string) (Address, error) {

@@ -21,7 +21,7 @@ type Program[C any] struct {
 	Load func(path string) (C, error)
 	// Check returns the mistakes that Load finds, without those about named files that do not exist.
 	Check func(path string) error
-	// Admin returns the admin address in a file, whatever other mistakes the file has. With an error
+	// Admin returns the admin address in a file, even if the file has other mistakes. With an error
 	// the address is a default.
 	Admin func(path string) (net.Addr, error)
 	// Print returns the effective configuration, without secrets.

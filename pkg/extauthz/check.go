@@ -54,8 +54,9 @@ const minLimit = time.Second
 // limit returns the time after a check's arrival in which it may be allowed.
 func (r *Rules) limit() time.Duration { return max(minLimit, 2*r.KeyAPITimeout) }
 
-// Request is a proxy's report about a request. The zero Request has no credential and is denied. A header's slice has one element for each value that the proxy sent, also for an empty
-// one; a proxy may have joined repeated values with ','.
+// Request is a proxy's report about a request. The zero Request has no credential and is denied. A
+// header's slice has one element for each value that the proxy sent, also for an empty one; a proxy
+// may have joined repeated values with ','.
 type Request struct {
 	// Arrived is when the process received the proxy's message; zero means when the check began.
 	Arrived time.Time
