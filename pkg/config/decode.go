@@ -227,7 +227,8 @@ func hasKind(n *yaml.Node, t reflect.Type) bool {
 		number, err := strconv.Atoi(n.Value)
 		return n.Tag == "!!int" && err == nil && strconv.Itoa(number) == n.Value
 	}
-	return n.Tag == "!!str" || t == reflect.TypeFor[Duration]() && n.Tag == "!!int" // 0
+	// 0 is a duration without a unit. The yaml package resolves -0 to a float.
+	return n.Tag == "!!str" || t == reflect.TypeFor[Duration]() && (n.Tag == "!!int" || n.Tag == "!!float")
 }
 
 // accepts reports whether the tag allows a value.

@@ -15,6 +15,8 @@ func TestDurations(t *testing.T) {
 		printed string
 	}{
 		"0":       {0, "0s"},
+		"-0":      {0, "0s"},
+		"+0":      {0, "0s"},
 		"0s":      {0, "0s"},
 		"-0s":     {0, "0s"},
 		"300ms":   {300 * time.Millisecond, "300ms"},
@@ -45,7 +47,7 @@ func TestDurations(t *testing.T) {
 			t.Errorf("%s: loaded as %v and printed as %s", text, cfg.Cache.MaxStale, printed)
 		}
 	}
-	for _, text := range []string{"''", "5", "-1s", "-0.001ms", "1h30", "5 s", "1d", "1e3s", "s", "0x1s", "9999999999h", "1.5"} {
+	for _, text := range []string{"''", "5", "-1s", "-0.001ms", "1h30", "5 s", "1d", "1e3s", "s", "0x1s", "9999999999h", "1.5", "0.0", ".inf", ".nan"} {
 		if cfg, err := loadMaxStale(t, text); err == nil {
 			t.Errorf("%s: loaded as %v", text, cfg.Cache.MaxStale)
 		}
