@@ -143,6 +143,9 @@ func syntaxError(err error) error {
 		}
 		cause = strings.TrimPrefix(e.ContextMsg+": "+e.Message, ": ")
 	}
+	if anchor := "unknown anchor"; strings.HasPrefix(cause, anchor) {
+		cause = anchor // without its name: a secret in the file may begin with *
+	}
 	return fmt.Errorf("%s invalid YAML: %s", position, cause)
 }
 
