@@ -60,6 +60,7 @@ func (c *cli) root() *cobra.Command {
 	root := group(&command{name: "keyctl", short: "The operators' command line for the key API", long: about})
 	root.Example, root.Version = examples, daemon.Version()
 	root.SetVersionTemplate("keyctl {{.Version}}\n")
+	root.Flags().Bool("version", false, "print the version") // cobra's own also has -v
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetOut(c.con.out)
 	root.SetErr(c.con.err)
@@ -277,6 +278,8 @@ func normalize(args []string, flags *pflag.FlagSet) ([]string, error) {
 		case name == "":
 			out = append(out, args[i])
 			continue
+		case name == "version" && !hasValue && !completion:
+			return []string{"--version"}, nil // cobra accepts it only before a command
 		case flag == nil:
 		case given[name] && name != "scope" && !completion:
 			return nil, fmt.Errorf("flag given more than once: --%s", name)

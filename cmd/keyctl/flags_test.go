@@ -85,6 +85,7 @@ func TestNormalize(t *testing.T) {
 		"-id a --id=b":             "flag given more than once: --id",
 		"-h -help --help":          "--help --help --help",
 		"-version":                 "--version",
+		"key mint -id a --version": "--version",
 		"-acount x":                "--acount x",
 		"- -- -x":                  "- -- -x",
 		"-label -id b":             "flag needs an argument: --label",
