@@ -151,7 +151,7 @@ func decodeResult(raw jsontext.Value) Result {
 	}
 	rec.Scopes = credential.NewScopes(*wire.Scopes...)
 	if wire.ExpiresAt != nil {
-		at, err := time.Parse(time.RFC3339, *wire.ExpiresAt)
+		at, err := httpapi.ParseTime(*wire.ExpiresAt)
 		if err != nil || at.IsZero() {
 			return Result{}
 		}

@@ -47,6 +47,9 @@ func TestInvalidResultMakesOnlyThatResultUnusable(t *testing.T) {
 		{goodFacts + `,"plan":"gold"`, Result{Found, goodRecord()}}, // from a newer key API
 		{edit(`"expires_at":null,`, ``), Result{Found, goodRecord()}},
 		{edit(`null`, `"2030-01-02T03:04:05Z"`), Result{Found, expiring}},
+		{edit(`null`, `"2030-01-02t03:04:05z"`), Result{Found, expiring}},
+		{edit(`null`, `"2030-01-02T03:04:05,0Z"`), Result{}},
+		{edit(`null`, `"2030-01-02T03:04:05+24:00"`), Result{}},
 		{
 			`"found":true,"kind":"session","id":"key_1","state":"revoked","scopes":[],"account":{"id":"acc_1","state":"terminated"}`,
 			Result{Found, ended},
