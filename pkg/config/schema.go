@@ -16,7 +16,9 @@ type schema struct {
 	Schema      string             `json:"$schema,omitempty"`
 	Title       string             `json:"title,omitempty"`
 	Description string             `json:"description,omitempty"`
-	Type        any                `json:"type"` // a string or a []string
+	Type        string             `json:"type,omitempty"`
+	AnyOf       []*schema          `json:"anyOf,omitempty"`
+	Const       *int               `json:"const,omitempty"`
 	Properties  map[string]*schema `json:"properties,omitempty"`
 	Required    []string           `json:"required,omitempty"`
 	Additional  any                `json:"additionalProperties,omitempty"` // false or a *schema
@@ -82,7 +84,7 @@ func (d describer) value(v reflect.Value, tag reflect.StructTag) *schema {
 		low, high := bounds(tag)
 		return &schema{Type: "integer", Minimum: number(low), Maximum: number(high)}
 	case Duration:
-		return &schema{Type: []string{"string", "integer"}, Pattern: durationPattern, Minimum: number("0"), Maximum: number("0")}
+		return &schema{AnyOf: []*schema{{Type: "string", Pattern: durationPattern}, {Const: number("0")}}}
 	case Address:
 		return &schema{Type: "string", Pattern: addressPattern}
 	}
