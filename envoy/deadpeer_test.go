@@ -11,77 +11,26 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
+	"github.com/phantomrouter/phantom-authz/internal/lossyproxy"
 )
 
-// wire is a TCP proxy that can cut its open connections: they stay open and carry no data, as when a node or an entry of
-// a NAT table is lost. Later connections work.
-type wire struct {
-	addr   string
-	passed atomic.Int64 // bytes
-	mu     sync.Mutex
-	cut    chan struct{} // closed to cut the connections so far
-}
-
-func newWire(t *testing.T, to string) *wire {
+// startProxy runs a proxy until the test ends.
+func startProxy(t *testing.T, to string) *lossyproxy.Proxy {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := net.ResolveTCPAddr("tcp", to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wire{addr: listener.Addr().String(), cut: make(chan struct{})}
-	ended := make(chan struct{})
-	t.Cleanup(func() { _ = listener.Close(); close(ended) })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			peer, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = conn.Close()
-				continue
-			}
-			w.mu.Lock()
-			cut := w.cut
-			w.mu.Unlock()
-			go w.pass(conn, peer, cut, ended)
-			go w.pass(peer, conn, cut, ended)
-		}
-	}()
-	return w
-}
-
-// pass copies until the connection is cut, and then keeps it open until the test ends.
-func (w *wire) pass(to, from net.Conn, cut, ended chan struct{}) {
-	defer func() { _ = to.Close() }()
-	buffer := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buffer)
-		select {
-		case <-cut:
-			<-ended
-			return
-		default:
-		}
-		w.passed.Add(int64(n))
-		if _, writeErr := to.Write(buffer[:n]); err != nil || writeErr != nil {
-			return
-		}
+	proxy, err := lossyproxy.Start(address)
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-// cutAll cuts the open connections.
-func (w *wire) cutAll() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	close(w.cut)
-	w.cut = make(chan struct{})
+	t.Cleanup(proxy.Close)
+	return proxy
 }
 
 // recovers sends a request every 500 ms, too seldom for a second connection, until one is answered with 200.
@@ -117,12 +66,12 @@ func (p *proxy) recovers(t *testing.T, r request, within time.Duration) {
 func TestCutConnectionToSidecar(t *testing.T) {
 	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
 		sidecar, _ := serveChecks(t, "tcp", "127.0.0.1:0", allowAll)
-		w := newWire(t, sidecar)
-		p := env.ownEnvoy(t, version, envoy.Addresses{Authz: "tcp://" + w.addr})
+		w := startProxy(t, sidecar)
+		p := env.ownEnvoy(t, version, envoy.Addresses{Authz: "tcp://" + w.Addr().String()})
 		for range 20 { // each worker has its own connection
 			p.do(t, request{path: companion})
 		}
-		w.cutAll()
+		w.LoseOpen()
 		p.recovers(t, request{path: companion}, 6*time.Second)
 	})
 }
@@ -131,13 +80,13 @@ func TestCutConnectionToSidecar(t *testing.T) {
 // failure.
 func TestCutConnectionToUpstream(t *testing.T) {
 	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
-		w := newWire(t, env.echo)
-		p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + w.addr})
+		w := startProxy(t, env.echo)
+		p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + w.Addr().String()})
 		r := request{path: companion, http2: true}.with(bearer(env.creds.Chat))
 		for range 20 {
 			p.do(t, r)
 		}
-		w.cutAll()
+		w.LoseOpen()
 		p.recovers(t, r, 30*time.Second)
 	})
 }
@@ -161,8 +110,8 @@ func TestCutConnectionToKeydOverTLS(t *testing.T) {
 		keyd.StartTLS()
 		t.Cleanup(keyd.Close)
 		defer close(released)
-		w := newWire(t, keyd.Listener.Addr().String())
-		p := env.ownEnvoy(t, version, envoy.Addresses{Owners: "tcp://" + w.addr}, func(config map[string]any) {
+		w := startProxy(t, keyd.Listener.Addr().String())
+		p := env.ownEnvoy(t, version, envoy.Addresses{Owners: "tcp://" + w.Addr().String()}, func(config map[string]any) {
 			owners := cluster(config, "owners")
 			owners["typed_extension_protocol_options"] = options
 			owners["transport_socket"] = map[string]any{"name": "envoy.transport_sockets.tls", "typed_config": map[string]any{
@@ -172,10 +121,10 @@ func TestCutConnectionToKeydOverTLS(t *testing.T) {
 		if got := p.do(t, owner(p, request{path: "/api/v1/me/keys"})); got.status != 200 {
 			t.Fatalf("%d %s", got.status, got.body)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		var waiting sync.WaitGroup
-		before := w.passed.Load()
+		before := w.Forwarded()
 		waiting.Go(func() {
 			got, err := p.send(ctx, owner(p, request{path: "/api/v1/me/keys?wait_ms=60000"}))
 			if err != nil || got.body != noKeyd.body() {
@@ -183,12 +132,12 @@ func TestCutConnectionToKeydOverTLS(t *testing.T) {
 			}
 		})
 		eventually(t, "a request to keyd", func() error {
-			if w.passed.Load() == before {
+			if w.Forwarded() == before {
 				return errors.New("none")
 			}
 			return nil
 		})
-		w.cutAll()
+		w.LoseOpen()
 		waiting.Wait()
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/phantomrouter/phantom-authz/internal/lossyproxy"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
@@ -55,8 +56,8 @@ func losePackets(t *testing.T, scheme string, loaded bool) {
 		keyd["listen"], keyd["lease"] = listen, "3s"
 		return keyd
 	})
-	proxy := newTCPProxy(t, s.keyd.Addresses["listen.sidecars"], 0)
-	api := testbed.Config{"url": scheme + "://" + proxy.address(), "token_file": "key-api.token"}
+	proxy := startProxy(t, s.keyd.Addresses["listen.sidecars"], 0)
+	api := testbed.Config{"url": scheme + "://" + proxy.Addr().String(), "token_file": "key-api.token"}
 	if scheme == "https" {
 		api["tls"] = testbed.Config{"ca_file": "cert.pem"}
 	}
@@ -69,7 +70,7 @@ func losePackets(t *testing.T, scheme string, loaded bool) {
 		stop = s.checkUnknownKeys(checks)
 	}
 	cold := s.mint().Secret
-	if proxy.loseOpen() == 0 {
+	if proxy.LoseOpen() == 0 {
 		t.Fatal("no open connection")
 	}
 	lost := time.Now()
@@ -112,16 +113,16 @@ func TestDelayedFirstPoll(t *testing.T) {
 		}, "lease": "6s"}
 	})
 	key := s.mint()
-	proxy := newTCPProxy(t, s.keyd.Addresses["listen.sidecars"], 4600*time.Millisecond)
+	proxy := startProxy(t, s.keyd.Addresses["listen.sidecars"], 4600*time.Millisecond)
 	authzd := s.authzd("authzd", testbed.Config{
-		"key_api":    testbed.Config{"url": "http://" + proxy.address(), "token_file": "key-api.token"},
+		"key_api":    testbed.Config{"url": "http://" + proxy.Addr().String(), "token_file": "key-api.token"},
 		"cache":      testbed.Config{"max_stale": "2s"},
 		"start_wait": "0",
 	})
 	checks := s.checks("authzd")
 	eventually(t, "lease", func() error { return metricIs(t, authzd, synced, 1) })
-	s.revokeAndCheck(checks, key, proxy.loseAllButFirst)
-	proxy.loseNone()
+	s.revokeAndCheck(checks, key, proxy.LoseAllButFirst)
+	proxy.LoseNone()
 	eventually(t, "new lease", func() error { return metricIs(t, authzd, synced, 1) })
 }
 
@@ -192,4 +193,19 @@ func writeCertificate(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// startProxy runs a proxy to a keyd until the test ends.
+func startProxy(t *testing.T, to string, delayFirst time.Duration) *lossyproxy.Proxy {
+	t.Helper()
+	address, err := net.ResolveTCPAddr("tcp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy, err := lossyproxy.Listen("tcp", "127.0.0.1:0", address, delayFirst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	return proxy
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -19,89 +18,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/phantomrouter/phantom-authz/internal/lossyproxy"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
-
-// blackhole is a proxy that can lose its connections without closing them, as a lost node does. New
-// connections work.
-type blackhole struct {
-	listener net.Listener
-	to       net.Addr
-	mu       sync.Mutex
-	conns    []net.Conn
-	alive    *atomic.Bool // of new connections
-	copying  sync.WaitGroup
-}
-
-func newBlackhole(t *testing.T, network, address string, to net.Addr) *blackhole {
-	t.Helper()
-	listener, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &blackhole{listener: listener, to: to, alive: new(atomic.Bool)}
-	b.alive.Store(true)
-	b.copying.Go(b.accept)
-	t.Cleanup(b.close)
-	return b
-}
-
-func (b *blackhole) accept() {
-	for {
-		client, err := b.listener.Accept()
-		if err != nil {
-			return
-		}
-		server, err := net.Dial(b.to.Network(), b.to.String())
-		if err != nil {
-			_ = client.Close()
-			continue
-		}
-		b.mu.Lock()
-		alive := b.alive
-		b.conns = append(b.conns, client, server)
-		b.mu.Unlock()
-		b.copying.Go(func() { forward(server, client, alive) })
-		b.copying.Go(func() { forward(client, server, alive) })
-	}
-}
-
-// forward copies what arrives. It does not close a lost connection.
-func forward(to, from net.Conn, alive *atomic.Bool) {
-	buf := make([]byte, 4096)
-	for {
-		n, err := from.Read(buf)
-		if alive.Load() {
-			if _, writeErr := to.Write(buf[:n]); err != nil || writeErr != nil {
-				_, _ = to.Close(), from.Close()
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-// kill loses all current connections.
-func (b *blackhole) kill() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.alive.Store(false)
-	b.alive = new(atomic.Bool)
-	b.alive.Store(true)
-}
-
-func (b *blackhole) close() {
-	_ = b.listener.Close()
-	b.mu.Lock()
-	for _, c := range b.conns {
-		_ = c.Close()
-	}
-	b.mu.Unlock()
-	b.copying.Wait()
-}
 
 // emptyAPI is a key API without keys and changes.
 type emptyAPI struct {
@@ -151,7 +72,7 @@ func (a *emptyAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type lostConns struct {
 	t     *testing.T
 	api   *emptyAPI
-	proxy *blackhole
+	proxy *lossyproxy.Proxy
 	cache *keycache.Cache
 	asked atomic.Int64
 }
@@ -172,8 +93,13 @@ func connect(t *testing.T, scheme string, lease, deadAfter time.Duration) *lostC
 	if scheme == "unix" {
 		network, address = "unix", filepath.Join(t.TempDir(), "s")
 	}
-	d.proxy = newBlackhole(t, network, address, server.Listener.Addr())
-	switch at := d.proxy.listener.Addr().String(); scheme {
+	proxy, err := lossyproxy.Listen(network, address, server.Listener.Addr(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	d.proxy = proxy
+	switch at := d.proxy.Addr().String(); scheme {
 	case "unix":
 		o.URL = &url.URL{Scheme: "unix", Path: at}
 	case "https":
@@ -261,7 +187,7 @@ func TestLostConnectionsAreDetected(t *testing.T) {
 				if load {
 					d.startLoad()
 				}
-				d.proxy.kill()
+				d.proxy.LoseOpen()
 				before := d.api.polls.Load()
 				running.Go(func() {
 					if took := timeUntil(2*tt.within, d.resolves); took > tt.within+slack {

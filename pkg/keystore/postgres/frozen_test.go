@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/phantomrouter/phantom-authz/internal/lossyproxy"
 	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -20,9 +21,9 @@ import (
 )
 
 // viaProxy is a store whose connections can be frozen.
-func viaProxy(t *testing.T) (*postgres.Store, *pgtest.Proxy) {
+func viaProxy(t *testing.T) (*postgres.Store, *lossyproxy.Proxy) {
 	t.Helper()
-	proxy, err := server.Proxy()
+	proxy, err := lossyproxy.Start(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: server.Port})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +32,7 @@ func viaProxy(t *testing.T) (*postgres.Store, *pgtest.Proxy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	url := strings.Replace(server.LoopbackURL(name), fmt.Sprint(":", server.Port), fmt.Sprint(":", proxy.Port()), 1)
+	url := strings.Replace(server.LoopbackURL(name), fmt.Sprint(":", server.Port), fmt.Sprint(":", proxy.Addr().(*net.TCPAddr).Port), 1)
 	s, err := postgres.Open(t.Context(), url, postgres.Options{Password: func() credential.Secret { return credential.NewSecret(pgtest.Password) }})
 	if err != nil {
 		t.Fatal(err)
@@ -63,8 +64,8 @@ func testDeadIdleConnections(t *testing.T) {
 	s, proxy := viaProxy(t)
 	fillPool(t, s)
 	<-time.After(1200 * time.Millisecond) // longer than a connection is used without a ping
-	made := proxy.Made()
-	proxy.Freeze()
+	made := proxy.Accepted()
+	proxy.LoseOpen()
 	began := time.Now()
 	for what, call := range calls(s) {
 		if err := call(); err != nil {
@@ -74,7 +75,7 @@ func testDeadIdleConnections(t *testing.T) {
 	if took := time.Since(began); took > recovery/2 {
 		t.Errorf("answered after %s", took)
 	}
-	if proxy.Made() == made {
+	if proxy.Accepted() == made {
 		t.Error("no connection was made: none was frozen?")
 	}
 }
@@ -83,7 +84,7 @@ func testDeadIdleConnections(t *testing.T) {
 func testDeadBusyConnections(t *testing.T) {
 	s, proxy := viaProxy(t)
 	fillPool(t, s)
-	proxy.Freeze()
+	proxy.LoseOpen()
 	began := time.Now()
 	var g errgroup.Group
 	for what, call := range calls(s) {
@@ -106,7 +107,7 @@ func testDeadConnectionsUnderLoad(t *testing.T) {
 	l := begin(s)
 	for range 2 {
 		l.waitFor(t, 100)
-		proxy.Freeze()
+		proxy.LoseOpen()
 		began := time.Now()
 		l.waitFor(t, 20)
 		if err := recovered(s, began.Add(recovery)); err != nil {
