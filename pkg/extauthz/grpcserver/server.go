@@ -58,6 +58,11 @@ const (
 	pingAfter   = time.Minute
 	pingTimeout = 20 * time.Second
 
+	// streamWorkers is the number of goroutines that handle checks and are kept, so that their
+	// stacks need not grow again for each check. Further checks in flight start their own.
+	// Smaller starts more goroutines under load; larger keeps more idle stacks.
+	streamWorkers = 64
+
 	// usualSize is the initial size of an answer in bytes. Smaller makes most answers grow;
 	// larger occupies larger buffers of the pool.
 	usualSize = 1 << 10
@@ -88,6 +93,7 @@ func New(checker *extauthz.Checker, log *zap.Logger, opts ...grpc.ServerOption) 
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.InTapHandle(noteArrival),
 		grpc.ForceServerCodecV2(h),
+		grpc.NumStreamWorkers(streamWorkers),
 	}, opts...)
 	s := &Server{grpc: grpc.NewServer(opts...), health: health.NewServer()}
 	s.grpc.RegisterService(&description, h)
