@@ -31,12 +31,12 @@ func (b *pollBody) check(longestMaxStale time.Duration) error {
 		return httpapi.BadRequest("poll", "must be a whole number, at least 1")
 	case b.After == nil:
 		return httpapi.BadRequest("after", "is required")
-	case b.Leave:
-		return nil // for any epoch and after
-	case *b.After < headOnly:
-		return httpapi.BadRequest("after", "must be a revision, or -1")
 	case b.WaitMS < 0 || b.WaitMS > sidecarapi.MaxWait.Milliseconds():
 		return httpapi.BadRequest("wait_ms", "must be a whole number from 0 to %d", sidecarapi.MaxWait.Milliseconds())
+	case b.Leave && b.MaxStaleMS >= 0:
+		return nil // for any epoch, after and longest_max_stale
+	case *b.After < headOnly && !b.Leave:
+		return httpapi.BadRequest("after", "must be a revision, or -1")
 	case b.MaxStaleMS < 0 || b.MaxStaleMS > longestMaxStale.Milliseconds():
 		return httpapi.BadRequest("max_stale_ms", "must be a whole number from 0 to %d (longest_max_stale)", longestMaxStale.Milliseconds())
 	}

@@ -66,6 +66,8 @@ func TestSidecarMistakes(t *testing.T) {
 		{"/v1/changes", `{"sidecar":"a","poll":1,"after":0.5}`, "after"},
 		{"/v1/changes", `{"sidecar":"a","poll":1,"after":0,"wait_ms":-1}`, "wait_ms"},
 		{"/v1/changes", `{"sidecar":"a","poll":1,"after":0,"wait_ms":30001}`, "wait_ms"},
+		{"/v1/changes", `{"sidecar":"a","poll":1,"after":0,"leave":true,"wait_ms":30001}`, "wait_ms"},
+		{"/v1/changes", `{"sidecar":"a","poll":1,"after":0,"leave":true,"max_stale_ms":-1}`, "max_stale_ms"},
 		{"/v1/changes", `{"sidecar":"a","poll":1,"after":0,"max_stale_ms":-1}`, "max_stale_ms"},
 		{"/v1/changes", `{"sidecar":"a","poll":1,"after":-1,"max_stale_ms":3600001}`, "max_stale_ms"},
 		{"/v1/changes", `{"sidecar":"a","poll":1,"after":-1,"max_stale_ms":9223372036854775807}`, "max_stale_ms"},
