@@ -237,8 +237,6 @@ func (s *Server) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@/%s?host=%s&port=%d", database, s.Dir, s.Port)
 }
 
-func (s *Server) loopback() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)) }
-
 // LoopbackURL is the URL of a database on the loopback port, which needs the password.
 func (s *Server) LoopbackURL(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.Port, database)
