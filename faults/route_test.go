@@ -46,7 +46,9 @@ func newRoute(t *testing.T, s *fixture) *route {
 		}
 		keyd.ServeHTTP(w, r)
 	}))
-	rt.listen(t, "127.0.0.1:0", server.Listener.Addr().String())
+	if err := rt.start("127.0.0.1:0", server.Listener.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
 	rt.url = "http://" + rt.tcp.Listen
 	t.Cleanup(func() {
 		rt.tcp.Stop()
@@ -57,13 +59,10 @@ func newRoute(t *testing.T, s *fixture) *route {
 	return rt
 }
 
-// listen starts the TCP proxy.
-func (r *route) listen(t *testing.T, listen, upstream string) {
-	t.Helper()
+// start starts the TCP proxy.
+func (r *route) start(listen, upstream string) error {
 	r.tcp = toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), "keyd", listen, upstream)
-	if err := r.tcp.Start(); err != nil {
-		t.Fatal(err)
-	}
+	return r.tcp.Start()
 }
 
 // reset removes all toxics. Toxiproxy may block forever if a connection closes at the same time; then reset starts a new proxy.
@@ -78,8 +77,8 @@ func (r *route) reset(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(timeout):
-		old.Stop()
-		r.listen(t, old.Listen, old.Upstream)
+		go old.Stop() // closes the listener, and may then block too
+		eventually(t, "a new proxy on "+old.Listen, func() error { return r.start(old.Listen, old.Upstream) })
 	}
 }
 
@@ -202,4 +201,30 @@ func faults() []fault {
 		toxic("hang", `{"type":"timeout","stream":"upstream","attributes":{"timeout":0}}`),
 		toxic("half-open", `{"type":"timeout","stream":"downstream","attributes":{"timeout":0}}`),
 	}
+}
+
+// TestResetOfABlockedProxy: the proxy's lock is held, so it can neither remove a toxic nor stop.
+func TestResetOfABlockedProxy(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	r := &route{}
+	if err := r.start("127.0.0.1:0", server.Listener.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	blocked := r.tcp
+	blocked.Toxics.Lock()
+	conn, err := net.Dial("tcp", blocked.Listen) // its accept waits for the lock
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.reset(t)
+	response, err := http.Get("http://" + r.tcp.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	r.tcp.Stop()
+	_ = conn.Close()
+	blocked.Toxics.Unlock()
 }

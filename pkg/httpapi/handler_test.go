@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +25,9 @@ const testBodyLimit = 100
 type fixture struct {
 	API[string]
 	metrics *prometheus.Registry
-	hooks   []string
+
+	mu    sync.Mutex // requests of several connections run at the same time
+	hooks []string
 }
 
 var errTest = errors.New("test failure")
@@ -32,7 +35,11 @@ var errTest = errors.New("test failure")
 func setUp() *fixture {
 	reg := prometheus.NewRegistry()
 	f := &fixture{metrics: reg}
-	note := func(hook string) { f.hooks = append(f.hooks, hook) }
+	note := func(hook string) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.hooks = append(f.hooks, hook)
+	}
 	f.API = API[string]{
 		Side: "test",
 		Routes: []Route[string]{
