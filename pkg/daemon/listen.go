@@ -143,7 +143,7 @@ const (
 )
 
 // lockForPublish takes the folder's lock, so that a process that withdraws its own socket does not
-// remove the one that is being published. It goes on without the lock after publishWait, because every
+// remove the one that is being published. It continues without the lock after publishWait, because every
 // program that can read the folder can hold the lock, and in a folder that can be written but not
 // read. The rename itself is atomic.
 func lockForPublish(path string) (unlock func()) {
