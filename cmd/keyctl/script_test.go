@@ -75,6 +75,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 // operator sets the environment by which keyctl finds the key API.
 func operator(env *testscript.Env, url, token string) error {
 	file := filepath.Join(env.WorkDir, "alice.token")
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // programs with the race detector sleep for 1 s before they exit
 	env.Setenv("URL", url)
 	env.Setenv("KEYCTL_URL", url)
 	env.Setenv("KEYCTL_TOKEN_FILE", file)
