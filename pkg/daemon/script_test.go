@@ -28,6 +28,7 @@ func TestScripts(t *testing.T) {
 			"poll": poll, "polled": polled, "hammer": hammer, "hammered": hammered,
 		},
 		Setup: func(env *testscript.Env) error {
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // programs with the race detector sleep for 1 s before they exit
 			env.Values[backgroundKey{}] = background{make(chan struct{}), make(chan string, 1)}
 			return nil
 		},
