@@ -1,0 +1,138 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/phantomrouter/phantom-authz/envoy"
+)
+
+// object is a mapping of Envoy's configuration.
+type object = map[string]any
+
+// authorization is what a variant adds to the configuration. The zero value adds nothing.
+type authorization struct {
+	filter   object   // in http_filters
+	route    object   // the filter's configuration of the route; nil: none
+	clusters []object // that the filter uses
+}
+
+// configuration returns an Envoy configuration whose only route answers 200 itself, so that no upstream hides the cost of the
+// filter. It writes no access log. All variants have the same connection manager.
+func configuration(listener, admin string, a authorization) ([]byte, error) {
+	var filters []object
+	if a.filter != nil {
+		filters = append(filters, a.filter)
+	}
+	filters = append(filters, object{"name": "envoy.filters.http.router", "typed_config": extension("filters.http.router.v3.Router", nil)})
+	route := object{"match": object{"prefix": "/"}, "direct_response": object{"status": 200}}
+	if a.route != nil {
+		route["typed_per_filter_config"] = object{a.filter["name"].(string): a.route}
+	}
+	manager := extension("filters.network.http_connection_manager.v3.HttpConnectionManager", object{
+		"stat_prefix":  "bench",
+		"http_filters": filters,
+		"route_config": object{"virtual_hosts": []object{{"name": "api", "domains": []string{"*"}, "routes": []object{route}}}},
+	})
+	public, err := address(listener)
+	if err != nil {
+		return nil, err
+	}
+	operators, err := address(admin)
+	if err != nil {
+		return nil, err
+	}
+	return yaml.Marshal(object{
+		"admin": object{"address": operators},
+		"static_resources": object{
+			"listeners": []object{{
+				"address":       public,
+				"filter_chains": []object{{"filters": []object{{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}}}},
+			}},
+			"clusters": a.clusters,
+		},
+	})
+}
+
+// extension returns the configuration of an extension of Envoy.
+func extension(name string, fields object) object {
+	config := object{"@type": "type.googleapis.com/envoy.extensions." + name}
+	for field, value := range fields {
+		config[field] = value
+	}
+	return config
+}
+
+func address(hostPort string) (object, error) {
+	host, text, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.Atoi(text)
+	return object{"socket_address": object{"address": host, "port_value": port}}, err
+}
+
+// extAuthz returns the filter and the cluster of envoy.yaml, with a sidecar at the socket.
+func extAuthz(socket string) (a authorization, err error) {
+	text, err := envoy.Render(envoy.Addresses{Authz: "unix://" + socket})
+	if err != nil {
+		return a, err
+	}
+	const name = "envoy.filters.http.ext_authz"
+	var config struct {
+		Static struct {
+			Listeners []struct {
+				Chains []struct {
+					Filters []struct {
+						Manager struct {
+							HTTPFilters []object `yaml:"http_filters"`
+						} `yaml:"typed_config"`
+					}
+				} `yaml:"filter_chains"`
+			}
+			Clusters []object
+		} `yaml:"static_resources"`
+	}
+	if err := yaml.Unmarshal(text, &config); err != nil {
+		return a, err
+	}
+	a.filter = named(config.Static.Listeners[0].Chains[0].Filters[0].Manager.HTTPFilters, name)
+	cluster := named(config.Static.Clusters, "authz")
+	if a.filter == nil || cluster == nil {
+		return a, fmt.Errorf("envoy.yaml has no filter %s or no cluster authz", name)
+	}
+	a.clusters = []object{cluster}
+	a.route = extension("filters.http.ext_authz.v3.ExtAuthzPerRoute", object{
+		"check_settings": object{"context_extensions": object{"principal": "any"}},
+	})
+	return a, nil
+}
+
+func named(all []object, name string) object {
+	for _, one := range all {
+		if one["name"] == name {
+			return one
+		}
+	}
+	return nil
+}
+
+// apiKeyAuth returns Envoy's filter that compares keys with a list in its configuration. It does what it can of authzd's work: it
+// removes the key from the request and adds the name of the client.
+func apiKeyAuth(keys []string) authorization {
+	credentials := make([]object, len(keys))
+	for i, key := range keys {
+		credentials[i] = object{"key": key, "client": fmt.Sprintf("client-%d", i)}
+	}
+	return authorization{filter: object{
+		"name": "envoy.filters.http.api_key_auth",
+		"typed_config": extension("filters.http.api_key_auth.v3.ApiKeyAuth", object{
+			"credentials": credentials,
+			"key_sources": []object{{"header": "authorization"}},
+			"forwarding":  object{"header": "x-phantom-client", "hide_credentials": true},
+		}),
+	}}
+}
