@@ -30,6 +30,6 @@ func write(name string, took time.Duration) error {
 	if *jsonFile == "" || len(reported.Tables) == 0 {
 		return nil
 	}
-	reported.Bench, reported.Seconds = name, took.Round(time.Second).Seconds()
+	reported.Bench, reported.Machine, reported.Seconds = name, machine(), took.Round(time.Second).Seconds()
 	return reported.Write(*jsonFile)
 }

@@ -3,9 +3,11 @@
 package result
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,10 +15,26 @@ import (
 
 // File is what one run of a benchmark has measured.
 type File struct {
-	Bench   string  `json:"bench"`   // the name of its program
+	Bench   string  `json:"bench"` // the name of its program
+	Machine Machine `json:"machine"`
 	Seconds float64 `json:"seconds"` // duration of the run
 	Tables  []Table `json:"tables"`
 	Goals   []Goal  `json:"goals,omitempty"`
+}
+
+// Machine is what measures and is measured.
+type Machine struct {
+	Processor string `json:"processor"`
+	Cores     int    `json:"cores"`
+	MemoryGiB int    `json:"memory_gib"`
+	Kernel    string `json:"kernel"`
+	Go        string `json:"go"`
+	Date      string `json:"date"` // of the run: YYYY-MM-DD
+}
+
+func (m Machine) withoutDate() Machine {
+	m.Date = ""
+	return m
 }
 
 // Table has a row for each thing that was measured.
@@ -108,6 +126,11 @@ func writeRow(text *strings.Builder, cells []string) {
 	text.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 }
 
+// Markdown returns the machine as a list.
+func (m Machine) Markdown() string {
+	return fmt.Sprintf("- Machine: %s, %d cores, %d GiB.\n- Linux %s, %s.\n- Measured on %s.\n", m.Processor, m.Cores, m.MemoryGiB, m.Kernel, m.Go, m.Date)
+}
+
 // String returns the value and, in parentheses, the spread.
 func (c Cell) String() string {
 	switch len(c) {
@@ -162,10 +185,17 @@ func Read(path string) (f File, err error) {
 }
 
 // Write writes a file.
-func (f File) Write(path string) error {
-	text, err := json.MarshalIndent(f, "", "\t")
+func (f File) Write(path string) error { return save(path, f) }
+
+// numbers matches an array of numbers over several lines.
+var numbers = regexp.MustCompile(`\[\s+([-+.0-9e,\s]+?)\s+\]`)
+
+// save writes a value as JSON, with each cell on one line.
+func save(path string, value any) error {
+	text, err := json.MarshalIndent(value, "", "\t")
 	if err != nil {
 		return err
 	}
+	text = numbers.ReplaceAllFunc(text, func(cell []byte) []byte { return bytes.Join(bytes.Fields(cell), nil) })
 	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
