@@ -31,8 +31,8 @@ const (
 
 // The colours are readable on white and on black.
 const (
-	textColour = "#7a828e"
-	gridColour = "#7a828e55"
+	textColour  = "#7a828e"
+	gridOpacity = "0.35" // of the lines
 )
 
 var barColours = []string{"#3b82d0", "#d9822b", "#5a9e4b"}
@@ -84,7 +84,7 @@ func (p Plot) SVG(t Table) ([]byte, error) {
 	p.writeLegend(&out)
 	for i := 0; float64(i)*step*scale <= barWidth+0.5; i++ {
 		x := labelWidth + float64(i)*step*scale
-		fmt.Fprintf(&out, `<path d="M%.1f %dV%d" stroke="%s"/>`+"\n", x, top, bottom, gridColour)
+		fmt.Fprintf(&out, `<path d="M%.1f %dV%d" stroke="%s" stroke-opacity="%s"/>`+"\n", x, top, bottom, textColour, gridOpacity)
 		fmt.Fprintf(&out, `<text x="%.1f" y="%d" text-anchor="middle" font-size="12">%s</text>`+"\n", x, bottom+18, format(float64(i)*step))
 	}
 	for i, b := range bars {
