@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
-
 )
 
 const (
