@@ -105,6 +105,9 @@ func NewChecker(source Source, usage Usage, rules *Rules, metrics *Metrics) *Che
 // SetRules replaces the rules for all checks that begin later.
 func (c *Checker) SetRules(rules *Rules) { c.rules.Store(rules) }
 
+// KeyAPITimeout returns the time limit of one resolve request, by the current rules.
+func (c *Checker) KeyAPITimeout() time.Duration { return c.rules.Load().KeyAPITimeout }
+
 // Metrics returns the checker's metrics, in which a transport counts the messages that it rejects.
 func (c *Checker) Metrics() *Metrics { return c.metrics }
 

@@ -27,6 +27,7 @@ type Sidecar struct {
 	cfg   *config.Authzd // of the start
 	api   *keyAPI
 	cache *keycache.Cache
+	usage *usage.Recorder
 }
 
 // New builds a sidecar of the configuration, without its listeners, and adds its components to the
@@ -48,7 +49,17 @@ func New(rt *daemon.Runtime, cfg *config.Authzd) (*Sidecar, error) {
 	recorder := usage.New(api, cache.Name, rt.Log, rt.Metrics)
 	rt.Add(daemon.Component{Name: "usage", Run: recorder.Run})
 	checker := extauthz.NewChecker(cache, recorder, rules, extauthz.NewMetrics(rt.Metrics))
-	return &Sidecar{Checker: checker, rt: rt, cfg: cfg, api: api, cache: cache}, nil
+	return &Sidecar{Checker: checker, rt: rt, cfg: cfg, api: api, cache: cache, usage: recorder}, nil
+}
+
+// NewChecker returns a checker with the rules of another configuration. It shares the cache, the
+// reports and the metrics. Reload does not change its rules.
+func (s *Sidecar) NewChecker(cfg *config.Authzd) (*extauthz.Checker, error) {
+	rules, err := rulesOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return extauthz.NewChecker(s.cache, s.usage, rules, s.Checker.Metrics()), nil
 }
 
 // Reload applies a configuration, except for the fields that need a restart. After an error the one
