@@ -13,12 +13,21 @@ STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev
 override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
 export GOWORK GO111MODULE GOFLAGS
 
-.PHONY: build up test test-long test-image test-openapi bench lint fuzz vuln clean
+.PHONY: build module up test test-long test-image test-openapi bench lint fuzz vuln clean
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
 	@mkdir -p bin
 	$(BUILD) -o bin/ ./cmd/... ./envoy/echo
+
+# cgocheck=0: the SDK passes Envoy pointers to Go memory that holds pointers.
+MODULE  = CGO_ENABLED=1 $(GO) build -race=false -buildmode=c-shared -trimpath -ldflags='-s -w -X=runtime.godebugDefault=cgocheck=0'
+
+## module: the Envoy module bin/libphantom_authz.so; needs a C compiler
+module:
+	@mkdir -p bin
+	$(MODULE) -o bin/libphantom_authz.so ./cmd/module
+	@rm -f bin/libphantom_authz.h
 
 ## up: the complete stack on this machine with a real Envoy on localhost:10000 (PORT= for another port)
 up:

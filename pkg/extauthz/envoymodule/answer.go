@@ -1,0 +1,96 @@
+package envoymodule
+
+import (
+	"github.com/envoyproxy/envoy/source/extensions/dynamic_modules/sdk/go/shared"
+
+	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
+)
+
+// Names that are those of the ext_authz filter, so that access logs and filters work with either
+// front.
+const (
+	// metadataNamespace is the namespace of the dynamic metadata.
+	metadataNamespace = "envoy.filters.http.ext_authz"
+	// details is %RESPONSE_CODE_DETAILS% of a denial, also of a 503 that authzd would answer.
+	details = "ext_authz_denied"
+)
+
+// apply answers the check and changes the request or sends the denial. It reports whether the request
+// may continue.
+func (f *filter) apply(headers shared.HeaderMap) bool {
+	answer := f.outcome.Answer()
+	f.report(&answer.Meta)
+	if !answer.Allow {
+		f.reply(&answer)
+		return false
+	}
+	for _, header := range answer.Set {
+		headers.Set(header.Name, notNil(header.Value))
+	}
+	for _, name := range answer.Remove {
+		headers.Remove(name)
+	}
+	return true
+}
+
+// report sets the dynamic metadata and counts the check.
+func (f *filter) report(m *extauthz.Metadata) {
+	h := f.handle
+	for _, field := range [...]struct{ name, value string }{
+		{"decision", m.Decision},
+		{"shadow_decision", m.ShadowDecision},
+		{"reason", m.Reason},
+		{"account_id", m.AccountID},
+		{"credential_id", m.CredentialID},
+		{"principal", m.Principal},
+	} {
+		if field.value != "" {
+			h.SetMetadata(metadataNamespace, field.name, field.value)
+		}
+	}
+	if m.Principal != "" {
+		for _, name := range m.Scopes.List() {
+			h.AddMetadataListString(metadataNamespace, "scopes", name)
+		}
+	}
+	if id, ok := f.factory.counters[m.Reason]; ok {
+		h.IncrementCounterValue(id, 1)
+	}
+}
+
+// reply sends a denial.
+func (f *filter) reply(a *extauthz.Answer) {
+	headers := make([][2]string, 0, len(a.Set))
+	for _, header := range a.Set {
+		headers = append(headers, [2]string{header.Name, header.Value})
+	}
+	f.replied = true
+	f.handle.SendLocalResponse(uint32(a.Status), headers, []byte(a.Body), details)
+}
+
+// fail answers a check that panicked, and reports whether the request may continue: only in shadow
+// mode. If that panics too, the stream stays stopped.
+func (f *filter) fail(headers shared.HeaderMap) (allowed bool) {
+	defer func() {
+		if value := recover(); value != nil {
+			f.factory.panicked(value)
+			allowed = false
+		}
+	}()
+	if f.replied {
+		return false
+	}
+	f.outcome = f.factory.Checker.Fail(&f.request)
+	return f.apply(headers)
+}
+
+var space = " "
+
+// notNil returns a string of the same content whose data is never a nil pointer: Envoy removes a
+// header that is set to nil.
+func notNil(s string) string {
+	if s == "" {
+		return space[:0]
+	}
+	return s
+}
