@@ -3,12 +3,17 @@ package main
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
+
+// requestPath is the path of all requests. In envoy.yaml its route admits every principal.
+const requestPath = "/api/v1/me"
 
 // object is a mapping of Envoy's configuration.
 type object = map[string]any
@@ -18,6 +23,7 @@ type authorization struct {
 	filter   object   // in http_filters
 	route    object   // the filter's configuration of the route; nil: none
 	clusters []object // that the filter uses
+	keys     []string // that it allows; nil: those of keyd
 }
 
 // configuration returns an Envoy configuration whose only route answers 200 itself, so that no upstream hides the cost of the
@@ -81,7 +87,20 @@ func extAuthz(socket string) (a authorization, err error) {
 	if err != nil {
 		return a, err
 	}
-	const name = "envoy.filters.http.ext_authz"
+	return extract(text, "envoy.filters.http.ext_authz", "authz")
+}
+
+// module returns the filter of envoy.yaml with the module. The fields are its filter_config.
+func module(fields object) (a authorization, err error) {
+	text, err := envoy.RenderModule(envoy.Addresses{}, fields)
+	if err != nil {
+		return a, err
+	}
+	return extract(text, "phantom_authz")
+}
+
+// extract returns a filter of a configuration, its configuration of the route to requestPath, and clusters.
+func extract(text []byte, filter string, clusters ...string) (a authorization, err error) {
 	var config struct {
 		Static struct {
 			Listeners []struct {
@@ -89,6 +108,9 @@ func extAuthz(socket string) (a authorization, err error) {
 					Filters []struct {
 						Manager struct {
 							HTTPFilters []object `yaml:"http_filters"`
+							Routes      struct {
+								Hosts []struct{ Routes []object } `yaml:"virtual_hosts"`
+							} `yaml:"route_config"`
 						} `yaml:"typed_config"`
 					}
 				} `yaml:"filter_chains"`
@@ -99,15 +121,20 @@ func extAuthz(socket string) (a authorization, err error) {
 	if err := yaml.Unmarshal(text, &config); err != nil {
 		return a, err
 	}
-	a.filter = named(config.Static.Listeners[0].Chains[0].Filters[0].Manager.HTTPFilters, name)
-	cluster := named(config.Static.Clusters, "authz")
-	if a.filter == nil || cluster == nil {
-		return a, fmt.Errorf("envoy.yaml has no filter %s or no cluster authz", name)
+	manager := config.Static.Listeners[0].Chains[0].Filters[0].Manager
+	a.filter = named(manager.HTTPFilters, filter)
+	for _, name := range clusters {
+		a.clusters = append(a.clusters, named(config.Static.Clusters, name))
 	}
-	a.clusters = []object{cluster}
-	a.route = extension("filters.http.ext_authz.v3.ExtAuthzPerRoute", object{
-		"check_settings": object{"context_extensions": object{"principal": "any"}},
-	})
+	for _, route := range manager.Routes.Hosts[0].Routes {
+		if match, _ := route["match"].(object); match["path"] == requestPath {
+			settings, _ := route["typed_per_filter_config"].(object)
+			a.route, _ = settings[filter].(object)
+		}
+	}
+	if a.filter == nil || a.route == nil || slices.ContainsFunc(a.clusters, func(c object) bool { return c == nil }) {
+		return a, fmt.Errorf("envoy.yaml has no filter %s, no route to %s for it, or none of the clusters %q", filter, requestPath, clusters)
+	}
 	return a, nil
 }
 
@@ -121,18 +148,21 @@ func named(all []object, name string) object {
 }
 
 // apiKeyAuth returns Envoy's filter that compares keys with a list in its configuration. It does what it can of authzd's work: it
-// removes the key from the request and adds the name of the client.
-func apiKeyAuth(keys []string) authorization {
-	credentials := make([]object, len(keys))
-	for i, key := range keys {
-		credentials[i] = object{"key": key, "client": fmt.Sprintf("client-%d", i)}
+// removes the key from the request and adds the name of the client. Its keys are n others, because the testbed rejects keys of
+// keyd in files.
+func apiKeyAuth(n int) (a authorization) {
+	credentials := make([]object, n)
+	for i := range credentials {
+		a.keys = append(a.keys, credential.Mint(credential.Key).Reveal())
+		credentials[i] = object{"key": a.keys[i], "client": fmt.Sprintf("client-%d", i)}
 	}
-	return authorization{filter: object{
+	a.filter = object{
 		"name": "envoy.filters.http.api_key_auth",
 		"typed_config": extension("filters.http.api_key_auth.v3.ApiKeyAuth", object{
 			"credentials": credentials,
 			"key_sources": []object{{"header": "authorization"}},
 			"forwarding":  object{"header": "x-phantom-client", "hide_credentials": true},
 		}),
-	}}
+	}
+	return a
 }

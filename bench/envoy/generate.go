@@ -68,7 +68,7 @@ func runGenerator(in io.Reader, out io.Writer) error {
 	debug.SetGCPercent(-1) // a collection would dominate p99; the garbage of a run is a few MiB
 	requests := make([][]byte, len(l.Keys))
 	for i, key := range l.Keys {
-		requests[i] = fmt.Appendf(nil, "GET /api/v1/me HTTP/1.1\r\nhost: api.example.com\r\nuser-agent: bench\r\naccept: */*\r\nauthorization: Bearer %s\r\n\r\n", key)
+		requests[i] = fmt.Appendf(nil, "GET %s HTTP/1.1\r\nhost: api.example.com\r\nuser-agent: bench\r\naccept: */*\r\nauthorization: Bearer %s\r\n\r\n", requestPath, key)
 	}
 	connections := make([]*connection, l.Connections)
 	for i := range connections {

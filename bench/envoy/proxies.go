@@ -11,17 +11,16 @@ import (
 	"github.com/phantomrouter/phantom-authz/bench"
 	"github.com/phantomrouter/phantom-authz/envoy"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
-	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
 // proxies are a testbed with an Envoy for each variant.
 type proxies struct {
 	*testbed.Testbed
-	program string // path of Envoy
-	keys    []string
+	program string   // path of Envoy
+	keys    []string // of keyd
 	all     []*proxy // the baseline is the first one
 
-	none, apiKeyAuth, authzd *proxy
+	none, module, authzd *proxy
 }
 
 // proxy is an Envoy with a way to authorize.
@@ -41,8 +40,12 @@ func (p *proxies) start(ctx context.Context) (err error) {
 	if _, err := p.StartKeyd(ctx, bench.Quiet()); err != nil {
 		return err
 	}
-	const sidecar = "authzd"
+	const sidecar, constant = "authzd", "constant"
 	authzd, err := p.StartAuthzd(ctx, sidecar, bench.Quiet())
+	if err != nil {
+		return err
+	}
+	stock, err := p.Start(constant, p.Command(ctx, "check", "-serve", p.Socket(constant)))
 	if err != nil {
 		return err
 	}
@@ -53,27 +56,51 @@ func (p *proxies) start(ctx context.Context) (err error) {
 	for _, key := range minted {
 		p.keys = append(p.keys, key.Reveal())
 	}
-	if p.none, err = p.startEnvoy(ctx, "no authorization", authorization{}, nil, p.keys); err != nil {
+	if p.none, err = p.startEnvoy(ctx, "no authorization", authorization{}, nil); err != nil {
 		return err
 	}
-	// The testbed rejects a minted key in a file, so these keys are others.
-	listed := make([]string, len(p.keys))
-	for i := range listed {
-		listed[i] = credential.Mint(credential.Key).Reveal()
-	}
-	if p.apiKeyAuth, err = p.startEnvoy(ctx, "api_key_auth of Envoy", apiKeyAuth(listed), nil, listed); err != nil {
+	if _, err = p.startEnvoy(ctx, "api_key_auth of Envoy", apiKeyAuth(*keyCount), nil); err != nil {
 		return err
 	}
-	filter, err := extAuthz(p.Socket(sidecar))
-	if err != nil {
+	if p.module, err = p.startModule(ctx); err != nil {
 		return err
 	}
-	p.authzd, err = p.startEnvoy(ctx, "ext_authz with authzd", filter, authzd, p.keys)
+	if _, err = p.startExtAuthz(ctx, "ext_authz, constant answer", constant, stock); err != nil {
+		return err
+	}
+	p.authzd, err = p.startExtAuthz(ctx, "ext_authz with authzd", sidecar, authzd)
 	return err
 }
 
+func (p *proxies) startExtAuthz(ctx context.Context, name, socket string, sidecar *testbed.Process) (*proxy, error) {
+	a, err := extAuthz(p.Socket(socket))
+	if err != nil {
+		return nil, err
+	}
+	return p.startEnvoy(ctx, name, a, sidecar)
+}
+
+// startModule builds the module and starts an Envoy with it.
+func (p *proxies) startModule(ctx context.Context) (*proxy, error) {
+	build := exec.CommandContext(ctx, "go", "build", "-buildmode=c-shared", "-ldflags=-X=runtime.godebugDefault=cgocheck=0",
+		"-o", p.File("libphantom_authz.so"), "github.com/phantomrouter/phantom-authz/cmd/module")
+	build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the module: %w\n%s", err, out)
+	}
+	a, err := module(object{
+		"listen":  object{"admin": "tcp://127.0.0.1:0"},
+		"key_api": object{"url": "unix://" + p.Socket("sidecars"), "token_file": p.File("key-api.token")},
+		"log":     object{"level": "info"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p.startEnvoy(ctx, "module", a, nil)
+}
+
 // startEnvoy starts the Envoy of a variant, and waits until it allows each key.
-func (p *proxies) startEnvoy(ctx context.Context, name string, a authorization, sidecar *testbed.Process, keys []string) (*proxy, error) {
+func (p *proxies) startEnvoy(ctx context.Context, name string, a authorization, sidecar *testbed.Process) (*proxy, error) {
 	addresses, err := testbed.FreeAddresses(2)
 	if err != nil {
 		return nil, err
@@ -87,10 +114,15 @@ func (p *proxies) startEnvoy(ctx context.Context, name string, a authorization, 
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return nil, err
 	}
+	keys := a.keys
+	if keys == nil {
+		keys = p.keys
+	}
 	v := &proxy{sidecar: sidecar, load: load{Address: addresses[0], Keys: keys, Connections: *connections, Duration: *duration}}
 	v.Variant = &bench.Variant[round]{Name: name, Run: func() (round, error) { return v.measure(ctx) }}
 	cmd := exec.Command("taskset", "-c", envoyProcessor, p.program,
 		"-c", file, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
+	cmd.Env = append(os.Environ(), envoy.ModuleEnv(p.Dir)...)
 	if v.envoy, err = p.Start(process, cmd); err != nil {
 		return nil, err
 	}
@@ -110,7 +142,7 @@ func (p *proxies) startEnvoy(ctx context.Context, name string, a authorization, 
 func (v *proxy) request(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // the caller retries
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+v.load.Address+"/api/v1/me", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+v.load.Address+requestPath, nil)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,12 @@ func (p *proxies) report() {
 		*version, *connections, *keyCount, *rounds, *duration), atFullSpeed))
 	bench.Report(p.table("envoy-rate", fmt.Sprintf("The same at %d requests a second, at even intervals. A latency counts from the time at which the request was due.", *rate), atEvenRate))
 	bench.Report(p.ratios())
+	bench.ReportGoals(
+		result.Goal{Name: "module: CPU that it adds, to that which ext_authz with authzd adds", AtMost: 0.12, Measured: result.Median(p.addedRatios(p.module))},
+		result.Goal{Name: "module: requests/s to no authorization", AtLeast: 0.65, Measured: result.Median(p.module.Ratios(p.none.Variant, perSecond))},
+		result.Goal{Name: "module: requests/s to ext_authz with authzd", AtLeast: 2.5, Measured: result.Median(p.module.Ratios(p.authzd.Variant, perSecond))},
+		result.Goal{Name: "module: p99 to ext_authz with authzd", AtMost: 0.6, Measured: result.Median(p.module.Ratios(p.authzd.Variant, p99))},
+	)
 }
 
 func (p *proxies) table(name, caption string, columns []column) result.Table {
