@@ -24,6 +24,7 @@ var atFullSpeed = []column{
 	{"p99, ms", false, p99},
 	{"Envoy's CPU for a request, µs", false, func(r round) float64 { return r.full.perRequest(r.full.envoy) }},
 	{"sidecar's CPU, µs", true, func(r round) float64 { return r.full.perRequest(r.full.sidecar) }},
+	{"answers other than 200", false, func(r round) float64 { return float64(r.full.Others) }},
 	{"Envoy's share of its core", false, func(r round) float64 { return r.full.envoy.Seconds() / r.full.Elapsed.Seconds() }},
 	{"Envoy's memory, MiB", false, func(r round) float64 { return float64(r.envoyBytes) / (1 << 20) }},
 	{"sidecar's memory, MiB", true, func(r round) float64 { return float64(r.authzBytes) / (1 << 20) }},
@@ -34,6 +35,7 @@ var atEvenRate = []column{
 	{"p99, ms", false, func(r round) float64 { return bench.Millis(r.even.P99) }},
 	{"Envoy's CPU for a request, µs", false, func(r round) float64 { return r.even.perRequest(r.even.envoy) }},
 	{"sidecar's CPU, µs", true, func(r round) float64 { return r.even.perRequest(r.even.sidecar) }},
+	{"answers other than 200", false, func(r round) float64 { return float64(r.even.Others) }},
 }
 
 // report prints the tables.
