@@ -23,10 +23,10 @@ func Quiet() testbed.Config { return testbed.Config{"log": testbed.Config{"level
 // without the file.
 func Main(run func(context.Context) error) {
 	flag.Parse()
-	name, began := filepath.Base(os.Args[0]), time.Now()
+	name, began, before := filepath.Base(os.Args[0]), time.Now(), loadNow()
 	err := run(context.Background())
-	if err == nil {
-		err = write(name, time.Since(began))
+	if took := time.Since(began); err == nil {
+		err = write(name, took, loadNow().othersSince(before, took))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)

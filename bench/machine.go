@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/bench/result"
@@ -37,4 +38,30 @@ func field(path, name string) string {
 		}
 	}
 	return ""
+}
+
+// load is the processor time that has been used until now: by all programs, and by this one with its ended child processes.
+type load struct{ all, own time.Duration }
+
+func loadNow() (l load) {
+	const tick = 10 * time.Millisecond // of times in /proc/stat
+	text, _ := os.ReadFile("/proc/stat")
+	for i, field := range strings.Fields(string(text)) {
+		if 1 <= i && i <= 3 { // user, nice, system of all cores
+			ticks, _ := strconv.Atoi(field)
+			l.all += time.Duration(ticks) * tick
+		}
+	}
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var usage syscall.Rusage
+		_ = syscall.Getrusage(who, &usage) // it fails only for other arguments
+		l.own += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	}
+	return l
+}
+
+// othersSince returns the share of all cores that other programs have used since then.
+func (l load) othersSince(before load, took time.Duration) float64 {
+	others := (l.all - before.all) - (l.own - before.own)
+	return max(0, others.Seconds()) / took.Seconds() / float64(runtime.NumCPU())
 }

@@ -3,6 +3,8 @@ package bench
 import (
 	"flag"
 	"fmt"
+	"math"
+	"os"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/bench/result"
@@ -25,11 +27,18 @@ func ReportGoals(goals ...result.Goal) {
 	reported.Goals = append(reported.Goals, goals...)
 }
 
-// write writes the file of the flag -json.
-func write(name string, took time.Duration) error {
+// mostOthers is the share of the cores that other programs may use without a warning. Smaller warns of the measuring itself.
+const mostOthers = 0.1
+
+// write writes the file of the flag -json. It warns if other programs have disturbed the benchmark.
+func write(name string, took time.Duration, others float64) error {
+	if others > mostOthers {
+		fmt.Fprintf(os.Stderr, "%s: other programs used %.0f %% of the cores: repeat it on an idle machine\n", name, 100*others)
+	}
 	if *jsonFile == "" || len(reported.Tables) == 0 {
 		return nil
 	}
-	reported.Bench, reported.Machine, reported.Seconds = name, machine(), took.Round(time.Second).Seconds()
+	reported.Bench, reported.Machine = name, machine()
+	reported.Seconds, reported.Others = took.Round(time.Second).Seconds(), math.Round(1000*others)/1000
 	return reported.Write(*jsonFile)
 }

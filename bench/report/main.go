@@ -1,8 +1,6 @@
-// Command report makes the tables and plots of docs/performance.md from the results of the benchmarks. It needs the results of all
-// benchmarks, from one machine. It runs in the root of the repository.
-//
-// Without arguments it makes them again from docs/performance/results.json, after a change of the text or of the plots. With the
-// files that the benchmarks have written by -json, it first replaces results.json.
+// Command report makes the tables and plots of docs/performance.md from docs/performance/results.json. Arguments are files that
+// benchmarks have written by -json: they replace the earlier results of these benchmarks first. All must be of one machine. The
+// command runs in the root of the repository.
 package main
 
 import (
@@ -29,17 +27,11 @@ const (
 
 func run(files []string) error {
 	stored := filepath.Join(folder, "results.json")
-	if len(files) > 0 {
-		results, err := result.Join(files)
-		if err != nil {
-			return err
-		}
-		if err := results.Save(stored); err != nil {
-			return err
-		}
-	}
 	results, err := result.Load(stored)
 	if err != nil {
+		return err
+	}
+	if results, err = results.Replace(files); err != nil {
 		return err
 	}
 	text, err := os.ReadFile(document)
@@ -52,6 +44,9 @@ func run(files []string) error {
 	}
 	pictures, err := results.Draw(result.Plots())
 	if err != nil {
+		return err
+	}
+	if err := results.Save(stored); err != nil {
 		return err
 	}
 	for name, picture := range pictures {

@@ -18,6 +18,7 @@ type File struct {
 	Bench   string  `json:"bench"` // the name of its program
 	Machine Machine `json:"machine"`
 	Seconds float64 `json:"seconds"` // duration of the run
+	Others  float64 `json:"others"`  // share of the cores that other programs used meanwhile
 	Tables  []Table `json:"tables"`
 	Goals   []Goal  `json:"goals,omitempty"`
 }
@@ -39,7 +40,7 @@ func (m Machine) withoutDate() Machine {
 
 // Table has a row for each thing that was measured.
 type Table struct {
-	Name    string   `json:"name"`    // unique among all benchmarks; a document shows the table where it has this name
+	Name    string   `json:"name"`    // unique among all benchmarks
 	Caption string   `json:"caption"` // one sentence: how often and how long
 	Columns []string `json:"columns"` // with the unit after a comma; the first one describes the rows
 	Rows    []Row    `json:"rows"`
@@ -124,11 +125,6 @@ func GoalsMarkdown(goals []Goal) string {
 
 func writeRow(text *strings.Builder, cells []string) {
 	text.WriteString("| " + strings.Join(cells, " | ") + " |\n")
-}
-
-// Markdown returns the machine as a list.
-func (m Machine) Markdown() string {
-	return fmt.Sprintf("- Machine: %s, %d cores, %d GiB.\n- Linux %s, %s.\n- Measured on %s.\n", m.Processor, m.Cores, m.MemoryGiB, m.Kernel, m.Go, m.Date)
 }
 
 // String returns the value and, in parentheses, the spread.
