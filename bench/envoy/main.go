@@ -7,13 +7,15 @@
 // then at an even rate. CPU and memory are those of whole processes, so those of Envoy include the network and the module.
 //
 // Envoy has its own processor. The other one runs the generator, authzd and the key API. The benchmark needs Linux with taskset,
-// and an otherwise idle machine: other programs increase every p99.
+// and an otherwise idle machine: other programs increase every p99. With perf it also shows the parts of the CPU.
 package main
 
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
+	"os/exec"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/bench"
@@ -59,5 +61,14 @@ func measure(ctx context.Context, tb *testbed.Testbed) error {
 		return err
 	}
 	p.report()
+	if _, err := exec.LookPath("perf"); err != nil {
+		fmt.Println("Without perf there is no table of the parts of a request.")
+		return nil
+	}
+	parts, err := p.partsTable(ctx)
+	if err != nil {
+		return err
+	}
+	bench.Report(parts)
 	return nil
 }
