@@ -24,10 +24,11 @@ type authorization struct {
 	route    object   // the filter's configuration of the route; nil: none
 	clusters []object // that the filter uses
 	keys     []string // that it allows; nil: those of keyd
+	log      []object // the access log; nil: none
 }
 
 // configuration returns an Envoy configuration whose only route answers 200 itself, so that no upstream hides the cost of the
-// filter. It writes no access log. All variants have the same connection manager.
+// filter. All variants have the same connection manager.
 func configuration(listener, admin string, a authorization) ([]byte, error) {
 	var filters []object
 	if a.filter != nil {
@@ -38,11 +39,14 @@ func configuration(listener, admin string, a authorization) ([]byte, error) {
 	if a.route != nil {
 		route["typed_per_filter_config"] = object{a.filter["name"].(string): a.route}
 	}
-	manager := extension("filters.network.http_connection_manager.v3.HttpConnectionManager", object{
+	http := extension("filters.network.http_connection_manager.v3.HttpConnectionManager", object{
 		"stat_prefix":  "bench",
 		"http_filters": filters,
 		"route_config": object{"virtual_hosts": []object{{"name": "api", "domains": []string{"*"}, "routes": []object{route}}}},
 	})
+	if a.log != nil {
+		http["access_log"] = a.log
+	}
 	public, err := address(listener)
 	if err != nil {
 		return nil, err
@@ -56,7 +60,7 @@ func configuration(listener, admin string, a authorization) ([]byte, error) {
 		"static_resources": object{
 			"listeners": []object{{
 				"address":       public,
-				"filter_chains": []object{{"filters": []object{{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}}}},
+				"filter_chains": []object{{"filters": []object{{"name": "envoy.filters.network.http_connection_manager", "typed_config": http}}}},
 			}},
 			"clusters": a.clusters,
 		},
@@ -90,6 +94,18 @@ func extAuthz(socket string) (a authorization, err error) {
 	return extract(text, "envoy.filters.http.ext_authz", "authz")
 }
 
+// accessLog returns the access log of envoy.yaml without a filter.
+func accessLog() (a authorization, err error) {
+	text, err := envoy.Render(envoy.Addresses{})
+	if err != nil {
+		return a, err
+	}
+	var config rendered
+	err = yaml.Unmarshal(text, &config)
+	a.log = config.manager().AccessLog
+	return a, err
+}
+
 // module returns the filter of envoy.yaml with the module. The fields are its filter_config.
 func module(fields object) (a authorization, err error) {
 	text, err := envoy.RenderModule(envoy.Addresses{}, fields)
@@ -99,34 +115,42 @@ func module(fields object) (a authorization, err error) {
 	return extract(text, "phantom_authz")
 }
 
+// rendered is what the benchmark uses of a configuration that the package envoy renders.
+type rendered struct {
+	Static struct {
+		Listeners []struct {
+			Chains []struct {
+				Filters []struct {
+					Manager manager `yaml:"typed_config"`
+				}
+			} `yaml:"filter_chains"`
+		}
+		Clusters []object
+	} `yaml:"static_resources"`
+}
+
+// manager is a connection manager.
+type manager struct {
+	Filters   []object `yaml:"http_filters"`
+	AccessLog []object `yaml:"access_log"`
+	Routes    struct {
+		Hosts []struct{ Routes []object } `yaml:"virtual_hosts"`
+	} `yaml:"route_config"`
+}
+
+func (r rendered) manager() manager { return r.Static.Listeners[0].Chains[0].Filters[0].Manager }
+
 // extract returns a filter of a configuration, its configuration of the route to requestPath, and clusters.
 func extract(text []byte, filter string, clusters ...string) (a authorization, err error) {
-	var config struct {
-		Static struct {
-			Listeners []struct {
-				Chains []struct {
-					Filters []struct {
-						Manager struct {
-							HTTPFilters []object `yaml:"http_filters"`
-							Routes      struct {
-								Hosts []struct{ Routes []object } `yaml:"virtual_hosts"`
-							} `yaml:"route_config"`
-						} `yaml:"typed_config"`
-					}
-				} `yaml:"filter_chains"`
-			}
-			Clusters []object
-		} `yaml:"static_resources"`
-	}
+	var config rendered
 	if err := yaml.Unmarshal(text, &config); err != nil {
 		return a, err
 	}
-	manager := config.Static.Listeners[0].Chains[0].Filters[0].Manager
-	a.filter = named(manager.HTTPFilters, filter)
+	a.filter = named(config.manager().Filters, filter)
 	for _, name := range clusters {
 		a.clusters = append(a.clusters, named(config.Static.Clusters, name))
 	}
-	for _, route := range manager.Routes.Hosts[0].Routes {
+	for _, route := range config.manager().Routes.Hosts[0].Routes {
 		if match, _ := route["match"].(object); match["path"] == requestPath {
 			settings, _ := route["typed_per_filter_config"].(object)
 			a.route, _ = settings[filter].(object)

@@ -130,7 +130,7 @@ func countParts(all []sample, envoy int) (counts []float64, n int) {
 	return counts, len(all)
 }
 
-// partsTable has a column for each variant. Without perf it is empty.
+// partsTable returns a table with a column for each variant.
 func (p *proxies) partsTable(ctx context.Context) (result.Table, error) {
 	t := result.Table{
 		Name:    "envoy-parts",

@@ -59,6 +59,13 @@ func (p *proxies) start(ctx context.Context) (err error) {
 	if p.none, err = p.startEnvoy(ctx, "no authorization", authorization{}, nil); err != nil {
 		return err
 	}
+	log, err := accessLog()
+	if err != nil {
+		return err
+	}
+	if _, err = p.startEnvoy(ctx, "no authorization, access log", log, nil); err != nil {
+		return err
+	}
 	if _, err = p.startEnvoy(ctx, "api_key_auth of Envoy", apiKeyAuth(*keyCount), nil); err != nil {
 		return err
 	}
@@ -122,6 +129,14 @@ func (p *proxies) startEnvoy(ctx context.Context, name string, a authorization, 
 	v.Variant = &bench.Variant[round]{Name: name, Run: func() (round, error) { return v.measure(ctx) }}
 	cmd := exec.Command("taskset", "-c", envoyProcessor, p.program,
 		"-c", file, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
+	if a.log != nil {
+		null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = null.Close() }()
+		cmd.Stdout = null // the log would have gigabytes
+	}
 	cmd.Env = append(os.Environ(), envoy.ModuleEnv(p.Dir)...)
 	if v.envoy, err = p.Start(process, cmd); err != nil {
 		return nil, err
