@@ -25,7 +25,7 @@ func (f *filter) apply(headers shared.HeaderMap) bool {
 		return false
 	}
 	for _, header := range answer.Set {
-		headers.Set(header.Name, notNil(header.Value))
+		headers.Set(header.Name, header.Value) // an empty value removes the header
 	}
 	for _, name := range answer.Remove {
 		headers.Remove(name)
@@ -69,28 +69,29 @@ func (f *filter) reply(a *extauthz.Answer) {
 }
 
 // fail answers a check that panicked, and reports whether the request may continue: only in shadow
-// mode. If that panics too, the stream stays stopped.
+// mode, and only if it was read, because reserved headers must be removed. If that panics too, it
+// answers without the check.
 func (f *filter) fail(headers shared.HeaderMap) (allowed bool) {
 	defer func() {
 		if value := recover(); value != nil {
 			f.factory.panicked(value)
+			f.refuse()
 			allowed = false
 		}
 	}()
-	if f.replied {
-		return false
+	f.outcome = extauthz.Outcome{} // is answered as failed
+	if f.wasRead {
+		f.outcome = f.factory.Checker.Fail(&f.request)
 	}
-	f.outcome = f.factory.Checker.Fail(&f.request)
-	return f.apply(headers)
+	return !f.replied && f.apply(headers)
 }
 
-var space = " "
-
-// notNil returns a string of the same content whose data is never a nil pointer: Envoy removes a
-// header that is set to nil.
-func notNil(s string) string {
-	if s == "" {
-		return space[:0]
+// refuse sends the denial of a failed check. If that panics, or a reply was sent already, the stream
+// stays stopped.
+func (f *filter) refuse() {
+	defer f.factory.recovered()
+	if !f.replied {
+		answer := extauthz.Failed()
+		f.reply(&answer)
 	}
-	return s
 }

@@ -76,19 +76,20 @@ var _ shared.HttpFilterConfigFactory = Module{}
 
 // Create implements shared.HttpFilterConfigFactory.
 func (m Module) Create(handle shared.HttpFilterConfigHandle, filterConfig []byte) (f shared.HttpFilterFactory, err error) {
-	var engine *Engine
+	var made *factory
 	defer func() {
 		if value := recover(); value != nil {
 			f, err = nil, panicError(value)
 		}
-		if err != nil && engine != nil {
-			engine.Release()
+		if err != nil && made != nil {
+			made.OnDestroy()
 		}
 	}()
-	if engine, err = m.Open(jsonOf(filterConfig)); err != nil {
+	engine, err := m.Open(jsonOf(filterConfig))
+	if err != nil {
 		return nil, err
 	}
-	made := &factory{
+	made = &factory{
 		Engine: *engine,
 		panics: rate.Sometimes{First: linesFirst, Interval: linesEvery},
 	}
@@ -156,12 +157,15 @@ func (f *factory) Create(handle shared.HttpFilterHandle) shared.HttpFilter {
 
 // OnDestroy implements shared.HttpFilterFactory.
 func (f *factory) OnDestroy() {
-	defer func() {
-		if value := recover(); value != nil {
-			f.panicked(value)
-		}
-	}()
+	defer f.recovered()
 	f.Release()
+}
+
+// recovered recovers a panic of the function that defers it.
+func (f *factory) recovered() {
+	if value := recover(); value != nil {
+		f.panicked(value)
+	}
 }
 
 // The first linesFirst lines of panics are logged, then one in each period of linesEvery. More lines
