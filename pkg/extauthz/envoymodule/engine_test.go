@@ -3,7 +3,6 @@ package envoymodule
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,12 +33,9 @@ var (
 
 // facts is a Source of fixed records. With misses, Cached leaves each digest to Lookup.
 type facts struct {
-	misses  bool
-	hang    bool // Lookup returns when its context ends
-	gate    chan struct{}
-	panics  map[string]bool // by method
-	lookups atomic.Int64
-	until   atomic.Int64 // the deadline of the last look-up
+	misses bool
+	gate   chan struct{}   // Lookup returns when it is open or its context ends; nil is open
+	panics map[string]bool // by method
 }
 
 var records = func() map[credential.Digest]credential.Record {
@@ -76,19 +72,15 @@ func (f *facts) Cached(d credential.Digest) (rec credential.Record, found, known
 }
 
 func (f *facts) Lookup(ctx context.Context, d credential.Digest) (credential.Record, bool, error) {
-	f.lookups.Add(1)
-	if until, ok := ctx.Deadline(); ok {
-		f.until.Store(until.UnixNano())
-	}
 	if f.panics["Lookup"] {
 		panic("a secret of Lookup")
 	}
 	if f.gate != nil {
-		<-f.gate
-	}
-	if f.hang {
-		<-ctx.Done()
-		return credential.Record{}, false, ctx.Err()
+		select {
+		case <-f.gate:
+		case <-ctx.Done():
+			return credential.Record{}, false, ctx.Err()
+		}
 	}
 	switch d {
 	case digest(limitedKey):

@@ -46,17 +46,21 @@ type localReply struct {
 // newStream returns a stream with those headers, as "name: value".
 func newStream(t *testing.T, headers ...string) *stream {
 	t.Helper()
-	s := &stream{t: t, panics: map[string]int{}, metadata: map[string]any{}, counted: map[shared.MetricID]int{}}
-	s.tasks = make(chan func(), 1)
-	s.headers = &headerMap{s: s}
-	for _, header := range headers {
-		name, value, ok := strings.Cut(header[1:], ": ")
-		if !ok {
-			t.Fatalf("the header %q", header)
-		}
-		s.headers.entries = append(s.headers.entries, entry{[]byte(header[:1] + name), []byte(value)})
+	s := &stream{
+		t: t, panics: map[string]int{}, metadata: map[string]any{}, counted: map[shared.MetricID]int{},
+		tasks: make(chan func(), 1),
 	}
+	s.headers = &headerMap{s: s, entries: entriesOf(headers)}
 	return s
+}
+
+// entriesOf returns headers that are given as "name: value".
+func entriesOf(headers []string) (entries []entry) {
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header[1:], ": ") // a name may begin with ':'
+		entries = append(entries, entry{[]byte(header[:1] + name), []byte(value)})
+	}
+	return entries
 }
 
 // call notes a call of the filter, and panics if that is injected.

@@ -117,16 +117,20 @@ func (m Module) CreatePerRoute(filterConfig []byte) (config any, err error) {
 }
 
 // jsonOf returns a copy of a filter_config. Envoy passes a Struct as JSON, but 1.38 passes that of a
-// route as the bytes of the message, which begin with the tag of Struct.fields.
+// route as the bytes of the message, which begin with the tag of Struct.fields. Bytes that are more
+// than a Struct stay as they are, so that no part of them is lost.
 func jsonOf(filterConfig []byte) []byte {
 	var message structpb.Struct
-	if bytes.HasPrefix(filterConfig, []byte{structTag}) && proto.Unmarshal(filterConfig, &message) == nil {
+	if bytes.HasPrefix(filterConfig, []byte{structTag}) && known.Unmarshal(filterConfig, &message) == nil && proto.Size(&message) == len(filterConfig) {
 		if text, err := message.MarshalJSON(); err == nil {
 			return text
 		}
 	}
 	return bytes.Clone(filterConfig)
 }
+
+// known reads the fields of a message that its type has.
+var known = proto.UnmarshalOptions{DiscardUnknown: true}
 
 // structTag is the tag of Struct.fields (google/protobuf/struct.proto): field 1 of the wire type of
 // messages. As text it is a line feed.
