@@ -35,9 +35,11 @@ func BenchmarkHit(b *testing.B) {
 	defer cancel()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := check(ctx, msg); err != nil {
+		answer, err := check(ctx, msg)
+		if err != nil {
 			b.Fatal(err)
 		}
+		answer.Free()
 	}
 }
 
