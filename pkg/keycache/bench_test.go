@@ -123,6 +123,9 @@ func TestHitDoesNotAllocate(t *testing.T) {
 		if _, found, err := c.Lookup(ctx, digests[i%len(digests)]); !found || err != nil {
 			t.Fatal(found, err)
 		}
+		if _, found, known := c.Cached(digests[i%len(digests)]); !found || !known {
+			t.Fatal(found, known)
+		}
 		i++
 	}); n != 0 {
 		t.Errorf("%v allocations", n)

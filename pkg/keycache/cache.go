@@ -166,43 +166,92 @@ func (c *Cache) mode() mode { return c.state.Load().mode(c.times.Load(), time.No
 // if neither a resolve nor the cache has a usable result: credential.ErrRateLimited, ctx's
 // error, or the cause of the failed resolve.
 func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (rec credential.Record, found bool, err error) {
-	e, f, expired := c.get(d, time.Now())
-	if expired {
-		c.moveExpired(d)
+	rec, found, known := c.Cached(d)
+	if known {
+		return rec, found, nil
 	}
-	if f != stale {
-		c.metrics.hits.Inc()
-		if f == refresh && !c.down() {
-			c.request(d, true)
+	cached := c.tend(d)
+	if cached {
+		if rec, found, known = c.Cached(d); known {
+			return rec, found, nil
 		}
-		return e.rec, e.found, nil
 	}
 	if c.down() {
 		return c.serveStale(d, errDown)
 	}
 	c.metrics.misses.Inc()
-	r, err := wait(ctx, c.request(d, e != nil))
+	r, err := wait(ctx, c.request(d, cached))
 	if err != nil {
 		return c.serveStale(d, err)
 	}
 	return r.Record, r.Outcome == sidecarapi.Found, nil
 }
 
-// get returns the digest's entry, nil if there is none, and its freshness. Expired reports that it
-// has expired in the pool of known credentials.
-func (c *Cache) get(d credential.Digest, now time.Time) (e *entry, f freshness, expired bool) {
+// Cached is Lookup for the digests that need nothing but the cache: it waits for nothing, starts no
+// load and allocates nothing. Known false means that Lookup has to decide, because there is no
+// entry, it may not answer now, or it is due for a refresh. Only an answer is counted.
+func (c *Cache) Cached(d credential.Digest) (rec credential.Record, found, known bool) {
+	e, f := c.answering(d, time.Now(), c.down())
+	switch {
+	case e == nil:
+		return credential.Record{}, false, false
+	case f == stale:
+		c.metrics.servedStale.Inc()
+	default:
+		c.metrics.hits.Inc()
+	}
+	return e.rec, e.found, true
+}
+
+// answering returns the digest's entry and its freshness, nil if it may not answer without a
+// resolve. While the key API is down there are no resolves: a stale entry answers if the mode
+// allows it, and a refresh is put off.
+func (c *Cache) answering(d credential.Digest, now time.Time, down bool) (*entry, freshness) {
 	s := c.pools.of(d)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, known := s.get(d, now)
-	if e == nil {
-		return nil, stale, false
+	if e == nil || known && e.expired(now) {
+		return nil, stale
 	}
-	f = c.state.Load().freshness(e, c.times.Load(), now)
-	if f == refresh {
+	state, times := c.state.Load(), c.times.Load()
+	f := state.freshness(e, times, now)
+	switch {
+	case f == fresh:
+		return e, f
+	case f == refresh && down:
+		e.refreshed = now
+		return e, f
+	case f == stale && down && state.mayServeStale(e, times, now):
+		return e, f
+	}
+	return nil, f
+}
+
+// tend does what Cached leaves to Lookup for an entry that may answer: it moves an entry that has
+// expired to the pool of unknown digests, and starts a refresh that is due. It reports whether
+// there is an entry.
+func (c *Cache) tend(d credential.Digest) (cached bool) {
+	now, s := time.Now(), c.pools.of(d)
+	s.mu.Lock()
+	e, known := s.get(d, now)
+	if e == nil {
+		s.mu.Unlock()
+		return false
+	}
+	expired := known && e.expired(now)
+	due := c.state.Load().freshness(e, c.times.Load(), now) == refresh
+	if due {
 		e.refreshed = now
 	}
-	return e, f, known && e.expired(now)
+	s.mu.Unlock()
+	if expired {
+		c.moveExpired(d)
+	}
+	if due && !c.down() {
+		c.request(d, true)
+	}
+	return true
 }
 
 // serveStale answers from a stale entry if the mode allows it; cause is why no resolve had a

@@ -197,6 +197,12 @@ var mutants = []mutant{{
 	"no entry is refreshed before it is stale", "entry.go", "TestUsedEntriesAreRefreshed", false,
 	[]edit{{"case age >= early && ", "case age < 0 && "}},
 }, {
+	"an entry that is due for a refresh answers without one", "cache.go", "TestUsedEntriesAreRefreshed|TestCached", false,
+	[]edit{{"case f == refresh && down:", "case f == refresh:"}},
+}, {
+	"a stale entry answers though the key API can be reached", "cache.go", "TestPastMaxAge|TestCached", false,
+	[]edit{{"case f == stale && down && state", "case f == stale && state"}},
+}, {
 	"checks pay for detecting the recovery of the key API", "load.go", "TestBreaker", false,
 	[]edit{{"return c.failures.Load() >= maxFailures", "return c.failures.Load() >= maxFailures+1_000_000"}},
 }, {

@@ -27,6 +27,10 @@ import (
 // panicking is a Source that panics, with a value that holds a secret or with a runtime error.
 type panicking struct{ byRuntime bool }
 
+func (p panicking) Cached(credential.Digest) (rec credential.Record, found, known bool) {
+	return credential.Record{}, false, false
+}
+
 func (p panicking) Lookup(_ context.Context, d credential.Digest) (credential.Record, bool, error) {
 	if p.byRuntime {
 		var none *credential.Record
