@@ -57,8 +57,8 @@ BENCHES ?= envoy check size change revoke flood scale
 bench:
 	@mkdir -p bin/bench
 	@failed=; for name in $(BENCHES); do \
-	  echo "== $$name"; \
-	  timeout -k 10 15m $(GO) run ./bench/$$name -json bin/bench/$$name.json || failed="$$failed $$name"; \
+	  echo "== $$name"; rm -f bin/bench/$$name.json; \
+	  timeout -k 10 15m $(GO) run ./bench/$$name -json bin/bench/$$name.json && test -f bin/bench/$$name.json || failed="$$failed $$name"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed. Repeat these with make bench BENCHES=\"$${failed# }\""; exit 1; fi
 	$(GO) run ./bench/report $(BENCHES:%=bin/bench/%.json)

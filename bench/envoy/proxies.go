@@ -89,17 +89,10 @@ func (p *proxies) startExtAuthz(ctx context.Context, name, socket string, sideca
 
 // startModule builds the module and starts an Envoy with it.
 func (p *proxies) startModule(ctx context.Context) (*proxy, error) {
-	build := exec.CommandContext(ctx, "go", "build", "-buildmode=c-shared", "-ldflags=-X=runtime.godebugDefault=cgocheck=0",
-		"-o", p.File("libphantom_authz.so"), "github.com/phantomrouter/phantom-authz/cmd/module")
-	build.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the module: %w\n%s", err, out)
+	if err := testbed.BuildModule(ctx, p.Dir); err != nil {
+		return nil, err
 	}
-	a, err := module(object{
-		"listen":  object{"admin": "tcp://127.0.0.1:0"},
-		"key_api": object{"url": "unix://" + p.Socket("sidecars"), "token_file": p.File("key-api.token")},
-		"log":     object{"level": "info"},
-	})
+	a, err := module(p.ModuleConfig(bench.Quiet()))
 	if err != nil {
 		return nil, err
 	}
