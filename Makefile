@@ -56,12 +56,14 @@ BENCHES ?= envoy check size change revoke flood scale
 ## bench: all benchmarks (25 min, on an idle machine), then the tables and plots of docs/performance.md; BENCHES= for some of them
 bench:
 	@mkdir -p bin/bench
+	@# The compiler would disturb the first rounds: the benchmarks then find keyd and authzd in its cache.
+	$(GO) build -o bin/bench/ ./bench/... ./cmd/keyd ./cmd/authzd ./internal/loadgen
 	@failed=; for name in $(BENCHES); do \
 	  echo "== $$name"; rm -f bin/bench/$$name.json; \
-	  timeout -k 10 15m $(GO) run ./bench/$$name -json bin/bench/$$name.json && test -f bin/bench/$$name.json || failed="$$failed $$name"; \
+	  timeout -k 10 15m bin/bench/$$name -json bin/bench/$$name.json && test -f bin/bench/$$name.json || failed="$$failed $$name"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed. Repeat these with make bench BENCHES=\"$${failed# }\""; exit 1; fi
-	$(GO) run ./bench/report $(BENCHES:%=bin/bench/%.json)
+	bin/bench/report $(BENCHES:%=bin/bench/%.json)
 
 ## pgo: the profile for the compiler, cmd/authzd/default.pgo, of authzd under the loads of bench/check; go build uses it
 pgo:
