@@ -19,8 +19,8 @@ type Plot struct {
 
 // Sizes in pixels. The text is scaled with the picture, so larger sizes of one part leave less for the others.
 const (
-	plotWidth  = 760
-	labelWidth = 270 // left of the bars
+	plotWidth  = 800
+	labelWidth = 310 // left of the bars
 	valueWidth = 170 // right of the bars
 	barWidth   = plotWidth - labelWidth - valueWidth
 	rowHeight  = 30
