@@ -27,9 +27,9 @@ type client struct {
 	framer    *http2.Framer
 	encoder   *hpack.Encoder
 	headers   *bytes.Buffer // of one check
-	messages  [][]byte // of the checks, in turn, each with gRPC's prefix
-	next      int      // message
-	stream    uint32   // of the last check
+	messages  [][]byte      // of the checks, in turn, each with gRPC's prefix
+	next      int           // message
+	stream    uint32        // of the last check
 	began     map[uint32]time.Time
 	answer    []byte // first bytes of every allow
 	latencies []time.Duration
@@ -55,12 +55,12 @@ func connect(socket string, messages [][]byte) (*client, error) {
 		c.framer.WriteWindowUpdate(0, window))
 }
 
-// headers are the metadata that Envoy 1.40 sends with a check.
+// headers are the metadata that Envoy with envoy.yaml sends with a check.
 var headers = []hpack.HeaderField{
 	{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "http"}, {Name: ":path", Value: authv3.Authorization_Check_FullMethodName},
 	{Name: ":authority", Value: "authz"}, {Name: "te", Value: "trailers"}, {Name: "content-type", Value: "application/grpc"},
-	{Name: "grpc-timeout", Value: fmt.Sprint(testbed.EnvoyTimeout.Milliseconds(), "m")}, {Name: "x-envoy-internal", Value: "true"},
-	{Name: "x-forwarded-for", Value: "192.0.2.2"}, {Name: "x-envoy-expected-rq-timeout-ms", Value: fmt.Sprint(testbed.EnvoyTimeout.Milliseconds())},
+	{Name: "grpc-timeout", Value: fmt.Sprint(testbed.EnvoyTimeout.Milliseconds(), "m")},
+	{Name: "x-envoy-expected-rq-timeout-ms", Value: fmt.Sprint(testbed.EnvoyTimeout.Milliseconds())},
 }
 
 // run keeps so many checks in flight until the end, and waits for the last answers.

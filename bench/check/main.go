@@ -20,6 +20,7 @@ import (
 var (
 	rounds   = flag.Int("rounds", 7, "rounds of each server")
 	duration = flag.Duration("duration", 2*time.Second, "duration of a round")
+	profile  = flag.String("profile", "", "write a CPU profile of authzd under the loads to this file, and measure nothing")
 	serve    = flag.String("serve", "", "run the baseline server on this socket")
 )
 
@@ -47,15 +48,18 @@ func measure(ctx context.Context, tb *testbed.Testbed) error {
 	if err != nil {
 		return err
 	}
-	stock, err := startBaseline(ctx, tb)
-	if err != nil {
-		return err
-	}
 	messages := make([][]byte, len(keys))
 	for i, key := range keys {
 		if messages[i], err = message(key); err != nil {
 			return err
 		}
+	}
+	if *profile != "" {
+		return writeProfile(ctx, *profile, authzd, tb.Socket("authzd"), messages)
+	}
+	stock, err := startBaseline(ctx, tb)
+	if err != nil {
+		return err
 	}
 	// All loads of both servers take turns.
 	var all []*bench.Variant[round]
