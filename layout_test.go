@@ -26,7 +26,7 @@ var layers = map[string]int{
 	"pkg/keycache": 4, "pkg/usage": 4, "pkg/keyserver": 4, "pkg/extauthz/grpcserver": 4,
 	"envoy": 4, "envoy/echo": 5,
 	"internal/lossyproxy": 0, "internal/pgtest": 2, "internal/testbed": 4, "internal/loadgen": 5, "faults": 5,
-	"bench": 5, "bench/revoke": 6, "bench/check": 6, "bench/flood": 6, "bench/scale": 6,
+	"bench": 5, "bench/revoke": 6, "bench/check": 6, "bench/flood": 6, "bench/scale": 6, "bench/size": 6,
 	"cmd/authzd": 5, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5,
 }
 
