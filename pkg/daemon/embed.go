@@ -38,6 +38,10 @@ func Embed[C any](p Program[C], path string, stderr io.Writer) (*Embedded, error
 	case err = <-r.started:
 	case <-e.exited:
 		err = errors.New("the program stopped during its start")
+		select {
+		case err = <-r.started: // the cause, if both were ready
+		default:
+		}
 	}
 	if err != nil {
 		<-e.exited
