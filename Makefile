@@ -51,12 +51,17 @@ test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
 	$(GO) test -tags long -timeout 60m -v ./faults/...
 
-## bench: time to an effective revocation, cost of a check, effect of a flood, a million keys and thousands of sidecars, each with a baseline
+# In the order of docs/performance.md.
+BENCHES ?= envoy check size change revoke flood scale
+## bench: all benchmarks (25 min, on an idle machine), then the tables and plots of docs/performance.md; BENCHES= for some of them
 bench:
-	$(GO) run ./bench/revoke
-	$(GO) run ./bench/check
-	$(GO) run ./bench/flood
-	$(GO) run ./bench/scale
+	@mkdir -p bin/bench
+	@failed=; for name in $(BENCHES); do \
+	  echo "== $$name"; rm -f bin/bench/$$name.json; \
+	  timeout -k 10 15m $(GO) run ./bench/$$name -json bin/bench/$$name.json && test -f bin/bench/$$name.json || failed="$$failed $$name"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed. Repeat these with make bench BENCHES=\"$${failed# }\""; exit 1; fi
+	$(GO) run ./bench/report $(BENCHES:%=bin/bench/%.json)
 
 ## pgo: the profile for the compiler, cmd/authzd/default.pgo, of authzd under the loads of bench/check; go build uses it
 pgo:
