@@ -35,18 +35,6 @@ type Testbed struct {
 	started map[string]int // processes by their name
 }
 
-// Build builds programs of this module, named by their folders, into one folder.
-func Build(ctx context.Context, into string, programs ...string) error {
-	args := []string{"build", "-o", into + string(filepath.Separator)}
-	for _, name := range programs {
-		args = append(args, "github.com/phantomrouter/phantom-authz/"+name)
-	}
-	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return nil
-}
-
 // Run builds programs and runs do with a testbed of them, which it closes afterwards.
 func Run(ctx context.Context, do func(*Testbed) error, programs ...string) (err error) {
 	bin, err := os.MkdirTemp("", "programs")
