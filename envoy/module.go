@@ -1,8 +1,11 @@
 package envoy
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+
+	"go.yaml.in/yaml/v4"
 )
 
 const (
@@ -26,6 +29,25 @@ func RenderModule(a Addresses, fields map[string]any) ([]byte, error) {
 	return render(a, hasIPv6, func(doc node) error { return useModule(doc, fields) })
 }
 
+// UseModule is RenderModule with the addresses of a file that was made from envoy.yaml.
+func UseModule(file []byte, fields map[string]any) (text []byte, err error) {
+	var doc node
+	if err := yaml.Unmarshal(file, &doc); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if recover() != nil { // at and list
+			text, err = nil, errNotMade
+		}
+	}()
+	if err := useModule(doc, fields); err != nil {
+		return nil, err
+	}
+	return yaml.Marshal(map[string]any(doc))
+}
+
+var errNotMade = errors.New("the file must be made from envoy.yaml, with the filter " + extAuthz)
+
 func useModule(doc node, fields map[string]any) error {
 	static := doc.at("static_resources")
 	var clusters []any
@@ -36,11 +58,16 @@ func useModule(doc node, fields map[string]any) error {
 	}
 	static["clusters"] = clusters
 	manager := static.list("listeners")[0].list("filter_chains")[0].list("filters")[0].at("typed_config")
+	replaced := false
 	for _, filter := range manager.list("http_filters") {
 		if filter["name"] == extAuthz {
 			filter["name"] = moduleName
 			filter["typed_config"] = moduleConfig(moduleFilter, fields)
+			replaced = true
 		}
+	}
+	if !replaced {
+		return errNotMade
 	}
 	for _, host := range manager.at("route_config").list("virtual_hosts") {
 		if err := hostRequirements(host); err != nil {
