@@ -6,10 +6,13 @@ import (
 	"maps"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
 const (
 	extAuthz     = "envoy.filters.http.ext_authz"
+	mutation     = "envoy.filters.http.header_mutation"
 	moduleName   = "phantom_authz"
 	moduleFilter = "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
 	moduleRoute  = "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute"
@@ -60,21 +63,37 @@ func useModule(doc node, fields map[string]any) error {
 	manager := static.list("listeners")[0].list("filter_chains")[0].list("filters")[0].at("typed_config")
 	replaced := false
 	for _, filter := range manager.list("http_filters") {
-		if filter["name"] == extAuthz {
+		switch filter["name"] {
+		case extAuthz:
 			filter["name"] = moduleName
 			filter["typed_config"] = moduleConfig(moduleFilter, fields)
 			replaced = true
+		case mutation:
+			requests := filter.at("typed_config").at("mutations")
+			requests["request_mutations"] = append(requests["request_mutations"].([]any), emptyScopes())
 		}
 	}
 	if !replaced {
 		return errNotMade
 	}
+	// ext_authz measures each check. The module reports the time of a check that waited.
+	logged := manager.list("access_log")[0].at("typed_config").at("log_format").at("json_format")
+	logged["check_us"] = "%DYNAMIC_METADATA(" + extAuthz + ":check_us)%"
 	for _, host := range manager.at("route_config").list("virtual_hosts") {
 		if err := hostRequirements(host); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// emptyScopes adds the header of a credential without scopes: a module cannot set a header to an empty value.
+func emptyScopes() node {
+	return node{"append": node{
+		"header":           node{"key": credential.ScopesHeader, "value": ""},
+		"append_action":    "ADD_IF_ABSENT",
+		"keep_empty_value": true,
+	}}
 }
 
 func moduleConfig(kind string, fields map[string]any) node {

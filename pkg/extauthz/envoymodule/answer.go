@@ -1,6 +1,9 @@
 package envoymodule
 
 import (
+	"strconv"
+	"time"
+
 	"github.com/envoyproxy/envoy/source/extensions/dynamic_modules/sdk/go/shared"
 
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
@@ -25,7 +28,7 @@ func (f *filter) apply(headers shared.HeaderMap) bool {
 		return false
 	}
 	for _, header := range answer.Set {
-		headers.Set(header.Name, notNil(header.Value))
+		headers.Set(header.Name, header.Value) // an empty value removes the header: see RenderModule in package envoy
 	}
 	for _, name := range answer.Remove {
 		headers.Remove(name)
@@ -53,6 +56,10 @@ func (f *filter) report(m *extauthz.Metadata) {
 			h.AddMetadataListString(metadataNamespace, "scopes", name)
 		}
 	}
+	if f.cancel != nil { // it waited; a call of Envoy for each hit costs more than the check that it would measure
+		us := time.Since(f.request.Arrived).Microseconds()
+		h.SetMetadata(metadataNamespace, "check_us", strconv.FormatInt(us, 10)) // a string in the log, as that of ext_authz
+	}
 	if id, ok := f.factory.counters[m.Reason]; ok {
 		h.IncrementCounterValue(id, 1)
 	}
@@ -69,28 +76,29 @@ func (f *filter) reply(a *extauthz.Answer) {
 }
 
 // fail answers a check that panicked, and reports whether the request may continue: only in shadow
-// mode. If that panics too, the stream stays stopped.
+// mode, and only if it was read, because reserved headers must be removed. If that panics too, it
+// answers without the check.
 func (f *filter) fail(headers shared.HeaderMap) (allowed bool) {
 	defer func() {
 		if value := recover(); value != nil {
 			f.factory.panicked(value)
+			f.refuse()
 			allowed = false
 		}
 	}()
-	if f.replied {
-		return false
+	f.outcome = extauthz.Outcome{} // is answered as failed
+	if f.wasRead {
+		f.outcome = f.factory.Checker.Fail(&f.request)
 	}
-	f.outcome = f.factory.Checker.Fail(&f.request)
-	return f.apply(headers)
+	return !f.replied && f.apply(headers)
 }
 
-var space = " "
-
-// notNil returns a string of the same content whose data is never a nil pointer: Envoy removes a
-// header that is set to nil.
-func notNil(s string) string {
-	if s == "" {
-		return space[:0]
+// refuse sends the denial of a failed check. If that panics, or a reply was sent already, the stream
+// stays stopped.
+func (f *filter) refuse() {
+	defer f.factory.recovered()
+	if !f.replied {
+		answer := extauthz.Failed()
+		f.reply(&answer)
 	}
-	return s
 }

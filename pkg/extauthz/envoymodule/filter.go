@@ -19,6 +19,7 @@ type filter struct {
 
 	request extauthz.Request
 	first   [5]string // the first value of each of its headers, so that they need no memory of their own
+	wasRead bool      // the request is complete
 	outcome extauthz.Outcome
 	replied bool // a local reply was sent
 
@@ -38,6 +39,7 @@ func (f *filter) OnRequestHeaders(headers shared.HeaderMap, _ bool) (status shar
 	}()
 	f.request.Arrived = time.Now()
 	f.read(headers)
+	f.wasRead = true
 	var decided bool
 	if f.outcome, decided = f.factory.Checker.Begin(&f.request); !decided {
 		if f.wait() {
@@ -56,9 +58,13 @@ func statusOf(allowed bool) shared.HeadersStatus {
 }
 
 // wait starts the look-up of a check. It returns false if too many streams wait already.
-func (f *filter) wait() bool {
+func (f *filter) wait() (started bool) {
+	defer func() {
+		if !started {
+			f.factory.waiting.Add(-1)
+		}
+	}()
 	if f.factory.waiting.Add(1) > maxWaiting {
-		f.factory.waiting.Add(-1)
 		return false
 	}
 	f.own()
@@ -68,6 +74,7 @@ func (f *filter) wait() bool {
 	go func() {
 		defer f.factory.waiting.Add(-1)
 		defer cancel()
+		defer f.factory.recovered() // a stream that could not be scheduled stays stopped
 		f.lookUp(ctx)
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -91,11 +98,7 @@ func (f *filter) lookUp(ctx context.Context) {
 
 // resume continues the stream after its look-up. Envoy calls it in the worker.
 func (f *filter) resume() {
-	defer func() {
-		if value := recover(); value != nil {
-			f.factory.panicked(value)
-		}
-	}()
+	defer f.factory.recovered()
 	if f.ended { // written in this thread
 		return
 	}
@@ -106,23 +109,20 @@ func (f *filter) resume() {
 
 // settle applies the answer after a look-up.
 func (f *filter) settle() (allowed bool) {
-	headers := f.handle.RequestHeaders()
+	var headers shared.HeaderMap
 	defer func() {
 		if value := recover(); value != nil {
 			f.factory.panicked(value)
 			allowed = f.fail(headers)
 		}
 	}()
+	headers = f.handle.RequestHeaders()
 	return f.apply(headers)
 }
 
 // OnStreamComplete implements shared.HttpFilter: it ends the look-up of a client that is gone.
 func (f *filter) OnStreamComplete() {
-	defer func() {
-		if value := recover(); value != nil {
-			f.factory.panicked(value)
-		}
-	}()
+	defer f.factory.recovered()
 	if f.cancel == nil {
 		return
 	}
@@ -131,3 +131,7 @@ func (f *filter) OnStreamComplete() {
 	defer f.mu.Unlock()
 	f.ended = true
 }
+
+// OnDestroy implements shared.HttpFilter. It does the same, for a stream that ends without
+// OnStreamComplete.
+func (f *filter) OnDestroy() { f.OnStreamComplete() }

@@ -76,19 +76,20 @@ var _ shared.HttpFilterConfigFactory = Module{}
 
 // Create implements shared.HttpFilterConfigFactory.
 func (m Module) Create(handle shared.HttpFilterConfigHandle, filterConfig []byte) (f shared.HttpFilterFactory, err error) {
-	var engine *Engine
+	var made *factory
 	defer func() {
 		if value := recover(); value != nil {
 			f, err = nil, panicError(value)
 		}
-		if err != nil && engine != nil {
-			engine.Release()
+		if err != nil && made != nil {
+			made.OnDestroy()
 		}
 	}()
-	if engine, err = m.Open(jsonOf(filterConfig)); err != nil {
+	engine, err := m.Open(jsonOf(filterConfig))
+	if err != nil {
 		return nil, err
 	}
-	made := &factory{
+	made = &factory{
 		Engine: *engine,
 		panics: rate.Sometimes{First: linesFirst, Interval: linesEvery},
 	}
@@ -116,16 +117,20 @@ func (m Module) CreatePerRoute(filterConfig []byte) (config any, err error) {
 }
 
 // jsonOf returns a copy of a filter_config. Envoy passes a Struct as JSON, but 1.38 passes that of a
-// route as the bytes of the message, which begin with the tag of Struct.fields.
+// route as the bytes of the message, which begin with the tag of Struct.fields. Bytes that are more
+// than a Struct stay as they are, so that no part of them is lost.
 func jsonOf(filterConfig []byte) []byte {
 	var message structpb.Struct
-	if bytes.HasPrefix(filterConfig, []byte{structTag}) && proto.Unmarshal(filterConfig, &message) == nil {
+	if bytes.HasPrefix(filterConfig, []byte{structTag}) && known.Unmarshal(filterConfig, &message) == nil && proto.Size(&message) == len(filterConfig) {
 		if text, err := message.MarshalJSON(); err == nil {
 			return text
 		}
 	}
 	return bytes.Clone(filterConfig)
 }
+
+// known reads the fields of a message that its type has.
+var known = proto.UnmarshalOptions{DiscardUnknown: true}
 
 // structTag is the tag of Struct.fields (google/protobuf/struct.proto): field 1 of the wire type of
 // messages. As text it is a line feed.
@@ -156,12 +161,15 @@ func (f *factory) Create(handle shared.HttpFilterHandle) shared.HttpFilter {
 
 // OnDestroy implements shared.HttpFilterFactory.
 func (f *factory) OnDestroy() {
-	defer func() {
-		if value := recover(); value != nil {
-			f.panicked(value)
-		}
-	}()
+	defer f.recovered()
 	f.Release()
+}
+
+// recovered recovers a panic of the function that defers it.
+func (f *factory) recovered() {
+	if value := recover(); value != nil {
+		f.panicked(value)
+	}
 }
 
 // The first linesFirst lines of panics are logged, then one in each period of linesEvery. More lines
