@@ -21,16 +21,19 @@ build:
 	$(BUILD) -o bin/ ./cmd/... ./envoy/echo
 
 # cgocheck=0: the SDK passes Envoy pointers to Go memory that holds pointers.
-MODULE  = CGO_ENABLED=1 $(GO) build -race=false -buildmode=c-shared -trimpath -ldflags='-s -w -X=runtime.godebugDefault=cgocheck=0'
+SHARED  = CGO_ENABLED=1 $(GO) build -race=false -buildmode=c-shared -trimpath -ldflags='-s -w -X=runtime.godebugDefault=cgocheck=0'
 
 ## module: the Envoy module bin/libphantom_authz.so; needs a C compiler
 module:
+	@cc=$$($(GO) env CC); command -v $${cc%% *} >/dev/null || \
+	  { echo "The Envoy module needs a C compiler, and $$cc is missing: install gcc, or name another one with CC=." >&2; exit 1; }
 	@mkdir -p bin
-	$(MODULE) -o bin/libphantom_authz.so ./cmd/module
+	$(SHARED) -o bin/libphantom_authz.so ./cmd/module
 	@rm -f bin/libphantom_authz.h
 
-## up: the complete stack on this machine with a real Envoy on localhost:10000 (PORT= for another port)
-up:
+## up: the complete stack on this machine with a real Envoy on localhost:10000 (PORT= for another port; MODULE=1 for the Envoy
+## module in place of authzd)
+up: $(if $(filter 1,$(MODULE)),module)
 	@mkdir -p bin
 	@echo "building"
 	@$(BUILD) -o bin/ ./cmd/... ./envoy/echo
