@@ -46,10 +46,10 @@ test:
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
 
-## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type
+## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type, 30 minutes of mixed load
 test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
-	$(GO) test -tags long -timeout 60m -v ./faults/...
+	$(GO) test -tags long -timeout 150m -v ./faults/...
 
 ## bench: time to an effective revocation, cost of a check, effect of a flood, a million keys and thousands of sidecars, each with a baseline
 bench:
