@@ -49,10 +49,10 @@ test:
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
 
-## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type
+## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type, 30 minutes of mixed load
 test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
-	$(GO) test -tags long -timeout 60m -v ./faults/...
+	$(GO) test -tags long -timeout 150m -v ./faults/...
 
 # In the order of docs/performance.md.
 BENCHES ?= envoy check size change revoke flood scale
