@@ -21,16 +21,19 @@ build:
 	$(BUILD) -o bin/ ./cmd/... ./envoy/echo
 
 # cgocheck=0: the SDK passes Envoy pointers to Go memory that holds pointers.
-MODULE  = CGO_ENABLED=1 $(GO) build -race=false -buildmode=c-shared -trimpath -ldflags='-s -w -X=runtime.godebugDefault=cgocheck=0'
+SHARED  = CGO_ENABLED=1 $(GO) build -race=false -buildmode=c-shared -trimpath -ldflags='-s -w -X=runtime.godebugDefault=cgocheck=0'
 
 ## module: the Envoy module bin/libphantom_authz.so; needs a C compiler
 module:
+	@cc=$$($(GO) env CC); command -v $${cc%% *} >/dev/null || \
+	  { echo "The Envoy module needs a C compiler, and $$cc is missing: install gcc, or name another one with CC=." >&2; exit 1; }
 	@mkdir -p bin
-	$(MODULE) -o bin/libphantom_authz.so ./cmd/module
+	$(SHARED) -o bin/libphantom_authz.so ./cmd/module
 	@rm -f bin/libphantom_authz.h
 
-## up: the complete stack on this machine with a real Envoy on localhost:10000 (PORT= for another port)
-up:
+## up: the complete stack on this machine with a real Envoy on localhost:10000 (PORT= for another port; MODULE=1 for the Envoy
+## module in place of authzd)
+up: $(if $(filter 1,$(MODULE)),module)
 	@mkdir -p bin
 	@echo "building"
 	@$(BUILD) -o bin/ ./cmd/... ./envoy/echo
@@ -46,10 +49,10 @@ test:
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
 
-## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type
+## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type, 30 minutes of mixed load
 test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
-	$(GO) test -tags long -timeout 60m -v ./faults/...
+	$(GO) test -tags long -timeout 150m -v ./faults/...
 
 # In the order of docs/performance.md.
 BENCHES ?= envoy check size change revoke flood scale

@@ -52,8 +52,11 @@ func (v *Variant[R]) Ratios(baseline *Variant[R], of func(R) float64) []float64 
 
 // MedianSpread formats the median with the least and the greatest of the values.
 func MedianSpread(values []float64, format string) string {
-	return Spread(slices.Sorted(slices.Values(values))[len(values)/2], values, format)
+	return Spread(Median(values), values, format)
 }
+
+// Median returns the median of the values.
+func Median(values []float64) float64 { return slices.Sorted(slices.Values(values))[len(values)/2] }
 
 // Spread formats a value with the least and the greatest of the values.
 func Spread(value float64, values []float64, format string) string {

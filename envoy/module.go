@@ -1,8 +1,11 @@
 package envoy
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
@@ -29,6 +32,25 @@ func RenderModule(a Addresses, fields map[string]any) ([]byte, error) {
 	return render(a, hasIPv6, func(doc node) error { return useModule(doc, fields) })
 }
 
+// UseModule is RenderModule with the addresses of a file that was made from envoy.yaml.
+func UseModule(file []byte, fields map[string]any) (text []byte, err error) {
+	var doc node
+	if err := yaml.Unmarshal(file, &doc); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if recover() != nil { // at and list
+			text, err = nil, errNotMade
+		}
+	}()
+	if err := useModule(doc, fields); err != nil {
+		return nil, err
+	}
+	return yaml.Marshal(map[string]any(doc))
+}
+
+var errNotMade = errors.New("the file must be made from envoy.yaml, with the filter " + extAuthz)
+
 func useModule(doc node, fields map[string]any) error {
 	static := doc.at("static_resources")
 	var clusters []any
@@ -39,15 +61,20 @@ func useModule(doc node, fields map[string]any) error {
 	}
 	static["clusters"] = clusters
 	manager := static.list("listeners")[0].list("filter_chains")[0].list("filters")[0].at("typed_config")
+	replaced := false
 	for _, filter := range manager.list("http_filters") {
 		switch filter["name"] {
 		case extAuthz:
 			filter["name"] = moduleName
 			filter["typed_config"] = moduleConfig(moduleFilter, fields)
+			replaced = true
 		case mutation:
 			requests := filter.at("typed_config").at("mutations")
 			requests["request_mutations"] = append(requests["request_mutations"].([]any), emptyScopes())
 		}
+	}
+	if !replaced {
+		return errNotMade
 	}
 	// ext_authz measures each check. The module reports the time of a check that waited.
 	logged := manager.list("access_log")[0].at("typed_config").at("log_format").at("json_format")
