@@ -1,7 +1,7 @@
 # The commands of users and CI. They need Go, make, Python 3 and curl.
 GO     ?= go
-# The first two flags override GOFLAGS, which may hold -race or -buildmode=pie.
-BUILD   = CGO_ENABLED=0 $(GO) build -race=false -buildmode=default -trimpath -ldflags='-s -w -buildid='
+# The first three flags override GOFLAGS, which may hold -race, -buildmode=pie or -pgo=off.
+BUILD   = CGO_ENABLED=0 $(GO) build -race=false -buildmode=default -pgo=auto -trimpath -ldflags='-s -w -buildid='
 # The linters have a separate go.mod, so that the product does not depend on their modules.
 TOOL    = $(GO) tool -modfile=tools/go.mod
 
@@ -13,7 +13,7 @@ STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev
 override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
 export GOWORK GO111MODULE GOFLAGS
 
-.PHONY: build module up test test-long test-image test-openapi bench lint fuzz vuln clean
+.PHONY: build module up test test-long test-image test-openapi bench pgo lint fuzz vuln clean
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
@@ -60,6 +60,10 @@ bench:
 	$(GO) run ./bench/check
 	$(GO) run ./bench/flood
 	$(GO) run ./bench/scale
+
+## pgo: the profile for the compiler, cmd/authzd/default.pgo, of authzd under the loads of bench/check; go build uses it
+pgo:
+	GOFLAGS='$(GOFLAGS) -trimpath' $(GO) run ./bench/check -duration 20s -profile cmd/authzd/default.pgo
 
 ## test-openapi: requests that schemathesis generates from openapi.yaml for a real keyd (installs it from PyPI into .venv)
 test-openapi:

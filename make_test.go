@@ -153,6 +153,18 @@ func TestMakeBuildIgnoresSettingsOfOtherProjects(t *testing.T) {
 	}
 }
 
+// The compiler finds the profile of a program beside its main file. Every clone has its copies, so it stays small.
+func TestProfileForTheCompilerIsSmall(t *testing.T) {
+	const most = 200 << 10
+	info, err := os.Stat("cmd/authzd/default.pgo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() == 0 || info.Size() > most {
+		t.Errorf("%d bytes, want 1 to %d: run make pgo with a shorter duration", info.Size(), most)
+	}
+}
+
 // TestMakeUpPassesSignalsOn: SIGTERM sent to make, and Ctrl-C, which goes to the whole process group, reach the demo, and
 // make ends only after it. MODULE=1 builds the Envoy module before.
 func TestMakeUpPassesSignalsOn(t *testing.T) {

@@ -42,6 +42,8 @@ func versions() []string {
 	return envoy.Versions()
 }
 
+const sameClusters = "the clusters of keyd and the upstream are the same: TestShippedFileIsRunning"
+
 // oneFront lists the tests that run with one front only, and why. All others run with both.
 var oneFront = map[string]struct {
 	front front
@@ -57,6 +59,17 @@ var oneFront = map[string]struct {
 	"TestSidecarReceivesItsHeadersOnly":   {authzd, "the module reads all headers"},
 	"TestSidecarReceivesIdentityHeaders":  {authzd, "the module reads all headers"},
 	"TestSidecarMayRemoveIdentityHeaders": {authzd, "mutation rules are settings of ext_authz"},
+	"TestUpdatesKeepTheCache":             {module, "authzd has no part in Envoy's updates"},
+	"TestInvalidConfigurationIsRefused":   {module, "authzd loads its own configuration"},
+	"TestInvalidRouteIsRefused":           {module, "authzd denies with no_policy"},
+	"TestCutConnectionToUpstream":         {authzd, sameClusters},
+	"TestCutConnectionToKeydOverTLS":      {authzd, sameClusters},
+	"TestIdleConnectionsAreProbed":        {authzd, sameClusters},
+	"TestUpstreamAtEachLoopbackAddress":   {authzd, sameClusters},
+	"TestOwnersTimeouts":                  {authzd, sameClusters},
+	"TestOwnersAnswerWhileKeydIsFrozen":   {authzd, sameClusters},
+	"TestListenerAcceptsBothFamilies":     {authzd, "the listener has no part in a check"},
+	"TestMaxStreamDurationEndsWebSocket":  {authzd, "the bound has no part in a check"},
 }
 
 // setupsOf returns the setups of a test.

@@ -30,6 +30,8 @@ type proxy struct {
 	addr  string // HOST:PORT for clients
 	admin string // HOST:PORT of Envoy's admin listener
 	env   *environment
+
+	checks *testbed.Process // which checks: authzd, or this Envoy. Only withKeyAPI sets it
 }
 
 // startEnvoy runs envoy.yaml in an Envoy. Missing addresses are those of the environment. The fields of changes replace

@@ -30,7 +30,8 @@ var program = daemon.Program[*config.Authzd]{
 }
 
 func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*config.Authzd) error, error) {
-	keepHeadroom()
+	daemon.KeepHeadroom()
+	daemon.LimitMemory(rt.Log)
 	logGRPC(rt.Log)
 	s, err := sidecar.New(rt, cfg)
 	if err != nil {

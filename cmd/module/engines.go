@@ -32,7 +32,7 @@ type engine struct {
 
 var engines = struct {
 	sync.Mutex
-	running map[string]*engine // by key; those without users have stopped or are stopping
+	running map[string]*engine // by key; those without users are stopping
 }{running: map[string]*engine{}}
 
 // answerTime is the time that a check may take longer than the request to the key API. With the
@@ -53,7 +53,7 @@ func open(filterConfig []byte) (*envoymodule.Engine, error) {
 	engines.Lock()
 	defer engines.Unlock()
 	e, running := engines.running[key]
-	if running && e.users == 0 {
+	if running && (e.users == 0 || e.program.Exited()) {
 		e.program.Stop() // it stops already, and its admin listener must be free
 		running = false
 	}
@@ -126,9 +126,19 @@ func (e *engine) release() {
 	switch {
 	case !stop:
 	case used == 0:
-		e.program.Stop()
+		e.stop()
 	default:
-		go e.program.Stop()
+		go e.stop()
+	}
+}
+
+// stop stops an engine without users, and forgets it with its cache.
+func (e *engine) stop() {
+	e.program.Stop()
+	engines.Lock()
+	defer engines.Unlock()
+	if engines.running[e.key] == e { // else its successor has started
+		delete(engines.running, e.key)
 	}
 }
 

@@ -35,16 +35,23 @@ func Embed[C any](p Program[C], path string, stderr io.Writer) (*Embedded, error
 		r.run(e.signals)
 	}()
 	select {
-	case err := <-r.started:
-		if err != nil {
-			<-e.exited
-			return nil, err
-		}
-		return e, nil
+	case err = <-r.started:
 	case <-e.exited:
-		return nil, errors.New("the program stopped during its start")
+		err = errors.New("the program stopped during its start")
+		select {
+		case err = <-r.started: // the cause, if both were ready
+		default:
+		}
 	}
+	if err != nil {
+		<-e.exited
+		return nil, err
+	}
+	return e, nil
 }
+
+// Exited reports whether the program has stopped: after Stop, or because a component failed.
+func (e *Embedded) Exited() bool { return isClosed(e.exited) }
 
 // Stop drains the program, without its drain delay, and returns when it has stopped, within the
 // configured drain. It may be called more than once.

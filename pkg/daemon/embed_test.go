@@ -171,3 +171,42 @@ func TestEmbeddedProgramReloadsItsFile(t *testing.T) {
 		}
 	}
 }
+
+// A file on which the loader panics must not end the process, which is another program's.
+func TestEmbeddedProgramSurvivesPanicOfItsLoader(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	file, log := filepath.Join(t.TempDir(), "config"), new(lockedBuffer)
+	if err := os.WriteFile(file, []byte("first"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := embedded(unixAdmin(t), func(context.Context, *Runtime, string) (func(string) error, error) {
+		return func(string) error { return nil }, nil
+	})
+	load, panicked := p.Load, make(chan struct{})
+	p.Load = func(path string) (string, error) {
+		text, err := load(path)
+		if text == "second" {
+			defer close(panicked)
+			panic("a secret")
+		}
+		return text, err
+	}
+	e, err := Embed(p, file, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("second"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	<-panicked
+	if err := os.WriteFile(file, []byte("third"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(log.String(), "configuration reloaded") {
+		<-time.After(time.Millisecond)
+	}
+	e.Stop()
+	if text := log.String(); !strings.Contains(text, "reload rejected") || strings.Contains(text, "a secret") {
+		t.Error(text)
+	}
+}

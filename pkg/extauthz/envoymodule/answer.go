@@ -6,7 +6,9 @@ import (
 
 	"github.com/envoyproxy/envoy/source/extensions/dynamic_modules/sdk/go/shared"
 
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
+	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
 // Names that are those of the ext_authz filter, so that access logs and filters work with either
@@ -48,12 +50,12 @@ func (f *filter) report(m *extauthz.Metadata) {
 		{"principal", m.Principal},
 	} {
 		if field.value != "" {
-			h.SetMetadata(metadataNamespace, field.name, field.value)
+			h.SetMetadata(metadataNamespace, field.name, boxed(field.value))
 		}
 	}
 	if m.Principal != "" {
-		for _, name := range m.Scopes.List() {
-			h.AddMetadataListString(metadataNamespace, "scopes", name)
+		for i := range m.Scopes.Len() {
+			h.AddMetadataListString(metadataNamespace, "scopes", m.Scopes.At(i))
 		}
 	}
 	if f.cancel != nil { // it waited; a call of Envoy for each hit costs more than the check that it would measure
@@ -63,6 +65,22 @@ func (f *filter) report(m *extauthz.Metadata) {
 	if id, ok := f.factory.counters[m.Reason]; ok {
 		h.IncrementCounterValue(id, 1)
 	}
+}
+
+// words are the metadata values that repeat, as interfaces: to convert a string allocates.
+var words = func() map[string]any {
+	all := map[string]any{"allow": "allow", "deny": "deny", credential.Key.String(): credential.Key.String(), credential.Session.String(): credential.Session.String()}
+	for _, reason := range policy.Reasons() {
+		all[reason.String()] = reason.String()
+	}
+	return all
+}()
+
+func boxed(value string) any {
+	if word, ok := words[value]; ok {
+		return word
+	}
+	return value
 }
 
 // reply sends a denial.

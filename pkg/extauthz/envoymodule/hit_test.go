@@ -51,9 +51,9 @@ var hits = []struct {
 	headers     []string
 	allocations float64
 }{
-	{"key", browser(bearer(chatKey)), 15},
-	{"session", browser(cookie(session)+"; theme=dark; lang=en", "origin: "+origin), 19},
-	{"denied", browser(bearer(revokedKey)), 19},
+	{"key", browser(bearer(chatKey)), 8},
+	{"session", browser(cookie(session)+"; theme=dark; lang=en", "origin: "+origin), 12},
+	{"denied", browser(bearer(revokedKey)), 11},
 }
 
 // check runs one stream with a hit.

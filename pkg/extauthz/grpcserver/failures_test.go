@@ -118,7 +118,7 @@ func TestPanicOfTheAnswerDenies(t *testing.T) {
 		}
 		answer, err := grpcserver.Direct(checker)(t.Context(), msg)
 		resp := new(authv3.CheckResponse)
-		if err := errors.Join(err, proto.Unmarshal(answer, resp)); err != nil || resp.GetStatus().GetCode() != 14 || resp.GetDeniedResponse().GetStatus().GetCode() != 503 {
+		if err := errors.Join(err, proto.Unmarshal(answer.Materialize(), resp)); err != nil || resp.GetStatus().GetCode() != 14 || resp.GetDeniedResponse().GetStatus().GetCode() != 503 {
 			t.Errorf("%v, %v", resp, err)
 		}
 		if got := value(t, reg, "phantom_authz_panics_total"); got != 1 {
