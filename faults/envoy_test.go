@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"go.yaml.in/yaml/v4"
 	"google.golang.org/grpc"
@@ -172,7 +171,7 @@ type envoyClient struct {
 }
 
 func newEnvoyClient(t testing.TB, addr string) *envoyClient {
-	c := &envoyClient{addr, &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 1000, IdleConnTimeout: 5 * time.Second}}
+	c := &envoyClient{addr, &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 1000}}
 	t.Cleanup(c.http.CloseIdleConnections)
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -102,6 +103,13 @@ func ask(s *subject, e *endpoint, body string) question {
 }
 
 func (q question) request() request { return request{q.path, q.secret, q.body} }
+
+// mayBeDenied reports whether an upload may have been denied: then Envoy closes the connection, and the client may receive
+// a reset while it still sends.
+func (q question) mayBeDenied(o *outages, sent, received time.Time) bool {
+	notAllowed := func(f fact) bool { return f.answer != allowed }
+	return q.body != "" && (o.excuse(sent, received, q.kept) || slices.ContainsFunc(q.facts.since(q.oldestFact), notAllowed))
+}
 
 // judge returns an error unless the reply is one that some version of the facts and of the endpoint wants. A denial for lack
 // of facts is the caller's to judge.

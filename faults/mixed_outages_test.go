@@ -49,6 +49,9 @@ func (m *mixed) failKeyAPI(ctx context.Context, n int) {
 	f.end(m.t, m.route)
 	eventually(m.t, "a lease", func() error { return metricIs(m.t, m.proxy.Process, synced, 1) })
 	eventually(m.t, "the key API", func() error { return metricIs(m.t, m.proxy.Process, down, 0) })
+	for _, s := range m.kept { // after max_stale they must be resolved again before they are cached
+		eventually(m.t, "cached key", func() error { return checkIs(m.proxy, s.secret, allowed) })
+	}
 	m.outages.end()
 	m.lateLookUps -= m.failedLookUps()
 }

@@ -1,6 +1,8 @@
 package faults_test
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -94,7 +96,8 @@ func (d *durations) quantile(q float64) float64 {
 // sample is what the Envoy process uses.
 type sample struct {
 	at                       time.Duration
-	memory                   int64
+	memory                   int64 // of the process
+	allocated                int64 // by Envoy's allocator
 	descriptors, goroutines  int
 	changes, entries, heapGo float64
 }
@@ -142,8 +145,8 @@ func (s *sampler) take() {
 }
 
 func (s sample) String() string {
-	return fmt.Sprintf("after %v: %.1f MiB, heap of Go %.1f MiB, %d descriptors, %d goroutines, %v entries, %v changes applied", s.at.Round(time.Second),
-		float64(s.memory)/(1<<20), s.heapGo/(1<<20), s.descriptors, s.goroutines, s.entries, s.changes)
+	return fmt.Sprintf("after %v: %.1f MiB, allocated by Envoy %.1f MiB, heap of Go %.1f MiB, %d descriptors, %d goroutines, %v entries, %v changes applied", s.at.Round(time.Second),
+		float64(s.memory)/(1<<20), float64(s.allocated)/(1<<20), s.heapGo/(1<<20), s.descriptors, s.goroutines, s.entries, s.changes)
 }
 
 // measure takes one sample.
@@ -159,8 +162,15 @@ func (m *mixed) measure() sample {
 	if err != nil {
 		m.t.Error(err)
 	}
+	var envoy struct {
+		Allocated int64 `json:"allocated,string"`
+	}
+	text, err := testbed.Get(m.t.Context(), m.proxy.admin+"/memory")
+	if err = errors.Join(err, json.Unmarshal(text, &envoy)); err != nil {
+		m.t.Error(err)
+	}
 	return sample{
-		memory: memory, descriptors: int(metric("process_open_fds")), goroutines: int(metric("go_goroutines")),
+		memory: memory, allocated: envoy.Allocated, descriptors: int(metric("process_open_fds")), goroutines: int(metric("go_goroutines")),
 		changes: metric("phantom_authz_changes_applied_total"), entries: metric(`phantom_authz_cache_entries{pool="known"}`),
 		heapGo: metric("go_memstats_heap_inuse_bytes"),
 	}
@@ -198,14 +208,15 @@ func median(of []int64) int64 {
 	return of[len(of)/2]
 }
 
-// checkIdle checks that without requests nothing is left of the load but idle connections to the key API.
+// checkIdle checks that without requests nothing is left of the load but idle connections to the key API, and little memory.
 func (m *mixed) checkIdle(before sample) {
-	const idle = 100 // connections, each with two goroutines
+	const connections, memory = 100, 8 << 20 // a connection has two goroutines
 	m.t.Helper()
 	m.proxy.http.CloseIdleConnections()
 	m.leaving.http.CloseIdleConnections()
-	eventually(m.t, "descriptors and goroutines", func() error {
-		if now := m.measure(); now.descriptors > before.descriptors+idle || now.goroutines > before.goroutines+2*idle {
+	eventually(m.t, "idle", func() error {
+		now := m.measure()
+		if now.descriptors > before.descriptors+connections || now.goroutines > before.goroutines+2*connections || now.allocated > before.allocated+memory {
 			return fmt.Errorf("%s; before the load %s", now, before)
 		}
 		return nil

@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"math/rand/v2"
 	"strings"
@@ -81,7 +82,7 @@ func newMixed(t *testing.T) *mixed {
 	}
 	m.proxy = s.startEnvoy(t, "envoy", envoyOptions{
 		fields: testbed.Config{
-			"key_api": testbed.Config{"url": m.route.url, "token_file": "key-api.token", "timeout": "5s"},
+			"key_api": testbed.Config{"url": m.route.url, "token_file": "key-api.token", "timeout": "1s"},
 			"cache": testbed.Config{
 				"confirm_after": milliseconds(mixedPace.lease / 2), "max_stale": milliseconds(mixedPace.maxStale),
 				"credentials": 2000, "unknown": 2000, // they fill while the memory settles
@@ -214,7 +215,7 @@ func (m *mixed) sendOne(k kind) {
 	counts := m.results.kinds[k.name]
 	counts.count(got.Answer, err, received.Sub(sent))
 	switch {
-	case err != nil && k.name == abandoned:
+	case err != nil && (k.name == abandoned || errors.Is(err, syscall.ECONNRESET) && q.mayBeDenied(&m.outages, sent, received)):
 		return
 	case err != nil:
 	case got.Answer == unavailable && m.outages.excuse(sent, received, q.kept):
