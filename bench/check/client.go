@@ -18,8 +18,8 @@ import (
 // client is one connection of gRPC over HTTP/2 (gRPC's PROTOCOL-HTTP2.md) that works as an Envoy worker does: one goroutine reads
 // what has arrived, sends the next check of each stream that was answered, and writes once before it waits again.
 //
-// A grpc-go client hides what a server costs. It sends a PING and a WINDOW_UPDATE with many answers, to estimate the bandwidth, and it
-// writes from one goroutine for all streams, which delays and splits the writes.
+// A grpc-go client works otherwise: it sends PING frames to estimate the bandwidth, which the server must answer, and its writes
+// depend on its scheduler, so the server reads other batches than from Envoy.
 type client struct {
 	conn      net.Conn
 	in        *bufio.Reader
