@@ -18,7 +18,7 @@ import (
 )
 
 func TestHEAD(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		for _, http2 := range []bool{false, true} {
 			got := p.do(t, request{method: "HEAD", path: companion, http2: http2})
 			want := noCredential.header()
@@ -36,7 +36,7 @@ func TestHEAD(t *testing.T) {
 
 func TestLargeBody(t *testing.T) {
 	body := strings.Repeat("0123456789abcdef", 5<<20/16)
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		for _, http2 := range []bool{false, true} {
 			post := request{method: "POST", path: "/api/v1/chat", body: body, http2: http2}
 			got := p.do(t, post.with(bearer(p.env.creds.Chat)))
@@ -51,7 +51,7 @@ func TestLargeBody(t *testing.T) {
 }
 
 func TestWebSocket(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		dial := func(key string) (*websocket.Conn, *http.Response, error) {
@@ -104,7 +104,7 @@ func (p *proxy) call(t *testing.T, path, key string) (string, metadata.MD, error
 }
 
 func TestGRPC(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		c := p.env.creds
 		if got, _, err := p.call(t, "/api/v1/chat/Say", c.Chat); err != nil || got != "hello" {
 			t.Errorf("allowed: %q, %v", got, err)
@@ -131,7 +131,7 @@ func TestGRPC(t *testing.T) {
 
 // TestGRPCDenialHasTrailersOnly: it has no body.
 func TestGRPCDenialHasTrailersOnly(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		for _, contentType := range []string{"application/grpc", "application/grpc+proto"} {
 			got := p.do(t, request{method: "POST", path: "/api/v1/chat", http2: true}.with("Content-Type: "+contentType, "Te: trailers"))
 			if got.status != 200 || got.body != "" || got.header.Get("grpc-status") != "16" ||

@@ -22,11 +22,38 @@ func (f finding) String() string { return f.rule + ": " + f.where + ": " + f.wha
 // report records a violation of the rule that is being checked.
 type report func(where, format string, args ...any)
 
-// rules are the conditions that valid manifests must also meet. A mutation names the rule that must detect it.
-var rules = []struct {
+// rule is a condition that valid manifests must also meet. A mutation names the rule that must detect it.
+type rule struct {
 	name  string
 	check func(*manifests, report)
-}{
+}
+
+// variant is one of the ways in which the gateway checks requests.
+type variant struct {
+	folders []string            // of the files in ConfigMaps; a later folder replaces files of an earlier one
+	readers map[string][]string // the only containers that may mount each Secret
+	rules   []rule
+}
+
+// withAuthzd is the base, withModule the component module.
+var (
+	withAuthzd = newVariant([]string{"base/config"}, "authzd",
+		rule{"native-sidecar", forPod("gateway", nativeSidecar)},
+		rule{"socket", forPod("gateway", socket)})
+	withModule = newVariant([]string{"base/config", "components/module"}, "envoy",
+		rule{"module", forPod("gateway", moduleInEnvoy)},
+		rule{"module-file", moduleFile})
+)
+
+// newVariant returns a variant in which a container of the gateway identifies itself as authzd to keyd.
+func newVariant(folders []string, container string, own ...rule) variant {
+	v := variant{folders: folders, readers: secretReaders(container)}
+	v.rules = slices.Concat(rules, own, []rule{{"configuration", v.configuration}, {"secret-access", v.secretAccess}})
+	return v
+}
+
+// rules apply to all variants.
+var rules = []rule{
 	{"pod-security", podSecurity},
 	{"no-api-token", noAPIToken},
 	{"probes", probes},
@@ -35,13 +62,9 @@ var rules = []struct {
 	{"references", references},
 	{"services", services},
 	{"secrets", secrets},
-	{"native-sidecar", forPod("gateway", nativeSidecar)},
 	{"gateway-rollout", forPod("gateway", gatewayRollout)},
-	{"socket", forPod("gateway", socket)},
 	{"keyd-store", forPod("keyd", keydStore)},
-	{"configuration", configuration},
 	{"mutual-tls", mutualTLS},
-	{"secret-access", secretAccess},
 	{"client-names", clientNames},
 	{"dual-stack", dualStack},
 	{"envoy-memory", forPod("gateway", envoyMemory)},
@@ -61,9 +84,9 @@ func forPod(name string, rule func(*manifests, pod, report)) func(*manifests, re
 }
 
 // findings returns the violations of all rules.
-func findings(m *manifests) []finding {
+func (v variant) findings(m *manifests) []finding {
 	var found []finding
-	for _, rule := range rules {
+	for _, rule := range v.rules {
 		rule.check(m, func(where, format string, args ...any) {
 			found = append(found, finding{rule.name, where, fmt.Sprintf(format, args...)})
 		})
@@ -222,8 +245,8 @@ func resources(m *manifests, report report) {
 		if _, limited := c.Resources.Limits[corev1.ResourceCPU]; limited {
 			report(where, "must have no CPU limit: throttling adds latency")
 		}
-		if c.Image == "" || strings.HasPrefix(c.Image, "envoyproxy/") {
-			continue // not a Go program
+		if c.Image == "" || c.Name == "envoy" {
+			continue // not a Go program; envoy-memory checks it
 		}
 		soft, err := resource.ParseQuantity(strings.TrimSuffix(environment(c, "GOMEMLIMIT"), "B"))
 		if share := soft.AsApproximateFloat64() / limit.AsApproximateFloat64(); err != nil || share < 0.88 || share > 0.91 {
