@@ -31,7 +31,7 @@ const (
 var (
 	version     = flag.String("version", envoy.Newest, "the version of Envoy")
 	rounds      = flag.Int("rounds", 7, "rounds of each variant")
-	duration    = flag.Duration("duration", 2*time.Second, "duration of a round, at full speed and at the rate")
+	duration    = flag.Duration("duration", 1500*time.Millisecond, "duration of a round, at full speed and at the rate")
 	rate        = flag.Int("rate", 4000, "requests a second of the even rate")
 	connections = flag.Int("connections", 16, "connections to Envoy")
 	keyCount    = flag.Int("keys", 1000, "keys that the requests present in turn")

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/bench"
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
@@ -66,31 +67,39 @@ func measure(ctx context.Context, tb *testbed.Testbed) error {
 }
 
 func report(baseline, measured *bench.Variant[round]) {
+	perKey := func(r round) float64 { return float64(r.resident) / float64(r.keys) }
+	p999 := func(r round) float64 { return bench.Millis(r.at(999)) }
 	columns := []func(round) float64{
 		func(r round) float64 { return float64(r.resident) / (1 << 20) },
-		func(r round) float64 { return float64(r.resident) / float64(r.keys) },
+		perKey,
 		func(r round) float64 { return bench.Millis(r.at(500)) },
 		func(r round) float64 { return bench.Millis(r.at(990)) },
-		func(r round) float64 { return bench.Millis(r.at(999)) },
-		func(r round) float64 { return float64(r.cpu.Microseconds()) / float64(len(r.latencies)) },
+		p999,
+		func(r round) float64 { return bench.Micros(r.cpu) / float64(len(r.latencies)) },
 		func(r round) float64 { return r.collections },
 	}
-	fmt.Printf("%d checks a second, medians of %d rounds of %s (least to greatest).\n\n", *rate, *rounds, *duration)
-	fmt.Println("| | resident, MiB | for each credential, bytes | p50, ms | p99, ms | p99.9, ms | CPU for a check, µs | collections a second |")
-	fmt.Println("|---|---|---|---|---|---|---|---|")
-	formats := []string{"%.0f", "%.0f", "%.2f", "%.2f", "%.2f", "%.1f", "%.2f"}
+	t := result.Table{
+		Name:    "size",
+		Caption: fmt.Sprintf("%d checks a second, medians of %d rounds of %s (least to greatest).", *rate, *rounds, *duration),
+		Columns: []string{"cache", "resident, MiB", "for each credential, bytes", "p50, ms", "p99, ms", "p99.9, ms", "CPU for a check, µs", "collections a second"},
+	}
 	for _, v := range []*bench.Variant[round]{baseline, measured} {
-		fmt.Printf("| %s |", v.Name)
-		for i, column := range columns {
-			fmt.Printf(" %s |", bench.MedianSpread(v.Values(column), formats[i]))
+		row := result.Row{Name: v.Name}
+		for _, column := range columns {
+			row.Cells = append(row.Cells, result.Median(v.Values(column)))
 		}
-		fmt.Println()
+		t.Rows = append(t.Rows, row)
 	}
-	fmt.Print("| ratio in the same turn | | |")
-	for _, column := range columns[2:6] {
-		fmt.Printf(" %s |", bench.MedianSpread(measured.Ratios(baseline, column), "%.2f"))
+	ratios := result.Row{Name: "ratio in the same turn", Cells: make([]result.Cell, len(columns))} // some are empty
+	for i := 2; i < 6; i++ {
+		ratios.Cells[i] = result.Median(measured.Ratios(baseline, columns[i]))
 	}
-	fmt.Printf(" |\n\nGoals: at most %d bytes for each credential, and at most %d times the p99.9.\n", maxBytes, maxRatio)
+	t.Rows = append(t.Rows, ratios)
+	bench.Report(t)
+	bench.ReportGoals(
+		result.Goal{Name: measured.Name + ": bytes resident for each", AtMost: maxBytes, Measured: result.Median(measured.Values(perKey))},
+		result.Goal{Name: measured.Name + ": p99.9 to " + baseline.Name, AtMost: maxRatio, Measured: result.Median(measured.Ratios(baseline, p999))},
+	)
 }
 
 // writeLines writes a file with a line for each key.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -60,7 +59,7 @@ func (s *sidecar) fill(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		cached, err := s.metric(`phantom_authz_cache_entries{pool="known"}`)
+		cached, err := s.metric(ctx, `phantom_authz_cache_entries{pool="known"}`)
 		switch {
 		case err != nil || int(cached) == len(s.keys):
 			return err
@@ -99,7 +98,7 @@ func (s *sidecar) runRound(ctx context.Context) (r round, err error) {
 		return r, err
 	}
 	const cycles = "go_gc_duration_seconds_count"
-	before, err := s.metric(cycles)
+	before, err := s.metric(ctx, cycles)
 	if err != nil {
 		return r, err
 	}
@@ -115,7 +114,7 @@ func (s *sidecar) runRound(ctx context.Context) (r round, err error) {
 	if allowed := answers.ByReason["ok"]; float64(allowed) < leastAllowed*float64(load.Checks) {
 		return r, fmt.Errorf("%d of %d checks are allowed: %v", allowed, load.Checks, answers.ByReason)
 	}
-	after, err := s.metric(cycles)
+	after, err := s.metric(ctx, cycles)
 	if err != nil {
 		return r, err
 	}
@@ -126,13 +125,17 @@ func (s *sidecar) runRound(ctx context.Context) (r round, err error) {
 }
 
 // metric reads a metric of the sidecar.
-func (s *sidecar) metric(name string) (float64, error) {
-	response, err := http.Get(s.authzd.Admin() + "/metrics")
+func (s *sidecar) metric(ctx context.Context, name string) (float64, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.authzd.Admin()+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = response.Body.Close() }()
-	for lines := bufio.NewScanner(io.Reader(response.Body)); lines.Scan(); {
+	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
 		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
 			return strconv.ParseFloat(value, 64)
 		}

@@ -37,13 +37,13 @@ type connection struct {
 	mu       sync.Mutex
 	out      *bufio.Writer
 	framer   *http2.Framer
-	headers  []byte          // of every check
-	stream   uint32          // of the last check
-	window   int             // bytes that the sidecar accepts
-	waiting  []byte          // a message that exceeds the window
-	allowed  int             // checks that may be sent
-	renews   bool            // each answer allows another check
-	finished bool            // no further checks are sent
+	headers  []byte               // of every check
+	stream   uint32               // of the last check
+	window   int                  // bytes that the sidecar accepts
+	waiting  []byte               // a message that exceeds the window
+	allowed  int                  // checks that may be sent
+	renews   bool                 // each answer allows another check
+	finished bool                 // no further checks are sent
 	inFlight map[uint32]time.Time // when the checks without an answer were written, by stream
 }
 
