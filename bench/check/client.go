@@ -31,7 +31,6 @@ type client struct {
 	next      int           // message
 	stream    uint32        // of the last check
 	began     map[uint32]time.Time
-	answer    []byte // first bytes of every allow
 	latencies []time.Duration
 }
 
@@ -57,8 +56,12 @@ func connect(socket string, messages [][]byte) (*client, error) {
 
 // headers are the metadata that Envoy with envoy.yaml sends with a check.
 var headers = []hpack.HeaderField{
-	{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "http"}, {Name: ":path", Value: authv3.Authorization_Check_FullMethodName},
-	{Name: ":authority", Value: "authz"}, {Name: "te", Value: "trailers"}, {Name: "content-type", Value: "application/grpc"},
+	{Name: ":method", Value: "POST"},
+	{Name: ":scheme", Value: "http"},
+	{Name: ":path", Value: authv3.Authorization_Check_FullMethodName},
+	{Name: ":authority", Value: "authz"},
+	{Name: "te", Value: "trailers"},
+	{Name: "content-type", Value: "application/grpc"},
 	{Name: "grpc-timeout", Value: fmt.Sprint(testbed.EnvoyTimeout.Milliseconds(), "m")},
 	{Name: "x-envoy-expected-rq-timeout-ms", Value: fmt.Sprint(testbed.EnvoyTimeout.Milliseconds())},
 }

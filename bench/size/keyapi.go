@@ -17,8 +17,7 @@ const epoch = "bench"
 
 var scopeSets = []credential.Scopes{
 	{},
-	credential.NewScopes("chat:companion"),
-	credential.NewScopes("chat:companion", "images:create"),
+	credential.NewScopes("chat:companion"), credential.NewScopes("chat:companion", "images:create"),
 	credential.NewScopes("billing:read", "chat:companion", "images:create"),
 }
 

@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/bench"
@@ -59,7 +55,7 @@ func (s *sidecar) fill(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		cached, err := s.metric(ctx, `phantom_authz_cache_entries{pool="known"}`)
+		cached, err := s.authzd.Metric(ctx, `phantom_authz_cache_entries{pool="known"}`)
 		switch {
 		case err != nil || int(cached) == len(s.keys):
 			return err
@@ -98,7 +94,7 @@ func (s *sidecar) runRound(ctx context.Context) (r round, err error) {
 		return r, err
 	}
 	const cycles = "go_gc_duration_seconds_count"
-	before, err := s.metric(ctx, cycles)
+	before, err := s.authzd.Metric(ctx, cycles)
 	if err != nil {
 		return r, err
 	}
@@ -114,7 +110,7 @@ func (s *sidecar) runRound(ctx context.Context) (r round, err error) {
 	if allowed := answers.ByReason["ok"]; float64(allowed) < leastAllowed*float64(load.Checks) {
 		return r, fmt.Errorf("%d of %d checks are allowed: %v", allowed, load.Checks, answers.ByReason)
 	}
-	after, err := s.metric(ctx, cycles)
+	after, err := s.authzd.Metric(ctx, cycles)
 	if err != nil {
 		return r, err
 	}
@@ -122,23 +118,4 @@ func (s *sidecar) runRound(ctx context.Context) (r round, err error) {
 	r.collections = (after - before) / time.Since(began).Seconds()
 	r.resident, err = testbed.Resident(s.authzd.Pid())
 	return r, err
-}
-
-// metric reads a metric of the sidecar.
-func (s *sidecar) metric(ctx context.Context, name string) (float64, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.authzd.Admin()+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			return strconv.ParseFloat(value, 64)
-		}
-	}
-	return 0, fmt.Errorf("%s has no metric %s", s.name, name)
 }
