@@ -49,17 +49,24 @@ test:
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
 
-## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type
+## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type, 30 minutes of mixed load
 test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
-	$(GO) test -tags long -timeout 60m -v ./faults/...
+	$(GO) test -tags long -timeout 150m -v ./faults/...
 
-## bench: time to an effective revocation, cost of a check, effect of a flood, a million keys and thousands of sidecars, each with a baseline
+# In the order of docs/performance.md.
+BENCHES ?= envoy check size change revoke flood scale
+## bench: all benchmarks (25 min, on an idle machine), then the tables and plots of docs/performance.md; BENCHES= for some of them
 bench:
-	$(GO) run ./bench/revoke
-	$(GO) run ./bench/check
-	$(GO) run ./bench/flood
-	$(GO) run ./bench/scale
+	@mkdir -p bin/bench
+	@# The compiler would disturb the first rounds: the benchmarks then find keyd and authzd in its cache.
+	$(GO) build -o bin/bench/ ./bench/... ./cmd/keyd ./cmd/authzd ./internal/loadgen
+	@failed=; for name in $(BENCHES); do \
+	  echo "== $$name"; rm -f bin/bench/$$name.json; \
+	  timeout -k 10 15m bin/bench/$$name -json bin/bench/$$name.json && test -f bin/bench/$$name.json || failed="$$failed $$name"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed. Repeat these with make bench BENCHES=\"$${failed# }\""; exit 1; fi
+	bin/bench/report $(BENCHES:%=bin/bench/%.json)
 
 ## pgo: the profile for the compiler, cmd/authzd/default.pgo, of authzd under the loads of bench/check; go build uses it
 pgo:

@@ -20,6 +20,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/envoy"
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 )
@@ -74,6 +75,35 @@ func TestConfigurationTables(t *testing.T) {
 	if os.Getenv("UPDATE") != "" {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestPerformanceTables checks that the tables and plots of docs/performance.md are those of the committed results.
+func TestPerformanceTables(t *testing.T) {
+	const again = "run go run ./bench/report"
+	results, err := result.Load("docs/performance/results.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := read(t, "docs/performance.md")
+	switch filled, err := results.Fill(written); {
+	case err != nil:
+		t.Error(err)
+	case filled != written:
+		t.Error("docs/performance.md has other tables than its results: " + again)
+	}
+	pictures, err := results.Draw(result.Plots())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, picture := range pictures {
+		path := "docs/performance/" + name
+		if read(t, path) != string(picture)+"\n" {
+			t.Errorf("%s is not the plot of the results: %s", path, again)
+		}
+		if !strings.Contains(written, "](performance/"+name+")") {
+			t.Errorf("docs/performance.md does not show %s", path)
 		}
 	}
 }

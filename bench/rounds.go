@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/phantomrouter/phantom-authz/bench/result"
 )
 
 // Variant is one of several things that a benchmark measures in turn.
@@ -50,8 +52,11 @@ func (v *Variant[R]) Ratios(baseline *Variant[R], of func(R) float64) []float64 
 
 // MedianSpread formats the median with the least and the greatest of the values.
 func MedianSpread(values []float64, format string) string {
-	return Spread(slices.Sorted(slices.Values(values))[len(values)/2], values, format)
+	return Spread(Median(values), values, format)
 }
+
+// Median returns the median of the values.
+func Median(values []float64) float64 { return slices.Sorted(slices.Values(values))[len(values)/2] }
 
 // Spread formats a value with the least and the greatest of the values.
 func Spread(value float64, values []float64, format string) string {
@@ -78,5 +83,13 @@ func (t Times) String() string {
 	return fmt.Sprintf("%.2f ms | %.2f ms | %.2f ms", Millis(t.Median()), Millis(t.Percentile(99)), Millis(t[len(t)-1]))
 }
 
+// Cells returns median, p99 and maximum in milliseconds.
+func (t Times) Cells() []result.Cell {
+	return []result.Cell{result.Value(Millis(t.Median())), result.Value(Millis(t.Percentile(99))), result.Value(Millis(t[len(t)-1]))}
+}
+
 // Millis returns a duration in milliseconds.
 func Millis(d time.Duration) float64 { return d.Seconds() * 1000 }
+
+// Micros returns a duration in microseconds.
+func Micros(d time.Duration) float64 { return d.Seconds() * 1e6 }

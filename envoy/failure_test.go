@@ -85,7 +85,7 @@ func TestSidecarFrozen(t *testing.T) {
 // TestKeyAPIDown: the answer is 503, except for requests that are denied without the key API.
 func TestKeyAPIDown(t *testing.T) {
 	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
-		p := env.ownChecks(t, s, env.withoutKeyAPI())
+		p := env.ownChecks(t, s, envoy.Addresses{}, env.withoutKeyAPI())
 		for _, http2 := range []bool{false, true} {
 			chat := request{path: companion, http2: http2}
 			unavailable.check(t, p.do(t, chat.with(bearer(env.creds.Chat))))
@@ -103,7 +103,7 @@ func TestKeyAPIDown(t *testing.T) {
 
 func TestUnknownKeysAreRateLimited(t *testing.T) {
 	forEach(t, func(t *testing.T, env *environment, s setup) {
-		p := env.ownChecks(t, s, testbed.Config{"admission": testbed.Config{"unknown_per_second": 1, "burst": 1}})
+		p := env.ownChecks(t, s, envoy.Addresses{}, testbed.Config{"admission": testbed.Config{"unknown_per_second": 1, "burst": 1}})
 		p.expectAllowed(t)
 		limited := 0
 		for range 10 {

@@ -60,6 +60,7 @@ var oneFront = map[string]struct {
 	"TestSidecarReceivesIdentityHeaders":  {authzd, "the module reads all headers"},
 	"TestSidecarMayRemoveIdentityHeaders": {authzd, "mutation rules are settings of ext_authz"},
 	"TestUpdatesKeepTheCache":             {module, "authzd has no part in Envoy's updates"},
+	"TestEnvoyCountsChecks":               {module, "authzd counts on its own /metrics"},
 	"TestInvalidConfigurationIsRefused":   {module, "authzd loads its own configuration"},
 	"TestInvalidRouteIsRefused":           {module, "authzd denies with no_policy"},
 	"TestCutConnectionToUpstream":         {authzd, sameClusters},

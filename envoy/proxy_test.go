@@ -131,14 +131,14 @@ func (env *environment) ownEnvoy(t *testing.T, s setup, a envoy.Addresses, edits
 
 // ownChecks is ownEnvoy with other checks: those of a separate authzd, or of the module. The fields of changes replace
 // those of their configuration.
-func (env *environment) ownChecks(t *testing.T, s setup, changes testbed.Config, edits ...edit) *proxy {
+func (env *environment) ownChecks(t *testing.T, s setup, a envoy.Addresses, changes testbed.Config, edits ...edit) *proxy {
 	t.Helper()
-	if s.front == module {
-		return env.ownModule(t, s, envoy.Addresses{}, changes, edits...)
+	if s.front == authzd {
+		name := unique("authzd")
+		env.ownAuthzd(t, name, changes)
+		a.Authz = env.socket(name)
 	}
-	name := unique("authzd")
-	env.ownAuthzd(t, name, changes)
-	return env.ownModule(t, s, envoy.Addresses{Authz: env.socket(name)}, nil, edits...)
+	return env.ownModule(t, s, a, changes, edits...)
 }
 
 // ownWithoutAnswers is ownEnvoy whose checks get no answer: from authzd, or from the key API.

@@ -73,10 +73,14 @@ func (d *discovery) write(t *testing.T, name, kind string, resource map[string]a
 	}
 }
 
-// route returns the settings of the route of /api/v1/me for the module.
-func routeConfig(config map[string]any) map[string]any {
-	host := manager(config)["route_config"].(map[string]any)["virtual_hosts"].([]any)[0].(map[string]any)
-	for _, r := range host["routes"].([]any) {
+// virtualHost returns the only virtual host of a configuration.
+func virtualHost(config map[string]any) map[string]any {
+	return manager(config)["route_config"].(map[string]any)["virtual_hosts"].([]any)[0].(map[string]any)
+}
+
+// meSettings returns the settings of filters for the route of /api/v1/me.
+func meSettings(config map[string]any) map[string]any {
+	for _, r := range virtualHost(config)["routes"].([]any) {
 		r := r.(map[string]any)
 		if r["match"].(map[string]any)["path"] == "/api/v1/me" {
 			return r["typed_per_filter_config"].(map[string]any)
@@ -88,7 +92,7 @@ func routeConfig(config map[string]any) map[string]any {
 // require is an edit of the requirement of /api/v1/me.
 func require(fields map[string]any) edit {
 	return func(config map[string]any) {
-		perRoute := routeConfig(config)[moduleFilter].(map[string]any)
+		perRoute := meSettings(config)[moduleFilter].(map[string]any)
 		perRoute["filter_config"].(map[string]any)["value"] = fields
 	}
 }

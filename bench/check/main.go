@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/bench"
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
@@ -25,7 +26,7 @@ var (
 )
 
 // shapes are the loads: connections, and checks in flight on each of them. Envoy opens a connection for each of its workers.
-var shapes = []shape{{connections: 2, streams: 16}, {connections: 1, streams: 1}}
+var shapes = []shape{{connections: 2, streams: 16, mostCPU: 0.40}, {connections: 1, streams: 1, mostCPU: 0.75}}
 
 func main() {
 	bench.Main(func(ctx context.Context) error {
@@ -72,8 +73,6 @@ func measure(ctx context.Context, tb *testbed.Testbed) error {
 	if err := bench.InTurn(*rounds, all...); err != nil {
 		return err
 	}
-	fmt.Printf("Medians of %d rounds (least to greatest). The baseline is grpc-go with its defaults. Authzd runs as it is shipped, with its\n"+
-		"own GOGC and a profile for the compiler, which the baseline lacks.\n", *rounds)
 	for i, s := range shapes {
 		report(s, all[2*i], all[2*i+1])
 	}
@@ -82,26 +81,34 @@ func measure(ctx context.Context, tb *testbed.Testbed) error {
 
 // report prints a table of medians over the rounds, and their spread.
 func report(s shape, baseline, measured *bench.Variant[round]) {
+	cpu := func(r round) float64 { return bench.Micros(r.cpu) }
+	p99 := func(r round) float64 { return bench.Micros(r.latencies.Percentile(99)) }
 	columns := []func(round) float64{
 		func(r round) float64 { return float64(len(r.latencies)) / duration.Seconds() },
-		func(r round) float64 { return micros(r.cpu) },
-		func(r round) float64 { return micros(r.latencies.Median()) },
-		func(r round) float64 { return micros(r.latencies.Percentile(99)) },
+		cpu,
+		func(r round) float64 { return bench.Micros(r.latencies.Median()) },
+		p99,
 	}
-	fmt.Printf("\n| %s | checks/s | server's CPU for a check, µs | latency p50, µs | latency p99, µs |\n|---|---|---|---|---|\n", s)
-	printRow := func(name string, values func(column func(round) float64) []float64, format string) {
-		fmt.Printf("| %s |", name)
+	row := func(name string, values func(column func(round) float64) []float64) result.Row {
+		r := result.Row{Name: name}
 		for _, column := range columns {
-			fmt.Printf(" %s |", bench.MedianSpread(values(column), format))
+			r.Cells = append(r.Cells, result.Median(values(column)))
 		}
-		fmt.Println()
+		return r
 	}
-	printRow(baseline.Name, baseline.Values, "%.1f")
-	printRow(measured.Name, measured.Values, "%.1f")
-	printRow("ratio in the same turn", func(of func(round) float64) []float64 { return measured.Ratios(baseline, of) }, "%.2f")
+	ratios := func(column func(round) float64) []float64 { return measured.Ratios(baseline, column) }
+	bench.Report(result.Table{
+		Name: fmt.Sprintf("check-%d-%d", s.connections, s.streams),
+		Caption: fmt.Sprintf("%s. Medians of %d rounds (least to greatest). The baseline is grpc-go with its defaults. Authzd runs as it is shipped, with its "+
+			"own GOGC and a profile for the compiler, which the baseline lacks.", s, *rounds),
+		Columns: []string{"server", "checks/s", "server's CPU for a check, µs", "latency p50, µs", "latency p99, µs"},
+		Rows:    []result.Row{row(baseline.Name, baseline.Values), row(measured.Name, measured.Values), row("ratio in the same turn", ratios)},
+	})
+	bench.ReportGoals(
+		result.Goal{Name: fmt.Sprintf("authzd: CPU for a check to stock grpc-go, %s", s), AtMost: s.mostCPU, Measured: result.Median(ratios(cpu))},
+		result.Goal{Name: fmt.Sprintf("authzd: p99 to stock grpc-go, %s", s), AtMost: 0.5, Measured: result.Median(ratios(p99))},
+	)
 }
-
-func micros(d time.Duration) float64 { return 1000 * bench.Millis(d) }
 
 // startBaseline starts this program as the baseline server, and waits until it listens.
 func startBaseline(ctx context.Context, tb *testbed.Testbed) (*testbed.Process, error) {

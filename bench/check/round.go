@@ -10,7 +10,10 @@ import (
 )
 
 // shape is a load. Each stream sends its next check as soon as the previous one is answered.
-type shape struct{ connections, streams int }
+type shape struct {
+	connections, streams int
+	mostCPU              float64 // the goal for authzd's CPU to the baseline's
+}
 
 func (s shape) String() string {
 	return fmt.Sprintf("%d x %d", s.connections, s.streams)

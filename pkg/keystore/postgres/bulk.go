@@ -2,14 +2,12 @@ package postgres
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -19,11 +17,9 @@ import (
 // uniqueViolation is the SQLSTATE of a row that a unique index refuses.
 const uniqueViolation = "23505"
 
-// txConn is the conn of a transaction of Mutate, with its connection: database/sql has no COPY.
-type txConn struct {
-	conn
-	pinned *sql.Conn
-}
+// refusedValues are the prefixes of the SQLSTATEs of a statement that is refused for its values: data exceptions, integrity
+// constraint violations, exceeded limits of the server (PostgreSQL, appendix A).
+var refusedValues = []string{"22", "23", "54"}
 
 // AmongTexts implements sqlstore.Bulk.
 func (s *Store) AmongTexts(column string, texts []string) (condition string, arg any) {
@@ -45,25 +41,28 @@ func (s *Store) LockRows() string { return " FOR NO KEY UPDATE" }
 
 // Load implements sqlstore.Bulk by COPY. It changes nothing in the session, so it works through a pooler.
 func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, n int, row func(i int) []any) error {
-	c, ok := t.Conn.(txConn)
+	c, ok := t.Conn.(*tx)
 	if !ok {
 		return fmt.Errorf("load %s: %T is not a transaction of Mutate", table, t.Conn)
 	}
-	return c.pinned.Raw(func(driver any) error {
-		c, ok := driver.(*stdlib.Conn)
-		if !ok {
-			return fmt.Errorf("load %s: %T is not a connection of pgx", table, driver)
-		}
-		_, err := c.Conn().CopyFrom(t.Ctx, pgx.Identifier{table}, columns,
-			pgx.CopyFromSlice(n, func(i int) ([]any, error) { return row(i), nil }))
+	if err := c.flush(t.Ctx); err != nil {
 		return err
-	})
+	}
+	_, err := c.conn.CopyFrom(t.Ctx, pgx.Identifier{table}, columns,
+		pgx.CopyFromSlice(n, func(i int) ([]any, error) { return row(i), nil }))
+	return err
 }
 
 // Duplicate implements sqlstore.Bulk.
 func (s *Store) Duplicate(err error) bool {
 	var engine *pgconn.PgError
 	return errors.As(err, &engine) && engine.Code == uniqueViolation
+}
+
+// Refused implements sqlstore.Bulk.
+func (s *Store) Refused(err error) bool {
+	var engine *pgconn.PgError
+	return errors.As(err, &engine) && hasPrefix(engine.Code, refusedValues) && !errors.Is(err, errUnknownOutcome)
 }
 
 // usageQuery locks the keys in the order of their seq, so that two reports never deadlock. A sum is bounded, so that it
@@ -100,7 +99,7 @@ func (s *Store) RecordUsage(ctx context.Context, _ string, used []keystore.Usage
 	for i, r := range rows {
 		digests[i], last[i], allowed[i], denied[i] = r.Digest[:], r.LastUsedAt, r.Allowed, r.Denied
 	}
-	_, err = conn{s.db}.ExecContext(ctx, usageQuery, digests, last, allowed, denied,
-		sqlstore.Stamp(head.Now.Truncate(time.Hour)), int64(sqlstore.MaxCount))
+	_, err = s.pool.Exec(ctx, numbered(usageQuery), digests, last, allowed, denied,
+		head.Now.Truncate(time.Hour).UnixMicro(), int64(sqlstore.MaxCount))
 	return sqlstore.Wrap(ctx, s, what, err)
 }

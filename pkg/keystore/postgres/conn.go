@@ -1,8 +1,8 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"encoding/hex"
 	"errors"
@@ -11,70 +11,95 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/phantomrouter/phantom-authz/pkg/keystore/internal/sqlstore"
 )
 
+// querier is a connection, a transaction or a pool.
+type querier interface {
+	Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
+}
+
 // conn runs queries with the placeholders and arguments of sqlstore.
-type conn struct{ sqlstore.Conn }
+type conn struct{ querier }
 
-// QueryContext implements sqlstore.Querier.
-func (c conn) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+// Query implements sqlstore.Querier.
+func (c conn) Query(ctx context.Context, query string, args ...any) (sqlstore.Rows, error) {
 	args, err := values(args)
 	if err != nil {
 		return nil, err
 	}
-	return c.Conn.QueryContext(ctx, numbered(query), args...)
-}
-
-// QueryRowContext implements sqlstore.Querier.
-func (c conn) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if converted, err := values(args); err == nil {
-		args = converted
-	} // else the driver returns the same error
-	return c.Conn.QueryRowContext(ctx, numbered(query), args...)
-}
-
-// ExecContext implements sqlstore.Conn.
-func (c conn) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	args, err := values(args)
+	found, err := c.querier.Query(ctx, numbered(query), args...)
 	if err != nil {
 		return nil, err
 	}
-	return c.Conn.ExecContext(ctx, numbered(query), args...)
+	return readFirst(found, nil)
+}
+
+// rows has read its first row, because the error of a query comes with it.
+type rows struct {
+	pgx.Rows
+	read, more bool         // the first row has been read, and Next has not returned more yet
+	after      func() error // closes what the rows come from; nil: nothing
+}
+
+func readFirst(found pgx.Rows, after func() error) (sqlstore.Rows, error) {
+	r := &rows{Rows: found, read: true, after: after}
+	if r.more = found.Next(); r.more || found.Err() == nil {
+		return r, nil
+	}
+	return nil, r.Close()
+}
+
+// Next implements sqlstore.Rows.
+func (r *rows) Next() bool {
+	if r.read {
+		r.read = false
+		return r.more
+	}
+	return r.Rows.Next()
+}
+
+// Close implements sqlstore.Rows.
+func (r *rows) Close() error {
+	r.Rows.Close()
+	err := r.Err()
+	if r.after != nil {
+		err = cmp.Or(err, r.after())
+	}
+	return err
 }
 
 // retrying repeats a read once if its connection is dead.
 type retrying struct{ conn }
 
-// QueryContext implements sqlstore.Querier.
-func (r retrying) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	rows, err := r.conn.QueryContext(ctx, query, args...)
+// Query implements sqlstore.Querier.
+func (r retrying) Query(ctx context.Context, query string, args ...any) (sqlstore.Rows, error) {
+	found, err := r.conn.Query(ctx, query, args...)
 	if mayRetry(ctx, err) {
-		return r.conn.QueryContext(ctx, query, args...)
+		return r.conn.Query(ctx, query, args...)
 	}
-	return rows, err
-}
-
-// QueryRowContext implements sqlstore.Querier.
-func (r retrying) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	row := r.conn.QueryRowContext(ctx, query, args...)
-	if mayRetry(ctx, row.Err()) {
-		return r.conn.QueryRowContext(ctx, query, args...)
-	}
-	return row
+	return found, err
 }
 
 // lockNotAvailable is the SQLSTATE of a wait that lock_timeout ended.
 const lockNotAvailable = "55P03"
 
 // mayRetry reports whether a call that has changed nothing may run again on another connection: its connection is dead, or
-// it waited for the head's lock so long that the connection may be.
+// nothing was sent on it, or it waited for the head's lock so long that the connection may be dead.
 func mayRetry(ctx context.Context, err error) bool {
 	var engine *pgconn.PgError
-	return err != nil && ctx.Err() == nil && (errors.Is(err, errSilent) || errors.As(err, &engine) && engine.Code == lockNotAvailable)
+	var connecting *pgconn.ConnectError
+	switch {
+	case err == nil || ctx.Err() != nil || errors.As(err, &connecting):
+		return false
+	case errors.As(err, &engine):
+		return engine.Code == lockNotAvailable
+	}
+	return errors.Is(err, errSilent) || pgconn.SafeToRetry(err)
 }
 
 // milliseconds formats a setting of the server.
@@ -125,6 +150,18 @@ func (c byteaCodec) PlanScan(m *pgtype.Map, oid uint32, format int16, target any
 		return scanBytea{}
 	}
 	return c.ByteaCodec.PlanScan(m, oid, format, target)
+}
+
+// DecodeDatabaseSQLValue implements pgtype.Codec. It is for a sql.Scanner.
+func (c byteaCodec) DecodeDatabaseSQLValue(m *pgtype.Map, oid uint32, format int16, src []byte) (driver.Value, error) {
+	if format != pgtype.TextFormatCode {
+		return c.ByteaCodec.DecodeDatabaseSQLValue(m, oid, format, src)
+	}
+	b, err := decodeBytea(src)
+	if b == nil {
+		return nil, err
+	}
+	return b, err
 }
 
 type scanBytea struct{}

@@ -28,7 +28,7 @@ func (s *Store) Hold(ctx context.Context, held chan<- struct{}, release <-chan s
 // Waiting returns how many mutations wait, by lane.
 func (s *Store) Waiting() (polls, operators, others int) {
 	_, waiting := s.gate.State()
-	return waiting[sqlstore.LanePolls], waiting[sqlstore.LaneOperators], waiting[sqlstore.LaneOthers]
+	return waiting[sqlstore.LanePolls], s.Joined(sqlstore.LaneOperators), s.Joined(sqlstore.LaneOthers)
 }
 
 // Writing returns how many mutations are in flight.
@@ -39,7 +39,7 @@ func (s *Store) Writing() int {
 
 // Busy uses one connection for that time.
 func (s *Store) Busy(ctx context.Context, d time.Duration) error {
-	_, err := s.db.ExecContext(ctx, "SELECT pg_sleep($1)", d.Seconds())
+	_, err := s.pool.Exec(ctx, "SELECT pg_sleep($1)", d.Seconds())
 	return err
 }
 

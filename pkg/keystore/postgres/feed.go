@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,6 +26,9 @@ const headQuery = `SELECT epoch, revision, not_before, timeline,
 	(extract(epoch FROM statement_timestamp()) * 1000000)::bigint + ?1::bigint AS now,
 	CASE WHEN pg_is_in_recovery() THEN 0
 		ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint END AS current FROM head`
+
+// lockedHead is headQuery after the lock was awaited, perhaps in the same message.
+var lockedHead = strings.Replace(headQuery, "statement_timestamp()", "clock_timestamp()", 1)
 
 var queries = sqlstore.NewQueries(sqlstore.Dialect{
 	Head:        "MATERIALIZED (" + headQuery + ")",
@@ -76,7 +80,7 @@ func (h *head) public() keystore.Head {
 func (s *Store) Changed() <-chan struct{} { return s.changed.Wait() }
 
 func (s *Store) headIn(t *sqlstore.Tx) (h head, err error) {
-	err = t.QueryRowContext(t.Ctx, headQuery, s.skewMicros()).Scan(h.columns()...)
+	err = sqlstore.QueryRow(t.Ctx, t, lockedHead, s.skewMicros()).Scan(h.columns()...)
 	return h, err
 }
 
@@ -102,7 +106,7 @@ func (s *Store) ReadHead(ctx context.Context, what, query string, args, dest []a
 
 // readHead checks the timeline before it calls each for the first time.
 func (s *Store) readHead(ctx context.Context, query string, args, dest []any, each func() error) (h head, err error) {
-	rows, err := s.Reader().QueryContext(ctx, query, append([]any{s.skewMicros()}, args...)...)
+	rows, err := s.Reader().Query(ctx, query, append([]any{s.skewMicros()}, args...)...)
 	if err != nil {
 		return h, err
 	}
@@ -175,7 +179,7 @@ func (s *Store) listenOnce(ctx context.Context) {
 	if _, err := c.Exec(ctx, "LISTEN "+channel); err != nil {
 		return
 	}
-	if _, err := s.db.ExecContext(ctx, "SELECT pg_notify($1, 'probe')", channel); err != nil {
+	if _, err := s.pool.Exec(ctx, "SELECT pg_notify($1, 'probe')", channel); err != nil {
 		return
 	}
 	probe, cancel := context.WithTimeout(ctx, probeTime)

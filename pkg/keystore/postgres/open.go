@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -110,25 +111,28 @@ var refusals = []string{"28", "3D", "42501"}
 // operator intervention such as a shutdown.
 var outages = []string{"08", "53", "57"}
 
+func hasPrefix(code string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(code, p) })
+}
+
 // unreachable reports whether the error may go away without a change of keyd's configuration.
 func unreachable(err error) bool {
 	var engine *pgconn.PgError
-	has := func(prefixes []string) bool {
-		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(engine.Code, p) })
-	}
 	var connecting *pgconn.ConnectError
 	var network net.Error
 	switch answered := errors.As(err, &engine); {
 	case errors.As(err, &connecting):
-		return !answered || !has(refusals)
+		return !answered || !hasPrefix(engine.Code, refusals)
 	case answered:
-		return has(outages)
+		return hasPrefix(engine.Code, outages)
 	}
 	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.Timeout(err)
 }
 
-func migrate(ctx context.Context, db *sql.DB) error {
+func migrate(ctx context.Context, pool *pgxpool.Pool) error {
+	db := stdlib.OpenDBFromPool(pool)
 	err := schema.Migrate(ctx, db)
+	_ = db.Close() // its connections are the pool's
 	var engine *pgconn.PgError
 	if errors.As(err, &engine) && engine.Code == duplicateTable {
 		return fmt.Errorf("%w: database of another program?", err)

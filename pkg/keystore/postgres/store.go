@@ -11,6 +11,10 @@
 // one, leases included, so every change then waits for as long as an unknown sidecar may go on (Options.Unknown). The operator
 // who promotes a standby must make sure that the old primary no longer answers.
 //
+// Mutations that wait share a transaction (see sqlstore). Its statements are sent in few messages: one with the lock and the
+// first query, one with each further query, and one with the last writes and the commit. So a change alone takes four round
+// trips, one of them before the lock, and the head is locked for two and a sync of the disk.
+//
 // Nothing depends on a session: there are no prepared statements and no session settings. So the store works through a
 // pooler in transaction mode. Notifications do not pass through one; other processes' changes are then seen when the server
 // reads the head each second.
@@ -18,16 +22,12 @@ package postgres
 
 import (
 	"context"
-	"crypto/rand"
-	"database/sql"
-	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -47,7 +47,6 @@ type Options struct {
 type Store struct {
 	*sqlstore.Core
 	pool    *pgxpool.Pool
-	db      *sql.DB        // over pool
 	gate    *sqlstore.Gate // before Mutate
 	unknown atomic.Int64   // Options.Unknown and RaiseUnknown, as a time.Duration
 	changed sqlstore.Broadcast
@@ -72,17 +71,13 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		return nil, explain(conf, err)
 	}
 	made.pool.Store(pool)
-	s := &Store{
-		pool: pool, db: stdlib.OpenDBFromPool(pool),
-		gate: sqlstore.NewGate(min(writers, int(conf.MaxConns)/2)),
-	}
+	s := &Store{pool: pool, gate: sqlstore.NewGate(min(writers, int(conf.MaxConns)/2))}
 	s.RaiseUnknown(opts.Unknown)
 	var secret []byte
-	if err = migrate(ctx, s.db); err == nil {
-		err = s.db.QueryRowContext(ctx, "SELECT cursor_secret FROM head").Scan(&secret)
+	if err = migrate(ctx, pool); err == nil {
+		err = pool.QueryRow(ctx, "SELECT cursor_secret FROM head").Scan(&secret)
 	}
 	if err != nil {
-		_ = s.db.Close()
 		pool.Close()
 		return nil, explain(conf, err)
 	}
@@ -112,122 +107,26 @@ func (s *Store) Close() error {
 	s.cancel()
 	s.Stop()
 	s.listens.Wait()
-	err := s.db.Close()
 	s.pool.Close()
-	return err
+	return nil
 }
 
 // Name implements sqlstore.Engine.
 func (s *Store) Name() string { return "postgres" }
 
 // Reader implements sqlstore.Engine.
-func (s *Store) Reader() sqlstore.Querier { return retrying{conn{s.db}} }
+func (s *Store) Reader() sqlstore.Querier { return retrying{conn{s.pool}} }
 
 // Read implements sqlstore.Engine.
 func (s *Store) Read(ctx context.Context, do func(q sqlstore.Querier) error) error {
-	opts := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
-	tx, err := s.db.BeginTx(ctx, opts)
+	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	tx, err := s.pool.BeginTx(ctx, opts)
 	if mayRetry(ctx, err) {
-		tx, err = s.db.BeginTx(ctx, opts)
+		tx, err = s.pool.BeginTx(ctx, opts)
 	}
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback() }() // nothing was written
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing was written
 	return do(conn{tx})
-}
-
-const (
-	// writers is how many mutations of this process may run at a time. One holds the head's lock while a second begins its
-	// transaction. Smaller costs a round trip between two mutations; with larger, mutations wait at the lock, where lanes
-	// have no effect, and use connections that reads need.
-	writers = 2
-	// mutateTimeout bounds one mutation, including the wait for those before it. Smaller refuses changes under load; larger
-	// lets callers wait longer for an error.
-	mutateTimeout = 10 * time.Second
-	// limits are settings of the server for one transaction. They bound its waits, and how long a stopped process delays
-	// others. A commit must be on disk, also if the role's default is off.
-	limits = `SELECT set_config('statement_timeout', ?, true), set_config('lock_timeout', ?, true),
-		set_config('idle_in_transaction_session_timeout', '2s', true),
-		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true), ` + plans
-	// plans: a mutation finds all its rows by an index. Without statistics for a table that has just grown, the planner might
-	// read all of it, and compile the query first.
-	plans   = `set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`
-	channel = "phantom_authz"
-)
-
-// Mutate implements sqlstore.Engine.
-func (s *Store) Mutate(ctx context.Context, lane sqlstore.Lane, actor string, do func(t *sqlstore.Tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, mutateTimeout)
-	defer cancel()
-	if err := s.gate.Enter(ctx, lane); err != nil {
-		return err
-	}
-	defer s.gate.Leave()
-	for {
-		begun, err := s.attempt(ctx, actor, do)
-		if begun || !mayRetry(ctx, err) {
-			return err
-		}
-	}
-}
-
-// attempt reports whether do has begun. If not, nothing was changed, and another attempt may follow.
-func (s *Store) attempt(ctx context.Context, actor string, do func(t *sqlstore.Tx) error) (begun bool, err error) {
-	pinned, err := s.db.Conn(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = pinned.Close() }() // returns it to the pool
-	sqlTx, err := pinned.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = sqlTx.Rollback() }() // no effect after the commit
-	t := &sqlstore.Tx{Conn: txConn{conn{sqlTx}, pinned}, Ctx: ctx, Actor: actor}
-	if err := s.lock(t); err != nil {
-		return false, err
-	}
-	return true, s.run(t, sqlTx, do)
-}
-
-// run runs do and commits.
-func (s *Store) run(t *sqlstore.Tx, sqlTx *sql.Tx, do func(t *sqlstore.Tx) error) error {
-	if err := errors.Join(do(t), t.Err); err != nil {
-		return err
-	}
-	if t.Moved {
-		t.Exec("SELECT pg_notify(?, '')", channel)
-	}
-	if t.Err != nil {
-		return t.Err
-	}
-	if err := sqlTx.Commit(); err != nil {
-		return fmt.Errorf("commit with unknown outcome: %w", err)
-	}
-	if t.Moved {
-		s.changed.Wake()
-	}
-	return nil
-}
-
-// lock waits for the mutations before this one and then reads the clock, so that times are in the order of the commits.
-func (s *Store) lock(t *sqlstore.Tx) error {
-	t.Exec(limits, milliseconds(statementTimeout), milliseconds(lockTimeout))
-	t.Exec("SELECT FROM head FOR NO KEY UPDATE")
-	if t.Err != nil {
-		return t.Err
-	}
-	h, err := s.headIn(t)
-	if err != nil {
-		return err
-	}
-	t.Now, t.LeaseNow = h.Now, h.Now
-	if err = h.check(); !errors.Is(err, errTimeline) {
-		return err
-	}
-	// A random epoch: a backup that is restored twice may get the same timeline twice.
-	t.Exec("UPDATE head SET epoch = ?, timeline = ?", rand.Text(), h.current)
-	t.NotBefore(time.Duration(s.unknown.Load()))
-	return t.Err
 }

@@ -48,7 +48,7 @@ func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, n int, row 
 			continue
 		}
 		step := len(args) / len(columns)
-		if _, err := t.ExecContext(t.Ctx, insert+values+strings.Repeat(", "+values, step-1), args...); err != nil {
+		if err := t.Execute(t.Ctx, insert+values+strings.Repeat(", "+values, step-1), args...); err != nil {
 			return err
 		}
 		args = args[:0]
@@ -60,6 +60,19 @@ func (s *Store) Load(t *sqlstore.Tx, table string, columns []string, n int, row 
 func (s *Store) Duplicate(err error) bool {
 	var engine *sqlite.Error
 	return errors.As(err, &engine) && engine.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+}
+
+// Refused implements sqlstore.Bulk.
+func (s *Store) Refused(err error) bool {
+	var engine *sqlite.Error
+	if !errors.As(err, &engine) {
+		return false
+	}
+	switch engine.Code() & 0xff { // without the extension
+	case sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE:
+		return true
+	}
+	return false
 }
 
 // RecordUsage implements keystore.Admin. The name of the sidecar is not stored. Counts belong to the hour of the report,

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"testing"
 	"time"
 
@@ -27,19 +26,14 @@ type countingConn struct {
 	n *int
 }
 
-func (c countingConn) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+func (c countingConn) Query(ctx context.Context, query string, args ...any) (sqlstore.Rows, error) {
 	*c.n++
-	return c.Conn.QueryContext(ctx, query, args...)
+	return c.Conn.Query(ctx, query, args...)
 }
 
-func (c countingConn) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+func (c countingConn) Execute(ctx context.Context, query string, args ...any) error {
 	*c.n++
-	return c.Conn.QueryRowContext(ctx, query, args...)
-}
-
-func (c countingConn) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	*c.n++
-	return c.Conn.ExecContext(ctx, query, args...)
+	return c.Conn.Execute(ctx, query, args...)
 }
 
 // A chain with many expired keys is revoked by as many statements as a short one: other writes wait meanwhile.

@@ -59,7 +59,7 @@ func notBefore(at *sqlstore.Snapshot) {
 // HeadIn implements sqlstore.HeadReader.
 func (s *Store) HeadIn(t *sqlstore.Tx) (keystore.Head, error) {
 	at, _ := s.now()
-	err := t.QueryRowContext(t.Ctx, "SELECT "+headColumns+" FROM head h").Scan(columns(&at.Head)...)
+	err := sqlstore.QueryRow(t.Ctx, t, "SELECT "+headColumns+" FROM head h").Scan(columns(&at.Head)...)
 	notBefore(&at)
 	return at.Head, err
 }

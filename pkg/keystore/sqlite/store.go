@@ -2,8 +2,8 @@
 // write-ahead log and synchronous=FULL, so that every acknowledged change survives a power failure.
 //
 // One goroutine writes over one connection, because SQLite has one writer: no call waits for a lock in the middle of a
-// transaction. Each mutation is one transaction. Polls that arrive together share one, because each commit costs a sync of
-// the disk. Reads use a pool of read-only connections, each query in a snapshot that no writer delays.
+// transaction. Polls that arrive together share a transaction, and so do changes, because each commit costs a sync of the
+// disk. Reads use a pool of read-only connections, each query in a snapshot that no writer delays.
 //
 // Times are stored in microseconds. The time of a change and the ends of leases are rounded up, so that no lease on record
 // ends before the one that was given. Times from callers, and the times that leases are compared with, are truncated.
@@ -175,7 +175,7 @@ func (s *Store) Close() error {
 func (s *Store) Name() string { return "sqlite" }
 
 // Reader implements sqlstore.Engine.
-func (s *Store) Reader() sqlstore.Querier { return s.readers }
+func (s *Store) Reader() sqlstore.Querier { return querier{s.readers} }
 
 // Read implements sqlstore.Engine.
 func (s *Store) Read(ctx context.Context, do func(q sqlstore.Querier) error) error {
@@ -184,7 +184,35 @@ func (s *Store) Read(ctx context.Context, do func(q sqlstore.Querier) error) err
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // nothing was written
-	return do(tx)
+	return do(querier{tx})
+}
+
+// querier reads from a database or a transaction.
+type querier struct {
+	of interface {
+		QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	}
+}
+
+// Query implements sqlstore.Querier.
+func (q querier) Query(ctx context.Context, query string, args ...any) (sqlstore.Rows, error) {
+	rows, err := q.of.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err // not a nil *sql.Rows in the interface
+	}
+	return rows, nil
+}
+
+// conn is the transaction of a mutation.
+type conn struct {
+	querier
+	tx *sql.Tx
+}
+
+// Execute implements sqlstore.Conn.
+func (c conn) Execute(ctx context.Context, query string, args ...any) error {
+	_, err := c.tx.ExecContext(ctx, query, args...)
+	return err
 }
 
 // write is the writer goroutine. The gate admits one job at a time until the job is done, so at most one waits here.
@@ -240,12 +268,18 @@ func (s *Store) transact(ctx context.Context, actor string, do func(t *sqlstore.
 	defer func() { _ = sqlTx.Rollback() }() // no effect after the commit
 	// The clocks are read under the lock, so that times are in the order of the commits.
 	t := &sqlstore.Tx{
-		Conn: sqlTx, Ctx: ctx, Actor: actor,
+		Conn: conn{querier{sqlTx}, sqlTx}, Ctx: ctx, Actor: actor,
 		Now: sqlstore.RoundUp(s.clock.wall()), LeaseNow: sqlstore.RoundUp(s.clock.lease()), Step: s.clock.stepped(),
 	}
-	step := s.noteStep(t)
-	if err := errors.Join(do(t), t.Err); err != nil {
+	if t.Head, err = s.HeadIn(t); err != nil {
 		return err
+	}
+	step := s.noteStep(t)
+	if err := cmp.Or(do(t), t.Err); err != nil {
+		return err
+	}
+	if t.Finish(); t.Err != nil {
+		return t.Err
 	}
 	if err := sqlTx.Commit(); err != nil {
 		return err

@@ -23,24 +23,28 @@ func scanAccount(row Scanner, seq *int64) (keystore.Account, error) {
 
 // accountByID also returns the seq that keys and sessions refer to.
 func accountByID(ctx context.Context, q Querier, id string) (a keystore.Account, seq int64, err error) {
-	a, err = scanAccount(q.QueryRowContext(ctx, selectAccounts+" WHERE id = ?", id), &seq)
+	a, err = scanAccount(QueryRow(ctx, q, selectAccounts+" WHERE id = ?", id), &seq)
 	return a, seq, orNotFound(err)
 }
 
-// activeAccount returns the seq of an account that may get credentials.
-func activeAccount(ctx context.Context, q Querier, id string) (seq int64, err error) {
-	a, seq, err := accountByID(ctx, q, id)
+// activeAccount returns a Conflict if the account is terminated.
+func activeAccount(ctx context.Context, q Querier, id string) error {
+	a, _, err := accountByID(ctx, q, id)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return seq, checkActive(a)
+	return checkActive(a)
 }
 
 func checkActive(a keystore.Account) error {
 	if a.State != credential.Active {
-		return keystore.Conflictf("Account has been terminated: %s", a.ID)
+		return accountTerminated(a.ID)
 	}
 	return nil
+}
+
+func accountTerminated(id string) error {
+	return keystore.Conflictf("Account has been terminated: %s", id)
 }
 
 // CreateAccount implements keystore.Admin.
@@ -116,9 +120,7 @@ func (s *Core) CreateSession(ctx context.Context, actor string, n keystore.NewSe
 	return mutation[keystore.Session]{
 		what: "create session", actor: actor,
 		check: func(ctx context.Context, q Querier, _ time.Time) (session keystore.Session, inPlace bool, err error) {
-			if _, err = activeAccount(ctx, q, n.Account); err == nil {
-				err = checkNew(ctx, q, "sessions", n.ID, n.Digest)
-			}
+			_, err = checkNew(ctx, q, "sessions", n.ID, n.Account, n.Digest)
 			return session, false, err
 		},
 		apply: func(t *Tx, _ keystore.Session) (keystore.Session, error) {
@@ -141,7 +143,7 @@ func (s *Core) EndSession(ctx context.Context, actor, id string) (keystore.Sessi
 	return mutation[keystore.Session]{
 		what: "end session", actor: actor,
 		check: func(ctx context.Context, q Querier, _ time.Time) (session keystore.Session, ended bool, err error) {
-			err = q.QueryRowContext(ctx, `SELECT s.id, a.id, s.digest, s.created_at, s.expires_at, s.revision
+			err = QueryRow(ctx, q, `SELECT s.id, a.id, s.digest, s.created_at, s.expires_at, s.revision
 				FROM sessions s JOIN accounts a ON a.seq = s.account WHERE s.id = ?`, id).Scan(
 				&session.ID, &session.Account, (*Digest)(&session.Digest),
 				(*Stamp)(&session.CreatedAt), (*Stamp)(&session.ExpiresAt), &session.Revision)

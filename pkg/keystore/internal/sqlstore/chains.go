@@ -42,10 +42,8 @@ func checkRoll(ctx context.Context, q Querier, roll keystore.Roll, now time.Time
 	case old.ReplacedBy != "":
 		return old, keystore.Conflictf("Key has been replaced by %s", old.ReplacedBy)
 	}
-	if _, err = activeAccount(ctx, q, old.Account); err != nil {
-		return old, err
-	}
-	return old, checkNew(ctx, q, "keys", roll.NewID, roll.Digest)
+	_, err = checkNew(ctx, q, "keys", roll.NewID, old.Account, roll.Digest)
+	return old, err
 }
 
 // roll replaces the old key.
@@ -130,7 +128,7 @@ func chainOf(ctx context.Context, q Querier, id, account string) (chain keystore
 	if key.Chain == "" {
 		return chain, key.State == credential.Revoked, nil
 	}
-	err = q.QueryRowContext(ctx, "SELECT (SELECT max(revision) FROM keys WHERE chain = ?1), NOT EXISTS (SELECT 1"+unrevoked+")",
+	err = QueryRow(ctx, q, "SELECT (SELECT max(revision) FROM keys WHERE chain = ?1), NOT EXISTS (SELECT 1"+unrevoked+")",
 		key.Chain).Scan(&chain.Revision, &inPlace)
 	return chain, inPlace, err
 }

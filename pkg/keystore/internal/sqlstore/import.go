@@ -21,6 +21,8 @@ type Bulk interface {
 	Load(t *Tx, table string, columns []string, n int, row func(i int) []any) error
 	// Duplicate reports whether a unique index refused a row.
 	Duplicate(err error) bool
+	// Refused reports whether the database refused a statement for its values, and rolled the transaction back.
+	Refused(err error) bool
 }
 
 // ImportKeys implements keystore.Admin. Usually all keys are new, so it inserts them first, and reads what exists only if a
@@ -57,6 +59,7 @@ func (s *Core) ImportKeys(ctx context.Context, actor string, keys []keystore.New
 
 // attempt inserts all keys as new, or none.
 func (s *Core) attempt(t *Tx, keys []keystore.NewKey, found *existing) (keystore.Imported, error) {
+	before := t.Head.Revision
 	t.Exec("SAVEPOINT attempt")
 	if t.Err != nil {
 		return keystore.Imported{}, t.Err
@@ -67,7 +70,7 @@ func (s *Core) attempt(t *Tx, keys []keystore.NewKey, found *existing) (keystore
 	}
 	if s.engine.Duplicate(err) {
 		t.Exec("ROLLBACK TO SAVEPOINT attempt")
-		t.Moved = false
+		t.Head.Revision, t.Moved = before, false
 		if t.Err != nil {
 			err = t.Err
 		}

@@ -61,13 +61,10 @@ func (s *Core) recordBatch(batch []*poll) {
 	var results []recorded
 	var largest grant
 	err := s.engine.Mutate(context.Background(), LanePolls, "", func(t *Tx) error {
-		head, err := s.engine.HeadIn(t)
-		if err != nil {
-			return err
-		}
 		batch = s.waitingPolls(batch)
-		b := &pollBatch{Tx: t, core: s, head: head, changed: map[string]bool{}}
-		if err := s.readBatch(b, batch); err != nil {
+		b := &pollBatch{Tx: t, core: s, changed: map[string]bool{}}
+		err := s.readBatch(b, batch)
+		if err != nil {
 			return err
 		}
 		for _, p := range batch {
@@ -125,7 +122,7 @@ func (g grant) covers(size time.Duration, now time.Time) bool {
 // largestGrant reads the grant on record.
 func (t *Tx) largestGrant() (g grant, err error) {
 	var micros int64
-	err = t.QueryRowContext(t.Ctx, "SELECT largest_grant, largest_grant_at FROM head").Scan(&micros, (*Stamp)(&g.at))
+	err = QueryRow(t.Ctx, t, "SELECT largest_grant, largest_grant_at FROM head").Scan(&micros, (*Stamp)(&g.at))
 	g.size = time.Duration(micros) * time.Microsecond
 	return g, err
 }
@@ -134,26 +131,26 @@ func (t *Tx) largestGrant() (g grant, err error) {
 // the grant on record as this process last read it. It returns the grant that is on record now.
 func (b *pollBatch) noteGrant(known grant) (grant, error) {
 	size := roundUpSize(b.granted)
-	if size == 0 || known.epoch == b.head.Epoch && known.covers(size, b.LeaseNow) {
+	if size == 0 || known.epoch == b.Head.Epoch && known.covers(size, b.LeaseNow) {
 		return known, nil
 	}
 	onRecord, err := b.largestGrant()
 	if err != nil {
 		return known, err
 	}
-	onRecord.epoch = b.head.Epoch
+	onRecord.epoch = b.Head.Epoch
 	if onRecord.covers(size, b.LeaseNow) {
 		return onRecord, nil
 	}
 	if size < onRecord.size { // which is over; smaller grants of other sidecars may not be
 		var last time.Time
-		if err := b.QueryRowContext(b.Ctx, "SELECT max(stale_ends_at) FROM sidecars").Scan((*Stamp)(&last)); err != nil {
+		if err := QueryRow(b.Ctx, b, "SELECT max(stale_ends_at) FROM sidecars").Scan((*Stamp)(&last)); err != nil {
 			return known, err
 		}
 		size = max(size, roundUpSize(last.Sub(b.LeaseNow)))
 	}
 	b.Exec("UPDATE head SET largest_grant = ?, largest_grant_at = ?", size.Microseconds(), Stamp(b.LeaseNow))
-	return grant{b.head.Epoch, size, b.LeaseNow}, b.Err
+	return grant{b.Head.Epoch, size, b.LeaseNow}, b.Err
 }
 
 // roundUpSize rounds up to microseconds, and returns 0 for a negative size.

@@ -13,7 +13,6 @@ import (
 type pollBatch struct {
 	*Tx
 	core    *Core
-	head    keystore.Head
 	records map[string]*keystore.Sidecar // as stored or changed
 	changed map[string]bool              // false: the record is to be deleted
 	// How many are on record, and how many of these the batch has added. They are read only if the polls may add some.
@@ -68,13 +67,13 @@ func (b *pollBatch) onRecord(name string) *keystore.Sidecar {
 }
 
 func (b *pollBatch) readCounts() error {
-	return b.QueryRowContext(b.Ctx, "SELECT sidecars, gone_sidecars FROM head").Scan(&b.live, &b.gone)
+	return QueryRow(b.Ctx, b, "SELECT sidecars, gone_sidecars FROM head").Scan(&b.live, &b.gone)
 }
 
 // record records one poll and returns its result. Only an acknowledgement that moved counts as Moved: nearly all polls
 // merely renew a lease, and must not wake everything that waits for a change.
 func (b *pollBatch) record(p *poll) recorded {
-	r := recorded{head: b.head, err: keystore.ErrGone}
+	r := recorded{head: b.Head, err: keystore.ErrGone}
 	if p.ctx.Err() != nil {
 		return r // its caller has returned
 	}
@@ -91,17 +90,17 @@ func (b *pollBatch) record(p *poll) recorded {
 	switch {
 	case p.Leave:
 		b.deregister(next, b.LeaseNow.Add(p.Lease+p.MaxStale))
-		return recorded{head: b.head}
+		return recorded{head: b.Head}
 	case p.Revision < 0:
 		return r
 	}
 	given := false
-	if p.Epoch == b.head.Epoch && p.Revision <= b.head.Revision {
-		r.lease, given = next.Record(p.Poll, b.head.Revision, b.LeaseNow)
+	if p.Epoch == b.Head.Epoch && p.Revision <= b.Head.Revision {
+		r.lease, given = next.Record(p.Poll, b.Head.Revision, b.LeaseNow)
 	}
 	switch {
 	case given && known == nil && b.live >= b.core.MaxSidecars:
-		return recorded{head: b.head, err: keystore.ErrFull}
+		return recorded{head: b.Head, err: keystore.ErrFull}
 	case given:
 		r.err = nil
 		b.granted = max(b.granted, r.lease+p.MaxStale)
@@ -173,7 +172,7 @@ func (b *pollBatch) write() {
 	b.addCounts(b.liveAdded, b.goneAdded)
 }
 
-// perStatement is how many sidecars one statement names. Smaller needs more statements for a large batch; larger may exceed
+// perStatement is how many rows one statement names. Smaller needs more statements for a large batch; larger may exceed
 // the number of arguments that a database takes.
 const perStatement = 200
 

@@ -2,14 +2,19 @@
 // and sidecars, signed cursors, the form of values in columns, and schema migration. The engines differ in how they
 // connect, serialize mutations, read the clock and write a few queries.
 //
+// A mutation checks, and then writes. Those that wait in the same lane share a transaction (groups).
+//
 // Queries write ? or ?1 for their arguments. All engines have the same tables and columns (see their migrations).
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,14 +41,23 @@ type Engine interface {
 
 // Querier reads, in a transaction or outside of one.
 type Querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	Query(ctx context.Context, query string, args ...any) (Rows, error)
+}
+
+// Rows are the rows of a query, as in database/sql. Close them, also after an error of Err.
+type Rows interface {
+	Scanner
+	Next() bool
+	Err() error
+	Close() error
 }
 
 // Conn reads and writes in a transaction.
 type Conn interface {
 	Querier
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	// Execute executes a statement, at the latest before the next query and before the commit. An error that it does not
+	// return is returned then.
+	Execute(ctx context.Context, query string, args ...any) error
 }
 
 // Core is the part of a keystore.Store that is the same for all engines.
@@ -51,6 +65,7 @@ type Core struct {
 	engine  Engine
 	queries *Queries
 	secret  []byte // signs cursors; from the database, so that all processes have the same
+	groups  groups
 	polls   chan *poll
 	stop    chan struct{}
 	work    sync.WaitGroup
@@ -68,12 +83,14 @@ func NewCore(engine Engine, queries *Queries, secret []byte) *Core {
 		engine: engine, queries: queries, secret: secret, polls: make(chan *poll), stop: make(chan struct{}),
 		MaxSidecars: keystore.MaxSidecars, MaxGoneSidecars: keystore.MaxGoneSidecars,
 	}
+	s.groups.engine = engine
 	s.work.Go(s.recordPolls)
 	return s
 }
 
 // Stop ends the background work. Call it once, before the engine closes.
 func (s *Core) Stop() {
+	s.groups.stop()
 	close(s.stop)
 	s.work.Wait()
 }
@@ -122,13 +139,34 @@ func (m mutation[T]) run(ctx context.Context, s *Core) (T, error) {
 	case inPlace:
 		return v, nil
 	}
-	return Mutate(ctx, s.engine, m.what, m.actor, func(t *Tx) (T, error) {
-		v, inPlace, err := m.check(t.Ctx, t, t.Now)
-		if err != nil || inPlace {
-			return v, err
+	var refused error
+	err = s.groups.mutate(ctx, m.actor, func(t *Tx) error {
+		now, inPlace, err := m.check(t.Ctx, t, t.Now)
+		if err == nil && !inPlace {
+			now, err = m.apply(t, now)
+		} else if refused = refusal(err); refused != nil {
+			return nil
 		}
-		return m.apply(t, v)
+		v = now
+		return err
 	})
+	switch {
+	case err != nil: // the mutation may still run
+		return zero, Wrap(ctx, s.engine, m.what, err)
+	case refused != nil:
+		return zero, refused
+	}
+	return v, nil
+}
+
+// refusal returns the error if it is a mutation's reason to write nothing, and nil for a failure of the database.
+func refusal(err error) error {
+	var conflict *keystore.Conflict
+	if errors.Is(err, keystore.ErrNotFound) || errors.Is(err, keystore.ErrGone) || errors.Is(err, keystore.ErrFull) ||
+		errors.Is(err, keystore.ErrCursor) || errors.As(err, &conflict) {
+		return err
+	}
+	return nil
 }
 
 // Read runs do in one snapshot.
@@ -139,12 +177,10 @@ func Read(ctx context.Context, e Engine, what string, do func(q Querier) error) 
 // Wrap returns an error as keystore.Store promises it: errors of keystore unchanged, the context's error in the chain, and
 // any other with the action that failed.
 func Wrap(ctx context.Context, e Engine, what string, err error) error {
-	var conflict *keystore.Conflict
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, keystore.ErrNotFound), errors.Is(err, keystore.ErrGone), errors.Is(err, keystore.ErrFull),
-		errors.Is(err, keystore.ErrCursor), errors.As(err, &conflict):
+	case refusal(err) != nil:
 		return err
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %s: %w (%w)", e.Name(), what, ctx.Err(), err)
@@ -163,9 +199,36 @@ func orNotFound(err error) error {
 // Scanner is one row, of a query for one or for many.
 type Scanner interface{ Scan(dest ...any) error }
 
+// row is the first row of a query, or its error.
+type row struct {
+	rows Rows
+	err  error
+}
+
+// QueryRow runs a query, and scans its first row.
+func QueryRow(ctx context.Context, q Querier, query string, args ...any) Scanner {
+	rows, err := q.Query(ctx, query, args...) //nolint:sqlclosecheck // Scan closes them
+	return row{rows, err}
+}
+
+// Scan implements Scanner. The error is sql.ErrNoRows if there is no row.
+func (r row) Scan(dest ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer func() { _ = r.rows.Close() }()
+	if !r.rows.Next() {
+		return cmp.Or(r.rows.Err(), sql.ErrNoRows)
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	return r.rows.Close()
+}
+
 // collect reads all rows of a query.
 func collect[T any](ctx context.Context, q Querier, scan func(row Scanner) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := q.QueryContext(ctx, query, args...)
+	rows, err := q.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -198,24 +261,44 @@ type Tx struct {
 	LeaseNow time.Time
 	Step     time.Duration
 	Actor    string
-	Moved    bool // the head moved, or what sidecars have acknowledged
-	Err      error
+	// Head is the head when the transaction began, but for its revision, which counts the changes of this transaction. The
+	// engine writes the revision with the commit.
+	Head            keystore.Head
+	Moved           bool    // the head moved, or what sidecars have acknowledged
+	raised          bool    // the revision
+	changes, events [][]any // rows that Finish inserts
+	Err             error
 }
 
 // Exec executes a statement.
 func (t *Tx) Exec(query string, args ...any) {
 	if t.Err == nil {
-		_, t.Err = t.ExecContext(t.Ctx, query, args...)
+		t.Err = t.Execute(t.Ctx, query, args...)
 	}
 }
 
 // raise raises the head's revision by n and returns the new one.
 func (t *Tx) raise(n int) (revision int64) {
-	if t.Err == nil {
-		t.Err = t.QueryRowContext(t.Ctx, "UPDATE head SET revision = revision + ? RETURNING revision", n).Scan(&revision)
+	t.Head.Revision += int64(n)
+	t.Moved, t.raised = true, true
+	return t.Head.Revision
+}
+
+// Finish writes the log, the events and the head's revision. An engine calls it before it commits.
+func (t *Tx) Finish() {
+	t.insert("log (revision, at, account, digest)", t.changes)
+	t.insert("events (at, actor, action, account, key, detail)", t.events)
+	if t.raised {
+		t.Exec("UPDATE head SET revision = ?", t.Head.Revision)
 	}
-	t.Moved = true
-	return revision
+}
+
+// insert inserts rows with few statements. Parsing and planning costs more than a row.
+func (t *Tx) insert(into string, rows [][]any) {
+	for part := range slices.Chunk(rows, perStatement) {
+		row := "(?" + strings.Repeat(", ?", len(part[0])-1) + ")"
+		t.Exec("INSERT INTO "+into+" VALUES "+row+strings.Repeat(", "+row, len(part)-1), slices.Concat(part...)...)
+	}
 }
 
 // logAccount logs that every credential of the account has changed, and returns the new revision.
@@ -226,14 +309,13 @@ func (t *Tx) logCredential(d credential.Digest) int64 { return t.log(nil, Digest
 
 func (t *Tx) log(account, digest any) (revision int64) {
 	revision = t.raise(1)
-	t.Exec("INSERT INTO log (revision, at, account, digest) VALUES (?, ?, ?, ?)", revision, Stamp(t.Now), account, digest)
+	t.changes = append(t.changes, []any{revision, Stamp(t.Now), account, digest})
 	return revision
 }
 
 // event writes an audit event.
 func (t *Tx) event(action keystore.Action, account, key string, fields Detail) {
-	t.Exec("INSERT INTO events (at, actor, action, account, key, detail) VALUES (?, ?, ?, ?, ?, ?)",
-		Stamp(t.Now), t.Actor, string(action), account, Text(key), fields)
+	t.events = append(t.events, []any{Stamp(t.Now), t.Actor, string(action), account, Text(key), fields})
 }
 
 // Broadcast wakes all that wait. The zero Broadcast is ready for use.

@@ -67,7 +67,7 @@ func (t *Tx) Prune(retention time.Duration) (more bool, err error) {
 	t.pruneSidecars(t.LeaseNow.Add(-retention))
 	t.Exec("DELETE FROM sessions WHERE expires_at < ?", cutoff)
 	var oldest, keep int64
-	err = t.QueryRowContext(t.Ctx, `SELECT coalesce(min(revision), 0), coalesce(
+	err = QueryRow(t.Ctx, t, `SELECT coalesce(min(revision), 0), coalesce(
 			(SELECT revision FROM log WHERE at >= ? ORDER BY revision LIMIT 1),
 			(SELECT max(revision) FROM log), 0) FROM log`, cutoff).Scan(&oldest, &keep)
 	if err != nil {
