@@ -53,7 +53,7 @@ func TestPanicIsAnsweredAsUnavailable(t *testing.T) {
 					f := e.factory(t)
 					s := newStream(t, to("/me", bearer(chatKey), "x-phantom-new: evil")...)
 					if p.source {
-						e.facts.panics[p.method] = true
+						e.panics[p.method] = true
 					} else {
 						s.panics[p.method] = times
 					}
@@ -115,7 +115,7 @@ func checkPanicked(t *testing.T, e *engine, s *stream, mayPass, unanswered bool)
 
 // The local reply cannot be repeated: it may have had an effect.
 func TestPanicOfTheReplyLeavesTheStreamStopped(t *testing.T) {
-	eachMode(t, func(t *testing.T, misses, shadow bool) {
+	eachMode(t, func(t *testing.T, misses, _ bool) {
 		e := newEngine(t)
 		e.misses = misses
 		s := newStream(t, to("/me", bearer(unknownKey))...)
@@ -144,7 +144,7 @@ func TestRouteOfAnotherTypeIsUnavailable(t *testing.T) {
 func TestLogLinesOfPanicsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEngine(t)
-		e.facts.panics["Cached"] = true
+		e.panics["Cached"] = true
 		f := e.factory(t)
 		for range 100 {
 			settled(t, f, nil, to("/me", bearer(plainKey))...)
