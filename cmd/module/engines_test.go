@@ -190,12 +190,12 @@ func check(t *testing.T, e *envoymodule.Engine, key string, change func(*extauth
 	return e.Checker.Check(ctx, r).Meta.Reason
 }
 
-// checkUntil repeats a check while the sidecar has not polled yet.
-func checkUntil(t *testing.T, e *envoymodule.Engine, key, want string) {
+// awaitAllowed repeats a check until it is allowed: the sidecar may not have polled yet.
+func (k *keyd) awaitAllowed(t *testing.T, e *envoymodule.Engine) {
 	t.Helper()
 	if err := testbed.Until(t.Context(), func() error {
-		if got := check(t, e, key, nil); got != want {
-			return fmt.Errorf("the check is %s, want %s", got, want)
+		if got := check(t, e, k.creds.Plain, nil); got != "ok" {
+			return fmt.Errorf("the check is %s", got)
 		}
 		return nil
 	}); err != nil {
@@ -267,7 +267,7 @@ func TestEngineStartsAgainAfterTheLastRelease(t *testing.T) {
 	k, admin := startKeyd(t), adminSocket(t)
 	for i := range 3 {
 		e := mustOpen(t, k.fields(admin, ""))
-		checkUntil(t, e, k.creds.Plain, "ok")
+		k.awaitAllowed(t, e)
 		e.Release()
 		if _, polled, left := k.counts(); polled != i+1 || left != i+1 {
 			t.Errorf("%d sidecars, %d deregistered, want %d", polled, left, i+1)
@@ -284,11 +284,11 @@ func TestEngineStartsAgainAfterTheLastRelease(t *testing.T) {
 func TestTwoEngines(t *testing.T) {
 	k, admin, other := startKeyd(t), adminSocket(t), adminSocket(t)
 	first, second := mustOpen(t, k.fields(admin, "")), mustOpen(t, k.fields(other, ""))
-	checkUntil(t, first, k.creds.Plain, "ok")
-	checkUntil(t, second, k.creds.Plain, "ok")
+	k.awaitAllowed(t, first)
+	k.awaitAllowed(t, second)
 	first.Release() // does not wait
 	again := mustOpen(t, k.fields(admin, ""))
-	checkUntil(t, again, k.creds.Plain, "ok")
+	k.awaitAllowed(t, again)
 	if _, polled, left := k.counts(); polled != 3 || left != 1 {
 		t.Errorf("%d sidecars, %d deregistered", polled, left)
 	}
@@ -334,7 +334,7 @@ func TestFileIsReloaded(t *testing.T) {
 	if first.Checker != second.Checker {
 		t.Error("two filters with one file have two sets of rules")
 	}
-	checkUntil(t, first, k.creds.Plain, "ok")
+	k.awaitAllowed(t, first)
 	write(`,"endpoints":[{"path":"/x","principal":"session"}]`)
 	if err := testbed.Until(t.Context(), func() error {
 		if got := check(t, second, k.creds.Plain, func(r *extauthz.Request) { r.Route.Set = false }); got != "session_required" {
@@ -392,7 +392,7 @@ func TestFailedStartLeavesNothingRunning(t *testing.T) {
 func TestRejectedUpdateKeepsTheEngine(t *testing.T) {
 	k, admin := startKeyd(t), adminSocket(t)
 	e := mustOpen(t, k.fields(admin, ""))
-	checkUntil(t, e, k.creds.Plain, "ok")
+	k.awaitAllowed(t, e)
 	if _, err := open(k.fields(admin, `,"endpoints":[{"path":"/x"},{"path":"/x"}]`)); err == nil {
 		t.Error("an update with a mistake was accepted")
 	}
@@ -410,14 +410,14 @@ func TestRejectedUpdateKeepsTheEngine(t *testing.T) {
 func TestExitedEngineIsReplaced(t *testing.T) {
 	k, admin := startKeyd(t), adminSocket(t)
 	dead := mustOpen(t, k.fields(admin, ""))
-	checkUntil(t, dead, k.creds.Plain, "ok")
+	k.awaitAllowed(t, dead)
 	engines.Lock()
 	for _, e := range engines.running {
 		e.program.Stop()
 	}
 	engines.Unlock()
 	next := mustOpen(t, k.fields(admin, ""))
-	checkUntil(t, next, k.creds.Plain, "ok")
+	k.awaitAllowed(t, next)
 	dead.Release()
 	if got := check(t, next, k.creds.Chat, nil); got != "ok" {
 		t.Errorf("after the release of the old filter: %s", got)

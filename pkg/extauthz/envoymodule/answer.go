@@ -104,8 +104,7 @@ func (f *filter) fail(headers shared.HeaderMap) (allowed bool) {
 			allowed = false
 		}
 	}()
-	f.outcome = extauthz.Outcome{} // is answered as failed
-	if f.wasRead {
+	if f.wasRead { // else the outcome is zero, which is answered as failed
 		f.outcome = f.factory.Checker.Fail(&f.request)
 	}
 	return !f.replied && f.apply(headers)

@@ -245,7 +245,8 @@ func TestDenialIsLikeThatOfExtAuthz(t *testing.T) {
 		status: http.StatusForbidden, details: "ext_authz_denied",
 		body: `{"error":"FORBIDDEN","message":"Missing required scope: chat:companion","statusCode":403}`,
 		headers: [][2]string{
-			{"content-type", "application/json"}, {"cache-control", "no-store"},
+			{"content-type", "application/json"},
+			{"cache-control", "no-store"},
 			{"www-authenticate", `Bearer realm="phantom", error="insufficient_scope", scope="chat:companion"`},
 		},
 	}

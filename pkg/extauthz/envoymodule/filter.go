@@ -41,11 +41,9 @@ func (f *filter) OnRequestHeaders(headers shared.HeaderMap, _ bool) (status shar
 	f.read(headers)
 	f.wasRead = true
 	var decided bool
-	if f.outcome, decided = f.factory.Checker.Begin(&f.request); !decided {
-		if f.wait() {
-			return shared.HeadersStatusStopAllAndWatermark
-		}
-		f.outcome = f.factory.Checker.Fail(&f.request)
+	f.outcome, decided = f.factory.Checker.Begin(&f.request)
+	if !decided && f.wait() {
+		return shared.HeadersStatusStopAllAndWatermark
 	}
 	return statusOf(f.apply(headers))
 }

@@ -37,6 +37,7 @@ func TestStructIsReadInBothForms(t *testing.T) {
 	}
 	for _, text := range []string{
 		"", "{}", `{"scope":"x"}`, "\n{\"scope\": \"x\"}\n", "\nscope: x\n", "\n", "\n\n", "\n\x00",
+		string(message(t, map[string]any{"x": true})) + "\x12\x00",                // has an unknown field
 		string(message(t, map[string]any{"x": math.NaN()})),                       // has no JSON
 		"\nscope: " + strings.Repeat("x", 200), "\n" + strings.Repeat("#\n", 100), // 0x73 and 0x23 as lengths
 	} {

@@ -61,7 +61,7 @@ func TestLateAllowIsUnavailable(t *testing.T) {
 		e.misses = true
 		s := newStream(t, to("/me", bearer(chatKey))...)
 		s.request(e.factory(t))
-		time.Sleep(time.Second + time.Millisecond)
+		<-time.After(time.Second + time.Millisecond)
 		finish(s)
 		if s.denied() != 503 || s.metadata["reason"] != "unavailable" {
 			t.Errorf("the status %d, %v", s.denied(), s.metadata)
@@ -82,9 +82,9 @@ func TestStreamThatEndsIsForgotten(t *testing.T) {
 		"before its look-up begins":   func(*engine) {},
 		"while its look-up runs":      func(*engine) { synctest.Wait() },
 		"while its look-up returns":   func(e *engine) { close(e.gate) },
-		"while its look-up times out": func(e *engine) { time.Sleep(e.limit - 20*time.Millisecond) },
+		"while its look-up times out": func(e *engine) { <-time.After(e.limit - 20*time.Millisecond) },
 		"after its look-up":           func(e *engine) { close(e.gate); synctest.Wait() },
-		"after its look-up timed out": func(e *engine) { time.Sleep(e.limit) },
+		"after its look-up timed out": func(e *engine) { <-time.After(e.limit) },
 	}
 	for how, end := range ends {
 		for when, await := range moments {

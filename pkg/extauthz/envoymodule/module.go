@@ -190,7 +190,7 @@ func (f *factory) panicked(value any) {
 	}
 }
 
-var errCounters = errors.New("Envoy's counters cannot be defined")
+var errCounters = errors.New("define Envoy's counters: refused")
 
 // counters are Envoy's own counters of checks, by reason.
 type counters map[string]shared.MetricID
