@@ -2,13 +2,17 @@
 // can allow the key any more.
 //
 // Keyd is a separate process with a store on disk. The sidecars are real caches with real clients, each with its long poll, in this
-// process. The baseline is a mint without sidecars: one request and one durable commit.
+// process, and so their processor time is a part of the result. The baseline takes turns with it: a session's mint, which is one
+// request and one durable commit, and no change for the sidecars.
 package main
 
 import (
 	"context"
 	"flag"
 	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,21 +26,23 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 )
 
-// required is the limit of the median.
+// required is the limit of the median of each run.
 const required = 50 * time.Millisecond
 
 var (
-	rounds   = flag.Int("rounds", 200, "revocations for each number of sidecars")
+	runs     = flag.Int("runs", 5, "runs with each number of sidecars")
+	rounds   = flag.Int("rounds", 50, "revocations in a run")
 	sidecars = flag.Int("sidecars", 500, "the largest number of sidecars")
 )
 
 func main() {
 	bench.Main(func(ctx context.Context) error {
 		return testbed.Run(ctx, func(tb *testbed.Testbed) (err error) {
-			if _, err := tb.StartKeyd(ctx, bench.Quiet()); err != nil {
+			keyd, err := tb.StartKeyd(ctx, bench.Quiet())
+			if err != nil {
 				return err
 			}
-			r := &revocations{Testbed: tb}
+			r := &revocations{Testbed: tb, keyd: keyd}
 			if r.account, err = tb.CreateAccount(ctx); err != nil {
 				return err
 			}
@@ -49,22 +55,21 @@ func main() {
 
 type revocations struct {
 	*testbed.Testbed
+	keyd      *testbed.Process
 	account   string
 	connected int // sidecars
 	running   sync.WaitGroup
 }
 
+// run is the result of one run.
+type run struct {
+	times          bench.Times
+	keyd, sidecars time.Duration // processor time for each revocation; that of sidecars includes the operator's
+}
+
 func (r *revocations) measureAll(ctx context.Context) error {
-	baseline, err := r.measure(ctx, func(testbed.Key) error {
-		_, err := r.MintKey(ctx, r.account)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	fmt.Printf("From the request to `effective: true` in the answer, %d revocations each.\n\n", *rounds)
-	fmt.Println("| | median | p99 | maximum | median to the baseline's | median under", required, "|\n|---|---|---|---|---|---|")
-	fmt.Printf("| baseline: a mint without sidecars | %s | 1 | |\n", baseline)
+	fmt.Printf("From the request to `effective: true` in the answer: median, in brackets least and greatest, of %d runs with %d revocations each.\n\n", *runs, *rounds)
+	fmt.Println("| | median of a run | p99 of a run | CPU of keyd | CPU of the sidecars | baseline's median | ratio of the medians | all medians under", required, "|\n|---|---|---|---|---|---|---|---|")
 	for _, n := range []int{0, 1, 10, 100, 250, 500} {
 		if n > *sidecars {
 			break
@@ -72,53 +77,74 @@ func (r *revocations) measureAll(ctx context.Context) error {
 		if err := r.connect(ctx, n); err != nil {
 			return err
 		}
-		took, err := r.measure(ctx, func(key testbed.Key) error {
-			_, err := bench.AwaitEffective(ctx, r.Testbed, operatorapi.RevokeKey(key.ID))
-			return err
-		})
-		if err != nil {
+		baseline := &bench.Variant[run]{Name: "baseline", Run: func() (run, error) {
+			return r.measure(func() (func() error, error) {
+				return func() error { _, err := r.MintSession(ctx, r.account); return err }, nil
+			})
+		}}
+		revoke := &bench.Variant[run]{Name: "revoke", Run: func() (run, error) {
+			return r.measure(func() (func() error, error) { return r.mint(ctx) })
+		}}
+		if err := bench.InTurn(*runs, baseline, revoke); err != nil {
 			return err
 		}
-		fmt.Printf("| %d sidecars | %s | %.1f | %t |\n", n, took, float64(took.Median())/float64(baseline.Median()), took.Median() < required)
+		report(n, baseline, revoke)
 	}
 	return nil
 }
 
-// measure returns the times of do, each with a new key.
-func (r *revocations) measure(ctx context.Context, do func(testbed.Key) error) (bench.Times, error) {
-	var all []time.Duration
-	for range *rounds {
-		key, err := r.MintKey(ctx, r.account)
-		if err != nil {
-			return nil, err
-		}
-		if err := r.awaitPolls(ctx); err != nil {
-			return nil, err
-		}
-		began := time.Now()
-		if err := do(key); err != nil {
-			return nil, err
-		}
-		all = append(all, time.Since(began))
+// mint mints a key, and returns its revocation once the mint is effective. Then all sidecars wait for a change.
+func (r *revocations) mint(ctx context.Context) (revoke func() error, err error) {
+	minted, err := bench.AwaitEffective(ctx, r.Testbed, operatorapi.MintKey(r.account, operatorapi.NewKey{Label: "revoke"}))
+	if err != nil {
+		return nil, err
 	}
-	return bench.Sort(all), nil
+	return func() error {
+		_, err := bench.AwaitEffective(ctx, r.Testbed, operatorapi.RevokeKey(minted.Key.ID))
+		return err
+	}, nil
 }
 
-// awaitPolls waits until the mint has reached all sidecars, so that all have sent their next polls.
-func (r *revocations) awaitPolls(ctx context.Context) error {
-	return testbed.Until(ctx, func() error {
-		list, err := r.Operators.Sidecars(ctx)
-		if err != nil || len(list.Items) == 0 {
+// measure measures what prepare returns, again and again.
+func (r *revocations) measure(prepare func() (func() error, error)) (run, error) {
+	var result run
+	for range *rounds {
+		do, err := prepare()
+		if err != nil {
+			return result, err
+		}
+		began := time.Now()
+		var own time.Duration
+		keyd, err := bench.CPU(r.keyd.Pid(), func() (err error) {
+			own, err = bench.CPU(os.Getpid(), do)
 			return err
+		})
+		if err != nil {
+			return result, err
 		}
-		for _, s := range list.Items {
-			if s.Revision != list.Items[0].Revision {
-				return fmt.Errorf("%s is at revision %d", s.Name, s.Revision)
-			}
-		}
-		_, err = bench.AwaitEffective(ctx, r.Testbed, operatorapi.Revision(list.Items[0].Revision))
-		return err
-	})
+		result.times = append(result.times, time.Since(began))
+		result.keyd += keyd / time.Duration(*rounds)
+		result.sidecars += own / time.Duration(*rounds)
+	}
+	result.times = bench.Sort(result.times)
+	return result, nil
+}
+
+func report(n int, baseline, revoke *bench.Variant[run]) {
+	median := func(r run) float64 { return bench.Millis(r.times.Median()) }
+	cells := []string{fmt.Sprintf("%d sidecars", n)}
+	for _, values := range [][]float64{
+		revoke.Values(median),
+		revoke.Values(func(r run) float64 { return bench.Millis(r.times.Percentile(99)) }),
+		revoke.Values(func(r run) float64 { return bench.Millis(r.keyd) }),
+		revoke.Values(func(r run) float64 { return bench.Millis(r.sidecars) }),
+		baseline.Values(median),
+	} {
+		cells = append(cells, bench.MedianSpread(values, "%.1f")+" ms")
+	}
+	cells = append(cells, bench.MedianSpread(revoke.Ratios(baseline, median), "%.1f"),
+		fmt.Sprint(slices.Max(revoke.Values(median)) < bench.Millis(required)))
+	fmt.Println("| " + strings.Join(cells, " | ") + " |")
 }
 
 // connect starts sidecars until there are n, and waits until all have a lease.

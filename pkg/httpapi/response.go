@@ -20,6 +20,9 @@ type Response struct {
 // Text is a body that is not JSON. Response.Header names its media type.
 type Text string
 
+// Encoded is a body that Encode has made. Several responses may share it.
+type Encoded []byte
+
 // OK is a response with status 200.
 func OK(body any) (Response, error) { return Response{Status: http.StatusOK, Body: body}, nil }
 
@@ -30,6 +33,8 @@ func Encode(body any) ([]byte, error) {
 		return nil, nil
 	case Text:
 		return []byte(body), nil
+	case Encoded:
+		return body, nil
 	}
 	raw, err := json.Marshal(body, jsontext.AllowInvalidUTF8(true), json.Deterministic(true))
 	if err != nil {

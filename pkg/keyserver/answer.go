@@ -20,6 +20,9 @@ const (
 	// maxReadPause is the longest pause after a read that is not longer itself. It is a part of the delay after the
 	// last acknowledgement, which is 50 ms at most.
 	maxReadPause = 10 * time.Millisecond
+	// fewWaiting is how many sidecars may miss a change without the longest pause. Smaller delays the answer when they poll
+	// another process; larger reads the store while many sidecars acknowledge.
+	fewWaiting = 16
 	// checkInterval is how often the store is read if it signals nothing. Its signals may be late or lost. Smaller
 	// costs the store more reads; larger makes a lost signal delay an answer for longer.
 	checkInterval = time.Second
@@ -43,8 +46,11 @@ func (s *Server) awaitChange(ctx context.Context, c *call, revision int64) (oper
 	c.Release()
 	ctx = context.WithoutCancel(ctx) // the wait may be longer than the timeout of the store
 	until := time.Now().Add(c.Query.Wait)
+	acks := s.acks.begin(revision)
+	defer acks.end()
 	var last operatorapi.Change
 	for first := true; ; first = false {
+		acks.restart()
 		signal, began := s.store.Changed(), time.Now()
 		head, progress, err := s.progress(ctx, revision)
 		if err != nil {
@@ -56,10 +62,13 @@ func (s *Server) awaitChange(ctx context.Context, c *call, revision int64) (oper
 		last = changeOf(c, revision, progress)
 		left, took := time.Until(until), time.Since(began)
 		rest := min(max(readPauseFactor*took, minReadPause), maxReadPause)
-		if took > maxReadPause { // many sidecars: reads must stay a part of the time
+		switch {
+		case took > maxReadPause: // reads must stay a part of the time
 			rest = readPauseFactor * took
+		case progress.Waiting > fewWaiting:
+			rest = maxReadPause
 		}
-		if progress.Effective || left <= 0 || !pause(c.Request.Context(), min(left, rest), nil, s.draining) {
+		if progress.Effective || left <= 0 || !pause(c.Request.Context(), min(left, rest), acks.after(progress.Waiting), s.draining) {
 			break
 		}
 		// Without a signal the change becomes effective when the time of the last sidecar is over.

@@ -85,6 +85,8 @@ type Server struct {
 	parts    partLimits           // of an import
 	tail     *tail
 	waiting  atomic.Int64 // polls that wait for a change
+	latest   atomic.Pointer[shared]
+	acks     acks
 
 	// These errors may occur in every request of thousands of sidecars. Each is logged once per logInterval.
 	beyondHead, full rate.Sometimes

@@ -75,6 +75,9 @@ func (s *Server) changes(ctx context.Context, c *call, body pollBody) (httpapi.R
 	}
 	poll := body.poll(settings)
 	head, lease, err := s.store.RecordPoll(ctx, poll)
+	if err == nil {
+		s.acks.recorded(poll)
+	}
 	var list []keystore.Change
 	if err == nil && !poll.Leave {
 		head, list, err = s.awaitChanges(ctx, c, poll, head, arrived.Add(time.Duration(body.WaitMS)*time.Millisecond))
@@ -88,7 +91,38 @@ func (s *Server) changes(ctx context.Context, c *call, body pollBody) (httpapi.R
 	case poll.Leave:
 		lease = 0
 	}
-	return httpapi.OK(changesResponse(head, list, lease))
+	return s.changesResponse(poll.Revision, head, list, lease)
+}
+
+// shared is a response with changes. All sidecars that have acknowledged the same revision get the same one.
+type shared struct {
+	of   changesKey
+	body httpapi.Encoded
+}
+
+// changesKey has all that a response depends on: the log of an epoch never changes.
+type changesKey struct {
+	epoch           string
+	after, revision int64
+	lease           time.Duration
+}
+
+// changesResponse encodes a response once for all sidecars that wait for the same changes.
+func (s *Server) changesResponse(after int64, head keystore.Head, list []keystore.Change, lease time.Duration) (httpapi.Response, error) {
+	if len(list) == 0 {
+		return httpapi.OK(changesResponse(head, list, lease))
+	}
+	key := changesKey{head.Epoch, after, list[len(list)-1].Revision, lease}
+	latest := s.latest.Load()
+	if latest == nil || latest.of != key {
+		body, err := httpapi.Encode(changesResponse(head, list, lease))
+		if err != nil {
+			return httpapi.Response{}, err
+		}
+		latest = &shared{key, body}
+		s.latest.Store(latest)
+	}
+	return httpapi.OK(latest.body)
 }
 
 // awaitChanges reads the log until there are changes, the time is up, or the server drains. recorded is the head
