@@ -60,8 +60,12 @@ func TestBeginWithoutACachedRecord(t *testing.T) {
 func TestParsedRequirement(t *testing.T) {
 	checker := newChecker(cached{newFacts()}, newRules())
 	for _, route := range []extauthz.RouteRequirement{
-		open, chat, {Set: true, Principal: "session"}, {Set: true, Principal: "key", Scope: "z chat:companion"},
-		{Set: true, HasPrincipal: true}, {Set: true, Principal: "nobody"}, {Set: true, Scope: `"`},
+		open, chat,
+		{Set: true, Principal: "session"},
+		{Set: true, Principal: "key", Scope: "z chat:companion"},
+		{Set: true, HasPrincipal: true},
+		{Set: true, Principal: "nobody"},
+		{Set: true, Scope: `"`},
 	} {
 		unparsed := checker.Check(t.Context(), with(bearer(chatKey), func(r *extauthz.Request) { r.Route = route }))
 		required := route.Parse()

@@ -131,7 +131,6 @@ func TestResultsKeepNoResponse(t *testing.T) {
 		items[i] = `{"sha256":"` + requested[i].Hex() + `",` + goodFacts + `,"new_field":"` + strings.Repeat("x", padding) + `"}`
 	}
 	body := []byte(`{"epoch":"one","revision":1,"credentials":[` + strings.Join(items, ",") + `]}`)
-	items = nil
 	inUse := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -144,7 +143,6 @@ func TestResultsKeepNoResponse(t *testing.T) {
 		t.Fatal(err)
 	}
 	runtime.KeepAlive(body)
-	body = nil
 	if after := inUse(); after+n*padding/2 > before {
 		t.Errorf("%d bytes in use, %d before with the response", after, before)
 	}

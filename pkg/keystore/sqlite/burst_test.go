@@ -21,7 +21,7 @@ type slowEngine struct {
 
 func (e *slowEngine) Mutate(ctx context.Context, lane sqlstore.Lane, actor string, do func(t *sqlstore.Tx) error) error {
 	e.transactions++
-	defer time.Sleep(500 * time.Microsecond)
+	defer func() { <-time.After(500 * time.Microsecond) }()
 	return e.Store.Mutate(ctx, lane, actor, do)
 }
 
@@ -45,7 +45,7 @@ func TestBurstOfPolls(t *testing.T) {
 						})
 						return err
 					})
-					time.Sleep(20 * time.Microsecond)
+					<-time.After(20 * time.Microsecond)
 				}
 				sent := time.Now()
 				if err := polls.Wait(); err != nil {

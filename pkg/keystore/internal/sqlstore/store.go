@@ -141,13 +141,13 @@ func (m mutation[T]) run(ctx context.Context, s *Core) (T, error) {
 	}
 	var refused error
 	err = s.groups.mutate(ctx, m.actor, func(t *Tx) error {
-		now, inPlace, err := m.check(t.Ctx, t, t.Now)
-		if err == nil && !inPlace {
-			now, err = m.apply(t, now)
-		} else if refused = refusal(err); refused != nil {
-			return nil
+		found, inPlace, err := m.check(t.Ctx, t, t.Now)
+		if refused = refusal(err); refused != nil {
+			err = nil
+		} else if err == nil && !inPlace {
+			found, err = m.apply(t, found)
 		}
-		v = now
+		v = found
 		return err
 	})
 	switch {
@@ -207,7 +207,7 @@ type row struct {
 
 // QueryRow runs a query, and scans its first row.
 func QueryRow(ctx context.Context, q Querier, query string, args ...any) Scanner {
-	rows, err := q.Query(ctx, query, args...) //nolint:sqlclosecheck // Scan closes them
+	rows, err := q.Query(ctx, query, args...)
 	return row{rows, err}
 }
 
