@@ -64,7 +64,7 @@ func heapFits(config envoyConfig, limit int64, report report) {
 
 func envoyMemory(m *manifests, p pod, report report) {
 	c := p.container("envoy")
-	heapFits(m.envoy(report), c.Resources.Limits.Memory().Value()-moduleMemory(environment(*c, "GOMEMLIMIT")), report)
+	heapFits(m.envoy(report), c.Resources.Limits.Memory().Value()-moduleMemory(goMemLimit(*c)), report)
 }
 
 // moduleMemory returns the bytes of a container that are for the module: GOMEMLIMIT is 90% of them. It is 0 without the variable.

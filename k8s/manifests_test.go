@@ -181,8 +181,11 @@ func TestManifestsFollowRules(t *testing.T) {
 		folder  string
 		variant variant
 	}{
-		{"base", withAuthzd}, {demo(t), withAuthzd}, {overNetwork(t), withAuthzd},
-		{moduleOverlay(t), withModule}, {overNetwork(t, "../../components/module"), withModule},
+		{"base", withAuthzd},
+		{demo(t), withAuthzd},
+		{overNetwork(t), withAuthzd},
+		{moduleOverlay(t), withModule},
+		{overNetwork(t, "../../components/module"), withModule},
 	} {
 		for _, f := range c.variant.findings(load(t, c.folder)) {
 			t.Errorf("%s: %s", c.folder, f)

@@ -84,7 +84,7 @@ func moduleInEnvoy(m *manifests, p pod, report report) {
 	if envoy.StartupProbe == nil || probePort(envoy.StartupProbe) != "http" {
 		report("gateway/envoy", "startupProbe must connect to Envoy's listener: the module is ready before it")
 	}
-	if environment(*envoy, "GOMEMLIMIT") == "" {
+	if goMemLimit(*envoy) == "" {
 		report("gateway/envoy", "missing GOMEMLIMIT: the module would take memory up to the limit of the container")
 	}
 }

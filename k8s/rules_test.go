@@ -213,15 +213,16 @@ func resources(m *manifests, report report) {
 		if c.Image == "" || c.Name == "envoy" {
 			continue // not a Go program; envoy-memory checks it
 		}
-		soft, err := resource.ParseQuantity(strings.TrimSuffix(environment(c, "GOMEMLIMIT"), "B"))
+		soft, err := resource.ParseQuantity(strings.TrimSuffix(goMemLimit(c), "B"))
 		if share := soft.AsApproximateFloat64() / limit.AsApproximateFloat64(); err != nil || share < 0.88 || share > 0.91 {
-			report(where, "GOMEMLIMIT is %q: must be 90%% of the limit %v", environment(c, "GOMEMLIMIT"), limit)
+			report(where, "GOMEMLIMIT is %q: must be 90%% of the limit %v", goMemLimit(c), limit)
 		}
 	}
 }
 
-func environment(c corev1.Container, name string) string {
-	if i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name }); i >= 0 {
+// goMemLimit returns the GOMEMLIMIT of a container, "" without one.
+func goMemLimit(c corev1.Container) string {
+	if i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "GOMEMLIMIT" }); i >= 0 {
 		return c.Env[i].Value
 	}
 	return ""

@@ -4,7 +4,7 @@
 // dynamic_modules. It checks requests inside Envoy as authzd does beside it. "make module" builds it;
 // CGO_ENABLED=0 leaves it out.
 //
-// main.go registers the filter with the SDK, engines.go keeps the engines.
+// main.go registers the filter with the SDK, engines.go keeps the engines, runtime.go tunes Go.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 )
 
 func init() {
+	tuneRuntime()
 	sdk.RegisterHttpFilterConfigFactories(envoymodule.Module{Open: open, Route: route}.Factories())
 }
 
