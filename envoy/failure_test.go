@@ -84,7 +84,7 @@ func TestSidecarFrozen(t *testing.T) {
 
 // TestKeyAPIDown: the answer is 503, except for requests that are denied without the key API.
 func TestKeyAPIDown(t *testing.T) {
-	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		p := env.ownChecks(t, s, envoy.Addresses{}, env.withoutKeyAPI())
 		for _, http2 := range []bool{false, true} {
 			chat := request{path: companion, http2: http2}

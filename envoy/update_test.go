@@ -179,7 +179,7 @@ func TestUpdatesKeepTheCache(t *testing.T) {
 
 // TestInvalidConfigurationIsRefused: Envoy does not start, and its log has the messages that authzd prints.
 func TestInvalidConfigurationIsRefused(t *testing.T) {
-	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		for name, changes := range map[string]testbed.Config{
 			"many mistakes": {"drain": "5h", "unknown": 1, "web_app": testbed.Config{"origin": "x"}, "key_api": testbed.Config{"url": "ftp://x"}},
 			"missing token": {"key_api": testbed.Config{"url": "http://127.0.0.1:1", "token_file": "/missing/key-api.token"}},
@@ -234,7 +234,7 @@ func (env *environment) mistakes(t *testing.T, changes testbed.Config) (messages
 
 // TestInvalidRouteIsRefused: so is a route whose requirement has a mistake.
 func TestInvalidRouteIsRefused(t *testing.T) {
-	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		for message, fields := range map[string]map[string]any{
 			"principal is invalid: must be any, key or session": {"principal": "nobody"},
 			"unknown field scopes: did you mean scope?":         {"scopes": "a"},

@@ -45,6 +45,10 @@ func TestCheckedAnswersVaryByOrigin(t *testing.T) {
 						vary <- c.upstreams
 					}
 					got := c.p.do(t, c.request)
+					select {
+					case <-vary: // the request did not reach the upstream
+					default:
+					}
 					values := strings.FieldsFunc(strings.Join(got.header.Values("Vary"), ","), func(r rune) bool { return r == ',' || r == ' ' })
 					if !slices.Equal(values, c.want) {
 						t.Errorf("%s, %q, HTTP/2 %v: %d, Vary %q, want %q", c.name, strings.Join(origin, ""), http2, got.status, values, c.want)

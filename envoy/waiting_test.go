@@ -76,7 +76,7 @@ func TestUploadWaitsForLookUp(t *testing.T) {
 		size  = 32 << 20
 		limit = 1 << 20 // for all connections of a test; the buffer limit is 64 KiB
 	)
-	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		received := make(chan int64, 1)
 		upstream := serve(t, "127.0.0.1:0", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			n, _ := io.Copy(io.Discard, r.Body)
@@ -131,7 +131,7 @@ func TestUploadWaitsForLookUp(t *testing.T) {
 
 // TestTrailersAndUpgradesWaitForLookUp: what follows the headers arrives after the look-up.
 func TestTrailersAndUpgradesWaitForLookUp(t *testing.T) {
-	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		trailers := make(chan http.Header, 1)
 		upstream := serve(t, "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Upgrade") != "" {
@@ -213,7 +213,7 @@ func (p *proxy) waitingClients(t *testing.T, n int) (leave func()) {
 // TestClientsThatLeaveCostNothing: the goroutines of their look-ups end.
 func TestClientsThatLeaveCostNothing(t *testing.T) {
 	const clients = 30
-	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		k := env.slowKeyAPI(t)
 		p := env.withKeyAPI(t, s, k, envoy.Addresses{})
 		p.expectAllowed(t)
@@ -253,7 +253,7 @@ func TestClientsThatLeaveCostNothing(t *testing.T) {
 
 // TestEnvoyStopsWhileStreamsWait: it exits without a crash, and the module deregisters from the key API.
 func TestEnvoyStopsWhileStreamsWait(t *testing.T) {
-	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		k := env.slowKeyAPI(t)
 		p := env.withKeyAPI(t, s, k, envoy.Addresses{})
 		p.expectAllowed(t)
