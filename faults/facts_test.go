@@ -104,8 +104,8 @@ func ask(s *subject, e *endpoint, body string) question {
 
 func (q question) request() request { return request{q.path, q.secret, q.body} }
 
-// mayBeDenied reports whether an upload may have been denied: then Envoy closes the connection, and the client may receive
-// a reset while it still sends.
+// mayBeDenied reports whether the request is an upload that may have been denied: then Envoy closes the connection, and the
+// client may receive the end of the connection while it still sends.
 func (q question) mayBeDenied(o *outages, sent, received time.Time) bool {
 	notAllowed := func(f fact) bool { return f.answer != allowed }
 	return q.body != "" && (o.excuse(sent, received, q.kept) || slices.ContainsFunc(q.facts.since(q.oldestFact), notAllowed))

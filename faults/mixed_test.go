@@ -2,7 +2,6 @@ package faults_test
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"math/rand/v2"
 	"strings"
@@ -201,7 +200,7 @@ func (m *mixed) send(ctx context.Context) {
 }
 
 func (m *mixed) sendOne(k kind) {
-	limit, client := 20*time.Second, m.proxy.envoyClient
+	limit, client := testbed.Patience, m.proxy.envoyClient
 	if k.name == abandoned {
 		client = m.leaving
 		limit = time.Duration(rand.IntN(5000)) * time.Microsecond
@@ -215,7 +214,7 @@ func (m *mixed) sendOne(k kind) {
 	counts := m.results.kinds[k.name]
 	counts.count(got.Answer, err, received.Sub(sent))
 	switch {
-	case err != nil && (k.name == abandoned || errors.Is(err, syscall.ECONNRESET) && q.mayBeDenied(&m.outages, sent, received)):
+	case err != nil && (k.name == abandoned || q.mayBeDenied(&m.outages, sent, received)):
 		return
 	case err != nil:
 	case got.Answer == unavailable && m.outages.excuse(sent, received, q.kept):

@@ -72,9 +72,11 @@ func newWorkersRun(t *testing.T) *workersRun {
 // measure returns the 99th percentile of the requests that need no look-up, in milliseconds, beside streams that do.
 func (w *workersRun) measure(hang bool) float64 {
 	w.t.Helper()
-	release := make(chan struct{})
+	hanging := make(chan struct{})
+	release := sync.OnceFunc(func() { w.hanging.Store(nil); close(hanging) })
+	w.t.Cleanup(release) // the test may fail before
 	if hang {
-		w.hanging.Store(&release)
+		w.hanging.Store(&hanging)
 	}
 	var looking sync.WaitGroup
 	lookUp := func() {
@@ -94,8 +96,7 @@ func (w *workersRun) measure(hang bool) float64 {
 		looking.Wait()
 	}
 	p99 := w.sendOthers(lookUp)
-	w.hanging.Store(nil)
-	close(release)
+	release()
 	looking.Wait()
 	return p99
 }
