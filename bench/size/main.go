@@ -34,8 +34,8 @@ var (
 	keyCount = flag.Int("keys", 1_000_000, "credentials in the large cache")
 	limit    = flag.String("limit", "300MiB", "GOMEMLIMIT of the large authzd; it needs 200 bytes for each credential and 40 MiB")
 	rate     = flag.Int("rate", 8000, "checks a second")
-	rounds   = flag.Int("rounds", 5, "rounds with each cache")
-	duration = flag.Duration("duration", 10*time.Second, "duration of a round")
+	rounds   = flag.Int("rounds", 3, "rounds with each cache")
+	duration = flag.Duration("duration", 8*time.Second, "duration of a round")
 )
 
 func main() {
