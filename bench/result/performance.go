@@ -12,6 +12,5 @@ func Plots() []Plot {
 			File: "check-cpu.svg", Title: "Server's CPU for a check, 2 connections with 16 streams, µs", Table: "check-2-16",
 			Columns: []string{"server's CPU for a check, µs"}, Rows: []string{"stock grpc-go, constant OK (baseline)", "authzd, from its cache"},
 		},
-		{File: "flood-p99.svg", Title: "p99 of cached keys, ms", Table: "flood", Columns: []string{"p99, ms"}},
 	}
 }
