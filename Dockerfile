@@ -2,7 +2,8 @@
 
 # The base images are arguments, so that a build can use other registries. GO_IMAGE needs Go, a shell and curl. RUNTIME_IMAGE can
 # be empty (scratch); for a key API with a public certificate it needs CA certificates, as a distroless "static" image has.
-# ENVOY_IMAGE is Envoy in compose.
+# ENVOY_IMAGE is Envoy in compose and with the module. For the module GO_IMAGE needs gcc, and a C library whose symbols
+# ENVOY_IMAGE has: one built in Debian 12 needs glibc 2.34, and Envoy's images have 2.35 and, distroless, 2.36.
 ARG GO_IMAGE=golang:1.26.8-bookworm
 ARG RUNTIME_IMAGE=scratch
 ARG ENVOY_IMAGE=envoyproxy/envoy:v1.40.0
@@ -25,7 +26,24 @@ RUN --mount=type=cache,target=/cache \
 RUN mkdir -p /out/run/phantom /out/var/lib/phantom /out/etc/phantom/sidecar /out/etc/phantom/operator \
     && chown 65532:65532 /out/run/phantom /out/var/lib/phantom /out/etc/phantom/sidecar /out/etc/phantom/operator
 
-# The images seed, envoy and compose are for compose, not for production. They contain its files, because user 65532 cannot read
+# The Envoy module, with the flags of `make module`, and the variant of envoy.yaml for it in compose.
+FROM build AS module-build
+COPY envoy envoy
+RUN --mount=type=cache,target=/cache \
+    CGO_ENABLED=1 go build -buildvcs=false -trimpath -buildmode=c-shared \
+    -ldflags="-s -w -buildid= -X=runtime.godebugDefault=cgocheck=0" -o /module/libphantom_authz.so ./cmd/module \
+    && go run ./envoy/render envoy/envoy.yaml envoy/config/module.yaml >/module/envoy.yaml
+
+# The library alone: docker build --target module --output . .
+FROM scratch AS module
+COPY --from=module-build --chmod=0555 /module/libphantom_authz.so /
+
+# Envoy's image with the module, for any configuration.
+FROM ${ENVOY_IMAGE} AS envoy-module
+COPY --from=module --chmod=0555 /libphantom_authz.so /opt/phantom/
+ENV ENVOY_DYNAMIC_MODULES_SEARCH_PATH=/opt/phantom
+
+# The images seed, envoy, envoy-module-compose and compose are for compose, not for production. They contain its files, because user 65532 cannot read
 # mounted files of a clone made with umask 077. --chmod makes the files readable.
 
 # seed makes tokens and demo keys: keyctl, a shell and curl.
@@ -42,6 +60,14 @@ FROM ${ENVOY_IMAGE} AS envoy
 COPY --chmod=0444 envoy/envoy.yaml /etc/envoy/envoy.yaml
 RUN mkdir -p /run/phantom \
     && ln -s ../authzd/authz.sock ../keyd/owners.sock /run/phantom/
+USER 65532:65532
+ENTRYPOINT ["envoy"]
+CMD ["-c", "/etc/envoy/envoy.yaml"]
+
+# The same with the module: keyd's socket for owners is on a volume.
+FROM envoy-module AS envoy-module-compose
+COPY --from=module-build --chmod=0444 /module/envoy.yaml /etc/envoy/envoy.yaml
+RUN mkdir -p /run/phantom && ln -s ../keyd/owners.sock /run/phantom/
 USER 65532:65532
 ENTRYPOINT ["envoy"]
 CMD ["-c", "/etc/envoy/envoy.yaml"]

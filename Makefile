@@ -1,7 +1,7 @@
 # The commands of users and CI. They need Go, make, Python 3 and curl.
 GO     ?= go
-# The first two flags override GOFLAGS, which may hold -race or -buildmode=pie.
-BUILD   = CGO_ENABLED=0 $(GO) build -race=false -buildmode=default -trimpath -ldflags='-s -w -buildid='
+# The first three flags override GOFLAGS, which may hold -race, -buildmode=pie or -pgo=off.
+BUILD   = CGO_ENABLED=0 $(GO) build -race=false -buildmode=default -pgo=auto -trimpath -ldflags='-s -w -buildid='
 # The linters have a separate go.mod, so that the product does not depend on their modules.
 TOOL    = $(GO) tool -modfile=tools/go.mod
 
@@ -13,21 +13,35 @@ STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev
 override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
 export GOWORK GO111MODULE GOFLAGS
 
-.PHONY: build up test test-long test-image test-openapi bench lint fuzz vuln clean
+.PHONY: build module up test test-long test-image test-openapi bench pgo lint fuzz vuln clean
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
 	@mkdir -p bin
 	$(BUILD) -o bin/ ./cmd/... ./envoy/echo
 
-## up: the complete stack on this machine with a real Envoy on localhost:10000 (PORT= for another port)
-up:
+# cgocheck=0: the SDK passes Envoy pointers to Go memory that holds pointers.
+SHARED  = CGO_ENABLED=1 $(GO) build -race=false -buildmode=c-shared -trimpath -ldflags='-s -w -X=runtime.godebugDefault=cgocheck=0'
+
+## module: the Envoy module bin/libphantom_authz.so; needs a C compiler
+module:
+	@cc=$$($(GO) env CC); command -v $${cc%% *} >/dev/null || \
+	  { echo "The Envoy module needs a C compiler, and $$cc is missing: install gcc, or name another one with CC=." >&2; exit 1; }
+	@mkdir -p bin
+	$(SHARED) -o bin/libphantom_authz.so ./cmd/module
+	@rm -f bin/libphantom_authz.h
+
+## up: the complete stack on this machine with a real Envoy on localhost:10000 (PORT= for another port; MODULE=1 for the Envoy
+## module in place of authzd)
+up: $(if $(filter 1,$(MODULE)),module)
 	@mkdir -p bin
 	@echo "building"
 	@$(BUILD) -o bin/ ./cmd/... ./envoy/echo
 	@exec bin/demo
 
+# -pgo=off: with its profile all that authzd imports is compiled a second time.
 ## test: everything that needs no Docker
+test: export GOFLAGS := $(GOFLAGS) -pgo=off
 test:
 	$(GO) vet ./...
 	$(GO) test -race -timeout 15m ./...
@@ -37,17 +51,28 @@ test:
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
 
-## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type
+## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type, 30 minutes of mixed load
 test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
-	$(GO) test -tags long -timeout 60m -v ./faults/...
+	$(GO) test -tags long -timeout 150m -v ./faults/...
 
-## bench: time to an effective revocation, cost of a check, effect of a flood, a million keys and thousands of sidecars, each with a baseline
+# In the order of docs/performance.md.
+BENCHES ?= envoy check size change revoke flood scale
+## bench: all benchmarks (25 min, on an idle machine), then the tables and plots of docs/performance.md; BENCHES= for some of them
 bench:
-	$(GO) run ./bench/revoke
-	$(GO) run ./bench/check
-	$(GO) run ./bench/flood
-	$(GO) run ./bench/scale
+	@mkdir -p bin/bench
+	@# The compiler would disturb the first rounds: the benchmarks then find keyd and authzd in its cache.
+	$(GO) build -o bin/bench/ ./bench/... ./cmd/keyd ./cmd/authzd ./internal/loadgen
+	@failed=; for name in $(BENCHES); do \
+	  echo "== $$name"; rm -f bin/bench/$$name.json; \
+	  timeout -k 10 15m bin/bench/$$name -json bin/bench/$$name.json && test -f bin/bench/$$name.json || failed="$$failed $$name"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed. Repeat these with make bench BENCHES=\"$${failed# }\""; exit 1; fi
+	bin/bench/report $(BENCHES:%=bin/bench/%.json)
+
+## pgo: the profile for the compiler, cmd/authzd/default.pgo, of authzd under the loads of bench/check; go build uses it
+pgo:
+	GOFLAGS='$(GOFLAGS) -trimpath' $(GO) run ./bench/check -duration 20s -profile cmd/authzd/default.pgo
 
 ## test-openapi: requests that schemathesis generates from openapi.yaml for a real keyd (installs it from PyPI into .venv)
 test-openapi:

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +21,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/envoy"
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 )
@@ -78,6 +80,35 @@ func TestConfigurationTables(t *testing.T) {
 	}
 }
 
+// TestPerformanceTables checks that the tables and plots of docs/performance.md are those of the committed results.
+func TestPerformanceTables(t *testing.T) {
+	const again = "run go run ./bench/report"
+	results, err := result.Load("docs/performance/results.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := read(t, "docs/performance.md")
+	switch filled, err := results.Fill(written); {
+	case err != nil:
+		t.Error(err)
+	case filled != written:
+		t.Error("docs/performance.md has other tables than its results: " + again)
+	}
+	pictures, err := results.Draw(result.Plots())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, picture := range pictures {
+		path := "docs/performance/" + name
+		if read(t, path) != string(picture)+"\n" {
+			t.Errorf("%s is not the plot of the results: %s", path, again)
+		}
+		if !strings.Contains(written, "](performance/"+name+")") {
+			t.Errorf("docs/performance.md does not show %s", path)
+		}
+	}
+}
+
 // TestConfigurationsOfDocs loads what the documentation shows as a configuration file.
 func TestConfigurationsOfDocs(t *testing.T) {
 	seen := map[string]int{}
@@ -117,6 +148,58 @@ func TestConfigurationsOfDocs(t *testing.T) {
 	if seen["authzd.yaml"] < 2 || seen["keyd.yaml"] < 1 {
 		t.Errorf("docs/envoy.md shows %v", seen)
 	}
+}
+
+// TestModuleConfigurationsOfDocs loads what docs/module.md shows as filter_config of a filter and of a route.
+func TestModuleConfigurationsOfDocs(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "key-api.token")
+	if err := os.WriteFile(token, []byte("0123456789abcdef"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]int{}
+	for _, block := range fenced(read(t, "docs/module.md"), "yaml") {
+		var doc any
+		if err := yaml.Unmarshal([]byte(strings.ReplaceAll(block, "/etc/phantom/key-api.token", token)), &doc); err != nil {
+			t.Errorf("%v in\n%s", err, block)
+		}
+		for _, filter := range typed(doc) {
+			kind, _ := filter["@type"].(string)
+			kind = kind[strings.LastIndex(kind, ".")+1:]
+			fields, err := json.Marshal(filter["filter_config"].(map[string]any)["value"])
+			switch {
+			case err != nil:
+			case kind == "DynamicModuleFilter":
+				_, _, err = config.LoadModule(fields)
+			case kind == "DynamicModuleFilterPerRoute":
+				_, err = config.LoadRoute(fields)
+			}
+			if err != nil {
+				t.Errorf("%v in\n%s", err, block)
+			}
+			seen[kind]++
+		}
+	}
+	if seen["DynamicModuleFilter"] != 1 || seen["DynamicModuleFilterPerRoute"] != 1 {
+		t.Errorf("docs/module.md shows %v", seen)
+	}
+}
+
+// typed returns the mappings with a filter_config in a document, at any depth.
+func typed(doc any) (found []map[string]any) {
+	switch node := doc.(type) {
+	case map[string]any:
+		if node["filter_config"] != nil {
+			found = append(found, node)
+		}
+		for _, value := range node {
+			found = append(found, typed(value)...)
+		}
+	case []any:
+		for _, value := range node {
+			found = append(found, typed(value)...)
+		}
+	}
+	return found
 }
 
 // TestLinks checks that each relative link of the documentation names a file, and a heading of it if it has a fragment.

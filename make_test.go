@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
 // smallDemo prints ready, and the signal that stopped it.
@@ -43,6 +45,7 @@ func smallClone(t *testing.T, dir string) {
 	}
 	files := map[string]string{"Makefile": string(makefile), "go.mod": "module example.com/clone\n\ngo 1.26\n", ".gitignore": "/bin/\n"}
 	files["cmd/demo/main.go"] = smallDemo
+	files["cmd/module/main.go"] = "//go:build cgo\n\npackage main\n\nimport \"C\"\n\nfunc main() {}\n"
 	for _, name := range []string{"cmd/authzd", "cmd/keyd", "cmd/keyctl", "envoy/echo"} {
 		files[name+"/main.go"] = "package main\n\nfunc main() {}\n"
 	}
@@ -150,17 +153,30 @@ func TestMakeBuildIgnoresSettingsOfOtherProjects(t *testing.T) {
 	}
 }
 
+// The compiler finds the profile of a program beside its main file. Every clone has its copies, so it stays small.
+func TestProfileForTheCompilerIsSmall(t *testing.T) {
+	const most = 200 << 10
+	info, err := os.Stat("cmd/authzd/default.pgo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() == 0 || info.Size() > most {
+		t.Errorf("%d bytes, want 1 to %d: run make pgo with a shorter duration", info.Size(), most)
+	}
+}
+
 // TestMakeUpPassesSignalsOn: SIGTERM sent to make, and Ctrl-C, which goes to the whole process group, reach the demo, and
-// make ends only after it.
+// make ends only after it. MODULE=1 builds the Envoy module before.
 func TestMakeUpPassesSignalsOn(t *testing.T) {
 	for _, c := range []struct {
 		signal syscall.Signal
 		group  bool
-	}{{syscall.SIGTERM, false}, {syscall.SIGINT, true}} {
+		module string
+	}{{syscall.SIGTERM, false, ""}, {syscall.SIGINT, true, "1"}, {syscall.SIGINT, true, "0"}} {
 		dir := t.TempDir()
 		smallClone(t, dir)
 		up := exec.CommandContext(t.Context(), "make", "up")
-		up.Dir, up.Env, up.SysProcAttr = dir, cleanEnvironment(), &syscall.SysProcAttr{Setpgid: true}
+		up.Dir, up.Env, up.SysProcAttr = dir, cleanEnvironment("MODULE="+c.module), &syscall.SysProcAttr{Setpgid: true}
 		out, err := up.StdoutPipe()
 		if err == nil {
 			err = up.Start()
@@ -174,6 +190,9 @@ func TestMakeUpPassesSignalsOn(t *testing.T) {
 			if scan.Text() != "ready" {
 				continue
 			}
+			if _, err := os.Stat(filepath.Join(dir, "bin/libphantom_authz.so")); (err == nil) != (c.module == "1") {
+				t.Errorf("MODULE=%s: the module is built: %v", c.module, err == nil)
+			}
 			process := up.Process.Pid
 			if c.group {
 				process = -process
@@ -186,6 +205,54 @@ func TestMakeUpPassesSignalsOn(t *testing.T) {
 		if !slices.Contains(lines, c.signal.String()) {
 			t.Errorf("%v did not reach the demo: %q", c.signal, lines)
 		}
+	}
+}
+
+// TestModuleNeedsCompiler: without a C compiler make names it, and does not start the demo.
+func TestModuleNeedsCompiler(t *testing.T) {
+	dir := t.TempDir()
+	smallClone(t, dir)
+	for _, args := range [][]string{{"module"}, {"up", "MODULE=1"}} {
+		cmd := exec.CommandContext(t.Context(), "make", args...)
+		cmd.Dir, cmd.Env = dir, cleanEnvironment("PATH="+onlyTools(t))
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "needs a C compiler, and gcc is missing: install gcc") || strings.Contains(string(out), "ready") {
+			t.Errorf("make %v: %v\n%s", args, err, out)
+		}
+	}
+}
+
+// TestModuleLoadsInImagesOfEnvoy: Envoy's images have Ubuntu 22.04 with glibc 2.35 and, distroless, Debian 12 with 2.36
+// (distribution/docker/Dockerfile-envoy in Envoy's repository). The library must need no newer symbol and no other library.
+func TestModuleLoadsInImagesOfEnvoy(t *testing.T) {
+	dir := t.TempDir()
+	if err := testbed.BuildModule(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	library, err := elf.Open(filepath.Join(dir, "libphantom_authz.so"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = library.Close() }()
+	if needed, err := library.ImportedLibraries(); err != nil || !slices.Equal(needed, []string{"libc.so.6"}) {
+		t.Errorf("needs %v: must be libc.so.6 alone: %v", needed, err)
+	}
+	symbols, err := library.ImportedSymbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	versions := 0
+	for _, s := range symbols {
+		var minor int
+		if n, _ := fmt.Sscanf(s.Version, "GLIBC_2.%d", &minor); n == 1 {
+			versions++
+		}
+		if minor > 35 {
+			t.Errorf("%s needs %s: must be at most GLIBC_2.35", s.Name, s.Version)
+		}
+	}
+	if versions == 0 {
+		t.Error("no symbol has a version of glibc")
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package bench contains what the benchmarks share: their start, keys, sidecars, rounds and statistics.
+// Package bench contains what the benchmarks share: their start, keys, sidecars, rounds, statistics and reports.
 package bench
 
 import (
@@ -19,11 +19,17 @@ import (
 // Quiet is a configuration with the default log level, which the testbed lowers.
 func Quiet() testbed.Config { return testbed.Config{"log": testbed.Config{"level": "info"}} }
 
-// Main parses the flags and runs the benchmark. An error ends the program with exit code 1.
+// Main parses the flags, runs the benchmark and writes the file of the flag -json. An error ends the program with exit code 1,
+// without the file.
 func Main(run func(context.Context) error) {
 	flag.Parse()
-	if err := run(context.Background()); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
+	name, began, before := filepath.Base(os.Args[0]), time.Now(), loadNow()
+	err := run(context.Background())
+	if took := time.Since(began); err == nil {
+		err = write(name, took, loadNow().othersSince(before, took))
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/phantomrouter/phantom-authz/bench/result"
 )
 
 // Variant is one of several things that a benchmark measures in turn.
@@ -81,5 +83,13 @@ func (t Times) String() string {
 	return fmt.Sprintf("%.2f ms | %.2f ms | %.2f ms", Millis(t.Median()), Millis(t.Percentile(99)), Millis(t[len(t)-1]))
 }
 
+// Cells returns median, p99 and maximum in milliseconds.
+func (t Times) Cells() []result.Cell {
+	return []result.Cell{result.Value(Millis(t.Median())), result.Value(Millis(t.Percentile(99))), result.Value(Millis(t[len(t)-1]))}
+}
+
 // Millis returns a duration in milliseconds.
 func Millis(d time.Duration) float64 { return d.Seconds() * 1000 }
+
+// Micros returns a duration in microseconds.
+func Micros(d time.Duration) float64 { return d.Seconds() * 1e6 }

@@ -29,9 +29,10 @@ type Addresses struct {
 }
 
 // Render returns envoy.yaml with those addresses and without its comments. The error names all invalid addresses.
-func Render(a Addresses) ([]byte, error) { return render(a, hasIPv6) }
+func Render(a Addresses) ([]byte, error) { return render(a, hasIPv6, nil) }
 
-func render(a Addresses, hasIPv6 func() bool) ([]byte, error) {
+// render calls change, unless it is nil, with the document that has the addresses.
+func render(a Addresses, hasIPv6 func() bool, change func(node) error) ([]byte, error) {
 	var doc node
 	if err := yaml.Unmarshal(config, &doc); err != nil {
 		return nil, fmt.Errorf("envoy.yaml: %w", err)
@@ -46,6 +47,9 @@ func render(a Addresses, hasIPv6 func() bool) ([]byte, error) {
 		name, _ := cluster["name"].(string)
 		address := map[string]string{"authz": a.Authz, "owners": a.Owners, "upstream": a.Upstream}[name]
 		err = errors.Join(err, setCluster(cluster, name, address))
+	}
+	if err == nil && change != nil {
+		err = change(doc)
 	}
 	if err != nil {
 		return nil, err

@@ -54,10 +54,10 @@ func (u *upstream) nextRequest(t *testing.T) http.Header {
 }
 
 func TestConnectionHeaderDoesNotRemoveIdentity(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		last := serve(t, "127.0.0.1:0", nil)
 		hop := secondHop(t, last)
-		p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + hop.addr})
+		p := env.ownEnvoy(t, s, envoy.Addresses{Upstream: "tcp://" + hop.addr})
 		check := func(name string) {
 			for _, value := range hop.nextRequest(t).Values("Connection") {
 				if strings.Contains(strings.ToLower(value), "phantom") {
@@ -86,7 +86,7 @@ func TestConnectionHeaderDoesNotRemoveIdentity(t *testing.T) {
 }
 
 func TestWebSocketThroughSecondHopHasIdentity(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		last := serve(t, "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
 			if err == nil {
@@ -94,7 +94,7 @@ func TestWebSocketThroughSecondHopHasIdentity(t *testing.T) {
 			}
 		}))
 		hop := secondHop(t, last)
-		p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + hop.addr})
+		p := env.ownEnvoy(t, s, envoy.Addresses{Upstream: "tcp://" + hop.addr})
 		status := upgrade(t, p.addr, bearer(env.creds.Chat), "Connection: keep-alive, Upgrade, x-phantom-account-id", "Connection: x-phantom-scopes")
 		if !strings.HasPrefix(status, "HTTP/1.1 101 ") {
 			t.Fatal(status)

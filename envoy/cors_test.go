@@ -24,7 +24,7 @@ func TestPreflightOfWebApp(t *testing.T) {
 		"Access-Control-Allow-Headers": {"Content-Type, Authorization"},
 		"Access-Control-Max-Age":       {"600"}, "Server": {"envoy"}, "Content-Length": {"0"}, "Vary": {"Origin"},
 	}
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		for _, path := range []string{companion, "/api/v1/me/keys", "/", "/anything"} {
 			got := p.do(t, preflight(path, webApp))
 			got.header.Del("Date")
@@ -38,7 +38,7 @@ func TestPreflightOfWebApp(t *testing.T) {
 // TestPreflightOfOtherOrigin: the answer has no Access-Control-Allow-Origin, so a browser does not send the request. The
 // preflight reaches neither the sidecar nor the upstream.
 func TestPreflightOfOtherOrigin(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		for _, origin := range []string{
 			otherOrigin, "Origin: null", "Origin: http://app.phantomrouter.ai", "Origin: https://app.phantomrouter.ai.evil.example",
 			"Origin: https://app.phantomrouter.ai:8443", "Origin: https://APP.phantomrouter.ai", "Origin: https://x.app.phantomrouter.ai",
@@ -55,7 +55,7 @@ func TestPreflightOfOtherOrigin(t *testing.T) {
 }
 
 func TestOptionsWithoutPreflightIsChecked(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		noCredential.check(t, p.do(t, request{method: "OPTIONS", path: companion}))
 		noCredential.check(t, p.do(t, preflight(companion))) // without an origin
 		noCredential.check(t, p.do(t, request{method: "OPTIONS", path: companion}.with(webApp)), corsHeaders...)
@@ -63,7 +63,7 @@ func TestOptionsWithoutPreflightIsChecked(t *testing.T) {
 }
 
 func TestCORSHeadersOfAnswers(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		chat := request{path: companion}.with(bearer(p.env.creds.Chat))
 		noCredential.check(t, p.do(t, request{path: companion}.with(webApp)), corsHeaders...)
 		scopeMissing.check(t, p.do(t, request{path: companion}.with(webApp, bearer(p.env.creds.Plain))), corsHeaders...)

@@ -50,7 +50,7 @@ func (p *proxy) recovers(t *testing.T, r request, within time.Duration) {
 			return
 		case <-ctx.Done():
 			sending.Wait()
-			t.Errorf("Envoy %s: no recovery after %v", p.version, within)
+			t.Errorf("Envoy %v: no recovery after %v", p.setup, within)
 			return
 		case <-tick.C:
 			sending.Go(func() {
@@ -64,10 +64,10 @@ func (p *proxy) recovers(t *testing.T, r request, within time.Duration) {
 
 // TestCutConnectionToSidecar: TCP itself would detect it after 15 minutes.
 func TestCutConnectionToSidecar(t *testing.T) {
-	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
+	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
 		sidecar, _ := serveChecks(t, "tcp", "127.0.0.1:0", allowAll)
 		w := startProxy(t, sidecar)
-		p := env.ownEnvoy(t, version, envoy.Addresses{Authz: "tcp://" + w.Addr().String()})
+		p := env.ownEnvoy(t, s, envoy.Addresses{Authz: "tcp://" + w.Addr().String()})
 		for range 20 { // each worker has its own connection
 			p.do(t, request{path: companion})
 		}
@@ -79,9 +79,9 @@ func TestCutConnectionToSidecar(t *testing.T) {
 // TestCutConnectionToUpstream: over HTTP/2 many requests share a connection, which Envoy would use until TCP detects the
 // failure.
 func TestCutConnectionToUpstream(t *testing.T) {
-	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
+	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
 		w := startProxy(t, env.echo)
-		p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + w.Addr().String()})
+		p := env.ownEnvoy(t, s, envoy.Addresses{Upstream: "tcp://" + w.Addr().String()})
 		r := request{path: companion, http2: true}.with(bearer(env.creds.Chat))
 		for range 20 {
 			p.do(t, r)
@@ -99,7 +99,7 @@ func TestCutConnectionToKeydOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	options := cluster(decode(t, deployed), "owners")["typed_extension_protocol_options"]
-	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
+	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
 		released := make(chan struct{})
 		keyd := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			if r.URL.Query().Has("wait_ms") {
@@ -111,7 +111,7 @@ func TestCutConnectionToKeydOverTLS(t *testing.T) {
 		t.Cleanup(keyd.Close)
 		defer close(released)
 		w := startProxy(t, keyd.Listener.Addr().String())
-		p := env.ownEnvoy(t, version, envoy.Addresses{Owners: "tcp://" + w.Addr().String()}, func(config map[string]any) {
+		p := env.ownEnvoy(t, s, envoy.Addresses{Owners: "tcp://" + w.Addr().String()}, func(config map[string]any) {
 			owners := cluster(config, "owners")
 			owners["typed_extension_protocol_options"] = options
 			owners["transport_socket"] = map[string]any{"name": "envoy.transport_sockets.tls", "typed_config": map[string]any{
@@ -145,10 +145,10 @@ func TestCutConnectionToKeydOverTLS(t *testing.T) {
 // TestIdleConnectionsAreProbed: the kernel probes idle connections to the upstream and to keyd, and closes a broken one
 // within 19 s.
 func TestIdleConnectionsAreProbed(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		for cluster, target := range map[string]string{"upstream": companion, "owners": "/api/v1/me/keys"} {
 			peer := serve(t, "127.0.0.1:0", nil)
-			p := env.ownEnvoy(t, version, envoy.Addresses{Owners: "tcp://" + peer.addr, Upstream: "tcp://" + peer.addr})
+			p := env.ownEnvoy(t, s, envoy.Addresses{Owners: "tcp://" + peer.addr, Upstream: "tcp://" + peer.addr})
 			p.do(t, owner(p, request{path: target}))
 			_, text, _ := strings.Cut(peer.addr, ":")
 			port, err := strconv.Atoi(text)

@@ -139,7 +139,7 @@ func flip(key string) string {
 }
 
 func TestDenials(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		// The seed's key expires after a second.
 		expired := request{path: companion}.with(bearer(p.env.creds.Expired))
 		eventually(t, "a key expires", func() error {
@@ -164,7 +164,7 @@ func TestDenials(t *testing.T) {
 
 // TestRoutes: each prefix matches whole segments only.
 func TestRoutes(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		c := p.env.creds
 		key := bearer(c.Plain)
 		for _, prefix := range []string{
@@ -198,7 +198,7 @@ func TestRoutes(t *testing.T) {
 // TestUpstreamReceivesIdentityOnly: an allowed request has the four identity headers, and neither the credential nor the
 // session cookie.
 func TestUpstreamReceivesIdentityOnly(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		c := p.env.creds
 		for _, a := range []struct {
 			name string

@@ -14,7 +14,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// environment is shared by all tests: keyd, authzd, the echo upstream, and an Envoy of each version in front of them.
+// environment is shared by all tests: keyd, authzd, the echo upstream, and an Envoy of each setup in front of them.
 type environment struct {
 	*testbed.Testbed
 	echo    string // HOST:PORT of the upstream
@@ -56,43 +56,14 @@ func shared(t *testing.T) *environment {
 	return programs.env
 }
 
-// onEachVersion runs a test behind the shared Envoy of each version.
-func onEachVersion(t *testing.T, test func(t *testing.T, p *proxy)) {
-	for _, p := range shared(t).proxies {
-		t.Run(p.version, func(t *testing.T) { test(t, p) })
-	}
-}
-
-// forEachVersion runs a test that starts its own Envoy.
-func forEachVersion(t *testing.T, test func(t *testing.T, env *environment, version string)) {
-	env := shared(t)
-	for _, version := range versions() {
-		t.Run(version, func(t *testing.T) { test(t, env, version) })
-	}
-}
-
-// forEachVersionInParallel is forEachVersion for a test that waits for timeouts.
-func forEachVersionInParallel(t *testing.T, test func(t *testing.T, env *environment, version string)) {
-	t.Parallel()
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
-		t.Parallel()
-		test(t, env, version)
-	})
-}
-
-// versions are those to test: all, or only the binary that the variable ENVOY names.
-func versions() []string {
-	if os.Getenv("ENVOY") != "" {
-		return []string{"ENVOY"}
-	}
-	return envoy.Versions()
-}
-
 func startAll(ctx context.Context) (err error) {
 	if programs.dir, err = os.MkdirTemp("", "programs"); err != nil {
 		return err
 	}
 	if err := testbed.Build(ctx, programs.dir, "cmd/keyd", "cmd/authzd", "envoy/echo"); err != nil {
+		return err
+	}
+	if err := testbed.BuildModule(ctx, programs.dir); err != nil {
 		return err
 	}
 	tb, err := testbed.New(programs.dir)
@@ -121,8 +92,8 @@ func startAll(ctx context.Context) (err error) {
 	if _, err := env.startAuthzd("authz", nil); err != nil {
 		return err
 	}
-	for _, version := range versions() {
-		p, err := env.startEnvoy("envoy-"+version, version, envoy.Addresses{})
+	for _, s := range setups() {
+		p, err := env.startEnvoy("envoy-"+s.String(), s, envoy.Addresses{}, nil)
 		if err != nil {
 			return err
 		}
@@ -137,19 +108,29 @@ func (env *environment) socket(name string) string { return "unix://" + env.Sock
 // keyOnly is an endpoint that only keys may use. It is in the sidecar's table, since envoy.yaml has none.
 const keyOnly = "/key-only"
 
-// startAuthzd starts a sidecar at the socket of that name and waits until it is ready. The fields of changes replace
-// those of its configuration.
-func (env *environment) startAuthzd(name string, changes testbed.Config) (*testbed.Process, error) {
+// checkConfig returns the configuration of authzd or of the module. The fields of changes replace those of the
+// environment.
+func checkConfig(changes testbed.Config) testbed.Config {
 	config := testbed.Config{
 		"endpoints": []testbed.Config{{"path": keyOnly, "principal": "key"}}, "start_wait": "100ms", "drain": "2s",
 	}
 	maps.Copy(config, changes)
+	return config
+}
+
+// startAuthzd starts a sidecar at the socket of that name and waits until it is ready.
+func (env *environment) startAuthzd(name string, changes testbed.Config) (*testbed.Process, error) {
 	ctx := context.Background()
-	p, err := env.StartAuthzd(ctx, name, config)
+	p, err := env.StartAuthzd(ctx, name, checkConfig(changes))
 	if err != nil {
 		return nil, err
 	}
-	return p, p.Await(ctx, func() error { return testbed.Probe(ctx, p.Admin()+"/readyz") })
+	return p, awaitReady(ctx, p)
+}
+
+// awaitReady waits until authzd, or the module in an Envoy, is ready.
+func awaitReady(ctx context.Context, p *testbed.Process) error {
+	return p.Await(ctx, func() error { return testbed.Probe(ctx, p.Admin()+"/readyz") })
 }
 
 // ownAuthzd is startAuthzd for one test.

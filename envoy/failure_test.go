@@ -50,10 +50,10 @@ func (p *proxy) expectAllowed(t *testing.T) {
 }
 
 func TestSidecarKilled(t *testing.T) {
-	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
-		name := "killed-" + version
+	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+		name := unique("killed")
 		first := env.ownAuthzd(t, name, nil)
-		p := env.ownEnvoy(t, version, envoy.Addresses{Authz: env.socket(name)})
+		p := env.ownEnvoy(t, s, envoy.Addresses{Authz: env.socket(name)})
 		p.expectAllowed(t)
 		first.Kill()
 		p.expectUnavailable(t)
@@ -65,7 +65,7 @@ func TestSidecarKilled(t *testing.T) {
 func TestSidecarFrozen(t *testing.T) {
 	env := shared(t)
 	sidecar := env.ownAuthzd(t, "frozen", nil)
-	p := env.ownEnvoy(t, versions()[0], envoy.Addresses{Authz: env.socket("frozen")})
+	p := env.ownEnvoy(t, setupsOf(t)[0], envoy.Addresses{Authz: env.socket("frozen")})
 	p.expectAllowed(t)
 	if err := sidecar.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -82,46 +82,44 @@ func TestSidecarFrozen(t *testing.T) {
 	})
 }
 
-// TestKeyAPIDown: the sidecar answers 503, except for requests that it denies without the key API.
+// TestKeyAPIDown: the answer is 503, except for requests that are denied without the key API.
 func TestKeyAPIDown(t *testing.T) {
-	env := shared(t)
-	env.ownAuthzd(t, "no-key-api", testbed.Config{
-		"key_api": testbed.Config{"url": env.socket("missing"), "token_file": "key-api.token"},
+	forEach(t, func(t *testing.T, env *environment, s setup) {
+		p := env.ownChecks(t, s, envoy.Addresses{}, env.withoutKeyAPI())
+		for _, http2 := range []bool{false, true} {
+			chat := request{path: companion, http2: http2}
+			unavailable.check(t, p.do(t, chat.with(bearer(env.creds.Chat))))
+			unavailable.check(t, p.do(t, request{path: "/api/v1/other", http2: http2}.with(bearer(env.creds.Chat))))
+			noCredential.check(t, p.do(t, chat))
+			malformed.check(t, p.do(t, chat.with("Authorization: Basic YTpi")))
+			keyUnknown.check(t, p.do(t, chat.with(bearer(env.creds.Chat[:len(env.creds.Chat)-1]+flip(env.creds.Chat)))))
+		}
+		_, _, err := p.call(t, "/api/v1/chat/Say", env.creds.Chat)
+		if s := status.Convert(err); s.Code() != codes.Unavailable || s.Message() != unavailable.message {
+			t.Errorf("gRPC: %v %q", s.Code(), s.Message())
+		}
 	})
-	p := env.ownEnvoy(t, versions()[0], envoy.Addresses{Authz: env.socket("no-key-api")})
-	for _, http2 := range []bool{false, true} {
-		chat := request{path: companion, http2: http2}
-		unavailable.check(t, p.do(t, chat.with(bearer(env.creds.Chat))))
-		unavailable.check(t, p.do(t, request{path: "/api/v1/other", http2: http2}.with(bearer(env.creds.Chat))))
-		noCredential.check(t, p.do(t, chat))
-		malformed.check(t, p.do(t, chat.with("Authorization: Basic YTpi")))
-		keyUnknown.check(t, p.do(t, chat.with(bearer(env.creds.Chat[:len(env.creds.Chat)-1]+flip(env.creds.Chat)))))
-	}
-	_, _, err := p.call(t, "/api/v1/chat/Say", env.creds.Chat)
-	if s := status.Convert(err); s.Code() != codes.Unavailable || s.Message() != unavailable.message {
-		t.Errorf("gRPC: %v %q", s.Code(), s.Message())
-	}
 }
 
 func TestUnknownKeysAreRateLimited(t *testing.T) {
-	env := shared(t)
-	env.ownAuthzd(t, "flooded", testbed.Config{"admission": testbed.Config{"unknown_per_second": 1, "burst": 1}})
-	p := env.ownEnvoy(t, versions()[0], envoy.Addresses{Authz: env.socket("flooded")})
-	p.expectAllowed(t)
-	limited := 0
-	for range 10 {
-		got := p.do(t, request{path: companion}.with(bearer(credential.Mint(credential.Key).Reveal())))
-		if got.status == 429 {
-			rateLimited.check(t, got)
-			limited++
-		} else {
-			keyUnknown.check(t, got)
+	forEach(t, func(t *testing.T, env *environment, s setup) {
+		p := env.ownChecks(t, s, envoy.Addresses{}, testbed.Config{"admission": testbed.Config{"unknown_per_second": 1, "burst": 1}})
+		p.expectAllowed(t)
+		limited := 0
+		for range 10 {
+			got := p.do(t, request{path: companion}.with(bearer(credential.Mint(credential.Key).Reveal())))
+			if got.status == 429 {
+				rateLimited.check(t, got)
+				limited++
+			} else {
+				keyUnknown.check(t, got)
+			}
 		}
-	}
-	if limited == 0 {
-		t.Error("none of 10 unknown keys was rate limited at 1 per second")
-	}
-	p.expectAllowed(t)
+		if limited == 0 {
+			t.Error("none of 10 unknown keys was rate limited at 1 per second")
+		}
+		p.expectAllowed(t)
+	})
 }
 
 // TestRestartCostsNoRequest: Envoy retries while a restarting sidecar has no socket, within the check's timeout.
@@ -129,7 +127,7 @@ func TestRestartCostsNoRequest(t *testing.T) {
 	env := shared(t)
 	socket := env.Socket("restarted")
 	_, stop := serveChecks(t, "unix", socket, allowAll)
-	p := env.ownEnvoy(t, versions()[0], envoy.Addresses{Authz: "unix://" + socket})
+	p := env.ownEnvoy(t, setupsOf(t)[0], envoy.Addresses{Authz: "unix://" + socket})
 	// The timeout is short and the machine may be busy, so there are several attempts.
 	for range 5 {
 		stop()
@@ -170,7 +168,7 @@ func TestTakeoverCostsNoRequest(t *testing.T) {
 	)
 	env := shared(t)
 	old := env.ownAuthzd(t, "takeover", nil)
-	p := env.ownEnvoy(t, versions()[0], envoy.Addresses{Authz: env.socket("takeover")})
+	p := env.ownEnvoy(t, setupsOf(t)[0], envoy.Addresses{Authz: env.socket("takeover")})
 	p.expectAllowed(t)
 
 	takeover := make(chan error, 1)

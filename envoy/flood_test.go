@@ -127,9 +127,9 @@ func TestMemoryIsBounded(t *testing.T) {
 		// The overload manager.
 		{"many connections", 400, 64, 7, memoryLimit},
 	} {
-		for _, version := range versions() {
-			t.Run(flood.name+" "+version, func(t *testing.T) {
-				p := shared(t).ownEnvoy(t, version, envoy.Addresses{})
+		for _, s := range setupsOf(t) {
+			t.Run(flood.name+" "+s.String(), func(t *testing.T) {
+				p := shared(t).ownEnvoy(t, s, envoy.Addresses{})
 				p.awaitAllowed(t, "before the flood")
 				sent := p.flood(t, flood.connections, flood.streams, flood.cookies)
 				p.awaitAllowed(t, "during the flood")

@@ -23,7 +23,7 @@ func loopbacks() []string {
 // TestListenerAcceptsBothFamilies runs the listener of envoy.yaml, [::], and that of the demo, localhost. The address of
 // an IPv4 client must not be IPv4-mapped.
 func TestListenerAcceptsBothFamilies(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		for _, host := range []string{"[::]", "localhost"} {
 			addresses, err := testbed.FreeAddresses(1)
 			if err != nil {
@@ -33,7 +33,7 @@ func TestListenerAcceptsBothFamilies(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := env.ownEnvoy(t, version, envoy.Addresses{Listener: "tcp://" + host + ":" + port})
+			p := env.ownEnvoy(t, s, envoy.Addresses{Listener: "tcp://" + host + ":" + port})
 			for _, client := range loopbacks() {
 				p.addr = net.JoinHostPort(client, port)
 				echo, ok := p.do(t, request{path: "/api/v1/me"}.with(bearer(env.creds.Plain))).upstream()
@@ -46,10 +46,10 @@ func TestListenerAcceptsBothFamilies(t *testing.T) {
 }
 
 func TestUpstreamAtEachLoopbackAddress(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		for _, host := range loopbacks() {
 			upstream := serve(t, net.JoinHostPort(host, "0"), nil)
-			p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + upstream.addr})
+			p := env.ownEnvoy(t, s, envoy.Addresses{Upstream: "tcp://" + upstream.addr})
 			if got := p.do(t, request{path: "/api/v1/me"}.with(bearer(p.env.creds.Plain))); got.status != 200 {
 				t.Errorf("%s: %d %s", host, got.status, got.body)
 			}

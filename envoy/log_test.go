@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
 // logEntry waits for the line of the access log about a path.
@@ -23,9 +26,18 @@ func (p *proxy) logEntry(t *testing.T, path string) map[string]any {
 	return entry
 }
 
+// denialFlag returns the response flag of a denial. Only ext_authz can set one.
+func (p *proxy) denialFlag() string {
+	if p.front == module {
+		return "-"
+	}
+	return "UAEX"
+}
+
 func TestAccessLog(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		c := p.env.creds
+		lookedUp := credential.Mint(credential.Key).Reveal() // no cache has it
 		entries := []struct {
 			name string
 			request
@@ -39,7 +51,7 @@ func TestAccessLog(t *testing.T) {
 				"decision": "allow", "reason": "ok", "status": 200.0, "account_id": c.Account, "credential_id": c.SessionID, "principal": "session",
 			}},
 			{"scope", request{http2: true}.with(bearer(c.Plain)), map[string]any{
-				"decision": "deny", "reason": "scope_missing", "status": 403.0, "details": "ext_authz_denied", "flags": "UAEX",
+				"decision": "deny", "reason": "scope_missing", "status": 403.0, "details": "ext_authz_denied", "flags": p.denialFlag(),
 				"account_id": c.Account, "credential_id": c.PlainID, "principal": "key",
 			}},
 			{"revoked", request{}.with(bearer(c.Revoked)), map[string]any{
@@ -49,6 +61,7 @@ func TestAccessLog(t *testing.T) {
 				"decision": "deny", "reason": "key_unknown", "status": 401.0, "account_id": nil, "credential_id": nil,
 			}},
 			{"anonymous", request{}, map[string]any{"decision": "deny", "reason": "no_credential", "status": 401.0}},
+			{"look-up", request{}.with(bearer(lookedUp)), map[string]any{"decision": "deny", "reason": "key_unknown", "status": 401.0}},
 		}
 		prefix := companion + "/log-of-"
 		for _, l := range entries {
@@ -62,10 +75,14 @@ func TestAccessLog(t *testing.T) {
 					t.Errorf("%s: %s (-want +got):\n%s", l.name, field, diff)
 				}
 			}
-			for _, field := range []string{"time", "request_id", "method", "protocol", "host", "client", "check_us", "duration_ms"} {
+			for _, field := range []string{"time", "request_id", "method", "protocol", "host", "client", "duration_ms"} {
 				if entry[field] == nil {
 					t.Errorf("%s: missing %s in %v", l.name, field, entry)
 				}
+			}
+			text, _ := entry["check_us"].(string)
+			if us, _ := strconv.Atoi(text); us < 1 && (p.front == authzd || l.name == "look-up") {
+				t.Errorf("%s: check_us is %#v, want microseconds", l.name, entry["check_us"])
 			}
 		}
 	})

@@ -51,7 +51,7 @@ func mustBeDenied(c testbed.Credentials) map[string]request {
 }
 
 func TestNeverAllowed(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		for name, r := range mustBeDenied(p.env.creds) {
 			if got := p.do(t, r); got.reached() || got.status < 400 {
 				t.Errorf("%s: %d %s", name, got.status, got.body)
@@ -77,9 +77,9 @@ func TestNeverAllowedDetectsWrongAnswers(t *testing.T) {
 			Status: &kind.HttpStatus{Code: kind.StatusCode_ServiceUnavailable},
 		}}},
 	}
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		var answer atomic.Pointer[auth.CheckResponse]
-		p := withSidecar(t, env, version, func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) { return answer.Load(), nil })
+		p := withSidecar(t, env, s, func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) { return answer.Load(), nil })
 		for what, response := range wrong {
 			answer.Store(response)
 			for name, r := range mustBeDenied(p.env.creds) {
@@ -132,9 +132,9 @@ func TestInvalidSidecarAnswersBecome503(t *testing.T) {
 		"denies with a newline":           constant(denyWith("x-response", split)),
 		"allows, response header newline": constant(allowWithResponseHeader),
 	}
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		var answer atomic.Value // of reply
-		p := withSidecar(t, env, version, func(ctx context.Context, _ *auth.CheckRequest) (*auth.CheckResponse, error) {
+		p := withSidecar(t, env, s, func(ctx context.Context, _ *auth.CheckRequest) (*auth.CheckResponse, error) {
 			return answer.Load().(reply)(ctx)
 		})
 		for what, reply := range bad {
@@ -161,9 +161,9 @@ func TestInvalidSidecarAnswersBecome503(t *testing.T) {
 
 // TestSidecarReceivesItsHeadersOnly: unchanged, with the requirement of the route.
 func TestSidecarReceivesItsHeadersOnly(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		checks := make(chan *auth.CheckRequest, 1)
-		p := withSidecar(t, env, version, func(_ context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
+		p := withSidecar(t, env, s, func(_ context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
 			checks <- r
 			return &auth.CheckResponse{}, nil
 		})

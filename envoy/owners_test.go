@@ -21,7 +21,7 @@ var noKeyd = denial{status: 503, error: "SERVICE_UNAVAILABLE", message: "The key
 func owner(p *proxy, r request) request { return r.with(webApp, cookie(p.env.creds.Session)) }
 
 func TestOwnersReachKeyd(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		got := p.do(t, owner(p, request{path: "/api/v1/me/keys?limit=1"}))
 		if got.status != 200 || !strings.Contains(got.body, p.env.creds.Account) {
 			t.Errorf("%d %s", got.status, got.body)
@@ -36,9 +36,9 @@ func TestOwnersReachKeyd(t *testing.T) {
 
 // TestOwnersTimeouts reads the timeout of each request from a header that Envoy sends to keyd.
 func TestOwnersTimeouts(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
-		keyd := serve(t, env.Socket("owners-timeouts"), nil)
-		p := env.ownEnvoy(t, version, envoy.Addresses{Owners: "unix://" + keyd.addr})
+	forEach(t, func(t *testing.T, env *environment, s setup) {
+		keyd := serve(t, env.Socket(unique("owners")), nil)
+		p := env.ownEnvoy(t, s, envoy.Addresses{Owners: "unix://" + keyd.addr})
 		for target, want := range map[string]string{
 			"/api/v1/me/keys": "15000", "/api/v1/me/keys?limit=5": "15000", "/api/v1/me/keys/key_1?chain=true": "15000",
 			"/api/v1/me/keys/key_1/roll": "15000", "/api/v1/me/keys?wait%5Fms=5": "15000", "/api/v1/me/keys?x=wait_ms": "15000",
@@ -54,8 +54,8 @@ func TestOwnersTimeouts(t *testing.T) {
 }
 
 func TestOwnersWithoutKeyd(t *testing.T) {
-	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
-		p := env.ownEnvoy(t, version, envoy.Addresses{Owners: env.socket("missing")})
+	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+		p := env.ownEnvoy(t, s, envoy.Addresses{Owners: env.socket("missing")})
 		for _, target := range []string{"/api/v1/me/keys", "/api/v1/me/keys?wait_ms=60000"} {
 			for _, http2 := range []bool{false, true} {
 				noKeyd.check(t, p.do(t, owner(p, request{path: target, http2: http2})), corsHeaders...)
@@ -70,11 +70,11 @@ func TestOwnersWithoutKeyd(t *testing.T) {
 // has a long timeout.
 func TestOwnersAnswerWhileKeydIsFrozen(t *testing.T) {
 	const limit = 20 * time.Second
-	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
+	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
 		released := make(chan struct{})
 		defer close(released)
-		keyd := serve(t, env.Socket("owners-frozen-"+version), http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-released }))
-		p := env.ownEnvoy(t, version, envoy.Addresses{Owners: "unix://" + keyd.addr})
+		keyd := serve(t, env.Socket(unique("owners")), http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-released }))
+		p := env.ownEnvoy(t, s, envoy.Addresses{Owners: "unix://" + keyd.addr})
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
 		var sending sync.WaitGroup
@@ -113,15 +113,13 @@ func TestManyOwnersRequestsWait(t *testing.T) {
 		arrived <- struct{}{}
 		<-released
 	}))
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
-		socket := env.Socket("owners-many-" + version)
-		serveChecks(t, "unix", socket, allowAll)
-		p := env.ownEnvoy(t, version, envoy.Addresses{Owners: "unix://" + keyd.addr, Authz: "unix://" + socket})
+	forEach(t, func(t *testing.T, env *environment, s setup) {
+		p := env.ownEnvoy(t, s, envoy.Addresses{Owners: "unix://" + keyd.addr})
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		failed := make(chan string, total)
 		send := func() {
-			got, err := p.send(ctx, request{path: "/api/v1/me/keys?wait_ms=60000", http2: true})
+			got, err := p.send(ctx, owner(p, request{path: "/api/v1/me/keys?wait_ms=60000", http2: true}))
 			if ctx.Err() == nil {
 				failed <- fmt.Sprint(got.status, got.body, err)
 			}

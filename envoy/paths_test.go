@@ -65,7 +65,7 @@ func TestLenientInterpretation(t *testing.T) {
 }
 
 func TestPathTricksDoNotReachGuardedPaths(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		c := p.env.creds
 		for _, credential := range [][]string{
 			nil,
@@ -101,7 +101,7 @@ func TestPathTricksDoNotReachGuardedPaths(t *testing.T) {
 // TestPathsAreNormalized: the check, the route and the upstream receive the same normalized path. Envoy rejects a path that
 // it cannot normalize before the check.
 func TestPathsAreNormalized(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		chat := bearer(p.env.creds.Chat)
 		for spelling, clean := range map[string]string{
 			"//api/v1/chat": "/api/v1/chat", "/api//v1///chat//x": "/api/v1/chat/x", "/api/v1/./chat/": "/api/v1/chat/",

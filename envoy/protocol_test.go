@@ -19,7 +19,7 @@ import (
 
 // TestUpgradeToTLSIsIgnored: Apache HttpClient offers TLS over plain HTTP. Other unknown upgrades are refused.
 func TestUpgradeToTLSIsIgnored(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		chat := request{path: companion}.with(bearer(p.env.creds.Chat))
 		for _, upgrade := range []string{"TLS/1.2", "TLS/1.3", "tls/1.0", "TLS/1.2, TLS/1.3", "TLS/1.3,TLS/1.2,TLS/1.0"} {
 			for _, connection := range []string{"Connection: Upgrade", "Connection: keep-alive, upgrade"} {
@@ -42,7 +42,7 @@ func TestUpgradeToTLSIsIgnored(t *testing.T) {
 
 // TestHTTP10: health checks of load balancers use it, often without a Host.
 func TestHTTP10(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		for _, r := range []struct {
 			target, headers string
 			status          int
@@ -79,7 +79,7 @@ func TestHTTP10(t *testing.T) {
 // TestManyHeadersAreAllowed: a request may have 200 fields; over HTTP/2 each cookie crumb is one.
 func TestManyHeadersAreAllowed(t *testing.T) {
 	const fields = 200
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		me := request{path: "/api/v1/me"}.with(bearer(p.env.creds.Plain))
 		many := me
 		for i := range fields - 1 {
@@ -111,8 +111,8 @@ func TestManyHeadersAreAllowed(t *testing.T) {
 // TestMaxStreamDurationEndsWebSocket sets the bound that envoy.yaml turns off.
 func TestMaxStreamDurationEndsWebSocket(t *testing.T) {
 	const bound = time.Second
-	forEachVersionInParallel(t, func(t *testing.T, env *environment, version string) {
-		p := env.ownEnvoy(t, version, envoy.Addresses{}, func(config map[string]any) {
+	forEachInParallel(t, func(t *testing.T, env *environment, s setup) {
+		p := env.ownEnvoy(t, s, envoy.Addresses{}, func(config map[string]any) {
 			options := manager(config)["common_http_protocol_options"].(map[string]any)
 			if options["max_stream_duration"] != "0s" {
 				t.Errorf("max_stream_duration is %v in envoy.yaml, want 0s", options["max_stream_duration"])
@@ -140,12 +140,8 @@ func TestMaxStreamDurationEndsWebSocket(t *testing.T) {
 		if used, err := use(p, 5*bound); err == nil || used < bound {
 			t.Errorf("a WebSocket ended after %v: %v", used, err)
 		}
-		for _, p := range env.proxies {
-			if p.version == version {
-				if used, err := use(p, 2*bound); err != nil {
-					t.Errorf("with envoy.yaml unchanged, a WebSocket ended after %v: %v", used, err)
-				}
-			}
+		if used, err := use(env.proxy(s), 2*bound); err != nil {
+			t.Errorf("with envoy.yaml unchanged, a WebSocket ended after %v: %v", used, err)
 		}
 	})
 }

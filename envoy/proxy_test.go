@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,26 +26,44 @@ import (
 // proxy is a running Envoy.
 type proxy struct {
 	*testbed.Process
-	version string
-	addr    string // HOST:PORT for clients
-	admin   string // HOST:PORT
-	env     *environment
+	setup
+	addr  string // HOST:PORT for clients
+	admin string // HOST:PORT of Envoy's admin listener
+	env   *environment
+
+	checks *testbed.Process // which checks: authzd, or this Envoy. Only withKeyAPI sets it
 }
 
-// startEnvoy runs envoy.yaml in an Envoy of that version. Missing addresses are those of the environment. The edits
-// change the rendered configuration.
-func (env *environment) startEnvoy(name, version string, a envoy.Addresses, edits ...func(config map[string]any)) (*proxy, error) {
+// startEnvoy runs envoy.yaml in an Envoy. Missing addresses are those of the environment. The fields of changes replace
+// those of the module's configuration. The edits change the rendered configuration.
+func (env *environment) startEnvoy(name string, s setup, a envoy.Addresses, changes testbed.Config, edits ...edit) (*proxy, error) {
+	p, err := env.launch(name, s, a, changes, edits...)
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.Background()
+	if err := p.Await(ctx, func() error { return testbed.Probe(ctx, "http://"+p.admin+"/ready") }); err != nil {
+		return nil, err
+	}
+	if s.front == module {
+		err = cmp.Or(p.AwaitStarted(ctx), awaitReady(ctx, p.Process))
+	}
+	return p, err
+}
+
+// launch is startEnvoy without the wait until it is ready.
+func (env *environment) launch(name string, s setup, a envoy.Addresses, changes testbed.Config, edits ...edit) (*proxy, error) {
 	ports, err := testbed.FreeAddresses(2)
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{version: version, addr: ports[0], admin: ports[1], env: env}
+	p := &proxy{setup: s, addr: ports[0], admin: ports[1], env: env}
 	a.Admin = "tcp://" + p.admin
 	a.Listener = cmp.Or(a.Listener, "tcp://"+p.addr)
 	a.Owners = cmp.Or(a.Owners, env.socket("owners"))
 	a.Authz = cmp.Or(a.Authz, env.socket("authz"))
 	a.Upstream = cmp.Or(a.Upstream, "tcp://"+env.echo)
-	config, err := envoy.Render(a)
+	config, err := env.render(s, a, changes)
 	if err != nil {
 		return nil, err
 	}
@@ -55,18 +74,28 @@ func (env *environment) startEnvoy(name, version string, a envoy.Addresses, edit
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		return nil, err
 	}
-	program, err := envoy.Find(context.Background(), version, os.Stderr)
+	program, err := envoy.Find(context.Background(), s.version, os.Stderr)
 	if err != nil {
 		return nil, err
 	}
-	if p.Process, err = env.Start(name, exec.Command(program, envoy.Args(file)...)); err != nil {
-		return nil, err
-	}
-	ctx := context.Background()
-	return p, p.Await(ctx, func() error { return testbed.Probe(ctx, "http://"+p.admin+"/ready") })
+	cmd := exec.Command(program, envoy.Args(file)...)
+	cmd.Env = append(os.Environ(), envoy.ModuleEnv(programs.dir)...)
+	p.Process, err = env.Start(name, cmd)
+	return p, err
 }
 
-func edited(config []byte, edits []func(map[string]any)) ([]byte, error) {
+// render returns the configuration of a setup.
+func (env *environment) render(s setup, a envoy.Addresses, changes testbed.Config) ([]byte, error) {
+	if s.front == module {
+		return envoy.RenderModule(a, env.ModuleConfig(checkConfig(changes)))
+	}
+	return envoy.Render(a)
+}
+
+// edit changes a rendered configuration.
+type edit = func(config map[string]any)
+
+func edited(config []byte, edits []edit) ([]byte, error) {
 	if len(edits) == 0 {
 		return config, nil
 	}
@@ -94,17 +123,48 @@ func cluster(config map[string]any, name string) map[string]any {
 	return clusters[i].(map[string]any)
 }
 
-// ownEnvoy is startEnvoy for one test.
-func (env *environment) ownEnvoy(t *testing.T, version string, a envoy.Addresses, edits ...func(config map[string]any)) *proxy {
+// ownEnvoy is startEnvoy for one test, with the checks of the environment.
+func (env *environment) ownEnvoy(t *testing.T, s setup, a envoy.Addresses, edits ...edit) *proxy {
 	t.Helper()
-	name := fmt.Sprintf("envoy-%s-%d", version, time.Now().UnixNano())
-	p, err := env.startEnvoy(name, version, a, edits...)
+	return env.ownModule(t, s, a, nil, edits...)
+}
+
+// ownChecks is ownEnvoy with other checks: those of a separate authzd, or of the module. The fields of changes replace
+// those of their configuration.
+func (env *environment) ownChecks(t *testing.T, s setup, a envoy.Addresses, changes testbed.Config, edits ...edit) *proxy {
+	t.Helper()
+	if s.front == authzd {
+		name := unique("authzd")
+		env.ownAuthzd(t, name, changes)
+		a.Authz = env.socket(name)
+	}
+	return env.ownModule(t, s, a, changes, edits...)
+}
+
+// ownWithoutAnswers is ownEnvoy whose checks get no answer: from authzd, or from the key API.
+func (env *environment) ownWithoutAnswers(t *testing.T, s setup) *proxy {
+	t.Helper()
+	return env.ownModule(t, s, envoy.Addresses{Authz: env.socket("missing")}, env.withoutKeyAPI())
+}
+
+func (env *environment) withoutKeyAPI() testbed.Config {
+	return testbed.Config{"key_api": testbed.Config{"url": env.socket("missing"), "token_file": env.File("key-api.token")}}
+}
+
+func (env *environment) ownModule(t *testing.T, s setup, a envoy.Addresses, changes testbed.Config, edits ...edit) *proxy {
+	t.Helper()
+	p, err := env.startEnvoy(unique("envoy-"+s.String()), s, a, changes, edits...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Shutdown(5 * time.Second) })
 	return p
 }
+
+var names atomic.Int64
+
+// unique returns a name that no other process has.
+func unique(name string) string { return fmt.Sprintf("%s-%d", name, names.Add(1)) }
 
 // adminPage returns a page of Envoy's admin listener.
 func (p *proxy) adminPage(t *testing.T, path string) []byte {

@@ -8,13 +8,16 @@ import (
 	"testing"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/phantomrouter/phantom-authz/envoy"
 )
 
 // TestSidecarMayRemoveIdentityHeaders: with dashes or underscores, and with any characters that a name may have.
 func TestSidecarMayRemoveIdentityHeaders(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		var name atomic.Value
-		p := withSidecar(t, env, version, func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) {
+		p := withSidecar(t, env, s, func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) {
 			ok := &auth.OkHttpResponse{HeadersToRemove: []string{name.Load().(string)}}
 			return &auth.CheckResponse{HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: ok}}, nil
 		})
@@ -38,16 +41,17 @@ func allowUnderscores(config map[string]any) {
 	delete(manager(config)["common_http_protocol_options"].(map[string]any), "headers_with_underscores_action")
 }
 
-// TestSidecarReceivesIdentityHeaders: in an Envoy with the filter only, without early removal and refusal of underscores,
-// the sidecar receives a client's identity headers, so that it can remove them.
+// filterOnly is an edit that leaves identity headers to the front: without early removal and refusal of underscores.
+func filterOnly(config map[string]any) {
+	delete(manager(config), "early_header_mutation_extensions")
+	allowUnderscores(config)
+}
+
+// TestSidecarReceivesIdentityHeaders: in an Envoy with the filter only, the sidecar receives a client's identity headers, so that it can remove them.
 func TestSidecarReceivesIdentityHeaders(t *testing.T) {
-	filterOnly := func(config map[string]any) {
-		delete(manager(config), "early_header_mutation_extensions")
-		allowUnderscores(config)
-	}
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
 		checks := make(chan *auth.CheckRequest, 1)
-		p := withSidecar(t, env, version, func(_ context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
+		p := withSidecar(t, env, s, func(_ context.Context, r *auth.CheckRequest) (*auth.CheckResponse, error) {
 			checks <- r
 			return &auth.CheckResponse{}, nil
 		}, filterOnly)
@@ -64,19 +68,33 @@ func TestSidecarReceivesIdentityHeaders(t *testing.T) {
 	})
 }
 
-// TestEnvoyRemovesIdentityHeadersWithUnderscores: also if it allows underscores.
-func TestEnvoyRemovesIdentityHeadersWithUnderscores(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, env *environment, version string) {
-		p := withSidecar(t, env, version, allowAll, allowUnderscores)
-		got := p.do(t, request{path: "/api/v1/chat"}.with("x_phantom_scopes: a", "X_PHANTOM-account_id: b", "x-phantom_: c", "X_Other: d"))
-		echo, ok := got.upstream()
-		for name := range echo.Headers {
-			if strings.Contains(name, "phantom") {
-				t.Errorf("%s arrived", name)
+// TestIdentityHeadersWithUnderscoresAreRemoved: by Envoy, if it allows underscores, and by the front, if Envoy does not
+// remove them early.
+func TestIdentityHeadersWithUnderscoresAreRemoved(t *testing.T) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
+		for name, edit := range map[string]edit{"Envoy": allowUnderscores, "front": filterOnly} {
+			p := env.ownEnvoy(t, s, envoy.Addresses{}, edit)
+			me := request{path: "/api/v1/me"}.with(bearer(env.creds.Plain))
+			want := map[string][]string{
+				"x-phantom-account-id": {env.creds.Account}, "x-phantom-principal": {"key"},
+				"x-phantom-credential-id": {env.creds.PlainID}, "x-phantom-scopes": {""},
 			}
-		}
-		if !ok || echo.Headers["x_other"] == nil {
-			t.Errorf("%d %s", got.status, got.body)
+			for _, me.http2 = range []bool{false, true} {
+				got := p.do(t, me.with(
+					"x_phantom_scopes: a", "x_phantom_scopes: a2", "X_PHANTOM-account_id: b", "x-phantom_: c", "x-phantom-new: d", "x-phantom-new: e",
+					"X-Phantom-Scopes: f", "x-phantom-scopes: g", "x-phantom-account-id:", "x-phantom-empty:", "X_Other: h",
+				))
+				echo, ok := got.upstream()
+				found := secretsAndIdentity(echo)
+				for name, values := range echo.Headers {
+					if strings.Contains(name, "phantom") {
+						found[name] = values
+					}
+				}
+				if diff := cmp.Diff(want, found); !ok || echo.Headers["x_other"] == nil || diff != "" {
+					t.Errorf("by %s, HTTP/2 %v: %d %s (-want +got):\n%s", name, me.http2, got.status, got.body, diff)
+				}
+			}
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
 	admin "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
@@ -14,6 +15,7 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/common/matching/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/matcher/action/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/dynamic_modules/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
@@ -30,36 +32,50 @@ import (
 	"github.com/phantomrouter/phantom-authz/envoy"
 )
 
-func TestShippedFileIsValidInEachVersion(t *testing.T) {
-	for _, version := range versions() {
-		program, err := envoy.Find(t.Context(), version, os.Stderr)
+func TestShippedFileIsValid(t *testing.T) {
+	forEach(t, func(t *testing.T, env *environment, s setup) {
+		file := "envoy.yaml"
+		if s.front == module {
+			text, err := env.render(s, envoy.Addresses{}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file = filepath.Join(t.TempDir(), "envoy.yaml")
+			if err := os.WriteFile(file, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		program, err := envoy.Find(t.Context(), s.version, os.Stderr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command(program, "--mode", "validate", "-c", "envoy.yaml").CombinedOutput(); err != nil {
-			t.Errorf("Envoy %s: %v\n%s", version, err, out)
+		cmd := exec.Command(program, "--mode", "validate", "-c", file)
+		cmd.Env = append(os.Environ(), envoy.ModuleEnv(programs.dir)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
 		}
-	}
+	})
 }
 
-// TestShippedFileIsRunning compares the configuration of each running Envoy with envoy.yaml, except for addresses.
+// TestShippedFileIsRunning compares the configuration of each running Envoy with envoy.yaml, except for addresses and for
+// what the module replaces.
 func TestShippedFileIsRunning(t *testing.T) {
-	text, err := os.ReadFile("envoy.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	document := decode(t, text)
-	redact(document)
-	body, err := json.Marshal(document)
-	if err != nil {
-		t.Fatal(err)
-	}
-	shipped := new(bootstrap.Bootstrap)
-	if err := protojson.Unmarshal(body, shipped); err != nil {
-		t.Fatal(err)
-	}
-	blank(shipped)
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
+		text, err := p.env.render(p.setup, envoy.Addresses{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		document := decode(t, text)
+		redact(document)
+		body, err := json.Marshal(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shipped := new(bootstrap.Bootstrap)
+		if err := protojson.Unmarshal(body, shipped); err != nil {
+			t.Fatal(err)
+		}
+		blank(shipped)
 		running := p.bootstrap(t)
 		blank(running)
 		if diff := cmp.Diff(shipped, running, protocmp.Transform()); diff != "" {

@@ -2,10 +2,8 @@ package envoy_test
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"testing"
-	"time"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
@@ -30,11 +28,11 @@ func allowAll(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) 
 }
 
 // withSidecar runs an Envoy whose checks are answered by the function.
-func withSidecar(t *testing.T, env *environment, version string, answer answerFunc, edits ...func(config map[string]any)) *proxy {
+func withSidecar(t *testing.T, env *environment, s setup, answer answerFunc, edits ...edit) *proxy {
 	t.Helper()
-	socket := env.Socket(fmt.Sprintf("own-%d", time.Now().UnixNano()))
+	socket := env.Socket(unique("own"))
 	serveChecks(t, "unix", socket, answer)
-	return env.ownEnvoy(t, version, envoy.Addresses{Authz: "unix://" + socket}, edits...)
+	return env.ownEnvoy(t, s, envoy.Addresses{Authz: "unix://" + socket}, edits...)
 }
 
 // serveChecks runs a sidecar and returns its address and a function that stops it and removes its socket.

@@ -21,7 +21,7 @@ var spoofs = []string{
 }
 
 func TestIdentityHeadersOfClientAreRemoved(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		c := p.env.creds
 		want := map[string][]string{
 			"x-phantom-account-id": {c.Account}, "x-phantom-principal": {"key"},
@@ -61,8 +61,8 @@ func TestIdentityHeadersOfClientAreRemoved(t *testing.T) {
 }
 
 func TestIdentityTrailersOfClientAreRemoved(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
-		upstream := p.env.recordTrailers(t, p.version)
+	onEach(t, func(t *testing.T, p *proxy) {
+		upstream := p.env.recordTrailers(t, p.setup)
 		for _, http2 := range []bool{false, true} {
 			trailers := upstream(http2)
 			// Envoy drops all trailers of HTTP/1.1 and passes those of HTTP/2 on.
@@ -80,7 +80,7 @@ func TestIdentityTrailersOfClientAreRemoved(t *testing.T) {
 
 // TestEnvoyHeadersOfClientAreIgnored: no client is "internal" to Envoy.
 func TestEnvoyHeadersOfClientAreIgnored(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, p *proxy) {
+	onEach(t, func(t *testing.T, p *proxy) {
 		got := p.do(t, request{path: "/api/v1/me"}.with(
 			bearer(p.env.creds.Plain), "X-Envoy-Original-Path: /api/v1/chat", "X-Envoy-External-Address: 203.0.113.9",
 			"X-Envoy-Upstream-Alt-Stat-Name: x", "X-Envoy-Force-Trace: 1", "X-Envoy-Upstream-Rq-Timeout-Ms: 1", "X-Request-Id: mine",

@@ -14,7 +14,7 @@ import (
 
 // recordTrailers returns a function that sends a request with trailers through an Envoy and returns the trailers that
 // the upstream receives.
-func (env *environment) recordTrailers(t *testing.T, version string) func(http2 bool) http.Header {
+func (env *environment) recordTrailers(t *testing.T, s setup) func(http2 bool) http.Header {
 	t.Helper()
 	trailers := make(chan http.Header, 1)
 	upstream := serve(t, "127.0.0.1:0", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -22,7 +22,7 @@ func (env *environment) recordTrailers(t *testing.T, version string) func(http2 
 		trailers <- r.Trailer.Clone()
 	}))
 	// By default Envoy would reset a stream with underscores in names.
-	p := env.ownEnvoy(t, version, envoy.Addresses{Upstream: "tcp://" + upstream.addr}, allowUnderscores)
+	p := env.ownEnvoy(t, s, envoy.Addresses{Upstream: "tcp://" + upstream.addr}, allowUnderscores)
 	return func(http2 bool) http.Header {
 		p.sendTrailers(t, http2, bearer(env.creds.Chat), http.Header{
 			"X-Phantom-Account-Id": {"acc_evil"}, "X-Phantom-Scopes": {"admin"}, "X_phantom_scopes": {"admin"},

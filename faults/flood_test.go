@@ -3,6 +3,7 @@ package faults_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -11,10 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
+	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
@@ -122,9 +125,59 @@ const (
 // A flood of unknown keys neither exceeds the rate limit of requests to the key API nor delays good keys, even while the key API
 // does not answer. bench/flood measures the latency of good keys.
 func TestFlood(t *testing.T) {
-	s := newFixture(t, nil)
+	testFlood(t, throughAuthzd, 1, floodMemory, func(s *fixture, _ checker) generator {
+		return func(ctx context.Context, keys int) (map[string]int, error) {
+			return s.GenerateLoad(ctx, "flooded", testbed.Load{Checks: keys})
+		}
+	})
+}
+
+// TestFloodWithTheModule is TestFlood behind an Envoy with the module, whose memory includes Envoy's.
+func TestFloodWithTheModule(t *testing.T) {
+	const ofEnvoy = 256 << 20
+	testFlood(t, throughModule, requestCost, floodMemory+ofEnvoy, floodEnvoy)
+}
+
+// generator sends checks of unknown keys at full speed, and returns the answers by reason.
+type generator func(ctx context.Context, keys int) (map[string]int, error)
+
+// floodEnvoy sends requests on many connections: those that wait for the key API must not keep the others from being sent.
+func floodEnvoy(s *fixture, through checker) generator {
+	return func(ctx context.Context, keys int) (map[string]int, error) {
+		const connections = 1000
+		var mu sync.Mutex
+		answers := map[string]int{}
+		var sent atomic.Int64
+		var sending errgroup.Group
+		for range connections {
+			sending.Go(func() error {
+				for n := sent.Add(1); n <= int64(keys); n = sent.Add(1) {
+					key := credential.Mint(credential.Key)
+					if n%100 == 0 { // all would take much memory
+						s.Canaries.Add(key.Reveal())
+					}
+					got, err := through.CheckAsEnvoy(ctx, key)
+					if err != nil {
+						return err
+					}
+					mu.Lock()
+					answers[got.Reason]++
+					mu.Unlock()
+				}
+				return nil
+			})
+		}
+		return answers, sending.Wait()
+	}
+}
+
+// testFlood tests a front. Each check has the cost; memory is the limit.
+func testFlood(t *testing.T, through front, cost int, memory int64, of func(*fixture, checker) generator) {
+	t.Helper()
+	keys, frozenKeys := floodKeys/cost, floodFrozen/cost
+	s := newFixture(t, testbed.Config{"lease": "30m"}) // polls may be late in a flood
 	rt := newRoute(t, s)
-	sidecar := s.authzd("flooded", testbed.Config{
+	sidecar, prober := through.start(s, t, "flooded", testbed.Config{
 		// Failed requests cost no token, so on a slow machine none must fail.
 		"key_api":   testbed.Config{"url": rt.url, "token_file": "key-api.token", "timeout": "20s"},
 		"admission": testbed.Config{"unknown_per_second": floodPerSecond, "burst": floodBurst},
@@ -134,12 +187,13 @@ func TestFlood(t *testing.T) {
 		hot[i] = s.mint().Secret
 	}
 	eventually(t, "synced", func() error { return metricIs(t, sidecar, synced, 1) })
-	f := &flood{fixture: s, sidecar: sidecar, prober: s.checks("flooded"), hot: hot}
+	s.settle() // the change that mints a key may invalidate it
+	f := &flood{fixture: s, sidecar: sidecar, prober: prober, generate: of(s, prober), hot: hot}
 	awaitAllowed(t, f.prober, hot) // so that they are cached
 	answering := &recorder{}
 	answering.record(rt)
 	began := time.Now()
-	answers := f.send(floodKeys)
+	answers := f.send(keys)
 	if answers[unknown.Reason] == 0 || answers[rateLimited.Reason] == 0 {
 		t.Errorf("answers: %v", answers)
 	}
@@ -147,7 +201,7 @@ func TestFlood(t *testing.T) {
 	defer close(over)
 	frozen := &recorder{hold: func() { <-over }}
 	frozen.record(rt)
-	frozenAnswers := f.send(floodFrozen)
+	frozenAnswers := f.send(frozenKeys)
 	took := time.Since(began)
 	if frozenAnswers[unknown.Reason] != 0 || frozenAnswers[rateLimited.Reason] == 0 {
 		t.Errorf("answers while the key API does not answer: %v", frozenAnswers)
@@ -160,24 +214,33 @@ func TestFlood(t *testing.T) {
 	}
 	times := answering.total() + frozen.total()
 	// Requests in flight at the end may have used the tokens of another moment.
-	most := floodBurst + int(took.Seconds()*floodPerSecond) + floodPerSecond/10
-	if times > most {
-		t.Errorf("%d requests in %v, want at most %d", times, took, most)
+	limit := floodBurst + int(took.Seconds()*floodPerSecond) + floodPerSecond/10
+	if times > limit {
+		t.Errorf("%d requests in %v, want at most %d", times, took, limit)
 	}
-	memory := must(testbed.Resident(sidecar.Pid()))(t)
-	if memory > floodMemory {
-		t.Errorf("the sidecar uses %d MiB", memory>>20)
+	used := must(testbed.Resident(sidecar.Pid()))(t)
+	if used > memory {
+		t.Errorf("the sidecar uses %d MiB", used>>20)
 	}
 	t.Logf("%d unknown keys in %v: %v, and %v while the key API did not answer; %d requests (limit %d); the sidecar uses %d MiB",
-		floodKeys+floodFrozen, took.Round(time.Millisecond), answers, frozenAnswers, times, most, memory>>20)
+		keys+frozenKeys, took.Round(time.Millisecond), answers, frozenAnswers, times, limit, used>>20)
+}
+
+// settle waits until all sidecars have acknowledged all changes.
+func (s *fixture) settle() {
+	s.t.Helper()
+	key := s.mint()
+	s.awaitEffective(must(s.Operators.Do(s.t.Context(), operatorapi.RevokeKey(key.ID)))(s.t).Change.Revision)
 }
 
 // flood is a sidecar and its hot keys.
 type flood struct {
 	*fixture
 	sidecar *testbed.Process
-	prober  *testbed.CheckClient
+	prober  checker
 	hot     []credential.Secret
+
+	generate generator
 }
 
 // send sends unknown keys at full speed and counts the answers. Meanwhile it checks hot keys, which must all be allowed from the
@@ -190,7 +253,7 @@ func (f *flood) send(keys int) (answers map[string]int) {
 	var failed error
 	go func() {
 		defer close(over)
-		answers, failed = f.GenerateLoad(f.t.Context(), "flooded", testbed.Load{Checks: keys})
+		answers, failed = f.generate(f.t.Context(), keys)
 	}()
 	checked := 0
 	for ; checked < len(f.hot) || !closed(over); checked++ {
@@ -216,13 +279,15 @@ func (f *flood) send(keys int) (answers map[string]int) {
 }
 
 // awaitAllowed waits until every key is allowed.
-func awaitAllowed(t testing.TB, checks *testbed.CheckClient, keys []credential.Secret) {
+func awaitAllowed(t testing.TB, checks checker, keys []credential.Secret) {
 	t.Helper()
 	for _, secret := range keys {
 		eventually(t, "good key", func() error {
-			ctx, cancel := context.WithTimeout(t.Context(), testbed.EnvoyTimeout)
-			defer cancel()
-			return checks.CheckAllowed(ctx, secret)
+			got, err := checks.CheckAsEnvoy(t.Context(), secret)
+			if err == nil && got != allowed {
+				err = fmt.Errorf("%v", got)
+			}
+			return err
 		})
 	}
 }

@@ -19,19 +19,20 @@ import (
 
 // While a sidecar is stopped a key is revoked. The change is effective once the lease and the stale time of that sidecar are over,
 // not before, also if keyd restarts. The sidecar then denies the key.
-func TestFrozenSidecar(t *testing.T) {
+func TestFrozenSidecar(t *testing.T) { forEachFront(t, testFrozenSidecar) }
+
+func testFrozenSidecar(t *testing.T, through front) {
 	s := newFixture(t, testbed.Config{"lease": "1s"})
 	rt := newRoute(t, s)
 	cache := testbed.Config{"confirm_after": "500ms", "max_stale": "6s"}
-	frozen := s.authzd("frozen", testbed.Config{
+	frozen, toFrozen := through.start(s, t, "frozen", testbed.Config{
 		"cache":   cache,
 		"key_api": testbed.Config{"url": rt.url, "token_file": "key-api.token"},
 	})
 	name := s.sidecars()[0].Name
-	s.authzd("awake", testbed.Config{"cache": cache})
+	_, toAwake := through.start(s, t, "awake", testbed.Config{"cache": cache})
 	key, other := s.mint(), s.mint()
-	toFrozen, toAwake := s.checks("frozen"), s.checks("awake")
-	for _, checks := range []*testbed.CheckClient{toFrozen, toAwake} {
+	for _, checks := range []checker{toFrozen, toAwake} {
 		awaitAllowed(t, checks, []credential.Secret{key.Secret, other.Secret})
 	}
 
@@ -66,7 +67,7 @@ func TestFrozenSidecar(t *testing.T) {
 	outage.end(t, rt)
 	eventually(t, "lease", func() error { return metricIs(t, frozen, synced, 1) })
 	awaitAllowed(t, toFrozen, []credential.Secret{other.Secret})
-	for _, checks := range []*testbed.CheckClient{toFrozen, toAwake} {
+	for _, checks := range []checker{toFrozen, toAwake} {
 		if got, err := checks.Check(t.Context(), key.Secret); err != nil || got != revoked {
 			t.Errorf("revoked key: %v, %v", got, err)
 		}
@@ -74,7 +75,7 @@ func TestFrozenSidecar(t *testing.T) {
 }
 
 // continueWithChecks continues a stopped sidecar while checks of a revoked key wait.
-func (s *fixture) continueWithChecks(frozen *testbed.Process, checks *testbed.CheckClient, key testbed.Key) {
+func (s *fixture) continueWithChecks(frozen *testbed.Process, checks checker, key testbed.Key) {
 	s.t.Helper()
 	var pending sync.WaitGroup
 	for i := range 200 {

@@ -62,7 +62,7 @@ type load struct {
 	*fixture
 	t       *testing.T
 	promise promise
-	checks  *testbed.CheckClient
+	checks  checker
 	cached  []*trackedKey // never changed
 
 	following sync.WaitGroup // of follow
@@ -74,9 +74,9 @@ type load struct {
 	acknowledged, rejected, uncertain                 atomic.Int64
 }
 
-func newLoad(s *fixture, t *testing.T, sidecar string, p promise) *load {
+func newLoad(s *fixture, t *testing.T, checks checker, p promise) *load {
 	t.Helper()
-	l := &load{fixture: s, t: t, promise: p, checks: s.checks(sidecar)}
+	l := &load{fixture: s, t: t, promise: p, checks: checks}
 	for range 10 {
 		l.cached = append(l.cached, &trackedKey{Key: s.mint()})
 	}

@@ -2,6 +2,8 @@
 
 package faults_test
 
+import "time"
+
 const (
 	long         = true
 	matrixChecks = 1_000_000
@@ -9,3 +11,9 @@ const (
 	revokedKeys  = 3_000
 	killsOfEach  = 100
 )
+
+var mixedPace = pace{
+	total: 30 * time.Minute, perSecond: 2000, change: time.Second, update: time.Minute, fault: 3 * time.Minute, firstFault: 50 * time.Second,
+	lease: 10 * time.Second, maxStale: 20 * time.Second, outage: [2]time.Duration{50 * time.Second, 15 * time.Second},
+	sample: 5 * time.Second, settled: 2 * time.Minute,
+}

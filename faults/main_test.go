@@ -27,11 +27,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func built(t *testing.T) string {
+func built(t testing.TB) string {
 	t.Helper()
 	programs.once.Do(func() {
 		if programs.dir, programs.err = os.MkdirTemp("", "programs"); programs.err == nil {
 			programs.err = testbed.Build(context.Background(), programs.dir, "cmd/keyd", "cmd/authzd", "internal/loadgen")
+		}
+		if programs.err == nil {
+			programs.err = buildModule(context.Background(), programs.dir)
 		}
 	})
 	if programs.err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,18 +53,32 @@ type result struct {
 }
 
 // TestMatrix checks every type of credential during every fault of the route to the key API.
-func TestMatrix(t *testing.T) {
+func TestMatrix(t *testing.T) { testMatrix(t, throughAuthzd, faults(), matrixChecks) }
+
+// TestMatrixWithTheModule is TestMatrix behind an Envoy with the module.
+func TestMatrixWithTheModule(t *testing.T) {
+	all := faults()
+	if !long {
+		all = slices.DeleteFunc(all, func(f fault) bool { return !slices.Contains(moduleFaults, f.name) })
+	}
+	testMatrix(t, throughModule, all, matrixChecks/requestCost)
+}
+
+// moduleFaults are those of the short run with the module: one of each cause. Each starts an Envoy.
+var moduleFaults = []string{"down", "slow", "truncated", "500", "hang"}
+
+func testMatrix(t *testing.T, through front, all []fault, checks int) {
+	t.Helper()
 	s := newFixture(t, testbed.Config{"lease": milliseconds(matrixLease)})
 	var mu sync.Mutex
 	results := map[string]result{}
-	all := faults()
 	// The rows run in parallel, since they mostly wait.
 	var rows sync.WaitGroup
 	for i, f := range all {
 		rows.Go(func() {
 			t.Run(f.name, func(t *testing.T) {
-				r := newRow(t, s, fmt.Sprintf("row%d", i), f)
-				l := r.run()
+				r := newRow(t, s, fmt.Sprintf("row%d", i), f, through)
+				l := r.run(checks / len(all))
 				mu.Lock()
 				defer mu.Unlock()
 				results[f.name] = l
@@ -74,6 +89,20 @@ func TestMatrix(t *testing.T) {
 	t.Log(table(all, results))
 }
 
+// A stopped keyd is as a fault of the route.
+func TestFrozenKeyAPI(t *testing.T) {
+	forEachFront(t, func(t *testing.T, through front) {
+		s := newFixture(t, testbed.Config{"lease": milliseconds(matrixLease)})
+		f := fault{
+			name:  "frozen",
+			begin: func(t *testing.T, _ *route) { t.Helper(); signal(t, s.keyd, syscall.SIGSTOP) },
+			end:   func(t *testing.T, _ *route) { t.Helper(); signal(t, s.keyd, syscall.SIGCONT) },
+		}
+		l := newRow(t, s, "frozen", f, through).run(0)
+		t.Log(table([]fault{f}, map[string]result{f.name: l}))
+	})
+}
+
 // row is one fault with its own sidecar.
 type row struct {
 	*fixture
@@ -81,20 +110,18 @@ type row struct {
 	fault  fault
 	route  *route
 	authzd *testbed.Process
-	checks *testbed.CheckClient
+	checks checker
 	cells  []cell
 	count  atomic.Int64
 }
 
-func newRow(t *testing.T, s *fixture, name string, f fault) *row {
+func newRow(t *testing.T, s *fixture, name string, f fault, through front) *row {
 	t.Helper()
 	r := &row{fixture: s, t: t, fault: f, route: newRoute(t, s)}
-	r.authzd = must(s.StartAuthzd(t.Context(), name, testbed.Config{
+	r.authzd, r.checks = through.start(s, t, name, testbed.Config{
 		"key_api": testbed.Config{"url": r.route.url, "token_file": "key-api.token"},
 		"cache":   testbed.Config{"confirm_after": milliseconds(matrixConfirm), "max_stale": milliseconds(matrixMaxStale)},
-	}))(t)
-	r.checks = must(s.CheckClient(name))(t)
-	t.Cleanup(r.checks.Close)
+	})
 
 	bad := must(s.MintKey(t.Context(), s.account))(t)
 	must(s.Operators.Do(t.Context(), operatorapi.RevokeKey(bad.ID)))(t)
@@ -110,13 +137,13 @@ func newRow(t *testing.T, s *fixture, name string, f fault) *row {
 
 const coldKey = 0 // index of the cell that is not cached when the fault begins
 
-func (r *row) run() result {
+// run checks at least so often.
+func (r *row) run(atLeast int) result {
 	l := result{fault: r.fault.name}
-	enough := int64((matrixChecks + len(faults()) - 1) / len(faults()))
 	defer r.checkInBackground()()
 	// In turn, outages shorter and longer than max_stale.
 	const tries = 5 // of each, if the machine is too slow to check all cells in time
-	for cycle := 0; cycle < 2 || r.count.Load() < enough; cycle++ {
+	for cycle := 0; cycle < 2 || r.count.Load() < int64(atLeast); cycle++ {
 		for retries := 0; !r.cycle(&l, cycle%2); retries++ {
 			if retries == tries {
 				r.t.Fatalf("%s: the sidecar left the mode too soon in all tries", r.fault.name)

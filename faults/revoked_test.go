@@ -43,7 +43,7 @@ func TestRevokedKeysEvictNothing(t *testing.T) {
 }
 
 // checkIs returns an error unless a check has the wanted answer.
-func checkIs(checks *testbed.CheckClient, secret credential.Secret, want testbed.Answer) error {
+func checkIs(checks checker, secret credential.Secret, want testbed.Answer) error {
 	ctx, cancel := context.WithTimeout(context.Background(), testbed.Patience)
 	defer cancel()
 	got, err := checks.Check(ctx, secret, grpc.WaitForReady(true))

@@ -14,9 +14,9 @@ import (
 )
 
 // composeProject loads a compose file as `docker compose` does, with all profiles.
-func composeProject(t testing.TB, file string, environment ...string) *types.Project {
+func composeProject(t testing.TB, files []string, environment ...string) *types.Project {
 	t.Helper()
-	options, err := cli.NewProjectOptions([]string{file}, cli.WithEnv(environment), cli.WithProfiles([]string{"*"}), cli.WithResolvedPaths(true))
+	options, err := cli.NewProjectOptions(files, cli.WithEnv(environment), cli.WithProfiles([]string{"*"}), cli.WithResolvedPaths(true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,14 +27,27 @@ func composeProject(t testing.TB, file string, environment ...string) *types.Pro
 	return project
 }
 
+const moduleFileOfCompose = "../envoy/compose/module.yaml"
+
+// composeVariants are the files of the project with authzd, and with the module in place of it.
+var composeVariants = map[string][]string{
+	"authzd": {"../compose.yaml"},
+	"module": {"../compose.yaml", moduleFileOfCompose},
+}
+
 func TestCompose(t *testing.T) {
-	for _, file := range []string{"../compose.yaml", "../envoy/compose.yaml"} {
-		t.Run(file, func(t *testing.T) {
-			p := composeProject(t, file)
+	for _, files := range [][]string{
+		composeVariants["authzd"], {"../envoy/compose.yaml"}, composeVariants["module"], {"../envoy/compose.yaml", moduleFileOfCompose},
+	} {
+		t.Run(strings.Join(files, " "), func(t *testing.T) {
+			p := composeProject(t, files)
 			if p.Name != "phantom" {
 				t.Errorf("project name is %s", p.Name)
 			}
 			want := []string{"authzd", "echo", "env", "envoy", "keyctl", "keyd", "seed", "tokens"}
+			if len(files) > 1 {
+				want = want[1:]
+			}
 			if names := p.ServiceNames(); !slices.Equal(names, want) {
 				t.Fatalf("services %v, want %v", names, want)
 			}
@@ -71,9 +84,31 @@ func hardened(t *testing.T, s types.ServiceConfig) {
 }
 
 // Each service mounts only the tokens, sockets and data that it needs: authzd has neither the operator's token nor the owners'
-// socket.
+// socket. Envoy has the sidecars' token if it has the module.
 func TestComposeVolumes(t *testing.T) {
-	p := composeProject(t, "../compose.yaml")
+	for name, files := range composeVariants {
+		want := map[string][]string{
+			"sidecar-token":  {"authzd reads", "keyd reads", "tokens"},
+			"operator-token": {"keyctl reads", "keyd reads", "seed reads", "tokens"},
+			"check-socket":   {"authzd", "envoy reads"},
+			"owners-socket":  {"envoy reads", "keyd"},
+			"keys":           {"keyd"},
+			"demo":           {"env reads", "seed"},
+		}
+		if name == "module" {
+			want["sidecar-token"] = []string{"envoy reads", "keyd reads", "tokens"}
+			delete(want, "check-socket")
+		}
+		p := composeProject(t, files)
+		got := mounts(p)
+		if !maps.EqualFunc(got, want, slices.Equal) || len(p.Volumes) != len(want) {
+			t.Errorf("%s: volumes %v, want %v", name, got, want)
+		}
+	}
+}
+
+// mounts returns the services that mount each volume.
+func mounts(p *types.Project) map[string][]string {
 	got := map[string][]string{}
 	for _, s := range p.Services {
 		for _, v := range s.Volumes {
@@ -84,24 +119,14 @@ func TestComposeVolumes(t *testing.T) {
 			got[v.Source] = append(got[v.Source], name)
 		}
 	}
-	want := map[string][]string{
-		"sidecar-token":  {"authzd reads", "keyd reads", "tokens"},
-		"operator-token": {"keyctl reads", "keyd reads", "seed reads", "tokens"},
-		"check-socket":   {"authzd", "envoy reads"},
-		"owners-socket":  {"envoy reads", "keyd"},
-		"keys":           {"keyd"},
-		"demo":           {"env reads", "seed"},
-	}
 	for _, services := range got {
 		slices.Sort(services)
 	}
-	if !maps.EqualFunc(got, want, slices.Equal) {
-		t.Errorf("volumes %v, want %v", got, want)
-	}
+	return got
 }
 
 func TestComposeDependenciesAndHealth(t *testing.T) {
-	p := composeProject(t, "../compose.yaml")
+	p := composeProject(t, []string{"../compose.yaml"})
 	for _, c := range []struct{ service, dependency, condition string }{
 		{"keyd", "tokens", types.ServiceConditionCompletedSuccessfully},
 		{"authzd", "tokens", types.ServiceConditionCompletedSuccessfully},
@@ -137,9 +162,32 @@ func TestComposeDependenciesAndHealth(t *testing.T) {
 	}
 }
 
+// With the module Envoy waits for what authzd waits for, and for nothing of it.
+func TestComposeModuleDependencies(t *testing.T) {
+	envoy := composeProject(t, composeVariants["module"]).Services["envoy"]
+	want := map[string]string{
+		"tokens": types.ServiceConditionCompletedSuccessfully, "keyd": types.ServiceConditionHealthy, "echo": types.ServiceConditionHealthy,
+	}
+	if len(envoy.DependsOn) != len(want) {
+		t.Errorf("envoy depends on %v", envoy.DependsOn)
+	}
+	for name, condition := range want {
+		if got := envoy.DependsOn[name].Condition; got != condition {
+			t.Errorf("envoy depends on %s: condition %q, want %q", name, got, condition)
+		}
+	}
+	config, err := os.ReadFile("../envoy/config/module.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stop := stopTime(t.Errorf, string(config)); envoy.StopGracePeriod == nil || time.Duration(*envoy.StopGracePeriod) <= stop {
+		t.Errorf("stop_grace_period must exceed the %v that the module may need to stop", stop)
+	}
+}
+
 // Only Envoy publishes a port, on loopback. Neither Envoy nor the upstream shares a network with keyd.
 func TestComposeNetworks(t *testing.T) {
-	p := composeProject(t, "../compose.yaml", "PORT=12345")
+	p := composeProject(t, []string{"../compose.yaml"}, "PORT=12345")
 	for _, s := range p.Services {
 		switch {
 		case s.Name != "envoy" && len(s.Ports) > 0:
@@ -171,5 +219,9 @@ func TestOneEnvoyVersion(t *testing.T) {
 	gateway := load(t, "base").mustPod(t, "gateway")
 	if got := gateway.container("envoy").Image; got != want {
 		t.Errorf("Kubernetes runs %s, want %s", got, want)
+	}
+	withModule := load(t, moduleOverlay(t)).mustPod(t, "gateway").container("envoy").Image
+	if _, version, _ := strings.Cut(want, ":v"); !strings.HasSuffix(withModule, "-envoy"+version) {
+		t.Errorf("the module's image is %s: must end with the version %s", withModule, version)
 	}
 }

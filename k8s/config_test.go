@@ -49,7 +49,7 @@ func check(t *testing.T, name, config string) {
 }
 
 func TestProgramsAcceptKubernetesConfiguration(t *testing.T) {
-	for name, folder := range map[string]string{"demo": demo(t), "operators-network": overNetwork(t)} {
+	for name, folder := range map[string]string{"demo": demo(t), "operators-network": overNetwork(t), "module": moduleOverlay(t)} {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, folder)
 			if len(m.secrets) == 0 {
@@ -129,35 +129,90 @@ func main() {
 	return string(path), err
 })
 
-func TestEnvoyAcceptsKubernetesConfiguration(t *testing.T) {
+// validator validates a configuration of Envoy with the files of the gateway's Pod.
+type validator struct {
+	envoy   string
+	args    []string
+	text    string            // envoy.yaml with the folders of this machine
+	folders map[string]string // of the volumes
+}
+
+func newValidator(t *testing.T, m *manifests) validator {
+	t.Helper()
 	envoy, err := envoyBinary()
 	if err != nil {
 		t.Fatalf("find Envoy: %v", err)
 	}
-	m := load(t, demo(t))
 	p := m.mustPod(t, "gateway")
 	folders := m.volumes(t, p)
-	move := strings.NewReplacer("/etc/envoy/", folders["envoy"]+"/", "/etc/phantom/tls", folders["envoy-tls"])
-	dir := t.TempDir()
-	validate := func(text string) (string, error) {
-		file := filepath.Join(dir, "envoy.yaml")
-		_ = os.Remove(file)
-		write(t, file, []byte(text))
-		args := append([]string{"--mode", "validate", "--log-level", "warning", "-c", file}, p.container("envoy").Args...)
-		out, err := exec.Command(envoy, args...).CombinedOutput()
-		return string(out), err
-	}
-	text := move.Replace(m.files()["envoy.yaml"])
-	if out, err := validate(text); err != nil {
+	move := strings.NewReplacer("/etc/envoy/", folders["envoy"]+"/", "/etc/phantom/tls", folders["envoy-tls"], "/etc/phantom-authz", folders["authzd"])
+	return validator{envoy: envoy, args: p.container("envoy").Args, text: move.Replace(m.files()["envoy.yaml"]), folders: folders}
+}
+
+// run validates the text with one replacement.
+func (v validator) run(t *testing.T, from, to string) (string, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "envoy.yaml")
+	write(t, file, []byte(strings.Replace(v.text, from, to, 1)))
+	cmd := exec.Command(v.envoy, append([]string{"--mode", "validate", "--log-level", "warning", "-c", file}, v.args...)...)
+	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+scratch)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func TestEnvoyAcceptsKubernetesConfiguration(t *testing.T) {
+	v := newValidator(t, load(t, demo(t)))
+	if out, err := v.run(t, "", ""); err != nil {
 		t.Errorf("envoy --mode validate: %v\n%s", err, out)
 	}
 	for _, mistake := range [][2]string{
 		{"sni: keyd", "server_name: keyd"},
-		{folders["envoy"] + "/sds-ca.yaml", "/nowhere/sds-ca.yaml"},
+		{v.folders["envoy"] + "/sds-ca.yaml", "/nowhere/sds-ca.yaml"},
 		{"tls_minimum_protocol_version: TLSv1_3,", "tls_minimum_protocol_version: TLSv2,"},
 	} {
-		if _, err := validate(strings.Replace(text, mistake[0], mistake[1], 1)); err == nil {
+		if _, err := v.run(t, mistake[0], mistake[1]); err == nil {
 			t.Errorf("%s was accepted", mistake[1])
 		}
+	}
+}
+
+// The module validates its configuration, too. For a moment it runs, with its admin listener.
+func TestEnvoyAcceptsConfigurationOfModule(t *testing.T) {
+	build := exec.Command("go", "build", "-C", "..", "-buildmode=c-shared", "-ldflags=-X=runtime.godebugDefault=cgocheck=0",
+		"-o", filepath.Join(scratch, "libphantom_authz.so"), "./cmd/module")
+	build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the module: %v\n%s", err, out)
+	}
+	v := newValidator(t, load(t, moduleOverlay(t)))
+	file := filepath.Join(v.folders["authzd"], "authzd.yaml")
+	replace := func(from, to string) {
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = os.Remove(file)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, file, []byte(strings.Replace(string(text), from, to, 1)))
+	}
+	replace("tcp://[::]:9192", "tcp://127.0.0.1:0")
+	if out, err := v.run(t, "", ""); err != nil {
+		t.Errorf("envoy --mode validate: %v\n%s", err, out)
+	}
+	for _, mistake := range [][2]string{
+		{"scope: chat:companion", "scopes: chat:companion"},
+		{"principal: session", "principal: owner"},
+		{"config_file:", "config:"},
+		{"do_not_close: true\n                                name: phantom_authz", "name: phantom"},
+		{"filter_name: phantom_authz", "filter_name: phantom"},
+	} {
+		if out, err := v.run(t, mistake[0], mistake[1]); err == nil {
+			t.Errorf("%s was accepted:\n%s", mistake[1], out)
+		}
+	}
+	replace("token_file", "token")
+	if out, err := v.run(t, "", ""); err == nil || !strings.Contains(out, "unknown field key_api.token: did you mean key_api.token_file?") {
+		t.Errorf("a mistake in the module's file: %v\n%s", err, out)
 	}
 }

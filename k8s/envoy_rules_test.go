@@ -1,6 +1,11 @@
 package k8s
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+)
 
 // envoyConfig is the part of envoy.yaml that the rules check.
 type envoyConfig struct {
@@ -43,8 +48,8 @@ func (m *manifests) envoy(report report) (config envoyConfig) {
 	return config
 }
 
-// heapFits checks that Envoy rejects requests before it reaches the memory limit of its container, in bytes. A quarter of the
-// limit is for memory that the allocator has not yet returned.
+// heapFits checks that Envoy rejects requests before it reaches the memory limit of its container, in bytes, without the memory of
+// the module. A quarter of the limit is for memory that the allocator has not yet returned.
 func heapFits(config envoyConfig, limit int64, report report) {
 	heap := int64(0)
 	for _, monitor := range config.Overload.Monitors {
@@ -58,7 +63,17 @@ func heapFits(config envoyConfig, limit int64, report report) {
 }
 
 func envoyMemory(m *manifests, p pod, report report) {
-	heapFits(m.envoy(report), p.container("envoy").Resources.Limits.Memory().Value(), report)
+	c := p.container("envoy")
+	heapFits(m.envoy(report), c.Resources.Limits.Memory().Value()-moduleMemory(goMemLimit(*c)), report)
+}
+
+// moduleMemory returns the bytes of a container that are for the module: GOMEMLIMIT is 90% of them. It is 0 without the variable.
+func moduleMemory(goMemLimit string) int64 {
+	soft, err := resource.ParseQuantity(strings.TrimSuffix(goMemLimit, "B"))
+	if err != nil {
+		return 0
+	}
+	return soft.Value() * 10 / 9
 }
 
 // envoyListeners checks that Envoy listens on IPv4 and IPv6.
@@ -71,7 +86,15 @@ func envoyListeners(m *manifests, report report) {
 }
 
 func TestComposeEnvoyMemory(t *testing.T) {
-	limit := int64(composeProject(t, "../compose.yaml").Services["envoy"].MemLimit)
 	report := func(where, format string, args ...any) { t.Errorf(where+": "+format, args...) }
-	heapFits(load(t, "base").envoy(report), limit, report)
+	for name, files := range composeVariants {
+		envoy := composeProject(t, files).Services["envoy"]
+		limit := int64(envoy.MemLimit)
+		if soft := envoy.Environment["GOMEMLIMIT"]; soft != nil {
+			limit -= moduleMemory(*soft)
+		} else if name == "module" {
+			t.Error("missing GOMEMLIMIT of the module")
+		}
+		heapFits(load(t, "base").envoy(report), limit, report)
+	}
 }

@@ -11,20 +11,22 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// secretReaders are the only containers that may mount each Secret. authzd cannot act as an operator, and neither authzd nor
-// Envoy can present the other's certificate.
-var secretReaders = map[string][]string{
-	"key-api-token":  {"gateway/authzd", "keyd/keyd"},
-	"operator-token": {"keyd/keyd"},
-	"authzd-tls":     {"gateway/authzd"},
-	"envoy-tls":      {"gateway/envoy"},
-	"keyd-tls":       {"keyd/keyd"},
+// secretReaders returns the only containers that may mount each Secret. The gateway cannot act as an operator. Neither authzd nor
+// Envoy can present the other's certificate, unless Envoy has the module, which is authzd to keyd.
+func secretReaders(authzd string) map[string][]string {
+	return map[string][]string{
+		"key-api-token":  {"gateway/" + authzd, "keyd/keyd"},
+		"operator-token": {"keyd/keyd"},
+		"authzd-tls":     {"gateway/" + authzd},
+		"envoy-tls":      {"gateway/envoy"},
+		"keyd-tls":       {"keyd/keyd"},
+	}
 }
 
-// secretAccess compares the mounted Secrets with secretReaders.
-func secretAccess(m *manifests, report report) {
+// secretAccess compares the mounted Secrets with the readers.
+func (v variant) secretAccess(m *manifests, report report) {
 	got := map[string][]string{}
-	for name := range secretReaders {
+	for name := range v.readers {
 		got[name] = nil
 	}
 	for _, p := range m.pods() {
@@ -43,8 +45,8 @@ func secretAccess(m *manifests, report report) {
 		}
 	}
 	for name, readers := range got {
-		if slices.Sort(readers); !slices.Equal(readers, secretReaders[name]) {
-			report("Secret "+name, "is mounted by %v: must be %v", readers, secretReaders[name])
+		if slices.Sort(readers); !slices.Equal(readers, v.readers[name]) {
+			report("Secret "+name, "is mounted by %v: must be %v", readers, v.readers[name])
 		}
 	}
 }

@@ -17,7 +17,9 @@ import (
 )
 
 // tools are the programs that these tests run, each with its Debian package.
-var tools = map[string]string{"buildah": "buildah", "runc": "runc", "busybox": "busybox-static", "ip": "iproute2", "curl": "curl"}
+var tools = map[string]string{
+	"buildah": "buildah", "runc": "runc", "busybox": "busybox-static", "ip": "iproute2", "curl": "curl", "gcc": "gcc libc6-dev",
+}
 
 // installed installs missing tools.
 func installed(t testing.TB) {
@@ -26,7 +28,8 @@ func installed(t testing.TB) {
 		if _, err := exec.LookPath(tool); err == nil {
 			continue
 		}
-		if out, err := exec.Command("apt-get", "install", "-y", "--no-install-recommends", debian).CombinedOutput(); err != nil {
+		install := append([]string{"install", "-y", "--no-install-recommends"}, strings.Fields(debian)...)
+		if out, err := exec.Command("apt-get", install...).CombinedOutput(); err != nil {
 			t.Fatalf("missing %s: apt-get install %s: %v\n%s", tool, debian, err, out)
 		}
 	}
@@ -37,16 +40,19 @@ const (
 	image   = "localhost/phantom-authz:test"
 )
 
-// base is a script that makes GO_IMAGE from this machine's Go, a shell and CA certificates.
+// base is a script that makes GO_IMAGE from this machine's Go, a shell and CA certificates. The C compiler of this machine is
+// mounted during a build.
 const base = `set -eu
 c=$(buildah from scratch)
 m=$(buildah mount "$c")
 mkdir -p "$m/bin" "$m/tmp" "$m/root" "$m/etc/ssl/certs" "$m/usr/local/bin"
 cp "$(command -v busybox)" "$m/bin/busybox"
 for name in sh mkdir chown cp ln; do ln -s busybox "$m/bin/$name"; done
+ln -s usr/lib "$m/lib"
+ln -s usr/lib64 "$m/lib64"
 cp -rL "$(go env GOROOT)" "$m/usr/local/go"
 cp /etc/ssl/certs/ca-certificates.crt "$m/etc/ssl/certs/"
-buildah config --env PATH=/usr/local/go/bin:/usr/local/bin:/bin "$c"
+buildah config --env PATH=/usr/local/go/bin:/usr/local/bin:/bin:/usr/bin "$c"
 buildah umount "$c" >/dev/null
 buildah commit -q --rm "$c" "$1"
 `
@@ -60,8 +66,14 @@ func build(t testing.TB, target, tag string, options ...string) {
 		"bud", "--isolation", "chroot", "--pull-never", "--format", "docker", "--timestamp", "0", "--layers", "--target", target, "-t", tag,
 		"--build-arg", "GO_IMAGE=" + goImage, "--build-arg", "ENVOY_IMAGE=" + goImage, "--build-arg", "GOPROXY=file:///goproxy,direct", "--volume", modules + ":/goproxy:ro",
 	}, options...)
+	for _, dir := range compiler {
+		args = append(args, "--volume", dir+":"+dir+":ro")
+	}
 	command(t, "buildah", append(args, source)...)
 }
+
+// compiler are the folders of this machine with gcc, its libraries and headers. Debian links /lib and /lib64 to them.
+var compiler = []string{"/usr/bin", "/usr/lib", "/usr/lib64", "/usr/include"}
 
 var (
 	once   sync.Once
@@ -72,12 +84,12 @@ var (
 func copySource(t testing.TB) {
 	t.Helper()
 	source = filepath.Join(scratch, "source")
-	for _, dir := range []string{"cmd", "pkg", "envoy/config", "envoy/compose", "envoy/echo"} {
+	for _, dir := range []string{"cmd", "pkg", "envoy"} {
 		if err := os.CopyFS(filepath.Join(source, dir), os.DirFS("../"+dir)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, file := range []string{"go.mod", "go.sum", "Dockerfile", ".dockerignore", "envoy/envoy.yaml"} {
+	for _, file := range []string{"go.mod", "go.sum", "Dockerfile", ".dockerignore"} {
 		text, err := os.ReadFile("../" + file)
 		if err != nil {
 			t.Fatal(err)
@@ -166,24 +178,68 @@ func TestImageConfiguration(t *testing.T) {
 	for target, health := range map[string]string{"authzd": "/bin/authzd", "keyd": "/bin/keyd"} {
 		tag := image + "-" + target
 		build(t, target, tag)
-		var inspected struct {
-			Docker struct {
-				Config struct {
-					User, Shell any
-					Healthcheck struct{ Test []string }
-				} `json:"config"`
-			}
-		}
-		if err := json.Unmarshal([]byte(command(t, "buildah", "inspect", "--type", "image", tag)), &inspected); err != nil {
-			t.Fatal(err)
-		}
-		config := inspected.Docker.Config
+		config := configOf(t, tag)
 		if config.User != "65532:65532" {
 			t.Errorf("%s: user %v", target, config.User)
 		}
 		if test := config.Healthcheck.Test; len(test) < 2 || test[0] != "CMD" || test[1] != health {
 			t.Errorf("%s: health check %v", target, test)
 		}
+	}
+}
+
+// imageConfig is the part of an image's configuration that the tests check.
+type imageConfig struct {
+	User, Shell any
+	Env         []string
+	Healthcheck struct{ Test []string }
+}
+
+func configOf(t testing.TB, tag string) imageConfig {
+	t.Helper()
+	var inspected struct {
+		Docker struct {
+			Config imageConfig `json:"config"`
+		}
+	}
+	if err := json.Unmarshal([]byte(command(t, "buildah", "inspect", "--type", "image", tag)), &inspected); err != nil {
+		t.Fatal(err)
+	}
+	return inspected.Docker.Config
+}
+
+// moduleEnv returns the variables of a target's image that concern Envoy's modules.
+func moduleEnv(t testing.TB, target string) []string {
+	t.Helper()
+	return slices.DeleteFunc(configOf(t, image+"-"+target).Env, func(variable string) bool {
+		return !strings.HasPrefix(variable, "ENVOY_DYNAMIC_MODULES_")
+	})
+}
+
+// The target module has the library alone, which `docker build --output` copies, and envoy-module has it where Envoy looks for it.
+func TestModuleImages(t *testing.T) {
+	_ = rootfs(t) // rootOf needs it
+	files, err := os.ReadDir(rootOf(t, "module"))
+	if err != nil || len(files) != 1 || files[0].Name() != "libphantom_authz.so" {
+		t.Fatalf("the target module has %v: must have libphantom_authz.so alone: %v", files, err)
+	}
+	root := rootOf(t, "envoy-module")
+	_, folder, _ := strings.Cut(strings.Join(moduleEnv(t, "envoy-module"), " "), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH=")
+	path := filepath.Join(root, folder, "libphantom_authz.so")
+	info, err := os.Stat(path)
+	if err != nil || folder == "" || info.Mode().Perm() != 0o555 {
+		t.Fatalf("no library that all users can read in %q: %v, %v", folder, info, err)
+	}
+	library, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = library.Close() }()
+	symbols, err := library.DynamicSymbols()
+	if err != nil || !slices.ContainsFunc(symbols, func(s elf.Symbol) bool {
+		return s.Name == "envoy_dynamic_module_on_program_init" && s.Section != elf.SHN_UNDEF
+	}) {
+		t.Errorf("the library is not a module of Envoy: %v", err)
 	}
 }
 
@@ -194,8 +250,11 @@ func TestImageIsReproducible(t *testing.T) {
 	layers := func(tag string) string {
 		return command(t, "buildah", "inspect", "--type", "image", "--format", "{{.OCIv1.RootFS.DiffIDs}}", tag)
 	}
-	build(t, "all", image+"-again", "--no-cache")
-	if first, second := layers(image), layers(image+"-again"); first != second || !strings.Contains(first, "sha256:") {
-		t.Errorf("layers %s and %s", first, second)
+	for _, target := range []string{"all", "module"} {
+		build(t, target, image+"-"+target)
+		build(t, target, image+"-again", "--no-cache")
+		if first, second := layers(image+"-"+target), layers(image+"-again"); first != second || !strings.Contains(first, "sha256:") {
+			t.Errorf("%s: layers %s and %s", target, first, second)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"go.yaml.in/yaml/v4"
@@ -135,6 +136,12 @@ func (m *manifests) mustPod(t testing.TB, name string) pod {
 	return p
 }
 
+// moduleOverlay returns a copy of the overlay module, beside that of the demo with its secrets.
+func moduleOverlay(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(filepath.Dir(demo(t)), "module")
+}
+
 // demo returns a copy of the demo's overlay and its dependencies, with the secrets that its script makes.
 func demo(t testing.TB) string {
 	t.Helper()
@@ -154,14 +161,15 @@ func demo(t testing.TB) string {
 	return overlay
 }
 
-// overNetwork returns an overlay of the base with the component operators-network.
-func overNetwork(t testing.TB) string {
+// overNetwork returns an overlay of the base with the component operators-network and others.
+func overNetwork(t testing.TB, components ...string) string {
 	t.Helper()
 	overlay := filepath.Join(filepath.Dir(demo(t)), "network")
 	if err := os.Mkdir(overlay, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	text := "resources: [../../base]\ncomponents: [../../components/operators-network]\n"
+	components = append(components, "../../components/operators-network")
+	text := "resources: [../../base]\ncomponents: [" + strings.Join(components, ", ") + "]\n"
 	if err := os.WriteFile(filepath.Join(overlay, "kustomization.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -169,11 +177,18 @@ func overNetwork(t testing.TB) string {
 }
 
 func TestManifestsFollowRules(t *testing.T) {
-	for name, folder := range map[string]string{"base": "base", "demo": demo(t), "operators-network": overNetwork(t)} {
-		t.Run(name, func(t *testing.T) {
-			for _, f := range findings(load(t, folder)) {
-				t.Error(f)
-			}
-		})
+	for _, c := range []struct {
+		folder  string
+		variant variant
+	}{
+		{"base", withAuthzd},
+		{demo(t), withAuthzd},
+		{overNetwork(t), withAuthzd},
+		{moduleOverlay(t), withModule},
+		{overNetwork(t, "../../components/module"), withModule},
+	} {
+		for _, f := range c.variant.findings(load(t, c.folder)) {
+			t.Errorf("%s: %s", c.folder, f)
+		}
 	}
 }

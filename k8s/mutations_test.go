@@ -9,9 +9,12 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 )
 
-// patches are mistakes in objects of the demo, each with the rule that must detect it; "strict" is the decoder. A patch is an
-// operation of JSON Patch: its name, its path, and its value or origin. POD, AUTHZD and MAIN are paths of a Pod template.
-var patches = []struct{ about, object, rule, patch string }{
+// patch is a mistake in an object, with the rule that must detect it; "strict" is the decoder. The patch is an operation of JSON
+// Patch: its name, its path, and its value or origin. POD, AUTHZD and MAIN are paths of a Pod template.
+type patch struct{ about, object, rule, patch string }
+
+// patches and edits are mistakes in the demo.
+var patches = []patch{
 	{"misspelt field", "Deployment gateway", "strict", `add /spec/replica 2`},
 	{"field of the wrong type", "Deployment gateway", "strict", `replace /spec/replicas "two"`},
 	{"kind of another version", "PodDisruptionBudget gateway", "strict", `replace /apiVersion "policy/v1beta1"`},
@@ -74,8 +77,10 @@ var patches = []struct{ about, object, rule, patch string }{
 	{"memory limit below Envoy's heap", "Deployment gateway", "envoy-memory", `replace MAIN/resources/limits/memory "640Mi"`},
 }
 
-// edits are mistakes in files of ConfigMaps of the demo, each with the rule that must detect it.
-var edits = []struct{ about, configMap, rule, file, from, to string }{
+// edit is a mistake in a file of a ConfigMap, with the rule that must detect it.
+type edit struct{ about, configMap, rule, file, from, to string }
+
+var edits = []edit{
 	{"useless drain_delay", "authzd", "gateway-rollout", "authzd.yaml", "key_api:", "drain_delay: 5s\nkey_api:"},
 	{"drain longer than the grace period", "authzd", "gateway-rollout", "authzd.yaml", "key_api:", "drain: 1m\nkey_api:"},
 	{"configuration differs from the repository", "envoy", "configuration", "envoy.yaml", "failure_mode_allow: false", "failure_mode_allow: true"},
@@ -92,8 +97,18 @@ var edits = []struct{ about, configMap, rule, file, from, to string }{
 }
 
 func TestRulesDetectMutations(t *testing.T) {
-	text := kustomize(t, demo(t))
-	proven := map[string]bool{}
+	proven := withAuthzd.detects(t, kustomize(t, demo(t)), patches, edits)
+	for _, rule := range withAuthzd.rules {
+		if !proven[rule.name] {
+			t.Errorf("missing mutation for the rule %s", rule.name)
+		}
+	}
+}
+
+// detects runs the mutations and returns the rules that have one.
+func (v variant) detects(t *testing.T, text []byte, patches []patch, edits []edit) (proven map[string]bool) {
+	t.Helper()
+	proven = map[string]bool{}
 	run := func(about, object, rule string, mutate func(t *testing.T, docs []map[string]any, i int)) {
 		proven[rule] = true
 		t.Run(about, func(t *testing.T) {
@@ -106,8 +121,8 @@ func TestRulesDetectMutations(t *testing.T) {
 			case rule == "strict":
 			case err != nil:
 				t.Fatal(err)
-			case !slices.ContainsFunc(findings(mutant), func(f finding) bool { return f.rule == rule }):
-				t.Fatalf("not detected by %s; violations: %v", rule, findings(mutant))
+			case !slices.ContainsFunc(v.findings(mutant), func(f finding) bool { return f.rule == rule }):
+				t.Fatalf("not detected by %s; violations: %v", rule, v.findings(mutant))
 			}
 		})
 	}
@@ -125,11 +140,7 @@ func TestRulesDetectMutations(t *testing.T) {
 			}
 		})
 	}
-	for _, rule := range rules {
-		if !proven[rule.name] {
-			t.Errorf("missing mutation for the rule %s", rule.name)
-		}
-	}
+	return proven
 }
 
 // authzdCertificate returns the certificate in the demo's Secret, in base64.

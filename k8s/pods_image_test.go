@@ -25,7 +25,7 @@ func envoyRoot(t testing.TB) (root string, mounts []mount) {
 		t.Fatalf("find Envoy: %v", err)
 	}
 	root = t.TempDir()
-	for _, dir := range []string{"bin", "lib", "lib64", "usr", "opt", "proc", "sys", "dev", "etc", "run/phantom", "etc/envoy", "etc/phantom/tls"} {
+	for _, dir := range []string{"bin", "lib", "lib64", "usr", "opt/envoy", "proc", "sys", "dev", "etc", "run/phantom", "etc/envoy", "etc/phantom/tls", "etc/phantom-authz"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -33,17 +33,25 @@ func envoyRoot(t testing.TB) (root string, mounts []mount) {
 	for _, dir := range []string{"/bin", "/lib", "/lib64", "/usr"} {
 		mounts = append(mounts, mount{dir, dir, true})
 	}
-	return root, append(mounts, mount{filepath.Dir(path), "/opt", true})
+	return root, append(mounts, mount{filepath.Dir(path), "/opt/envoy", true})
+}
+
+// addModule copies the library of an image with the module to a root that replaces it. It returns the image's variables for Envoy.
+func addModule(t testing.TB, target, root string) (env []string) {
+	t.Helper()
+	command(t, "cp", "-a", filepath.Join(rootOf(t, target), "opt/phantom"), filepath.Join(root, "opt"))
+	return moduleEnv(t, target)
 }
 
 // start starts a container of a Pod as the kubelet does.
-func (c *cluster) start(t testing.TB, p pod, name, root string, volumes map[string]string, extra ...mount) *container {
+func (c *cluster) start(t testing.TB, p pod, name, root string, volumes map[string]string, env []string, extra ...mount) *container {
 	t.Helper()
 	k := p.container(name)
 	s := spec{
 		name: name, host: p.name, root: root, args: append(k.Command, k.Args...), memory: k.Resources.Limits.Memory().Value(),
-		env: []string{"PATH=/bin:/opt:/usr/bin"}, mounts: extra,
+		env: []string{"PATH=/bin:/opt/envoy:/usr/bin"}, mounts: extra,
 	}
+	s.env = append(s.env, env...)
 	for _, e := range k.Env {
 		s.env = append(s.env, e.Name+"="+e.Value)
 	}
@@ -101,9 +109,16 @@ func (c *cluster) get(t testing.TB, host, path string, headers ...string) (int, 
 
 // The demo's Pods, each in its own network namespace, run the image and a real Envoy with the commands, environment, files,
 // user, read-only root and memory limits of the manifests. Only the kubelet and the network policies are missing.
-func TestPods(t *testing.T) {
+func TestPods(t *testing.T) { runPods(t, demo(t), "") }
+
+// The same with the module, whose library is that of the image.
+func TestPodsWithModule(t *testing.T) { runPods(t, moduleOverlay(t), "envoy-module") }
+
+// runPods runs the Pods of an overlay, with the library of a target of the Dockerfile in Envoy, or with authzd.
+func runPods(t *testing.T, overlay, target string) {
+	t.Helper()
 	root := rootfs(t)
-	m := load(t, demo(t))
+	m := load(t, overlay)
 	keydPod, gateway, echoPod := m.mustPod(t, "keyd"), m.mustPod(t, "gateway"), m.mustPod(t, "echo")
 	c := newCluster(t, map[string][]string{"gateway": nil, "keyd": nil, "echo": {"upstream"}})
 
@@ -117,12 +132,18 @@ func TestPods(t *testing.T) {
 		unprivileged(t, k)
 		return k
 	}
-	keyd := ready(c.start(t, keydPod, "keyd", root, m.volumes(t, keydPod)), keydPod, "keyd")
-	echo := ready(c.start(t, echoPod, "echo", root, nil), echoPod, "echo")
+	keyd := ready(c.start(t, keydPod, "keyd", root, m.volumes(t, keydPod), nil), keydPod, "keyd")
+	echo := ready(c.start(t, echoPod, "echo", root, nil, nil), echoPod, "echo")
 	volumes := m.volumes(t, gateway)
-	authzd := ready(c.start(t, gateway, "authzd", root, volumes), gateway, "authzd")
 	envoyHome, libraries := envoyRoot(t)
-	envoy := ready(c.start(t, gateway, "envoy", envoyHome, volumes, libraries...), gateway, "envoy")
+	var env []string
+	var authzd *container
+	if target != "" {
+		env = addModule(t, target, envoyHome)
+	} else {
+		authzd = ready(c.start(t, gateway, "authzd", root, volumes, nil), gateway, "authzd")
+	}
+	envoy := ready(c.start(t, gateway, "envoy", envoyHome, volumes, env, libraries...), gateway, "envoy")
 
 	keyctl := func(args ...string) string {
 		t.Helper()
@@ -179,7 +200,11 @@ func TestPods(t *testing.T) {
 		t.Errorf("preStop: %v", err)
 	}
 	envoy.stop(10 * time.Second)
-	authzd.stop(12 * time.Second)
+	if authzd != nil {
+		authzd.stop(12 * time.Second)
+	} else if strings.Contains(envoy.output(), "deregistration failed") || !strings.Contains(envoy.output(), `"msg":"stopped"`) {
+		t.Error("the module did not stop in order")
+	}
 	keyd.stop(12 * time.Second)
 	echo.stop(5 * time.Second)
 }

@@ -22,11 +22,14 @@ func (f finding) String() string { return f.rule + ": " + f.where + ": " + f.wha
 // report records a violation of the rule that is being checked.
 type report func(where, format string, args ...any)
 
-// rules are the conditions that valid manifests must also meet. A mutation names the rule that must detect it.
-var rules = []struct {
+// rule is a condition that valid manifests must also meet. A mutation names the rule that must detect it.
+type rule struct {
 	name  string
 	check func(*manifests, report)
-}{
+}
+
+// rules apply to all variants.
+var rules = []rule{
 	{"pod-security", podSecurity},
 	{"no-api-token", noAPIToken},
 	{"probes", probes},
@@ -35,13 +38,9 @@ var rules = []struct {
 	{"references", references},
 	{"services", services},
 	{"secrets", secrets},
-	{"native-sidecar", forPod("gateway", nativeSidecar)},
 	{"gateway-rollout", forPod("gateway", gatewayRollout)},
-	{"socket", forPod("gateway", socket)},
 	{"keyd-store", forPod("keyd", keydStore)},
-	{"configuration", configuration},
 	{"mutual-tls", mutualTLS},
-	{"secret-access", secretAccess},
 	{"client-names", clientNames},
 	{"dual-stack", dualStack},
 	{"envoy-memory", forPod("gateway", envoyMemory)},
@@ -58,17 +57,6 @@ func forPod(name string, rule func(*manifests, pod, report)) func(*manifests, re
 			report(name, "missing Deployment or StatefulSet")
 		}
 	}
-}
-
-// findings returns the violations of all rules.
-func findings(m *manifests) []finding {
-	var found []finding
-	for _, rule := range rules {
-		rule.check(m, func(where, format string, args ...any) {
-			found = append(found, finding{rule.name, where, fmt.Sprintf(format, args...)})
-		})
-	}
-	return found
 }
 
 // pod is a Pod template with the name and the selector of its Deployment or StatefulSet.
@@ -222,18 +210,19 @@ func resources(m *manifests, report report) {
 		if _, limited := c.Resources.Limits[corev1.ResourceCPU]; limited {
 			report(where, "must have no CPU limit: throttling adds latency")
 		}
-		if c.Image == "" || strings.HasPrefix(c.Image, "envoyproxy/") {
-			continue // not a Go program
+		if c.Image == "" || c.Name == "envoy" {
+			continue // not a Go program; envoy-memory checks it
 		}
-		soft, err := resource.ParseQuantity(strings.TrimSuffix(environment(c, "GOMEMLIMIT"), "B"))
+		soft, err := resource.ParseQuantity(strings.TrimSuffix(goMemLimit(c), "B"))
 		if share := soft.AsApproximateFloat64() / limit.AsApproximateFloat64(); err != nil || share < 0.88 || share > 0.91 {
-			report(where, "GOMEMLIMIT is %q: must be 90%% of the limit %v", environment(c, "GOMEMLIMIT"), limit)
+			report(where, "GOMEMLIMIT is %q: must be 90%% of the limit %v", goMemLimit(c), limit)
 		}
 	}
 }
 
-func environment(c corev1.Container, name string) string {
-	if i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name }); i >= 0 {
+// goMemLimit returns the GOMEMLIMIT of a container, "" without one.
+func goMemLimit(c corev1.Container) string {
+	if i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "GOMEMLIMIT" }); i >= 0 {
 		return c.Env[i].Value
 	}
 	return ""

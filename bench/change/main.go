@@ -10,12 +10,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/phantomrouter/phantom-authz/bench"
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/internal/pgtest"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
@@ -61,7 +63,12 @@ func main() {
 }
 
 func measureAll(ctx context.Context, store keystore.Store, url string) error {
-	fmt.Println("| operators | changes/s | baseline: commits/s of one row | ratio | at least", required, "|\n|---|---|---|---|---|")
+	t := result.Table{
+		Name:    "change",
+		Caption: fmt.Sprintf("Medians of %d rounds of %v (least to greatest).", *rounds, *duration),
+		Columns: []string{"concurrent operators", "changes/s", "baseline: commits/s of one row", "ratio in the same turn"},
+	}
+	var latest result.Cell
 	for n := 1; n <= *most; n *= 4 {
 		commits, err := connect(ctx, url, n)
 		if err != nil {
@@ -84,8 +91,14 @@ func measureAll(ctx context.Context, store keystore.Store, url string) error {
 				return err
 			}
 		}
-		report(n, changes, baseline)
+		itself := func(v float64) float64 { return v }
+		latest = result.Median(changes.Values(itself))
+		t.Rows = append(t.Rows, result.Row{Name: strconv.Itoa(n), Cells: []result.Cell{
+			latest, result.Median(baseline.Values(itself)), result.Median(changes.Ratios(baseline, itself)),
+		}})
 	}
+	bench.Report(t)
+	bench.ReportGoals(result.Goal{Name: fmt.Sprintf("changes/s on PostgreSQL, %d operators", *most), AtLeast: required, Measured: latest})
 	return nil
 }
 
@@ -134,12 +147,4 @@ func perSecond(ctx context.Context, n, weight int, do func(ctx context.Context, 
 		total += count
 	}
 	return float64(total) / time.Since(began).Seconds(), err
-}
-
-func report(n int, changes, baseline *bench.Variant[float64]) {
-	itself := func(v float64) float64 { return v }
-	values := changes.Values(itself)
-	fmt.Printf("| %d | %s | %s | %s | %t |\n", n, bench.MedianSpread(values, "%.0f"),
-		bench.MedianSpread(baseline.Values(itself), "%.0f"), bench.MedianSpread(changes.Ratios(baseline, itself), "%.2f"),
-		bench.Median(values) >= required)
 }

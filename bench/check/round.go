@@ -1,24 +1,23 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"sync"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/phantomrouter/phantom-authz/bench"
 )
 
-// Each stream sends its next check as soon as the previous one is answered.
-const (
-	connections = 2
-	streams     = 16 // of each connection
-)
+// shape is a load. Each stream sends its next check as soon as the previous one is answered.
+type shape struct {
+	connections, streams int
+	mostCPU              float64 // the goal for authzd's CPU to the baseline's
+}
+
+func (s shape) String() string {
+	return fmt.Sprintf("%d x %d", s.connections, s.streams)
+}
 
 // round is the result of one round.
 type round struct {
@@ -27,53 +26,28 @@ type round struct {
 }
 
 // runRound sends checks to a server for the duration.
-func runRound(ctx context.Context, pid int, socket string, messages []*authv3.CheckRequest) (r round, err error) {
-	var clients [connections]authv3.AuthorizationClient
+func runRound(pid int, socket string, messages [][]byte, s shape) (r round, err error) {
+	clients := make([]*client, s.connections)
 	for i := range clients {
-		conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
+		if clients[i], err = connect(socket, messages[i*len(messages)/len(clients):]); err != nil {
 			return r, err
 		}
-		defer func() { _ = conn.Close() }()
-		clients[i] = authv3.NewAuthorizationClient(conn)
 	}
-	var mu sync.Mutex
 	r.cpu, err = bench.CPU(pid, func() error {
 		var group errgroup.Group
 		end := time.Now().Add(*duration)
-		for i := range connections * streams {
-			group.Go(func() error {
-				latencies, err := sendChecks(ctx, clients[i/streams], messages, i, end)
-				mu.Lock()
-				defer mu.Unlock()
-				r.latencies = append(r.latencies, latencies...)
-				return err
-			})
+		for _, c := range clients {
+			group.Go(func() error { return c.run(s.streams, end) })
 		}
 		return group.Wait()
 	})
 	if err != nil {
 		return r, err
 	}
+	for _, c := range clients {
+		r.latencies = append(r.latencies, c.latencies...)
+	}
 	r.latencies = bench.Sort(r.latencies)
 	r.cpu /= time.Duration(len(r.latencies))
 	return r, nil
-}
-
-// sendChecks sends the checks of one stream, beginning with the first one, until the end.
-func sendChecks(ctx context.Context, client authv3.AuthorizationClient, messages []*authv3.CheckRequest, first int, end time.Time) (latencies []time.Duration, err error) {
-	for i := first; ; i++ {
-		began := time.Now()
-		if began.After(end) {
-			return latencies, nil
-		}
-		answer, err := client.Check(ctx, messages[i%len(messages)], grpc.WaitForReady(true))
-		if err != nil {
-			return nil, err
-		}
-		if answer.GetStatus().GetCode() != 0 {
-			return nil, fmt.Errorf("check is answered with code %d", answer.GetStatus().GetCode())
-		}
-		latencies = append(latencies, time.Since(began))
-	}
 }

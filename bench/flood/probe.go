@@ -90,7 +90,7 @@ func (p probe) send(checks *testbed.CheckClient) (bench.Times, error) {
 	began := time.Now()
 	for i := range n {
 		due := began.Add(time.Duration(i)*interval + rand.N(interval))
-		pause(time.Until(due))
+		bench.Pause(time.Until(due))
 		pending.Go(func() {
 			errs[i] = check(keys[i%len(keys)])
 			latencies[i] = time.Since(due)

@@ -5,32 +5,38 @@ import (
 	"slices"
 
 	"github.com/phantomrouter/phantom-authz/bench"
+	"github.com/phantomrouter/phantom-authz/bench/result"
 )
 
 // report prints a table. Values of the sidecar are medians of the rounds. Latencies of hot keys are percentiles over all rounds.
 // The least and the greatest of a round follow in parentheses.
 func report(variants []*variant) {
-	fmt.Printf("Hot keys at %d checks a second, %d rounds of %v of each load; (least to greatest of a round).\n\n", *rate, *rounds, *duration)
-	fmt.Println("| hot keys | load's checks/s | sidecar's share of its core | p50, ms | p99, ms | p99 to that beside known keys | p99 to hot keys alone |\n|---|---|---|---|---|---|---|")
+	t := result.Table{
+		Name:    "flood",
+		Caption: fmt.Sprintf("Hot keys at %d checks a second, %d rounds of %v of each load (least to greatest of a round).", *rate, *rounds, *duration),
+		Columns: []string{"hot keys", "load's checks/s", "sidecar's share of its core", "p50, ms", "p99, ms", "p99 to that beside known keys", "p99 to hot keys alone"},
+	}
 	for _, v := range variants {
-		fmt.Printf("| %s | %s | %s | %s | %s | %s | %s |\n", v.Name,
-			bench.MedianSpread(v.Values(func(r round) float64 { return r.perSecond }), "%.0f"),
-			bench.MedianSpread(v.Values(func(r round) float64 { return r.busy }), "%.2f"),
-			v.percentile(50), v.percentile(99), v.ratio(v.known), v.ratio(variants[0]))
+		t.Rows = append(t.Rows, result.Row{Name: v.Name, Cells: []result.Cell{
+			result.Median(v.Values(func(r round) float64 { return r.perSecond })),
+			result.Median(v.Values(func(r round) float64 { return r.busy })),
+			v.percentile(50), v.percentile(99), v.ratio(v.known), v.ratio(variants[0]),
+		}})
 	}
+	bench.Report(t)
 }
 
-// percentile formats a percentile over all rounds.
-func (v *variant) percentile(p int) string {
-	return bench.Spread(v.overall(p), v.Values(millis(p)), "%.2f")
+// percentile returns a percentile over all rounds.
+func (v *variant) percentile(p int) result.Cell {
+	return result.Spread(v.overall(p), v.Values(millis(p)))
 }
 
-// ratio formats the ratio of the 99th percentiles.
-func (v *variant) ratio(to *variant) string {
+// ratio returns the ratio of the 99th percentiles.
+func (v *variant) ratio(to *variant) result.Cell {
 	if to == nil || to == v {
-		return ""
+		return nil
 	}
-	return bench.Spread(v.overall(99)/to.overall(99), v.Ratios(to.Variant, millis(99)), "%.2f")
+	return result.Spread(v.overall(99)/to.overall(99), v.Ratios(to.Variant, millis(99)))
 }
 
 // overall returns a percentile over all rounds in milliseconds.

@@ -12,7 +12,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/bench"
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
@@ -68,8 +69,12 @@ type run struct {
 }
 
 func (r *revocations) measureAll(ctx context.Context) error {
-	fmt.Printf("From the request to `effective: true` in the answer: median, in brackets least and greatest, of %d runs with %d revocations each.\n\n", *runs, *rounds)
-	fmt.Println("| | median of a run | p99 of a run | CPU of keyd | CPU of the sidecars | baseline's median | ratio of the medians | all medians under", required, "|\n|---|---|---|---|---|---|---|---|")
+	t := result.Table{
+		Name:    "revoke",
+		Caption: fmt.Sprintf("From the request to `effective: true` in the answer: medians of %d runs with %d revocations each (least to greatest).", *runs, *rounds),
+		Columns: []string{"sidecars", "median, ms", "p99, ms", "keyd's CPU, ms", "sidecars' CPU, ms", "baseline's median, ms", "median to the baseline's"},
+	}
+	var slowest float64
 	for _, n := range []int{0, 1, 10, 100, 250, 500} {
 		if n > *sidecars {
 			break
@@ -88,8 +93,13 @@ func (r *revocations) measureAll(ctx context.Context) error {
 		if err := bench.InTurn(*runs, baseline, revoke); err != nil {
 			return err
 		}
-		report(n, baseline, revoke)
+		t.Rows = append(t.Rows, row(n, baseline, revoke))
+		slowest = slices.Max(revoke.Values(median))
 	}
+	bench.Report(t)
+	bench.ReportGoals(result.Goal{
+		Name: fmt.Sprintf("revoke to effective, %d sidecars: slowest median of %d runs, ms", r.connected, *runs), AtMost: bench.Millis(required), Measured: result.Value(slowest),
+	})
 	return nil
 }
 
@@ -107,11 +117,11 @@ func (r *revocations) mint(ctx context.Context) (revoke func() error, err error)
 
 // measure measures what prepare returns, again and again.
 func (r *revocations) measure(prepare func() (func() error, error)) (run, error) {
-	var result run
+	var measured run
 	for range *rounds {
 		do, err := prepare()
 		if err != nil {
-			return result, err
+			return measured, err
 		}
 		began := time.Now()
 		var own time.Duration
@@ -120,31 +130,27 @@ func (r *revocations) measure(prepare func() (func() error, error)) (run, error)
 			return err
 		})
 		if err != nil {
-			return result, err
+			return measured, err
 		}
-		result.times = append(result.times, time.Since(began))
-		result.keyd += keyd / time.Duration(*rounds)
-		result.sidecars += own / time.Duration(*rounds)
+		measured.times = append(measured.times, time.Since(began))
+		measured.keyd += keyd / time.Duration(*rounds)
+		measured.sidecars += own / time.Duration(*rounds)
 	}
-	result.times = bench.Sort(result.times)
-	return result, nil
+	measured.times = bench.Sort(measured.times)
+	return measured, nil
 }
 
-func report(n int, baseline, revoke *bench.Variant[run]) {
-	median := func(r run) float64 { return bench.Millis(r.times.Median()) }
-	cells := []string{fmt.Sprintf("%d sidecars", n)}
-	for _, values := range [][]float64{
-		revoke.Values(median),
-		revoke.Values(func(r run) float64 { return bench.Millis(r.times.Percentile(99)) }),
-		revoke.Values(func(r run) float64 { return bench.Millis(r.keyd) }),
-		revoke.Values(func(r run) float64 { return bench.Millis(r.sidecars) }),
-		baseline.Values(median),
-	} {
-		cells = append(cells, bench.MedianSpread(values, "%.1f")+" ms")
-	}
-	cells = append(cells, bench.MedianSpread(revoke.Ratios(baseline, median), "%.1f"),
-		fmt.Sprint(slices.Max(revoke.Values(median)) < bench.Millis(required)))
-	fmt.Println("| " + strings.Join(cells, " | ") + " |")
+func median(r run) float64 { return bench.Millis(r.times.Median()) }
+
+func row(n int, baseline, revoke *bench.Variant[run]) result.Row {
+	return result.Row{Name: strconv.Itoa(n), Cells: []result.Cell{
+		result.Median(revoke.Values(median)),
+		result.Median(revoke.Values(func(r run) float64 { return bench.Millis(r.times.Percentile(99)) })),
+		result.Median(revoke.Values(func(r run) float64 { return bench.Millis(r.keyd) })),
+		result.Median(revoke.Values(func(r run) float64 { return bench.Millis(r.sidecars) })),
+		result.Median(baseline.Values(median)),
+		result.Median(revoke.Ratios(baseline, median)),
+	}}
 }
 
 // connect starts sidecars until there are n, and waits until all have a lease.

@@ -9,12 +9,14 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/phantomrouter/phantom-authz/bench"
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
@@ -41,41 +43,55 @@ type filled struct {
 
 // measureKeys measures each engine with few keys and with all.
 func measureKeys(ctx context.Context, s *stores) error {
-	fmt.Printf("Medians; mints and revocations of %d concurrent operators, %d batches of %d (least to greatest).\n\n", operators, batches, perBatch)
-	fmt.Println("| engine | keys | resolve 1: median | p99 | maximum | resolve 1,000: median | p99 | maximum | mints/s | revocations/s | bytes on disk for a key |")
-	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|")
-	return s.each(ctx, func(engine string, tb *testbed.Testbed, _ *testbed.Process) error {
+	t := result.Table{
+		Name:    "scale-keys",
+		Caption: fmt.Sprintf("Mints and revocations of %d concurrent operators: medians of %d batches of %d (least to greatest).", operators, batches, perBatch),
+		Columns: []string{
+			"engine", "keys", "resolve 1: median, ms", "p99, ms", "maximum, ms", "resolve 1,000: median, ms", "p99, ms", "maximum, ms",
+			"mints/s", "revocations/s", "bytes on disk for a key", "imported keys/s",
+		},
+	}
+	err := s.each(ctx, func(engine string, tb *testbed.Testbed, _ *testbed.Process) error {
 		f := &filled{Testbed: tb, stores: s, engine: engine}
 		if err := f.connect(ctx); err != nil {
 			return err
 		}
 		defer f.client.Close()
-		return f.measureAll(ctx)
+		rows, err := f.measureAll(ctx)
+		t.Rows = append(t.Rows, rows...)
+		return err
 	})
-}
-
-func (f *filled) measureAll(ctx context.Context) error {
-	empty, err := f.size(ctx)
 	if err != nil {
 		return err
 	}
-	var rate float64
+	bench.Report(t)
+	return nil
+}
+
+// measureAll returns a row with few keys and one with all.
+func (f *filled) measureAll(ctx context.Context) (rows []result.Row, err error) {
+	empty, err := f.size(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, n := range []int{baselineKeys, *keyCount} {
-		if rate, err = f.importKeys(ctx, n-len(f.digests)); err != nil {
-			return err
+		rate, err := f.importKeys(ctx, n-len(f.digests))
+		if err != nil {
+			return nil, err
 		}
 		size, err := f.size(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		row, err := f.measure(ctx)
+		cells, err := f.measure(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		fmt.Printf("| %s | %d | %s | %d |\n", f.engine, n, row, (size-empty)/int64(n))
+		cells = slices.Concat([]result.Cell{result.Value(float64(n))}, cells,
+			[]result.Cell{result.Value(float64((size - empty) / int64(n))), result.Value(rate)})
+		rows = append(rows, result.Row{Name: f.engine, Cells: cells})
 	}
-	fmt.Printf("| %s | | imported %.0f keys a second | | | | | | | | |\n", f.engine, rate)
-	return nil
+	return rows, nil
 }
 
 func (f *filled) connect(ctx context.Context) (err error) {
@@ -132,14 +148,14 @@ func (f *filled) size(ctx context.Context) (bytes int64, err error) {
 }
 
 // measure returns cells of a row.
-func (f *filled) measure(ctx context.Context) (string, error) {
+func (f *filled) measure(ctx context.Context) ([]result.Cell, error) {
 	one, err := f.resolve(ctx, 1, 5000)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	thousand, err := f.resolve(ctx, sidecarapi.MaxResolve, 200)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	var mints, revocations []float64
 	for range batches {
@@ -152,7 +168,7 @@ func (f *filled) measure(ctx context.Context) (string, error) {
 			return err
 		})
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		mints = append(mints, rate)
 		rate, err = concurrently(ctx, perBatch, func(ctx context.Context, i int) error {
@@ -160,11 +176,11 @@ func (f *filled) measure(ctx context.Context) (string, error) {
 			return err
 		})
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		revocations = append(revocations, rate)
 	}
-	return fmt.Sprintf("%s | %s | %s | %s", one, thousand, bench.MedianSpread(mints, "%.0f"), bench.MedianSpread(revocations, "%.0f")), nil
+	return slices.Concat(one.Cells(), thousand.Cells(), []result.Cell{result.Median(mints), result.Median(revocations)}), nil
 }
 
 // resolve times requests of n random digests each, after some that warm up.

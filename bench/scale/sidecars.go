@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/phantomrouter/phantom-authz/bench"
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/operatorapi"
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
@@ -80,10 +81,15 @@ func (p *pollers) stop() error {
 
 // measureSidecars measures one keyd on each engine with many sidecars.
 func measureSidecars(ctx context.Context, s *stores) error {
-	fmt.Printf("\n%d revocations with each number of sidecars; each sidecar has a long poll of %v.\n\n", *rounds, pollWait)
-	fmt.Println("| engine | sidecars | keyd's memory | of it for one sidecar | CPU for a poll that renews | revoke to last acknowledgement: median | p99 | maximum | CPU for one sidecar and change |")
-	fmt.Println("|---|---|---|---|---|---|---|---|---|")
-	return s.each(ctx, func(engine string, tb *testbed.Testbed, keyd *testbed.Process) error {
+	t := result.Table{
+		Name:    "scale-sidecars",
+		Caption: fmt.Sprintf("%d revocations with each number of sidecars; each sidecar has a long poll of %v.", *rounds, pollWait),
+		Columns: []string{
+			"engine", "sidecars", "keyd's memory, MiB", "for one sidecar, KiB", "keyd's CPU for a poll that renews, µs",
+			"revoke to last acknowledgement: median, ms", "p99, ms", "maximum, ms", "keyd's CPU for one sidecar and change, µs",
+		},
+	}
+	err := s.each(ctx, func(engine string, tb *testbed.Testbed, keyd *testbed.Process) error {
 		account, err := tb.CreateAccount(ctx)
 		if err != nil {
 			return err
@@ -97,10 +103,15 @@ func measureSidecars(ctx context.Context, s *stores) error {
 			if n == 0 {
 				baseline = row.memory
 			}
-			fmt.Println("| " + engine + row.cells(n, baseline))
+			t.Rows = append(t.Rows, result.Row{Name: engine, Cells: row.cells(n, baseline)})
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	bench.Report(t)
+	return nil
 }
 
 type sidecarRow struct {
@@ -109,13 +120,14 @@ type sidecarRow struct {
 	took            bench.Times
 }
 
-func (r sidecarRow) cells(n int, baseline int64) string {
-	each, renewal, change := "–", "–", "–"
+func (r sidecarRow) cells(n int, baseline int64) []result.Cell {
+	var each, renewal, change result.Cell
 	if n > 0 {
-		each = fmt.Sprintf("%.1f KiB", float64(r.memory-baseline)/float64(n)/1024)
-		renewal, change = fmt.Sprintf("%d µs", r.renewal.Microseconds()), fmt.Sprintf("%d µs", r.change.Microseconds())
+		each = result.Value(float64(r.memory-baseline) / float64(n) / (1 << 10))
+		renewal, change = result.Value(bench.Micros(r.renewal)), result.Value(bench.Micros(r.change))
 	}
-	return fmt.Sprintf(" | %d | %.0f MiB | %s | %s | %s | %s |", n, float64(r.memory)/(1<<20), each, renewal, r.took, change)
+	cells := []result.Cell{result.Value(float64(n)), result.Value(float64(r.memory) / (1 << 20)), each, renewal}
+	return append(append(cells, r.took.Cells()...), change)
 }
 
 // measureWith measures keyd with n sidecars.

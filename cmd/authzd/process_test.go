@@ -27,8 +27,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// sidecar is a running authzd without a key API.
-type sidecar struct {
+// authzd is a running authzd without a key API.
+type authzd struct {
 	*testbed.Process
 	t      *testing.T
 	checks *testbed.CheckClient
@@ -37,7 +37,7 @@ type sidecar struct {
 
 // startAuthzd starts authzd with more at the end of its configuration, and waits until it is ready. Its log goes to stderr, or
 // to its file if stderr is nil.
-func startAuthzd(t *testing.T, more string, stderr *os.File) *sidecar {
+func startAuthzd(t *testing.T, more string, stderr *os.File) *authzd {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "a") // a short name, because the path of a socket is limited
 	if err != nil {
@@ -80,13 +80,13 @@ func startAuthzd(t *testing.T, more string, stderr *os.File) *sidecar {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	s := &sidecar{Process: p, t: t, checks: checks, health: healthv1.NewHealthClient(conn)}
+	s := &authzd{Process: p, t: t, checks: checks, health: healthv1.NewHealthClient(conn)}
 	s.until(func() error { return testbed.Probe(t.Context(), p.Admin()+"/readyz") })
 	return s
 }
 
 // until waits until try succeeds.
-func (s *sidecar) until(try func() error) {
+func (s *authzd) until(try func() error) {
 	s.t.Helper()
 	if err := testbed.Until(s.t.Context(), try); err != nil {
 		s.t.Fatal(err)
@@ -94,7 +94,7 @@ func (s *sidecar) until(try func() error) {
 }
 
 // serving returns the status of grpc.health.v1.
-func (s *sidecar) serving() string {
+func (s *authzd) serving() string {
 	answer, err := s.health.Check(s.t.Context(), &healthv1.HealthCheckRequest{})
 	if err != nil {
 		return err.Error()
@@ -103,7 +103,7 @@ func (s *sidecar) serving() string {
 }
 
 // check sends a check, which must be answered.
-func (s *sidecar) check() {
+func (s *authzd) check() {
 	s.t.Helper()
 	if _, err := s.checks.Check(s.t.Context(), credential.Secret{}); err != nil {
 		s.t.Errorf("check: %v", err)
@@ -111,7 +111,7 @@ func (s *sidecar) check() {
 }
 
 // stops sends the signal, expects exit code 0, and returns how long that took.
-func (s *sidecar) stops(sent os.Signal) time.Duration {
+func (s *authzd) stops(sent os.Signal) time.Duration {
 	s.t.Helper()
 	began := time.Now()
 	if code, err := s.Stop(sent); code != 0 || err != nil {

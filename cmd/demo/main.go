@@ -1,8 +1,9 @@
 // Command demo runs the whole stack on this machine: keyd with a new SQLite database, authzd, the echo upstream, and a
 // real Envoy in front of them. `make up` runs it in the clone. The other programs are in the same folder as this one.
 //
-// Environment variables: PORT is Envoy's port (10000), ENVOY=/path another Envoy than the pinned one. All its files are
-// in .demo/, which it removes when it stops.
+// Environment variables: PORT is Envoy's port (10000), ENVOY=/path another Envoy than the pinned one. With MODULE=1 Envoy
+// runs the Envoy module, which checks requests in place of authzd. All its files are in .demo/, which it removes when it
+// stops.
 package main
 
 import (
@@ -50,7 +51,11 @@ func run(ctx context.Context, out *console) error {
 	if err != nil {
 		return err
 	}
-	bin, err := findPrograms()
+	module, err := useModule(os.Getenv("MODULE"))
+	if err != nil {
+		return err
+	}
+	bin, err := findPrograms(module)
 	if err != nil {
 		return err
 	}
@@ -70,6 +75,7 @@ func run(ctx context.Context, out *console) error {
 	if err != nil {
 		return err
 	}
+	s.module = module
 	defer s.stop(out)
 	if err := s.prepare(ctx, envoyPath, out); err != nil {
 		return stopped(ctx, err)

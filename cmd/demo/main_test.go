@@ -29,7 +29,10 @@ var build = sync.OnceValues(func() (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "demotest"); err != nil {
 		return "", err
 	}
-	return dir, testbed.Build(context.Background(), dir, "cmd/demo", "cmd/keyd", "cmd/authzd", "envoy/echo")
+	return dir, errors.Join(
+		testbed.Build(context.Background(), dir, "cmd/demo", "cmd/keyd", "cmd/authzd", "envoy/echo"),
+		testbed.BuildModule(context.Background(), dir),
+	)
 })
 
 func TestMain(m *testing.M) {
@@ -56,7 +59,7 @@ func newClone(t *testing.T) clone {
 	if err := os.MkdirAll(bin, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"demo", "keyd", "authzd", "echo"} {
+	for _, name := range []string{"demo", "keyd", "authzd", "echo", library} {
 		if err := os.Link(filepath.Join(programs, name), filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -80,9 +83,9 @@ type demo struct {
 }
 
 // up starts a demo and waits until it is ready.
-func (c clone) up(t *testing.T, port string) *demo {
+func (c clone) up(t *testing.T, port string, variables ...string) *demo {
 	t.Helper()
-	p, err := testbed.Start(t.TempDir(), "demo", c.command("PORT="+port))
+	p, err := testbed.Start(t.TempDir(), "demo", c.command(append(variables, "PORT="+port)...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,6 +300,7 @@ func TestInvalidSettingsAreRefused(t *testing.T) {
 	for _, port := range []string{"x", "0", "65536", "-1", "10000.0"} {
 		c.refused(t, "PORT="+port+" is invalid: must be a number from 1 to 65535", "PORT="+port)
 	}
+	c.refused(t, "MODULE=yes is invalid: must be 1 for the Envoy module, or 0", "MODULE=yes")
 	c.refused(t, "ENVOY=/no/envoy: no such file", "ENVOY=/no/envoy", "PORT="+freePort(t))
 	for _, host := range localhosts(t) {
 		listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -311,6 +315,11 @@ func TestInvalidSettingsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.refused(t, "bin/keyd is missing: run `make build`")
+	if err := errors.Join(os.Rename(c.file("bin/authzd"), c.file("bin/keyd")), os.Remove(c.file("bin/"+library))); err != nil {
+		t.Fatal(err)
+	}
+	c.refused(t, "bin/authzd is missing: run `make build`", "MODULE=0")
+	c.refused(t, "bin/"+library+" is missing: run `make module`", "MODULE=1")
 	c.leavesNothing(t)
 }
 

@@ -15,9 +15,12 @@ import (
 // stack is the demo's programs. Addresses are HOST:PORT.
 type stack struct {
 	*testbed.Testbed
-	port             int // Envoy's
+	bin              string
+	module           bool // the Envoy module in place of authzd
+	port             int  // Envoy's
 	envoyAdmin, echo string
-	keyd, authzd     *testbed.Process
+	checkAdmin       string // URL of the admin listener of authzd or the module
+	keyd             *testbed.Process
 }
 
 func newStack(bin string, work *workdir, port int) (*stack, error) {
@@ -26,7 +29,7 @@ func newStack(bin string, work *workdir, port int) (*stack, error) {
 		return nil, err
 	}
 	tb, err := testbed.At(bin, work.dir, work.run)
-	return &stack{Testbed: tb, port: port, envoyAdmin: addresses[0], echo: addresses[1]}, err
+	return &stack{Testbed: tb, bin: bin, port: port, envoyAdmin: addresses[0], echo: addresses[1]}, err
 }
 
 func (s *stack) url() string { return fmt.Sprintf("http://localhost:%d", s.port) }
@@ -43,8 +46,10 @@ func (s *stack) prepare(ctx context.Context, envoyPath string, out *console) err
 	if err != nil {
 		return err
 	}
-	if err := s.startAuthzd(ctx, out); err != nil {
-		return err
+	if !s.module {
+		if err := s.startAuthzd(ctx, out); err != nil {
+			return err
+		}
 	}
 	if err := s.start(ctx, out, "echo", s.Command(context.Background(), "echo", "-listen", s.echo), "http://"+s.echo+"/"); err != nil {
 		return err
@@ -81,11 +86,12 @@ func (s *stack) startKeyd(ctx context.Context, out *console) (err error) {
 
 func (s *stack) startAuthzd(ctx context.Context, out *console) (err error) {
 	out.Say("starting authzd")
-	s.authzd, err = s.StartAuthzd(ctx, "authzd", testbed.Config{"drain": drain, "log": testbed.Config{"level": "info"}})
+	authzd, err := s.StartAuthzd(ctx, "authzd", testbed.Config{"drain": drain, "log": testbed.Config{"level": "info"}})
 	if err != nil {
 		return err
 	}
-	return s.ready(ctx, "authzd", s.authzd.Admin()+"/readyz")
+	s.checkAdmin = authzd.Admin()
+	return s.ready(ctx, "authzd", s.checkAdmin+"/readyz")
 }
 
 func (s *stack) startEnvoy(ctx context.Context, path string, out *console) error {
@@ -94,10 +100,9 @@ func (s *stack) startEnvoy(ctx context.Context, path string, out *console) error
 	if err != nil {
 		return err
 	}
-	config, err := envoy.Render(envoy.Addresses{
+	config, err := s.envoyConfig(envoy.Addresses{
 		Listener: listener,
 		Admin:    "tcp://" + s.envoyAdmin,
-		Authz:    "unix://" + s.Socket("authzd"),
 		Owners:   "unix://" + s.Socket("owners"),
 		Upstream: "tcp://" + s.echo,
 	})
@@ -113,7 +118,30 @@ func (s *stack) startEnvoy(ctx context.Context, path string, out *console) error
 	}
 	cmd := exec.Command(path, envoy.Args(s.File("envoy.yaml"))...)
 	cmd.Stdout = io.MultiWriter(log, out.Writer()) // the access log
-	return s.start(ctx, out, "envoy", cmd, "http://"+s.envoyAdmin+"/ready")
+	cmd.Env = append(os.Environ(), envoy.ModuleEnv(s.bin)...)
+	if err := s.start(ctx, out, "envoy", cmd, "http://"+s.envoyAdmin+"/ready"); err != nil || !s.module {
+		return err
+	}
+	return s.ready(ctx, "the Envoy module", s.checkAdmin+"/readyz")
+}
+
+// envoyConfig returns Envoy's configuration with authzd or the module.
+func (s *stack) envoyConfig(a envoy.Addresses) ([]byte, error) {
+	if !s.module {
+		a.Authz = "unix://" + s.Socket("authzd")
+		return envoy.Render(a)
+	}
+	admin, err := testbed.FreeAddresses(1)
+	if err != nil {
+		return nil, err
+	}
+	s.checkAdmin = "http://" + admin[0]
+	return envoy.RenderModule(a, map[string]any{
+		"listen":  testbed.Config{"admin": "tcp://" + admin[0]},
+		"key_api": testbed.Config{"url": "unix://" + s.Socket("sidecars"), "token_file": s.File("key-api.token")},
+		"drain":   drain,
+		"log":     testbed.Config{"level": "info"},
+	})
 }
 
 // start starts a program and waits until its URL responds with 200.

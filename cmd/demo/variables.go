@@ -22,7 +22,7 @@ func (s *stack) variables(c testbed.Credentials) variables {
 		{"PHANTOM_SESSION", c.Session},
 		{"KEYCTL_URL", "http://" + s.keyd.Addresses["listen.operators"]},
 		{"KEYCTL_TOKEN_FILE", s.File("operator.token")},
-		{"AUTHZD_ADMIN", s.authzd.Admin()},
+		{"AUTHZD_ADMIN", s.checkAdmin},
 		{"KEYD_ADMIN", s.keyd.Admin()},
 		{"ENVOY_ADMIN", "http://" + s.envoyAdmin},
 	}

@@ -31,17 +31,20 @@ type connection struct {
 	reasons map[uint32]string // by stream, of answers whose end has not arrived
 	parsed  map[string]string // reasons by message, since most messages are equal
 
+	timed     bool // each check's latency is measured
+	latencies []time.Duration
+
 	mu       sync.Mutex
 	out      *bufio.Writer
 	framer   *http2.Framer
-	headers  []byte          // of every check
-	stream   uint32          // of the last check
-	window   int             // bytes that the sidecar accepts
-	waiting  []byte          // a message that exceeds the window
-	allowed  int             // checks that may be sent
-	renews   bool            // each answer allows another check
-	finished bool            // no further checks are sent
-	inFlight map[uint32]bool // streams without an answer
+	headers  []byte               // of every check
+	stream   uint32               // of the last check
+	window   int                  // bytes that the sidecar accepts
+	waiting  []byte               // a message that exceeds the window
+	allowed  int                  // checks that may be sent
+	renews   bool                 // each answer allows another check
+	finished bool                 // no further checks are sent
+	inFlight map[uint32]time.Time // when the checks without an answer were written, by stream
 }
 
 func connect(socket string, next func() []byte) (*connection, error) {
@@ -52,7 +55,7 @@ func connect(socket string, next func() []byte) (*connection, error) {
 	}
 	c := &connection{
 		next: next, conn: conn, in: bufio.NewReader(conn), out: bufio.NewWriter(conn), headers: headers(),
-		answers: map[string]int{}, reasons: map[uint32]string{}, parsed: map[string]string{}, inFlight: map[uint32]bool{}, stream: 1, window: 65535,
+		answers: map[string]int{}, reasons: map[uint32]string{}, parsed: map[string]string{}, inFlight: map[uint32]time.Time{}, stream: 1, window: 65535,
 	}
 	c.framer = http2.NewFramer(c.out, c.in)
 	_, err = c.out.WriteString(http2.ClientPreface)
@@ -123,7 +126,7 @@ func (c *connection) send() error {
 		c.stream += 2
 		c.window -= len(data)
 		c.allowed--
-		c.inFlight[c.stream] = true
+		c.inFlight[c.stream] = time.Now()
 		err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: c.stream, BlockFragment: c.headers, EndHeaders: true})
 		if err = errors.Join(err, c.framer.WriteData(c.stream, true, data)); err != nil {
 			return err
@@ -207,8 +210,12 @@ func (c *connection) handle(frame http2.Frame) error {
 
 // answered counts an answer. A stream that ends without a message is an error of the sidecar.
 func (c *connection) answered(stream uint32) error {
-	if !c.inFlight[stream] {
+	sent, ok := c.inFlight[stream]
+	if !ok {
 		return nil // grpc-go may reset a stream after its trailers
+	}
+	if c.timed {
+		c.latencies = append(c.latencies, time.Since(sent))
 	}
 	reason, ok := c.reasons[stream]
 	if delete(c.reasons, stream); !ok {

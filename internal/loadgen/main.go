@@ -1,6 +1,6 @@
 // Command loadgen sends many concurrent checks to one sidecar, for the flood tests and benchmarks. It is a separate
 // process, so that a measurement beside it shares no Go scheduler with it. It reads a testbed.Load from standard input and
-// writes the answers by reason to standard output, both as JSON.
+// writes the testbed.Answers to standard output, both as JSON.
 //
 // It writes HTTP/2 frames itself and sends the next check as each answer arrives. A gRPC client costs more CPU than the
 // sidecar does, and batches what many goroutines send: on a shared processor it sends hundreds of checks in one write and
@@ -8,11 +8,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -42,11 +44,18 @@ func run(in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&g.load); err != nil {
 		return fmt.Errorf("read load: %w", err)
 	}
+	if err := g.readKeys(); err != nil {
+		return err
+	}
+	if g.load.Timed {
+		debug.SetGCPercent(-1) // a collection would be measured; a run makes some hundreds of MiB of garbage
+	}
 	for range connections {
 		conn, err := connect(g.load.Socket, g.next)
 		if err != nil {
 			return err
 		}
+		conn.timed = g.load.Timed
 		g.conns = append(g.conns, conn)
 	}
 	answers, err := g.send()
@@ -56,13 +65,24 @@ func run(in io.Reader, out io.Writer) error {
 // generator sends a load.
 type generator struct {
 	load  testbed.Load
+	keys  [][]byte // of the load's file
 	start time.Time
 	sent  atomic.Int64
 	conns []*connection
 }
 
-// send sends the load, waits for its answers and returns them by reason.
-func (g *generator) send() (map[string]int, error) {
+func (g *generator) readKeys() error {
+	if g.load.KeysFile == "" {
+		return nil
+	}
+	text, err := os.ReadFile(g.load.KeysFile)
+	g.keys = bytes.Fields(text)
+	g.start = time.Now()
+	return err
+}
+
+// send sends the load, waits for its answers and returns them.
+func (g *generator) send() (testbed.Answers, error) {
 	var reading errgroup.Group
 	for _, conn := range g.conns {
 		reading.Go(conn.read)
@@ -76,11 +96,12 @@ func (g *generator) send() (map[string]int, error) {
 		}
 	}
 	failed = errors.Join(failed, reading.Wait())
-	answers := map[string]int{}
+	answers := testbed.Answers{ByReason: map[string]int{}}
 	for _, conn := range g.conns {
 		for reason, n := range conn.answers {
-			answers[reason] += n
+			answers.ByReason[reason] += n
 		}
+		answers.Latencies = append(answers.Latencies, conn.latencies...)
 	}
 	return answers, failed
 }
@@ -111,7 +132,7 @@ func (g *generator) expired() bool {
 	return g.load.Duration > 0 && time.Since(g.start) >= g.load.Duration
 }
 
-// next returns the message of the next check, or nil after the last one. It presents the load's key, or a random key, or
+// next returns the message of the next check, or nil after the last one. It presents a key of the load, or a random key, or
 // now and then a canary.
 func (g *generator) next() []byte {
 	const canaryInterval = 100
@@ -119,12 +140,16 @@ func (g *generator) next() []byte {
 	if n >= g.load.Checks || g.expired() {
 		return nil
 	}
-	key := credential.Mint(credential.Key)
+	var key credential.Secret
 	switch i := n / canaryInterval; {
+	case len(g.keys) > 0:
+		key = credential.NewSecret(string(g.keys[n%len(g.keys)]))
 	case g.load.Key != "":
 		key = credential.NewSecret(g.load.Key)
 	case n%canaryInterval == 0 && i < len(g.load.Canaries):
 		key = credential.NewSecret(g.load.Canaries[i])
+	default:
+		key = credential.Mint(credential.Key)
 	}
 	message, err := proto.Marshal(testbed.CheckRequest(key))
 	if err != nil {

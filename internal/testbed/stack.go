@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os/exec"
@@ -117,16 +118,22 @@ func get(ctx context.Context, url string, timeout time.Duration) (status int, bo
 	return response.StatusCode, body, err
 }
 
-// FreeAddresses returns n different loopback addresses, HOST:PORT, that are free now.
+// FreeAddresses returns n different loopback addresses, HOST:PORT, that are free now. Their ports are below those that
+// the kernel gives to connections, so that no connection takes one before its program listens.
 func FreeAddresses(n int) ([]string, error) {
-	addresses := make([]string, n)
-	for i := range addresses {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+	const first, last, tries = 10_000, 32_767, 1000
+	var addresses []string
+	var err error
+	for range tries {
+		if len(addresses) == n {
+			return addresses, nil
+		}
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first+1))); err != nil {
+			continue // in use
 		}
 		defer func() { _ = listener.Close() }() // at the end, so that no two are the same
-		addresses[i] = listener.Addr().String()
+		addresses = append(addresses, listener.Addr().String())
 	}
-	return addresses, nil
+	return nil, fmt.Errorf("no free port after %d tries: %w", tries, err)
 }

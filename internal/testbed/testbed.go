@@ -35,18 +35,6 @@ type Testbed struct {
 	started map[string]int // processes by their name
 }
 
-// Build builds programs of this module, named by their folders, into one folder.
-func Build(ctx context.Context, into string, programs ...string) error {
-	args := []string{"build", "-o", into + string(filepath.Separator)}
-	for _, name := range programs {
-		args = append(args, "github.com/phantomrouter/phantom-authz/"+name)
-	}
-	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return nil
-}
-
 // Run builds programs and runs do with a testbed of them, which it closes afterwards.
 func Run(ctx context.Context, do func(*Testbed) error, programs ...string) (err error) {
 	bin, err := os.MkdirTemp("", "programs")
@@ -134,12 +122,21 @@ func (tb *Testbed) StartKeyd(ctx context.Context, changes Config) (*Process, err
 // StartAuthzd starts a sidecar of that name and waits until it has started. Its checks are at the socket of its name. The
 // fields of changes replace those of the usual configuration.
 func (tb *Testbed) StartAuthzd(ctx context.Context, name string, changes Config) (*Process, error) {
+	config := tb.ModuleConfig(nil)
+	config["listen"].(Config)["check"] = []string{"unix://" + tb.Socket(name)}
+	return tb.startProgram(ctx, "authzd", name, config, changes)
+}
+
+// ModuleConfig returns the filter_config of an Envoy with the module that uses the testbed's keyd. The fields of changes
+// replace those of the usual configuration.
+func (tb *Testbed) ModuleConfig(changes Config) Config {
 	config := Config{
-		"listen":  Config{"check": []string{"unix://" + tb.Socket(name)}, "admin": "tcp://127.0.0.1:0"},
-		"key_api": Config{"url": "unix://" + tb.Socket("sidecars"), "token_file": sidecarToken},
+		"listen":  Config{"admin": "tcp://127.0.0.1:0"},
+		"key_api": Config{"url": "unix://" + tb.Socket("sidecars"), "token_file": tb.File(sidecarToken)},
 		"log":     Config{"level": "debug"},
 	}
-	return tb.startProgram(ctx, "authzd", name, config, changes)
+	maps.Copy(config, changes)
+	return config
 }
 
 func (tb *Testbed) startProgram(ctx context.Context, program, name string, config, changes Config) (*Process, error) {

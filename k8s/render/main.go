@@ -1,16 +1,21 @@
-// Command render writes base/config/envoy.yaml from envoy/envoy.yaml. Run it with `go generate` in the parent directory; a
-// test compares the committed file.
+// Command render writes base/config/envoy.yaml from envoy/envoy.yaml, and components/module/envoy.yaml from that. Run it with
+// `go generate` in the parent directory; a test compares the committed files.
 //
 // It changes two clusters. Keyd's listener for owners is in another Pod, so the cluster owners gets its address and mutual
-// TLS instead of the Unix socket. The upstream's address becomes the Service upstream.
+// TLS instead of the Unix socket. The upstream's address becomes the Service upstream. For the Envoy module, envoy/render then
+// replaces ext_authz.
 package main
 
 import (
 	"bytes"
 	_ "embed"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
+	"strings"
 )
 
 //go:embed owners.yaml
@@ -45,8 +50,8 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 2 {
-		return fmt.Errorf("usage: render SOURCE TARGET")
+	if len(args) != 3 {
+		return errors.New("usage: render SOURCE TARGET TARGET_OF_MODULE")
 	}
 	source, err := os.ReadFile(args[0])
 	if err != nil {
@@ -56,7 +61,37 @@ func run(args []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", args[0], err)
 	}
-	return os.WriteFile(args[1], text, 0o644)
+	if err := os.WriteFile(args[1], text, 0o644); err != nil {
+		return err
+	}
+	if text, err = renderModule(args[1]); err != nil {
+		return err
+	}
+	return os.WriteFile(args[2], text, 0o644)
+}
+
+// filterConfig is the module's filter_config: the file of the ConfigMap authzd.
+const filterConfig = "config_file: /etc/phantom-authz/authzd.yaml\n"
+
+// renderModule returns the file with the Envoy module in place of ext_authz. It runs the product's program, because this module
+// must not depend on the product's.
+func renderModule(file string) ([]byte, error) {
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return nil, err
+	}
+	here, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	product := filepath.Dir(strings.TrimSpace(string(here)))
+	render := exec.Command("go", "run", "-C", product, "./envoy/render", file, "/dev/stdin")
+	render.Stdin, render.Stderr = strings.NewReader(filterConfig), os.Stderr
+	text, err := render.Output()
+	if err != nil {
+		return nil, fmt.Errorf("envoy/render: %w", err)
+	}
+	return bytes.Join([][]byte{[]byte(generated), text}, nil), nil
 }
 
 // render returns envoy.yaml for Kubernetes.

@@ -11,23 +11,26 @@ import (
 const (
 	source = "../../envoy/envoy.yaml"
 	target = "../base/config/envoy.yaml"
+	module = "../components/module/envoy.yaml"
 )
 
-func TestCommittedFileIsCurrent(t *testing.T) {
-	want, err := os.ReadFile(target)
-	if err != nil {
-		t.Fatal(err)
-	}
+func TestCommittedFilesAreCurrent(t *testing.T) {
 	text, err := os.ReadFile(source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := render(text)
+	base, err := render(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not generated from %s: run `go generate` in k8s/", target, source)
+	withModule, err := renderModule(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, got := range map[string][]byte{target: base, module: withModule} {
+		if want, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is not generated from %s: run `go generate` in k8s/ (%v)", file, source, err)
+		}
 	}
 }
 

@@ -299,6 +299,10 @@ type report struct {
 	holders map[credential.Digest]string // the field that has each secret
 }
 
+func newReport(label string, mode checkMode) *report {
+	return &report{label: label, marks: map[string]yaml.Mark{}, mode: mode, holders: map[credential.Digest]string{}}
+}
+
 type mistake struct {
 	mark  yaml.Mark // the zero Mark: the file does not give the field
 	field string

@@ -12,8 +12,6 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
-
-	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
 const (
@@ -60,11 +58,7 @@ func loadListen[C any, P program[C]](path string) (P, error) {
 func read[C any, P program[C]](path string, mode checkMode) (P, *report, error) {
 	cfg := P(new(C))
 	cfg.setDefaults()
-	r := &report{label: cmp.Or(path, "no -config"), marks: map[string]yaml.Mark{}, mode: mode, holders: map[credential.Digest]string{}}
-	folder, err := filepath.Abs(filepath.Dir(path))
-	if err != nil {
-		return cfg, r, err
-	}
+	r := newReport(cmp.Or(path, "no -config"), mode)
 	root := &yaml.Node{Kind: yaml.MappingNode}
 	if path != "" {
 		data, err := readFile(path)
@@ -75,12 +69,23 @@ func read[C any, P program[C]](path string, mode checkMode) (P, *report, error) 
 			return cfg, r, fmt.Errorf("%s:%w", path, err)
 		}
 	}
-	d := decoder{report: r, folder: folder, schema: reflect.TypeFor[C]()}
-	d.decode(root, reflect.ValueOf(cfg).Elem(), "", "")
-	if d.values > maxValues {
-		return cfg, r, fmt.Errorf("%s is invalid: must have at most %d values, where an alias counts as all that it refers to", path, maxValues)
+	return cfg, r, r.decode(root, cfg, filepath.Dir(path))
+}
+
+// decode decodes a document into a struct that holds the defaults. Relative file names in it are
+// relative to the folder. The error means that the document has too many values.
+func (r *report) decode(root *yaml.Node, into any, folder string) error {
+	folder, err := filepath.Abs(folder)
+	if err != nil {
+		return err
 	}
-	return cfg, r, nil
+	v := reflect.ValueOf(into).Elem()
+	d := decoder{report: r, folder: folder, schema: v.Type()}
+	d.decode(root, v, "", "")
+	if d.values > maxValues {
+		return fmt.Errorf("%s is invalid: must have at most %d values, where an alias counts as all that it refers to", r.label, maxValues)
+	}
+	return nil
 }
 
 func readFile(path string) ([]byte, error) {

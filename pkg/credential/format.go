@@ -38,7 +38,8 @@ func Mint(kind Kind) Secret {
 		panic("credential: no format for this kind")
 	}
 	text := prefix + RandomBase62(randomLen)
-	return NewSecret(text + checksum(text))
+	sum := checksum(text)
+	return NewSecret(text + string(sum[:]))
 }
 
 // RandomBase62 returns n base62 characters from the system's CSPRNG, each equally likely.
@@ -57,14 +58,13 @@ func RandomBase62(n int) string {
 	return string(out)
 }
 
-func checksum(s string) string {
+func checksum(s string) (out [sumLen]byte) {
 	sum := crc32.ChecksumIEEE([]byte(s))
-	var out [sumLen]byte
 	for i := sumLen - 1; i >= 0; i-- {
 		out[i] = base62[sum%uint32(len(base62))]
 		sum /= uint32(len(base62))
 	}
-	return string(out[:])
+	return out
 }
 
 // Shape is the result of a check of a plaintext's format.
@@ -93,7 +93,7 @@ func ShapeOf(value string) Shape {
 	if len(value) != TokenLen || !isBase62(value[prefixLen:]) {
 		return Malformed
 	}
-	if checksum(value[:prefixLen+randomLen]) != value[prefixLen+randomLen:] {
+	if sum := checksum(value[:prefixLen+randomLen]); string(sum[:]) != value[prefixLen+randomLen:] {
 		return Malformed
 	}
 	return shape

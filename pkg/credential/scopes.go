@@ -43,6 +43,9 @@ func (s Scopes) Len() int { return len(s.names) }
 // List returns a sorted copy of the names, never nil.
 func (s Scopes) List() []string { return append([]string{}, s.names...) }
 
+// At returns the name at index i of the sorted names, from 0 to Len-1.
+func (s Scopes) At(i int) string { return s.names[i] }
+
 // Equal reports whether both sets contain the same names.
 func (s Scopes) Equal(other Scopes) bool { return slices.Equal(s.names, other.names) }
 

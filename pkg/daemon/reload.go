@@ -31,7 +31,11 @@ func (r *runner[C]) reload(signalled bool) reloadResult[C] {
 		}
 		return result
 	}
-	cfg, err := r.program.Load(r.path)
+	var cfg C
+	err := guard(func() (err error) {
+		cfg, err = r.program.Load(r.path)
+		return err
+	})
 	if err != nil {
 		return reject("reload rejected: invalid configuration", err, zap.Strings("mistakes", strings.Split(err.Error(), "\n")))
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -34,6 +35,7 @@ type runner[C any] struct {
 	drainEnd                      time.Time
 
 	cancelStart context.CancelFunc
+	started     chan error // receives the result of the start
 	events      chan func()
 	stopped     chan error
 
@@ -48,32 +50,43 @@ func serve[C any](p Program[C], config string, proc process) int {
 		return exitCode(p, proc, err)
 	}
 	defer surviveSIGPIPE()()
+	r := newRunner(p, config, cfg, proc.stderr)
+	r.loaded = file
+	defer zap.RedirectStdLog(r.rt.Log.Named("log"))() // which some libraries use
+	return r.run(proc.signals)
+}
+
+func newRunner[C any](p Program[C], config string, cfg C, stderr io.Writer) *runner[C] {
 	settings := p.Settings(cfg)
-	rt := newRuntime(p.Name, settings.LogLevel, proc.stderr)
-	defer zap.RedirectStdLog(rt.Log.Named("log"))() // which some libraries use
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	r := &runner[C]{
-		program: p, path: config, rt: rt,
-		running: cfg, settings: settings, loaded: file,
-		starting:    true,
-		cancelStart: cancel,
-		events:      make(chan func(), 8),
-		stopped:     make(chan error, 1),
+		program: p, path: config, rt: newRuntime(p.Name, settings.LogLevel, stderr),
+		running: cfg, settings: settings,
+		starting: true,
+		started:  make(chan error, 1),
+		events:   make(chan func(), 8),
+		stopped:  make(chan error, 1),
 	}
 	r.registerMetrics()
-	rt.Log.Info("starting", zap.String("program", p.Name), zap.String("version", Version()), zap.String("config", config))
-	go watchFile(ctx, config, func(file content) { r.events <- func() { r.handleFile(file) } })
+	return r
+}
+
+// run starts the program, serves until a signal to stop and returns the exit code.
+func (r *runner[C]) run(signals <-chan os.Signal) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	r.cancelStart = cancel
+	r.rt.Log.Info("starting", zap.String("program", r.program.Name), zap.String("version", Version()), zap.String("config", r.path))
+	go watchFile(ctx, r.path, func(file content) { r.events <- func() { r.handleFile(file) } })
 	go func() {
 		var apply func(C) error
 		err := guard(func() (err error) {
-			apply, err = r.start(ctx, settings, cfg)
+			apply, err = r.start(ctx, r.settings, r.running)
 			return err
 		})
 		r.events <- func() { r.handleStart(apply, err) }
 	}()
-	code := r.loop(proc.signals)
-	rt.lines.flush(min(flushTimeout, max(time.Until(r.drainEnd), r.settings.Drain/20)))
+	code := r.loop(signals)
+	r.rt.lines.flush(min(flushTimeout, max(time.Until(r.drainEnd), r.settings.Drain/20)))
 	return code
 }
 
@@ -161,6 +174,7 @@ func (r *runner[C]) handleSignal(sig os.Signal) {
 
 func (r *runner[C]) handleStart(apply func(C) error, err error) {
 	r.starting = false
+	r.started <- err
 	switch {
 	case err == nil && r.deadline == nil:
 		r.apply = apply

@@ -26,6 +26,8 @@ type Source interface {
 	// nothing is known: credential.ErrRateLimited is answered with 429, any other with 503.
 	// Lookup must return soon after ctx ends.
 	Lookup(ctx context.Context, d credential.Digest) (rec credential.Record, found bool, err error)
+	// Cached is Lookup without a wait. Known false means that Lookup must be called.
+	Cached(d credential.Digest) (rec credential.Record, found, known bool)
 }
 
 // Usage records the checks of keys that have a record. It must be safe for concurrent use.
@@ -73,6 +75,8 @@ type Request struct {
 	Reserved []string
 
 	Route RouteRequirement
+	// Required is the requirement of Route, if the transport has parsed it in advance.
+	Required *policy.Requirement
 }
 
 // RouteRequirement is the requirement in the context extensions of the proxy's matched route. Set
@@ -101,6 +105,9 @@ func NewChecker(source Source, usage Usage, rules *Rules, metrics *Metrics) *Che
 // SetRules replaces the rules for all checks that begin later.
 func (c *Checker) SetRules(rules *Rules) { c.rules.Store(rules) }
 
+// KeyAPITimeout returns the time limit of one resolve request, by the current rules.
+func (c *Checker) KeyAPITimeout() time.Duration { return c.rules.Load().KeyAPITimeout }
+
 // Metrics returns the checker's metrics, in which a transport counts the messages that it rejects.
 func (c *Checker) Metrics() *Metrics { return c.metrics }
 
@@ -122,41 +129,68 @@ type Outcome struct {
 	checker  *Checker
 	rules    *Rules
 	req      *Request
-	digest   credential.Digest // of a key with a record
+	cred     presented
 	decision policy.Decision
 }
 
 // Decide is Check without the answer. The Outcome refers to req.
 func (c *Checker) Decide(ctx context.Context, req *Request) Outcome {
+	o, decided := c.Begin(req)
+	if !decided {
+		o.Finish(ctx)
+	}
+	return o
+}
+
+// Begin decides a check that needs no wait. If decided is false, the Outcome is unavailable until
+// Finish is called. It refers to req.
+func (c *Checker) Begin(req *Request) (o Outcome, decided bool) {
 	if req.Arrived.IsZero() {
 		req.Arrived = time.Now()
 	}
-	o := Outcome{checker: c, rules: c.rules.Load(), req: req}
+	o = Outcome{checker: c, rules: c.rules.Load(), req: req}
 	cred, reason := o.rules.credentialOf(req)
 	if reason != policy.OK {
 		o.decision = policy.Deny(reason)
-		return o
+		return o, true
 	}
-	deadline := req.Arrived.Add(o.rules.limit())
+	o.cred = cred
+	rec, found, known := c.source.Cached(cred.digest)
+	if !known {
+		o.decision = policy.Deny(policy.Unavailable)
+		return o, false
+	}
+	o.decide(rec, found)
+	return o, true
+}
+
+// Finish looks up the credential of a check that Begin has not decided, and decides it. It returns
+// answerMargin before ctx's deadline or the limit of an allow at the latest, if Source obeys its
+// context.
+func (o *Outcome) Finish(ctx context.Context) {
+	deadline := o.req.Arrived.Add(o.rules.limit())
 	if earlier, ok := ctx.Deadline(); ok && earlier.Before(deadline) {
 		deadline = earlier
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline.Add(-answerMargin))
 	defer cancel()
-	rec, found, err := c.source.Lookup(ctx, cred.digest)
+	rec, found, err := o.checker.source.Lookup(ctx, o.cred.digest)
 	switch {
 	case errors.Is(err, credential.ErrRateLimited):
 		o.decision = policy.Deny(policy.RateLimited)
-		return o
 	case err != nil:
 		o.decision = policy.Deny(policy.Unavailable)
-		return o
-	case cred.kind == credential.Session:
+	default:
+		o.decide(rec, found)
+	}
+}
+
+// decide decides by the record of the credential.
+func (o *Outcome) decide(rec credential.Record, found bool) {
+	if o.cred.kind == credential.Session {
 		rec.Scopes = rec.Scopes.With(o.rules.SessionScopes)
 	}
-	o.decision = policy.Decide(cred.kind, rec, found, o.rules.requirementOf(req), time.Now())
-	o.digest = cred.digest
-	return o
+	o.decision = policy.Decide(o.cred.kind, rec, found, o.rules.requirementOf(o.req), time.Now())
 }
 
 // Fail returns the outcome of a check that panicked: unavailable, and in shadow mode an allow as
@@ -177,8 +211,8 @@ func (o *Outcome) Answer() Answer {
 		c.metrics.late.Inc()
 	}
 	c.metrics.observe(o.decision, o.rules.Shadow, now.Sub(o.req.Arrived))
-	if o.decision.Kind == credential.Key {
-		c.usage.Used(o.digest, o.decision.Allowed(), now)
+	if o.decision.Kind == credential.Key { // only with a record
+		c.usage.Used(o.cred.digest, o.decision.Allowed(), now)
 	}
 	return o.rules.answer(o.req, o.decision)
 }
@@ -192,17 +226,26 @@ func elapsed(since, now time.Time) time.Duration {
 
 // requirementOf returns the requirement of the matched route, else of the table.
 func (r *Rules) requirementOf(req *Request) policy.Requirement {
-	if !req.Route.Set {
-		return r.Endpoints.Match(req.Method, req.Host, req.Path)
+	switch {
+	case req.Required != nil:
+		return *req.Required
+	case req.Route.Set:
+		return req.Route.Parse()
 	}
+	return r.Endpoints.Match(req.Method, req.Host, req.Path)
+}
+
+// Parse returns the requirement of a route that names one. An invalid one is the zero Requirement,
+// which no credential meets.
+func (r RouteRequirement) Parse() policy.Requirement {
 	principal := policy.Any
-	if req.Route.HasPrincipal || req.Route.Principal != "" {
+	if r.HasPrincipal || r.Principal != "" {
 		var ok bool
-		if principal, ok = policy.ParsePrincipal(req.Route.Principal); !ok {
+		if principal, ok = policy.ParsePrincipal(r.Principal); !ok {
 			return policy.Requirement{}
 		}
 	}
-	return policy.NewRequirement(principal, req.Route.Scope)
+	return policy.NewRequirement(principal, r.Scope)
 }
 
 // maxCredential is the size of a presented credential in bytes. The contract fixes it.

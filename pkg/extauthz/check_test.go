@@ -24,6 +24,11 @@ type facts struct {
 	last    context.Context // of the last look-up
 }
 
+// Cached leaves every digest to Lookup.
+func (f *facts) Cached(credential.Digest) (rec credential.Record, found, known bool) {
+	return credential.Record{}, false, false
+}
+
 func (f *facts) Lookup(ctx context.Context, d credential.Digest) (credential.Record, bool, error) {
 	f.lookups++
 	f.last = ctx

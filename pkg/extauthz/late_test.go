@@ -19,6 +19,10 @@ type stalled struct {
 	lasts time.Duration
 }
 
+func (s stalled) Cached(credential.Digest) (rec credential.Record, found, known bool) {
+	return credential.Record{}, false, false
+}
+
 func (s stalled) Lookup(ctx context.Context, d credential.Digest) (credential.Record, bool, error) {
 	<-time.After(s.lasts)
 	return s.facts.Lookup(ctx, d)

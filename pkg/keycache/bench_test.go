@@ -23,7 +23,7 @@ func warmed(b testing.TB, n int, account func(i int) string) (*Cache, []credenti
 	c := New(newFakeAPI(), o)
 	b.Cleanup(c.Close)
 	// The lease outlives the benchmark.
-	c.state.Store(&state{generation: 1, epoch: "one", sent: time.Now(), lease: 24 * time.Hour})
+	c.state.Store(&state{generation: 1, epoch: "one", sent: momentOf(time.Now()), lease: 24 * time.Hour})
 	digests := make([]credential.Digest, n)
 	batch := &batch{generation: 1, sentAt: time.Now()}
 	c.mu.Lock()
@@ -122,6 +122,9 @@ func TestHitDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() {
 		if _, found, err := c.Lookup(ctx, digests[i%len(digests)]); !found || err != nil {
 			t.Fatal(found, err)
+		}
+		if _, found, known := c.Cached(digests[i%len(digests)]); !found || !known {
+			t.Fatal(found, known)
 		}
 		i++
 	}); n != 0 {

@@ -15,7 +15,7 @@ func TestModeBoundaries(t *testing.T) {
 	// The clocks may be 1% off. The lease must end here first, even if this clock is slow and the key
 	// API's is fast.
 	leaseEnd, staleEnd := 14700*time.Millisecond, 896700*time.Millisecond
-	t0 := time.Now()
+	t0 := momentOf(time.Now())
 	held := state{generation: 1, epoch: "one", sent: t0, lease: lease, maxStale: stale}
 	with := func(edit func(*state)) state {
 		s := held
@@ -47,7 +47,7 @@ func TestModeBoundaries(t *testing.T) {
 		{"no log", ttlMode, 0, ttl},
 		{"no log, long after", ttlMode, time.Hour, ttl},
 	} {
-		if got := tt.state.mode(&Times{MaxStale: stale}, t0.Add(tt.after)); got != tt.want {
+		if got := tt.state.mode(&Times{MaxStale: stale}, t0.plus(tt.after)); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, modeNames[got], modeNames[tt.want])
 		}
 	}
@@ -60,17 +60,32 @@ func TestModeBoundaries(t *testing.T) {
 // A suspended machine, or a wall clock that is set, ends trust early and never late.
 func TestElapsedTakesTheLongerTime(t *testing.T) {
 	t0 := time.Now()
-	if got := elapsed(t0, t0.Add(time.Second)); got != time.Second {
-		t.Errorf("both clocks: %s", got)
+	for name, tt := range map[string]struct {
+		wall, mono      time.Duration
+		longer, shorter time.Duration
+	}{
+		"both clocks":         {time.Second, time.Second, time.Second, time.Second},
+		"machine suspended":   {time.Hour, time.Second, time.Hour, time.Second},
+		"wall clock set back": {-time.Hour, time.Second, time.Second, -time.Hour},
+	} {
+		since, now := momentOf(t0), momentOf(t0)
+		now.wall += int64(tt.wall)
+		now.mono += int64(tt.mono)
+		if got := elapsed(since, now); got != tt.longer {
+			t.Errorf("%s: %s, want %s", name, got, tt.longer)
+		}
+		if got := leastElapsed(since, now); got != tt.shorter {
+			t.Errorf("%s: at least %s, want %s", name, got, tt.shorter)
+		}
 	}
-	if got := elapsed(t0, t0.Round(0).Add(time.Hour)); got != time.Hour {
-		t.Errorf("the wall clock alone: %s", got)
+	if got := elapsed(momentOf(t0), momentOf(t0.Add(time.Second))); got != time.Second {
+		t.Errorf("a second is %s", got)
 	}
 }
 
 func TestFreshnessBoundaries(t *testing.T) {
 	times := &Times{MaxAge: 8 * time.Minute, ConfirmAfter: 10 * time.Second, MaxStale: 15 * time.Minute}
-	t0 := time.Now()
+	t0 := momentOf(time.Now())
 	changedAt := func(revision int64) *account {
 		a := &account{}
 		a.changed.Store(revision)
@@ -86,8 +101,8 @@ func TestFreshnessBoundaries(t *testing.T) {
 	invalidated := with(func(e *entry) { e.generation = 0 })
 	changed := with(func(e *entry) { e.account = changedAt(6) })
 	current := with(func(e *entry) { e.account = changedAt(5) })
-	revoked := with(func(e *entry) { e.rec.State = credential.Revoked })
-	terminated := with(func(e *entry) { e.rec.Account.State = credential.Terminated })
+	revoked := with(func(e *entry) { e.state = credential.Revoked })
+	terminated := with(func(e *entry) { e.accountState = credential.Terminated })
 	const (
 		yes = true
 		no  = false
@@ -134,13 +149,13 @@ func TestFreshnessBoundaries(t *testing.T) {
 		{"cold", cold, &good, 0, stale, no},
 		{"cold, unknown", cold, &unknown, 0, stale, no},
 	} {
-		now := t0.Add(tt.age)
+		now := t0.plus(tt.age)
 		s := state{generation: 1, epoch: "one", lease: time.Minute, maxStale: 900 * time.Hour}
 		switch tt.mode {
 		case synced:
 			s.sent = now
 		case degraded:
-			s.sent = now.Add(-2 * time.Minute)
+			s.sent = now.plus(-2 * time.Minute)
 		case ttl:
 			s.ttlMode = true
 		case cold:
@@ -167,24 +182,37 @@ func (f *fixture) sizes(known, unknown int) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	count := make(map[*account]int)
+	accounts, scopeSets := make(map[*account]int), make(map[*scopeSet]int)
 	for i := range f.pools {
-		for _, p := range []*pool{f.pools[i].known, f.pools[i].unknown} {
-			for _, e := range p.Values() {
+		for _, id := range []poolID{knownPool, unknownPool} {
+			for _, e := range f.pools[i].all(id) {
 				if e.account != nil {
-					count[e.account]++
+					accounts[e.account]++
+				}
+				if e.scopes != nil {
+					scopeSets[e.scopes]++
 				}
 			}
 		}
 	}
-	if len(count) != len(f.accounts) {
-		f.t.Errorf("%d accounts for the entries of %d", len(f.accounts), len(count))
+	if len(accounts) != len(f.accounts) || len(scopeSets) != len(f.scopeSets) {
+		f.t.Errorf("%d accounts and %d sets of scopes for the entries of %d and %d", len(f.accounts), len(f.scopeSets), len(accounts), len(scopeSets))
 	}
 	for id, a := range f.accounts {
-		if a.entries != count[a] {
-			f.t.Errorf("%s counts %d entries, has %d", id, a.entries, count[a])
+		if a.entries != accounts[a] {
+			f.t.Errorf("%s counts %d entries, has %d", id, a.entries, accounts[a])
 		}
 	}
+	for name, s := range f.scopeSets {
+		if s.entries != scopeSets[s] {
+			f.t.Errorf("%q counts %d entries, has %d", name, s.entries, scopeSets[s])
+		}
+	}
+}
+
+// plus returns the moment after a time by both clocks.
+func (m moment) plus(d time.Duration) moment {
+	return moment{wall: m.wall + int64(d), mono: m.mono + int64(d)}
 }
 
 // Credentials that are not in force evict none that is in force.

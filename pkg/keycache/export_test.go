@@ -13,15 +13,14 @@ func (c *Cache) Clone(api KeyAPI, o Options) *Cache {
 	for i := range c.pools {
 		from, to := &c.pools[i], &n.pools[i]
 		from.mu.Lock()
-		for _, pool := range [][2]*pool{{from.known, to.known}, {from.unknown, to.unknown}} {
-			for _, d := range pool[0].Keys() {
-				old, _ := pool[0].Peek(d)
+		for _, id := range []poolID{knownPool, unknownPool} {
+			for _, old := range from.all(id) {
 				e := *old
-				if e.account != nil {
-					e.account = n.join(e.rec.Account.ID)
+				if e.found {
+					e.account, e.scopes = n.joinAccount(e.account.id), n.joinScopes(old.record().Scopes)
 					e.account.changed.Store(old.account.changed.Load())
 				}
-				pool[1].Add(d, &e)
+				to.store(e)
 			}
 		}
 		from.mu.Unlock()

@@ -131,7 +131,7 @@ func (f *follower) poll(ctx context.Context) time.Duration {
 	if f.resuming {
 		c.log.Info("following the change log", zap.Int64("revision", changes.Revision), zap.Duration("lease", changes.Lease))
 	}
-	if wait := time.Duration(req.WaitMS) * time.Millisecond; len(changes.List) == 0 && elapsed(sent, time.Now()) < wait/2 {
+	if wait := time.Duration(req.WaitMS) * time.Millisecond; len(changes.List) == 0 && elapsed(momentOf(sent), momentOf(time.Now())) < wait/2 {
 		return rand.N(2 * earlyAnswerPause)
 	}
 	return 0
@@ -145,7 +145,7 @@ func (f *follower) nextPoll(now time.Time) sidecarapi.ChangesRequest {
 	f.resume, f.resuming = false, f.resume || c.pendingEpoch != nil
 	t, s, req := c.times.Load(), c.state.Load(), c.newPoll()
 	req.MaxStaleMS = t.MaxStale.Milliseconds()
-	switch m := s.mode(t, now); {
+	switch m := s.mode(t, momentOf(now)); {
 	case c.pendingEpoch != nil:
 		req.Epoch, req.After = c.pendingEpoch.Epoch, c.pendingEpoch.Revision
 	case f.resuming:
@@ -242,7 +242,7 @@ func (f *follower) handleChanges(req sidecarapi.ChangesRequest, sent time.Time, 
 	// A part of the changes gives no lease and no stale time: later ones may already count as
 	// effective.
 	if ch.Lease > 0 {
-		next.sent, next.lease, next.ended, next.dropped = sent, ch.Lease, false, false
+		next.sent, next.lease, next.ended, next.dropped = momentOf(sent), ch.Lease, false, false
 		next.maxStale = time.Duration(req.MaxStaleMS) * time.Millisecond
 	}
 	c.state.Store(&next)
@@ -259,7 +259,7 @@ func (f *follower) handleChanges(req sidecarapi.ChangesRequest, sent time.Time, 
 // apply invalidates what the changes name, and marks the loads in flight. It returns the hot
 // credentials. c.mu is held.
 func (c *Cache) apply(ch sidecarapi.Changes) (hot []credential.Digest) {
-	now := time.Now()
+	now := momentOf(time.Now())
 	for _, change := range ch.List {
 		if change.Account != "" {
 			if a := c.accounts[change.Account]; a != nil {
@@ -331,7 +331,7 @@ func (f *follower) enterTTLMode(now time.Time) bool {
 	c := f.cache
 	c.mu.Lock()
 	s := c.state.Load()
-	onRecord := s.onRecord(now) ||
+	onRecord := s.onRecord(momentOf(now)) ||
 		!f.unanswered.IsZero() && now.Sub(f.unanswered) < cmp.Or(s.lease, longestLease)+f.unansweredStale
 	if s.ttlMode || onRecord {
 		c.mu.Unlock()

@@ -127,12 +127,30 @@ func advance(d time.Duration) {
 	synctest.Wait()
 }
 
-// lookup looks a credential up with a deadline of 1 s and names the outcome.
+// lookup looks a credential up with a deadline of 1 s and names the outcome. If Cached has an answer,
+// it must be that of Lookup.
 func (f *fixture) lookup(name string) string {
+	f.t.Helper()
+	cached, known := f.cached(name)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	rec, found, err := f.Lookup(ctx, digest(name))
-	return outcome(rec, found, err)
+	got := outcome(rec, found, err)
+	if known && cached != got {
+		f.t.Errorf("%s is %s for Cached, %s for Lookup", name, cached, got)
+	}
+	return got
+}
+
+// cached looks a credential up in the cache alone and names the outcome.
+func (f *fixture) cached(name string) (got string, known bool) {
+	f.t.Helper()
+	began := time.Now()
+	rec, found, known := f.Cached(digest(name))
+	if took := time.Since(began); took != 0 {
+		f.t.Errorf("Cached waited %s", took)
+	}
+	return outcome(rec, found, nil), known
 }
 
 func outcome(rec credential.Record, found bool, err error) string {

@@ -58,7 +58,7 @@ type batch struct {
 	byKey map[credential.Digest]*load
 
 	sentAt      time.Time        // zero while it collects loads
-	generation  uint64           // of the cache when it was sent
+	generation  uint32           // of the cache when it was sent
 	minRevision int64            // newest seen when it was sent
 	accounts    map[string]int64 // newest change of each account while it was in flight
 }

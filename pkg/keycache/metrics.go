@@ -76,10 +76,10 @@ func newGauges(f promauto.Factory, c *Cache) {
 	})
 	gauge("lease_remaining_seconds", "Seconds until the lease ends; negative after its end, 0 before the first.", nil, func() float64 {
 		s := c.state.Load()
-		if s.sent.IsZero() || s.dropped {
+		if s.sent.isZero() || s.dropped {
 			return 0
 		}
-		return (subtractDrift(s.lease) - elapsed(s.sent, time.Now())).Seconds()
+		return (subtractDrift(s.lease) - elapsed(s.sent, momentOf(time.Now()))).Seconds()
 	})
 }
 

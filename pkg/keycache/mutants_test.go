@@ -29,7 +29,7 @@ const inMakeTest = 3
 
 var mutants = []mutant{{
 	"the lease is counted from the answer", "follow.go", "TestLeaseRunsFromTheSending", true,
-	[]edit{{"next.sent, next.lease, next.ended, next.dropped = sent, ch", "_ = sent\n\t\tnext.sent, next.lease, next.ended, next.dropped = time.Now(), ch"}},
+	[]edit{{"next.ended, next.dropped = momentOf(sent), ch", "next.ended, next.dropped = momentOf(time.Now()), ch"}},
 }, {
 	"a late fill restores the old fact", "load.go", "TestLateFill", true,
 	[]edit{{"l.changed > revision ||", "false ||"}},
@@ -83,7 +83,7 @@ var mutants = []mutant{{
 	"a change of an account does not reach its credentials", "follow.go", "TestChangeInvalidatesAccount", true,
 	[]edit{{"a.changed.Store(max(a.changed.Load(), change.Revision))", "_ = a"}},
 }, {
-	"a change of a credential does not reach it", "entry.go", "TestChangeInvalidatesCredential", true,
+	"a change of a credential does not reach it", "pools.go", "TestChangeInvalidatesCredential", true,
 	[]edit{{"\te.changed = true\n", ""}},
 }, {
 	"a 410 invalidates nothing", "follow.go", "TestGone", true,
@@ -135,7 +135,7 @@ var mutants = []mutant{{
 	[]edit{{"\treq.Leave = true\n", "\treq.Leave = true\n\treq.Poll--\n"}},
 }, {
 	"time-to-live mode begins while the lease is on record", "follow.go", "TestTTLModeNeeds", false,
-	[]edit{{"s.onRecord(now) ||", "false ||"}},
+	[]edit{{"s.onRecord(momentOf(now)) ||", "false ||"}},
 }, {
 	"time-to-live mode begins while an acknowledgement may be on record", "follow.go", "TestTTLModeNeeds", false,
 	[]edit{{"!f.unanswered.IsZero() && now", "false && now"}},
@@ -147,16 +147,25 @@ var mutants = []mutant{{
 	[]edit{{"if s := c.state.Load(); s.ttlMode {", "if s := c.state.Load(); false {"}},
 }, {
 	"revoked credentials are kept with those in force", "entry.go", "TestOnlyCredentialsInForce|TestEntriesMove|TestExpired", false,
-	[]edit{{"if e.found && inForce(&e.rec, now) {", "if e.found {"}},
+	[]edit{{"if inForce(rec, time.Now()) {", "if true {"}},
 }, {
 	"an expired credential stays with those in force", "cache.go", "TestExpired", false,
 	[]edit{{"\t\tc.moveExpired(d)\n", ""}},
 }, {
-	"an entry that moves is not counted by its account", "entry.go", "TestExpired", false,
-	[]edit{{"\t\te.account.entries++ // because", "\t\t// because"}},
+	"an entry that moves leaves its account", "entry.go", "TestExpired", false,
+	[]edit{{"\t\ts.move(i, unknownPool)\n", "\t\ts.leave(s.at(i))\n\t\ts.move(i, unknownPool)\n"}},
 }, {
-	"revalidating an entry that is not in force takes a token", "entry.go", "TestRevalidationTakesNoToken", false,
-	[]edit{{"\te.changed = true\n", "\te.changed = true\n\ts.unknown.Remove(d)\n"}},
+	"a set of scopes without entries is kept", "shared.go", "TestShared", false,
+	[]edit{{"if s.entries--; s.entries == 0 {", "if s.entries--; false {"}},
+}, {
+	"an evicted entry is still found", "pools.go", "TestShardIs", false,
+	[]edit{{"\t*b = e.chain\n", "\t_ = b\n"}},
+}, {
+	"a used entry is evicted first", "pools.go", "TestShardIs", false,
+	[]edit{{"if e.prev != slot(e.pool) {", "if false {"}},
+}, {
+	"revalidating an entry that is not in force takes a token", "pools.go", "TestRevalidationTakesNoToken", false,
+	[]edit{{"\te.changed = true\n", "\te.changed = true\n\tif e.pool == unknownPool {\n\t\ts.remove(s.find(&d))\n\t\treturn false\n\t}\n"}},
 }, {
 	"a revalidation waits for the token of the load that it joins", "load.go", "TestRevalidationAdmits", false,
 	[]edit{{"if cached && l.batch == nil {", "if false {"}},
@@ -191,11 +200,17 @@ var mutants = []mutant{{
 	"new limits fill the token bucket", "limiter.go", "TestReplacedLimits", false,
 	[]edit{{"\tl.free = min(l.free, max(0, l.burst-l.held))\n", "\tl.free = l.burst\n"}},
 }, {
-	"a changed credential is resolved like one never seen", "entry.go", "TestRevalidationTakesNoToken", false,
-	[]edit{{"\te.changed = true\n", "\ts.known.Remove(d)\n"}},
+	"a changed credential is resolved like one never seen", "pools.go", "TestRevalidationTakesNoToken", false,
+	[]edit{{"\te.changed = true\n", "\tif e.pool == knownPool {\n\t\ts.remove(s.find(&d))\n\t\treturn false\n\t}\n"}},
 }, {
 	"no entry is refreshed before it is stale", "entry.go", "TestUsedEntriesAreRefreshed", false,
 	[]edit{{"case age >= early && ", "case age < 0 && "}},
+}, {
+	"an entry that is due for a refresh answers without one", "cache.go", "TestUsedEntriesAreRefreshed|TestCached", false,
+	[]edit{{"case f == refresh && down:", "case f == refresh:"}},
+}, {
+	"a stale entry answers though the key API can be reached", "cache.go", "TestPastMaxAge|TestCached", false,
+	[]edit{{"case f == stale && down && state", "case f == stale && state"}},
 }, {
 	"checks pay for detecting the recovery of the key API", "load.go", "TestBreaker", false,
 	[]edit{{"return c.failures.Load() >= maxFailures", "return c.failures.Load() >= maxFailures+1_000_000"}},

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
@@ -60,11 +59,11 @@ const (
 // revalidate resolves the credentials of earlier generations in batches, those in force first and
 // the most recently used first, so that few checks wait for a resolve. Checks revalidate
 // the unknown digests. It ends when another generation begins.
-func (c *Cache) revalidate(generation uint64) {
+func (c *Cache) revalidate(generation uint32) {
 	if !c.sleep(rand.N(revalidateSpread)) {
 		return
 	}
-	for batch := range slices.Chunk(c.invalidatedDigests(generation), sidecarapi.MaxResolve) {
+	for batch := range slices.Chunk(c.invalidatedPlaces(generation), sidecarapi.MaxResolve) {
 		for !c.revalidateBatch(generation, batch) {
 			if !c.sleep(jitter(probeInterval)) {
 				return
@@ -76,9 +75,18 @@ func (c *Cache) revalidate(generation uint64) {
 	}
 }
 
-// revalidateBatch resolves the digests that are still invalidated, and waits. It reports
-// whether the batch is done, which it is not while the key API cannot be reached.
-func (c *Cache) revalidateBatch(generation uint64, batch []credential.Digest) (done bool) {
+// place is where an entry of an earlier generation was found. It contains no digest, because the
+// list of a whole cache would take three times the memory.
+type place struct {
+	used  int64
+	slot  slot
+	shard uint8
+	pool  poolID
+}
+
+// revalidateBatch resolves the entries that are still of an earlier generation, and waits. It
+// reports whether the batch is done, which it is not while the key API cannot be reached.
+func (c *Cache) revalidateBatch(generation uint32, batch []place) (done bool) {
 	if c.state.Load().generation != generation {
 		return true
 	}
@@ -86,13 +94,13 @@ func (c *Cache) revalidateBatch(generation uint64, batch []credential.Digest) (d
 		return false
 	}
 	var loads []*load
-	for _, d := range batch {
-		s := c.pools.of(d)
+	for _, p := range batch {
+		s := &c.pools[p.shard]
 		s.mu.Lock()
-		e := s.entry(d)
-		invalidated := e != nil && e.generation != generation
+		e := s.at(p.slot)
+		d, still := e.digest, e.isEarlier(generation)
 		s.mu.Unlock()
-		if invalidated {
+		if still {
 			loads = append(loads, c.request(d, true))
 		}
 	}
@@ -105,30 +113,35 @@ func (c *Cache) revalidateBatch(generation uint64, batch []credential.Digest) (d
 	return done
 }
 
-// invalidatedDigests lists the credentials of earlier generations in the order of revalidate.
-func (c *Cache) invalidatedDigests(generation uint64) []credential.Digest {
-	type candidate struct {
-		digest credential.Digest
-		pool   int
-		used   time.Time
-	}
-	var list []candidate
+// invalidatedPlaces lists the credentials of earlier generations in the order of revalidate. A check
+// waits for one chunk of a shard at most.
+func (c *Cache) invalidatedPlaces(generation uint32) (list []place) {
+	var part []place
 	for i := range c.pools {
-		s := &c.pools[i]
-		s.mu.Lock()
-		for n, pool := range []*pool{s.known, s.unknown} {
-			for _, d := range pool.Keys() {
-				if e, ok := pool.Peek(d); ok && e.found && e.generation != generation {
-					list = append(list, candidate{d, n, e.used})
-				}
+		for n, more := 0, true; more; n++ {
+			part, more = c.pools[i].invalidatedPlaces(part[:0], n, generation)
+			for _, p := range part {
+				p.shard = uint8(i)
+				list = append(list, p)
 			}
 		}
-		s.mu.Unlock()
 	}
-	slices.SortFunc(list, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.pool, b.pool), b.used.Compare(a.used)) })
-	digests := make([]credential.Digest, len(list))
-	for i := range list {
-		digests[i] = list[i].digest
-	}
-	return digests
+	slices.SortFunc(list, func(a, b place) int { return cmp.Or(cmp.Compare(a.pool, b.pool), cmp.Compare(b.used, a.used)) })
+	return list
 }
+
+// invalidatedPlaces appends the credentials of earlier generations in a chunk to the list, and
+// reports whether there are more chunks.
+func (s *shard) invalidatedPlaces(list []place, chunk int, generation uint32) ([]place, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.chunks[chunk] {
+		if e := &s.chunks[chunk][i]; e.isEarlier(generation) {
+			list = append(list, place{used: e.used, slot: slot(chunk*chunkSize + i), pool: e.pool})
+		}
+	}
+	return list, chunk+1 < len(s.chunks)
+}
+
+// isEarlier reports whether the entry is a credential of an earlier generation.
+func (e *entry) isEarlier(generation uint32) bool { return e.found && e.generation != generation }

@@ -122,7 +122,11 @@ func (w *world) check(s *sidecar, k *key, exact bool) {
 	w.checks.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 		defer cancel()
-		rec, found, err := s.cache.Lookup(ctx, k.digest)
+		rec, found, known := s.cache.Cached(k.digest)
+		var err error
+		if !known {
+			rec, found, err = s.cache.Lookup(ctx, k.digest)
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		switch {

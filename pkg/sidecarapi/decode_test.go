@@ -2,6 +2,7 @@ package sidecarapi
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +118,36 @@ func TestInvalidResultMakesOnlyThatResultUnusable(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.fields, diff)
 		}
+	}
+}
+
+// A cache keeps results for hours, so they must not keep any part of the response in memory.
+func TestResultsKeepNoResponse(t *testing.T) {
+	const n, padding = 100, 100_000
+	requested := make([]credential.Digest, n)
+	items := make([]string, n)
+	for i := range requested {
+		requested[i] = digest(fmt.Sprint(i))
+		items[i] = `{"sha256":"` + requested[i].Hex() + `",` + goodFacts + `,"new_field":"` + strings.Repeat("x", padding) + `"}`
+	}
+	body := []byte(`{"epoch":"one","revision":1,"credentials":[` + strings.Join(items, ",") + `]}`)
+	inUse := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := inUse()
+	resolved, err := decodeResolve(body, requested)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.KeepAlive(body)
+	if after := inUse(); after+n*padding/2 > before {
+		t.Errorf("%d bytes in use, %d before with the response", after, before)
+	}
+	if rec := resolved.Results[n-1].Record; rec.ID != "key_1" || rec.Account.ID != "acc_1" || rec.Scopes.String() != "a b" {
+		t.Errorf("%+v", rec)
 	}
 }
 

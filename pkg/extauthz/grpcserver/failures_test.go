@@ -27,6 +27,10 @@ import (
 // panicking is a Source that panics, with a value that holds a secret or with a runtime error.
 type panicking struct{ byRuntime bool }
 
+func (p panicking) Cached(credential.Digest) (rec credential.Record, found, known bool) {
+	return credential.Record{}, false, false
+}
+
 func (p panicking) Lookup(_ context.Context, d credential.Digest) (credential.Record, bool, error) {
 	if p.byRuntime {
 		var none *credential.Record
@@ -114,7 +118,7 @@ func TestPanicOfTheAnswerDenies(t *testing.T) {
 		}
 		answer, err := grpcserver.Direct(checker)(t.Context(), msg)
 		resp := new(authv3.CheckResponse)
-		if err := errors.Join(err, proto.Unmarshal(answer, resp)); err != nil || resp.GetStatus().GetCode() != 14 || resp.GetDeniedResponse().GetStatus().GetCode() != 503 {
+		if err := errors.Join(err, proto.Unmarshal(answer.Materialize(), resp)); err != nil || resp.GetStatus().GetCode() != 14 || resp.GetDeniedResponse().GetStatus().GetCode() != 503 {
 			t.Errorf("%v, %v", resp, err)
 		}
 		if got := value(t, reg, "phantom_authz_panics_total"); got != 1 {

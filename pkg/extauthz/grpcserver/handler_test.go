@@ -7,21 +7,24 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 )
 
-// Direct returns checks without gRPC: from the bytes of a CheckRequest to those of the answer.
-func Direct(c *extauthz.Checker) func(ctx context.Context, request []byte) ([]byte, error) {
+// Direct returns checks without gRPC: from the bytes of a CheckRequest to those of the answer, which
+// the caller frees.
+func Direct(c *extauthz.Checker) func(ctx context.Context, request []byte) (mem.BufferSlice, error) {
 	h := newHandler(c, zap.NewNop())
-	return func(ctx context.Context, request []byte) ([]byte, error) {
+	return func(ctx context.Context, request []byte) (mem.BufferSlice, error) {
 		ctx, _ = noteArrival(ctx, nil)
-		got, err := check(h, ctx, func(into any) error { return into.(*exchange).read(request) }, nil)
+		read := func(into any) error { return h.Unmarshal(mem.BufferSlice{mem.SliceBuffer(request)}, into) }
+		got, err := check(h, ctx, read, nil)
 		if err != nil {
 			return nil, err
 		}
-		return h.answer(nil, got.(*exchange)), nil
+		return h.Marshal(got)
 	}
 }
 

@@ -23,6 +23,10 @@ type frozen struct {
 	lasts time.Duration
 }
 
+func (f frozen) Cached(credential.Digest) (rec credential.Record, found, known bool) {
+	return credential.Record{}, false, false
+}
+
 func (f frozen) Lookup(ctx context.Context, d credential.Digest) (credential.Record, bool, error) {
 	<-time.After(f.lasts)
 	return f.source.Lookup(ctx, d)

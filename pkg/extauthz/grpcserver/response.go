@@ -89,8 +89,8 @@ func metadata(b []byte, m *extauthz.Metadata) []byte {
 		}
 		return entry(b, "scopes", func(b []byte) []byte {
 			return nested(b, valueList, func(b []byte) []byte {
-				for _, name := range m.Scopes.List() {
-					b = nested(b, listValues, func(b []byte) []byte { return textValue(b, name) })
+				for i := range m.Scopes.Len() {
+					b = nested(b, listValues, func(b []byte) []byte { return textValue(b, m.Scopes.At(i)) })
 				}
 				return b
 			})

@@ -5,8 +5,8 @@
 //
 // Messages are read and written as protobuf bytes in one pass, without the generated types, which
 // cost more than the rest of a check beyond grpc-go (bench/check); the tests compare both. A check
-// allocates one exchange, the strings of the Request, and what extauthz allocates; the bytes of
-// the answer come from a pool.
+// allocates one exchange, one copy of its message, and what extauthz allocates; the bytes of the
+// answer come from a pool.
 package grpcserver
 
 import (

@@ -32,6 +32,10 @@ type source struct {
 	release chan struct{}
 }
 
+func (s *source) Cached(credential.Digest) (rec credential.Record, found, known bool) {
+	return credential.Record{}, false, false
+}
+
 func (s *source) Lookup(ctx context.Context, d credential.Digest) (credential.Record, bool, error) {
 	if s.release != nil {
 		s.called <- struct{}{}
@@ -41,10 +45,12 @@ func (s *source) Lookup(ctx context.Context, d credential.Digest) (credential.Re
 			return credential.Record{}, false, ctx.Err()
 		}
 	}
-	return credential.Record{
-		Kind: credential.Key, ID: "key_1", State: credential.Active, Scopes: credential.NewScopes("b", "a"),
-		Account: credential.Account{ID: "acc_1", State: credential.Active},
-	}, d == s.digest, nil
+	return record, d == s.digest, nil
+}
+
+var record = credential.Record{
+	Kind: credential.Key, ID: "key_1", State: credential.Active, Scopes: credential.NewScopes("b", "a"),
+	Account: credential.Account{ID: "acc_1", State: credential.Active},
 }
 
 // noUsage discards uses.
@@ -311,7 +317,7 @@ func FuzzCheckRequest(f *testing.F) {
 			return
 		}
 		resp := new(authv3.CheckResponse)
-		if err := proto.Unmarshal(answer, resp); err != nil || resp.GetStatus().GetCode() == 0 || resp.GetDeniedResponse() == nil {
+		if err := proto.Unmarshal(answer.Materialize(), resp); err != nil || resp.GetStatus().GetCode() == 0 || resp.GetDeniedResponse() == nil {
 			t.Fatalf("%q: %v, %v", b, resp, err)
 		}
 	})

@@ -196,7 +196,7 @@ type querier struct {
 
 // Query implements sqlstore.Querier.
 func (q querier) Query(ctx context.Context, query string, args ...any) (sqlstore.Rows, error) {
-	rows, err := q.of.QueryContext(ctx, query, args...) //nolint:rowserrcheck // the caller checks it
+	rows, err := q.of.QueryContext(ctx, query, args...) //nolint:rowserrcheck // the caller checks
 	if err != nil {
 		return nil, err // not a nil *sql.Rows in the interface
 	}

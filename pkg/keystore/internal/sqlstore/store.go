@@ -141,13 +141,13 @@ func (m mutation[T]) run(ctx context.Context, s *Core) (T, error) {
 	}
 	var refused error
 	err = s.groups.mutate(ctx, m.actor, func(t *Tx) error {
-		now, inPlace, err := m.check(t.Ctx, t, t.Now)
+		found, inPlace, err := m.check(t.Ctx, t, t.Now)
 		if refused = refusal(err); refused != nil {
-			err = nil // the transaction's other mutations go on
+			err = nil
 		} else if err == nil && !inPlace {
-			now, err = m.apply(t, now)
+			found, err = m.apply(t, found)
 		}
-		v = now
+		v = found
 		return err
 	})
 	switch {

@@ -1,9 +1,12 @@
-package main
+package sidecar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
+
+	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -46,8 +49,17 @@ func (k *keyAPI) reload(cfg config.KeyAPI) error {
 	return nil
 }
 
-// Resolve implements keycache.KeyAPI.
-func (k *keyAPI) Resolve(ctx context.Context, digests []credential.Digest) (sidecarapi.Resolved, error) {
+var errResolvePanicked = errors.New("resolve panicked")
+
+// Resolve implements keycache.KeyAPI. The cache calls it in a goroutine, where a panic would end the
+// process, which may be Envoy: it is an error. Its text is not logged, because it may hold a secret.
+func (k *keyAPI) Resolve(ctx context.Context, digests []credential.Digest) (resolved sidecarapi.Resolved, err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			k.rt.Log.Error("resolve panicked: its checks are unavailable", zap.String("panic", fmt.Sprintf("%T", value)), zap.Stack("stack"))
+			resolved, err = sidecarapi.Resolved{}, errResolvePanicked
+		}
+	}()
 	return k.client.Load().Resolve(ctx, digests)
 }
 

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"errors"
@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// pause sleeps with a timer of the system: those of Go may be a millisecond late.
-func pause(d time.Duration) {
+// Pause sleeps with a timer of the system: those of Go may be a millisecond late. It blocks a thread.
+func Pause(d time.Duration) {
 	if d <= 0 {
 		return
 	}

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"os"
@@ -24,7 +24,7 @@ func TestHeadroom(t *testing.T) {
 	t.Setenv("GOGC", "70")
 	debug.SetGCPercent(70)
 	t.Cleanup(func() { debug.SetGCPercent(100) })
-	keepHeadroom()
+	KeepHeadroom()
 	if n := metric(percent); n != 70 {
 		t.Errorf("GOGC is %d, want 70 of the environment", n)
 	}
@@ -33,7 +33,7 @@ func TestHeadroom(t *testing.T) {
 		t.Fatal(err)
 	}
 	runtime.GC() // collect garbage of other tests
-	keepHeadroom()
+	KeepHeadroom()
 	check := func() {
 		t.Helper()
 		// The goal is about twice what is in use, and the headroom.

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"os"
@@ -13,9 +13,16 @@ import (
 // percentile of checks in a flood; larger costs memory.
 const headroom = 64 << 20
 
-// keepHeadroom adapts GOGC after each collection. GOMEMLIMIT still applies, and GOGC in the
-// environment takes precedence.
-func keepHeadroom() {
+// KeepHeadroom has the garbage collector run after 64 MiB more of garbage than by default, from now on
+// and in the whole process. It adapts GOGC after each collection, because a fixed GOGC that collects a
+// small cache as rarely would let a large one take many times its memory. GOMEMLIMIT still applies, and
+// GOGC in the environment takes precedence.
+//
+// With a small cache, checks at full speed cost 1.12 times the CPU with GOGC=400 instead, and their 99th
+// percentile is 1.46 times as long (medians of 40 rounds in turn, on a busy machine).
+//
+// A program that shares its process with others may call it too. It must be called once.
+func KeepHeadroom() {
 	if _, set := os.LookupEnv("GOGC"); !set {
 		afterCollection(struct{}{})
 	}
