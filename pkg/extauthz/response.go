@@ -36,6 +36,22 @@ type Metadata struct {
 	Scopes         credential.Scopes
 }
 
+// Text is one text of the metadata with its key.
+type Text struct{ Key, Value string }
+
+// Texts returns all fields but Scopes, with the keys that the contract gives them. A front leaves out
+// those that are empty.
+func (m *Metadata) Texts() [6]Text {
+	return [...]Text{
+		{"decision", m.Decision},
+		{"shadow_decision", m.ShadowDecision},
+		{"reason", m.Reason},
+		{"account_id", m.AccountID},
+		{"credential_id", m.CredentialID},
+		{"principal", m.Principal},
+	}
+}
+
 func (r *Rules) answer(req *Request, d policy.Decision) Answer {
 	meta := Metadata{
 		Decision:     decisionName(d),

@@ -41,16 +41,9 @@ func (f *filter) apply(headers shared.HeaderMap) bool {
 // report sets the dynamic metadata and counts the check.
 func (f *filter) report(m *extauthz.Metadata) {
 	h := f.handle
-	for _, field := range [...]struct{ name, value string }{
-		{"decision", m.Decision},
-		{"shadow_decision", m.ShadowDecision},
-		{"reason", m.Reason},
-		{"account_id", m.AccountID},
-		{"credential_id", m.CredentialID},
-		{"principal", m.Principal},
-	} {
-		if field.value != "" {
-			h.SetMetadata(metadataNamespace, field.name, boxed(field.value))
+	for _, text := range m.Texts() {
+		if text.Value != "" {
+			h.SetMetadata(metadataNamespace, text.Key, boxed(text.Value))
 		}
 	}
 	if m.Principal != "" {

@@ -72,16 +72,9 @@ func headers(b []byte, field protowire.Number, list []extauthz.Header) []byte {
 
 func metadata(b []byte, m *extauthz.Metadata) []byte {
 	return nested(b, responseMetadata, func(b []byte) []byte {
-		for _, f := range [...]struct{ name, value string }{
-			{"decision", m.Decision},
-			{"shadow_decision", m.ShadowDecision},
-			{"reason", m.Reason},
-			{"account_id", m.AccountID},
-			{"credential_id", m.CredentialID},
-			{"principal", m.Principal},
-		} {
-			if f.value != "" {
-				b = entry(b, f.name, func(b []byte) []byte { return textValue(b, f.value) })
+		for _, t := range m.Texts() {
+			if t.Value != "" {
+				b = entry(b, t.Key, func(b []byte) []byte { return textValue(b, t.Value) })
 			}
 		}
 		if m.Principal == "" {
