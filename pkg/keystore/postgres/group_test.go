@@ -9,20 +9,13 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
+	"github.com/phantomrouter/phantom-authz/pkg/keystore/postgres"
 )
 
 // Mutations that wait together share a transaction. One that the database refuses, or that has a conflict, fails alone.
 func TestGroupFailsAlone(t *testing.T) {
-	name, err := server.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := withAccount(t, server.URL(name))
-	defer mustClose(t, s)
-	held, release := make(chan struct{}), make(chan struct{})
 	var work errgroup.Group
-	work.Go(func() error { return s.Hold(t.Context(), held, release) })
-	<-held
+	s, release := heldStore(t, &work)
 	const n = 8
 	var keys [n]keystore.Key
 	var errs [n]error
@@ -71,16 +64,8 @@ func TestGroupFailsAlone(t *testing.T) {
 
 // Without a refusal they have one time, that of the transaction.
 func TestWaitingMutationsShareATransaction(t *testing.T) {
-	name, err := server.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := withAccount(t, server.URL(name))
-	defer mustClose(t, s)
-	held, release := make(chan struct{}), make(chan struct{})
 	var work errgroup.Group
-	work.Go(func() error { return s.Hold(t.Context(), held, release) })
-	<-held
+	s, release := heldStore(t, &work)
 	var keys [20]keystore.Key
 	for i := range keys {
 		work.Go(func() (err error) {
@@ -98,6 +83,21 @@ func TestWaitingMutationsShareATransaction(t *testing.T) {
 			t.Errorf("%s was created at %v, %s at %v", k.ID, k.CreatedAt, keys[0].ID, keys[0].CreatedAt)
 		}
 	}
+}
+
+// heldStore returns a store whose mutations wait until release is closed.
+func heldStore(t *testing.T, work *errgroup.Group) (s *postgres.Store, release chan struct{}) {
+	t.Helper()
+	name, err := server.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = withAccount(t, server.URL(name))
+	t.Cleanup(func() { mustClose(t, s) })
+	held, release := make(chan struct{}), make(chan struct{})
+	work.Go(func() error { return s.Hold(t.Context(), held, release) })
+	<-held
+	return s, release
 }
 
 func mustHead(t *testing.T, s keystore.Store) keystore.Head {
