@@ -126,7 +126,7 @@ func TestEmbeddedProgramThatCannotStart(t *testing.T) {
 	}
 }
 
-// A component that fails ends the program. The process of the test goes on.
+// A component that fails ends the program, but not the process.
 func TestEmbeddedProgramWithAFailedComponent(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	fail, log := make(chan struct{}), new(lockedBuffer)

@@ -18,8 +18,7 @@ const headroom = 64 << 20
 // small cache as rarely would let a large one take many times its memory. GOMEMLIMIT still applies, and
 // GOGC in the environment takes precedence.
 //
-// With a small cache, checks at full speed cost 1.12 times the CPU with GOGC=400 instead, and their 99th
-// percentile is 1.46 times as long (medians of 40 rounds in turn, on a busy machine).
+// GOGC=400 in its place was no better (docs/performance.md, "What was tried and did not help").
 //
 // A program that shares its process with others may call it too. It must be called once.
 func KeepHeadroom() {
