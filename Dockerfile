@@ -31,7 +31,7 @@ FROM build AS module-build
 COPY envoy envoy
 RUN --mount=type=cache,target=/cache \
     CGO_ENABLED=1 go build -buildvcs=false -trimpath -buildmode=c-shared \
-    -ldflags="-s -w -buildid= -X=runtime.godebugDefault=cgocheck=0" -o /module/libphantom_authz.so ./cmd/module \
+    -ldflags="-s -w -buildid=" -o /module/libphantom_authz.so ./cmd/module \
     && go run ./envoy/render envoy/envoy.yaml envoy/config/module.yaml >/module/envoy.yaml
 
 # The library alone: docker build --target module --output . .

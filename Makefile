@@ -20,8 +20,7 @@ build:
 	@mkdir -p bin
 	$(BUILD) -o bin/ ./cmd/... ./envoy/echo
 
-# cgocheck=0: the SDK passes Envoy pointers to Go memory that holds pointers.
-SHARED  = CGO_ENABLED=1 $(GO) build -race=false -buildmode=c-shared -trimpath -ldflags='-s -w -X=runtime.godebugDefault=cgocheck=0'
+SHARED  = CGO_ENABLED=1 $(GO) build -race=false -buildmode=c-shared -trimpath -ldflags='-s -w'
 
 ## module: the Envoy module bin/libphantom_authz.so; needs a C compiler
 module:

@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,17 +36,6 @@ type envoyOptions struct {
 	fields testbed.Config                    // replace fields of the module's configuration
 	edit   func(config map[string]any) error // changes Envoy's configuration
 	args   []string                          // further ones
-}
-
-// buildModule builds the module into a folder, as `make module` does.
-func buildModule(ctx context.Context, into string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-race=false", "-buildmode=c-shared", "-ldflags=-X=runtime.godebugDefault=cgocheck=0",
-		"-o", filepath.Join(into, "libphantom_authz.so"), "github.com/phantomrouter/phantom-authz/cmd/module")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the module: %w\n%s", err, out)
-	}
-	return nil
 }
 
 // startEnvoy starts an Envoy of the newest version and waits until it listens and its module has started.

@@ -34,7 +34,7 @@ func built(t testing.TB) string {
 			programs.err = testbed.Build(context.Background(), programs.dir, "cmd/keyd", "cmd/authzd", "internal/loadgen")
 		}
 		if programs.err == nil {
-			programs.err = buildModule(context.Background(), programs.dir)
+			programs.err = testbed.BuildModule(context.Background(), programs.dir)
 		}
 	})
 	if programs.err != nil {

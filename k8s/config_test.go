@@ -178,7 +178,7 @@ func TestEnvoyAcceptsKubernetesConfiguration(t *testing.T) {
 
 // The module validates its configuration, too. For a moment it runs, with its admin listener.
 func TestEnvoyAcceptsConfigurationOfModule(t *testing.T) {
-	build := exec.Command("go", "build", "-C", "..", "-buildmode=c-shared", "-ldflags=-X=runtime.godebugDefault=cgocheck=0",
+	build := exec.Command("go", "build", "-C", "..", "-buildmode=c-shared",
 		"-o", filepath.Join(scratch, "libphantom_authz.so"), "./cmd/module")
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := build.CombinedOutput(); err != nil {

@@ -63,7 +63,6 @@ func TestDockerfile(t *testing.T) {
 		"no paths of the build machine":                                      `-trimpath`,
 		"no build id":                                                        `-buildid=`,
 		"modules in a separate layer":                                        `(?s)COPY go.mod go.sum.*go mod download.*COPY cmd`,
-		"the module's debug setting":                                         `(?s)AS module-build\n.*-X=runtime.godebugDefault=cgocheck=0`,
 		"the library alone":                                                  `(?m)^FROM scratch AS module\nCOPY --from=module-build .* /$`,
 		"where Envoy finds the library":                                      `(?m)^COPY --from=module .* /opt/phantom/\nENV ENVOY_DYNAMIC_MODULES_SEARCH_PATH=/opt/phantom$`,
 		"authzd's health":                                                    `"/bin/authzd", "-config", "/etc/phantom/authzd.yaml", "-healthcheck"`,

@@ -9,9 +9,9 @@ package main
 
 import (
 	sdk "github.com/envoyproxy/envoy/source/extensions/dynamic_modules/sdk/go"
-	_ "github.com/envoyproxy/envoy/source/extensions/dynamic_modules/sdk/go/abi" // the functions that Envoy calls
 
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz/envoymodule"
+	_ "github.com/phantomrouter/phantom-authz/pkg/extauthz/envoymodule/abi" // the functions that Envoy calls
 )
 
 func init() {

@@ -24,7 +24,7 @@ func Build(ctx context.Context, into string, programs ...string) error {
 // fails, and the error names the compiler.
 func BuildModule(ctx context.Context, into string) error {
 	return goBuild(ctx, []string{"CGO_ENABLED=1"},
-		"-race=false", "-buildmode=c-shared", "-ldflags=-X=runtime.godebugDefault=cgocheck=0",
+		"-race=false", "-buildmode=c-shared",
 		"-o", filepath.Join(into, "libphantom_authz.so"), repository+"cmd/module")
 }
 

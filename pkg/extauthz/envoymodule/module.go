@@ -165,6 +165,12 @@ func (f *factory) OnDestroy() {
 	f.Release()
 }
 
+// Refuse counts a panic of what connects the stream with Envoy, and answers the stream with 503.
+func (f *factory) Refuse(stream shared.HttpFilterHandle, panicked any) {
+	f.panicked(panicked)
+	(&filter{factory: f, handle: stream}).refuse()
+}
+
 // recovered recovers a panic of the function that defers it.
 func (f *factory) recovered() {
 	if value := recover(); value != nil {
