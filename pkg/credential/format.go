@@ -59,7 +59,11 @@ func RandomBase62(n int) string {
 }
 
 func checksum(s string) (out [sumLen]byte) {
-	sum := crc32.ChecksumIEEE([]byte(s))
+	sum := ^uint32(0) // as crc32.ChecksumIEEE, which requires a copy of s
+	for i := range len(s) {
+		sum = crc32.IEEETable[byte(sum)^s[i]] ^ sum>>8
+	}
+	sum = ^sum
 	for i := sumLen - 1; i >= 0; i-- {
 		out[i] = base62[sum%uint32(len(base62))]
 		sum /= uint32(len(base62))

@@ -131,6 +131,7 @@ type Outcome struct {
 	req      *Request
 	cred     presented
 	decision policy.Decision
+	lists    lists
 }
 
 // Decide is Check without the answer. The Outcome refers to req.
@@ -200,7 +201,8 @@ func (c *Checker) Fail(req *Request) Outcome {
 }
 
 // Answer renders the outcome and counts it. It must be called once, as late as possible before the
-// answer is written, because an allow that is late by then becomes unavailable.
+// answer is written, because an allow that is late by then becomes unavailable. The answer refers to the
+// Outcome's memory.
 func (o *Outcome) Answer() Answer {
 	if o.checker == nil {
 		return Failed()
@@ -214,7 +216,7 @@ func (o *Outcome) Answer() Answer {
 	if o.decision.Kind == credential.Key { // only with a record
 		c.usage.Used(o.cred.digest, o.decision.Allowed(), now)
 	}
-	return o.rules.answer(o.req, o.decision)
+	return o.rules.answer(o.req, o.decision, &o.lists)
 }
 
 // elapsed returns the longer of the times that the monotonic and the wall clock measured. Linux's

@@ -52,7 +52,13 @@ func (m *Metadata) Texts() [6]Text {
 	}
 }
 
-func (r *Rules) answer(req *Request, d policy.Decision) Answer {
+// lists is memory for the lists of an answer, as many as most answers have. Longer lists are allocated.
+type lists struct {
+	set    [5]Header
+	remove [2]string
+}
+
+func (r *Rules) answer(req *Request, d policy.Decision, l *lists) Answer {
 	meta := Metadata{
 		Decision:     decisionName(d),
 		Reason:       d.Reason.String(),
@@ -65,11 +71,11 @@ func (r *Rules) answer(req *Request, d policy.Decision) Answer {
 	switch {
 	case r.Shadow:
 		meta.Decision, meta.ShadowDecision = "allow", meta.Decision
-		a = shadowed(req, d)
+		a = shadowed(req, d, l)
 	case d.Allowed():
-		a = r.allow(req, d)
+		a = r.allow(req, d, l)
 	default:
-		a = deny(req, d.Denial())
+		a = deny(req, d.Denial(), l)
 	}
 	a.Meta = meta
 	return a
@@ -83,8 +89,8 @@ func decisionName(d policy.Decision) string {
 }
 
 // allow adds the identity to the upstream request and removes the credential.
-func (r *Rules) allow(req *Request, d policy.Decision) Answer {
-	a := Answer{Allow: true, Set: identity(d), Remove: reservedNames(req)}
+func (r *Rules) allow(req *Request, d policy.Decision, l *lists) Answer {
+	a := Answer{Allow: true, Set: identity(l.set[:0], d), Remove: reservedNames(l.remove[:0], req)}
 	if len(req.Authorization) > 0 {
 		a.Remove = append(a.Remove, "authorization")
 	}
@@ -137,30 +143,30 @@ func holdsCookie(pair, name string) bool {
 
 // shadowed allows the request and keeps its credential, so that the upstream can still check it. A
 // client's own reserved headers are removed, because an upstream may trust them.
-func shadowed(req *Request, d policy.Decision) Answer {
-	a := Answer{Allow: true, Remove: reservedNames(req)}
+func shadowed(req *Request, d policy.Decision, l *lists) Answer {
+	a := Answer{Allow: true, Remove: reservedNames(l.remove[:0], req)}
 	if d.Allowed() {
-		a.Set = identity(d)
+		a.Set = identity(l.set[:0], d)
 	} else {
 		a.Remove = append(a.Remove, credential.AccountHeader, credential.PrincipalHeader, credential.CredentialHeader, credential.ScopesHeader)
 	}
 	return a
 }
 
-func identity(d policy.Decision) []Header {
-	return []Header{
-		{credential.AccountHeader, d.AccountID},
-		{credential.PrincipalHeader, d.Kind.String()},
-		{credential.CredentialHeader, d.CredentialID},
-		{credential.ScopesHeader, d.Scopes.String()},
-	}
+// identity appends the headers of the identity.
+func identity(headers []Header, d policy.Decision) []Header {
+	return append(headers,
+		Header{credential.AccountHeader, d.AccountID},
+		Header{credential.PrincipalHeader, d.Kind.String()},
+		Header{credential.CredentialHeader, d.CredentialID},
+		Header{credential.ScopesHeader, d.Scopes.String()},
+	)
 }
 
-// reservedNames returns the client's reserved headers without the ones that identity sets: Envoy
+// reservedNames appends the client's reserved headers without the ones that identity sets: Envoy
 // removes last, so no name may be in both. To Envoy a name with '_' is another header, which is
 // removed.
-func reservedNames(req *Request) []string {
-	var names []string
+func reservedNames(names []string, req *Request) []string {
 	for _, name := range req.Reserved {
 		switch strings.ToLower(name) {
 		case credential.AccountHeader, credential.PrincipalHeader, credential.CredentialHeader, credential.ScopesHeader:
@@ -173,10 +179,12 @@ func reservedNames(req *Request) []string {
 
 // Failed returns the answer to a check that panicked before its message was read: unavailable, in
 // shadow mode too.
-func Failed() Answer { return new(Rules).answer(&Request{}, policy.Deny(policy.Unavailable)) }
+func Failed() Answer {
+	return new(Rules).answer(&Request{}, policy.Deny(policy.Unavailable), new(lists))
+}
 
-func deny(req *Request, d policy.Denial) Answer {
-	a := Answer{Code: d.Code, Status: d.Status}
+func deny(req *Request, d policy.Denial, l *lists) Answer {
+	a := Answer{Code: d.Code, Status: d.Status, Set: l.set[:0]}
 	if fromGRPC(req.ContentType) {
 		a.Set = append(a.Set,
 			Header{"grpc-status", strconv.Itoa(int(d.Code))},

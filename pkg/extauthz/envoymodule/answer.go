@@ -6,9 +6,7 @@ import (
 
 	"github.com/envoyproxy/envoy/source/extensions/dynamic_modules/sdk/go/shared"
 
-	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
-	"github.com/phantomrouter/phantom-authz/pkg/policy"
 )
 
 // Names that are those of the ext_authz filter, so that access logs and filters work with either
@@ -43,7 +41,7 @@ func (f *filter) report(m *extauthz.Metadata) {
 	h := f.handle
 	for _, text := range m.Texts() {
 		if text.Value != "" {
-			h.SetMetadata(metadataNamespace, text.Key, boxed(text.Value))
+			h.SetMetadataString(metadataNamespace, text.Key, text.Value)
 		}
 	}
 	if m.Principal != "" {
@@ -53,27 +51,11 @@ func (f *filter) report(m *extauthz.Metadata) {
 	}
 	if f.cancel != nil { // it waited; a call of Envoy for each hit costs more than the check that it would measure
 		us := time.Since(f.request.Arrived).Microseconds()
-		h.SetMetadata(metadataNamespace, "check_us", strconv.FormatInt(us, 10)) // a string in the log, as that of ext_authz
+		h.SetMetadataString(metadataNamespace, "check_us", strconv.FormatInt(us, 10)) // a string in the log, as that of ext_authz
 	}
 	if id, ok := f.factory.counters[m.Reason]; ok {
 		h.IncrementCounterValue(id, 1)
 	}
-}
-
-// words are the metadata values that repeat, as interfaces: to convert a string allocates.
-var words = func() map[string]any {
-	all := map[string]any{"allow": "allow", "deny": "deny", credential.Key.String(): credential.Key.String(), credential.Session.String(): credential.Session.String()}
-	for _, reason := range policy.Reasons() {
-		all[reason.String()] = reason.String()
-	}
-	return all
-}()
-
-func boxed(value string) any {
-	if word, ok := words[value]; ok {
-		return word
-	}
-	return value
 }
 
 // reply sends a denial.

@@ -27,7 +27,7 @@ var points = []struct {
 	{method: "GetMostSpecificConfig", before: true},
 	{method: "Cached", source: true},
 	{method: "Used", source: true},
-	{method: "SetMetadata"},
+	{method: "SetMetadataString"},
 	{method: "AddMetadataListString"},
 	{method: "IncrementCounterValue"},
 	{method: "Set"},

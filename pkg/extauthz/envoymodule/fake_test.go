@@ -152,12 +152,12 @@ func (s *stream) GetScheduler() shared.Scheduler {
 	return scheduler{s}
 }
 
-func (s *stream) SetMetadata(namespace, key string, value any) {
-	s.call("SetMetadata")
+func (s *stream) SetMetadataString(namespace, key, value string) {
+	s.call("SetMetadataString")
 	if namespace != metadataNamespace {
 		s.t.Errorf("the namespace %q", namespace)
 	}
-	s.metadata[key] = strings.Clone(value.(string))
+	s.metadata[key] = strings.Clone(value)
 }
 
 func (s *stream) AddMetadataListString(namespace, key, value string) bool {

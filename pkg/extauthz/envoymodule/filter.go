@@ -15,7 +15,7 @@ import (
 type filter struct {
 	shared.EmptyHttpFilter
 	factory *factory
-	handle  shared.HttpFilterHandle
+	handle  Stream
 
 	request extauthz.Request
 	first   [5]string // the first value of each of its headers, so that they need no memory of their own
@@ -131,5 +131,15 @@ func (f *filter) OnStreamComplete() {
 }
 
 // OnDestroy implements shared.HttpFilter. It does the same, for a stream that ends without
-// OnStreamComplete.
-func (f *filter) OnDestroy() { f.OnStreamComplete() }
+// OnStreamComplete. A filter that has not waited is used again: nothing refers to it any more.
+func (f *filter) OnDestroy() {
+	f.OnStreamComplete()
+	if f.cancel == nil {
+		*f = filter{}
+		filters.Put(f)
+	}
+}
+
+// filters keeps the memory of filters. New memory for each check is cold, and costs more than the
+// decision.
+var filters = sync.Pool{New: func() any { return new(filter) }}

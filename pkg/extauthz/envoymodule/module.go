@@ -145,6 +145,13 @@ func panicError(value any) error {
 	return fmt.Errorf("panic: %T", value)
 }
 
+// Stream is what a filter uses of Envoy's side of a stream.
+type Stream interface {
+	shared.HttpFilterHandle
+	// SetMetadataString is SetMetadata for a string, which it does not convert to an interface.
+	SetMetadataString(namespace, key, value string)
+}
+
 // factory makes the filters of one configuration.
 type factory struct {
 	Engine
@@ -156,7 +163,10 @@ type factory struct {
 // Create implements shared.HttpFilterFactory. It does nothing that can panic: without a filter the
 // SDK would let the request pass.
 func (f *factory) Create(handle shared.HttpFilterHandle) shared.HttpFilter {
-	return &filter{factory: f, handle: handle}
+	made := filters.Get().(*filter)
+	made.factory = f
+	made.handle, _ = handle.(Stream) // without it the first call panics, which is answered with 503
+	return made
 }
 
 // OnDestroy implements shared.HttpFilterFactory.
@@ -168,7 +178,7 @@ func (f *factory) OnDestroy() {
 // Refuse counts a panic of what connects the stream with Envoy, and answers the stream with 503.
 func (f *factory) Refuse(stream shared.HttpFilterHandle, panicked any) {
 	f.panicked(panicked)
-	(&filter{factory: f, handle: stream}).refuse()
+	f.Create(stream).(*filter).refuse()
 }
 
 // recovered recovers a panic of the function that defers it.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"runtime/cgo"
 	"unsafe"
 
 	sdk "github.com/envoyproxy/envoy/source/extensions/dynamic_modules/sdk/go"
@@ -22,6 +21,12 @@ type Factory interface {
 	// Refuse counts a panic of this package and answers the stream. It does not panic.
 	Refuse(stream shared.HttpFilterHandle, panicked any)
 }
+
+// The configurations that Envoy has.
+var (
+	configs table[Factory]
+	routes  table[any]
+)
 
 var (
 	errNil    = errors.New("the factory is nil")
@@ -80,7 +85,7 @@ func phantomNewConfig(envoy C.envoy_config, name, config C.text) C.uintptr_t {
 	if err != nil {
 		return reject("configuration", err)
 	}
-	return C.uintptr_t(cgo.NewHandle(f))
+	return configs.add(f)
 }
 
 func newConfig(handle configHandle, name string, config []byte) (f Factory, err error) {
@@ -104,9 +109,8 @@ func newConfig(handle configHandle, name string, config []byte) (f Factory, err 
 func phantomDestroyConfig(config C.uintptr_t) {
 	var err error
 	defer recovered(&err)
-	handle := cgo.Handle(config)
-	f := handle.Value().(Factory)
-	handle.Delete()
+	f := configs.get(config)
+	configs.remove(config)
 	f.OnDestroy()
 }
 
@@ -116,7 +120,7 @@ func phantomNewRoute(name, config C.text) C.uintptr_t {
 	if err != nil {
 		return reject("per-route configuration", err)
 	}
-	return C.uintptr_t(cgo.NewHandle(route))
+	return routes.add(route)
 }
 
 func newRoute(name string, config []byte) (route any, err error) {
@@ -135,5 +139,5 @@ func newRoute(name string, config []byte) (route any, err error) {
 func phantomDestroyRoute(route C.uintptr_t) {
 	var err error
 	defer recovered(&err)
-	cgo.Handle(route).Delete()
+	routes.remove(route)
 }

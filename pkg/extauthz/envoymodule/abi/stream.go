@@ -45,29 +45,39 @@ var streams = sync.Pool{New: func() any { return new(stream) }}
 func phantomCheck(envoy C.envoy_stream, config, route C.uintptr_t, headers *C.envoy_header, length C.size_t, waiting *C.uintptr_t) C.bool {
 	s := streams.Get().(*stream)
 	s.envoy, s.route, s.headers = envoy, route, unsafe.Slice((*headerView)(unsafe.Pointer(headers)), length)
-	passes := s.check(cgo.Handle(config))
+	passes := s.check(config)
 	s.headers = nil
 	if s.scheduler != nil {
 		*waiting = C.uintptr_t(cgo.NewHandle(s))
 	} else {
+		s.forget()
 		*s = stream{answer: s.answer}
 		streams.Put(s)
 	}
 	return C.bool(passes)
 }
 
-func (s *stream) check(config cgo.Handle) (passes bool) {
+func (s *stream) check(config C.uintptr_t) (passes bool) {
 	defer func() {
 		if value := recover(); value != nil {
 			passes = false
 			s.refuse(value)
 		}
 	}()
-	s.factory = config.Value().(Factory)
+	s.factory = configs.get(config)
 	s.filter = s.factory.Create(s)
 	passes = s.filter.OnRequestHeaders(headerMap{s: s}, true) == shared.HeadersStatusContinue
 	s.answer.apply(s.envoy)
 	return passes
+}
+
+// forget tells the filter of a stream that does not wait that it is not used any more.
+func (s *stream) forget() {
+	var err error
+	defer recovered(&err)
+	if s.filter != nil {
+		s.filter.OnDestroy()
+	}
 }
 
 // refuse answers a stream after a panic of this package. If that fails too, the stream stays stopped.
@@ -144,13 +154,13 @@ func (s *stream) GetMostSpecificConfig() any {
 	if s.route == 0 {
 		return nil
 	}
-	return cgo.Handle(s.route).Value()
+	return routes.get(s.route)
 }
 
-// SetMetadata implements shared.HttpFilterHandle, for strings.
-func (s *stream) SetMetadata(space, key string, value any) {
+// SetMetadataString is SetMetadata of shared.HttpFilterHandle for a string.
+func (s *stream) SetMetadataString(space, key, value string) {
 	s.use(space)
-	s.answer.add(C.set_metadata, 0, key, value.(string))
+	s.answer.add(C.set_metadata, 0, key, value)
 }
 
 // AddMetadataListString implements shared.HttpFilterHandle.
