@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"strings"
 	"testing"
 
@@ -210,3 +211,17 @@ func FuzzShapeOf(f *testing.F) {
 }
 
 const zerosSum = "02ghCq"
+
+// The contract's checksum is CRC-32 (IEEE).
+func TestChecksumIsCRC32(t *testing.T) {
+	for range 100 {
+		key := credential.Mint(credential.Key).Reveal()
+		sum, number := crc32.ChecksumIEEE([]byte(key[:len(key)-6])), uint64(0)
+		for _, c := range []byte(key[len(key)-6:]) {
+			number = number*62 + uint64(strings.IndexByte("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", c))
+		}
+		if number != uint64(sum) {
+			t.Fatalf("the checksum of a minted key is %d, want %d", number, sum)
+		}
+	}
+}
