@@ -99,6 +99,7 @@ type Cache struct {
 	ctx        context.Context // of the goroutines
 	cancel     context.CancelFunc
 	goroutines sync.WaitGroup
+	panicked   chan error // the first panic of a goroutine
 
 	// mu orders fills and changes, and guards the fields below.
 	mu           sync.Mutex
@@ -128,6 +129,7 @@ func New(api KeyAPI, o Options) *Cache {
 		loads:           make(map[credential.Digest]*load),
 		limiter:         newLimiter[*load](o.Admission),
 		inFlight:        make(map[*batch]struct{}),
+		panicked:        make(chan error, 1),
 		accounts:        make(map[string]*account),
 		scopeSets:       make(map[string]*scopeSet),
 	}
@@ -196,19 +198,17 @@ func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (rec credential
 func (c *Cache) Cached(d credential.Digest) (rec credential.Record, found, known bool) {
 	now, down, s := momentOf(time.Now()), c.down(), c.pools.of(d)
 	s.mu.Lock()
+	defer s.mu.Unlock() // also after a panic, which the module recovers
 	e, f := c.answering(s, d, now, down)
-	if e == nil {
-		s.mu.Unlock()
+	switch {
+	case e == nil:
 		return credential.Record{}, false, false
-	}
-	rec, found = e.record(), e.found
-	s.mu.Unlock()
-	if f == stale {
+	case f == stale:
 		c.metrics.servedStale.Inc()
-	} else {
+	default:
 		c.metrics.hits.Inc()
 	}
-	return rec, found, true
+	return e.record(), e.found, true
 }
 
 // answering returns the digest's entry and its freshness, nil if it may not answer without a
@@ -237,26 +237,29 @@ func (c *Cache) answering(s *shard, d credential.Digest, now moment, down bool) 
 // expired to the pool of unknown digests, and starts a refresh that is due. It reports whether
 // there is an entry.
 func (c *Cache) tend(d credential.Digest) (cached bool) {
-	now, s := momentOf(time.Now()), c.pools.of(d)
-	s.mu.Lock()
-	e := s.get(d, now)
-	if e == nil {
-		s.mu.Unlock()
-		return false
-	}
-	expired := e.hasToMove(now)
-	due := c.state.Load().freshness(e, c.times.Load(), now) == refresh
-	if due {
-		e.refreshed = now.mono
-	}
-	s.mu.Unlock()
+	cached, expired, due := c.dueOf(d)
 	if expired {
 		c.moveExpired(d)
 	}
 	if due && !c.down() {
 		c.request(d, true)
 	}
-	return true
+	return cached
+}
+
+// dueOf returns what tend has to do, and notes that it does it.
+func (c *Cache) dueOf(d credential.Digest) (cached, expired, due bool) {
+	now, s := momentOf(time.Now()), c.pools.of(d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.get(d, now)
+	if e == nil {
+		return false, false, false
+	}
+	if due = c.state.Load().freshness(e, c.times.Load(), now) == refresh; due {
+		e.refreshed = now.mono
+	}
+	return true, e.hasToMove(now), due
 }
 
 // serveStale answers from a stale entry if the mode allows it; cause is why no resolve had a
@@ -293,9 +296,33 @@ func (c *Cache) sleep(d time.Duration) bool {
 	}
 }
 
+// spawn runs f in a goroutine, which Close waits for.
+func (c *Cache) spawn(f func()) {
+	c.goroutines.Go(func() {
+		defer c.recovered()
+		f()
+	})
+}
+
+// recovered has Run return the panic of a goroutine as an error. The process may be Envoy, which must
+// not end. The text of the panic may hold a secret.
+func (c *Cache) recovered() {
+	value := recover()
+	if value == nil {
+		return
+	}
+	c.log.Error("cache panicked: checks get 503 until the sidecar has restarted", zap.String("panic", fmt.Sprintf("%T", value)), zap.Stack("stack"))
+	select {
+	case c.panicked <- fmt.Errorf("cache panicked: %T", value):
+		c.wakeFollower()
+	default:
+	}
+}
+
 // after calls f with c.mu held, after a time.
 func (c *Cache) after(d time.Duration, f func()) {
 	time.AfterFunc(d, func() {
+		defer c.recovered()
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		f()

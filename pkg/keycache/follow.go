@@ -69,10 +69,16 @@ type follower struct {
 }
 
 // Run follows the change log until ctx ends, and then deregisters this sidecar from the key API.
-// Checks must end before ctx does.
+// Checks must end before ctx does. It returns an error if a goroutine of the cache has panicked: then
+// nothing is known of the cache, and without Run its lease ends.
 func (c *Cache) Run(ctx context.Context) error {
 	f := &follower{cache: c}
 	for ctx.Err() == nil {
+		select {
+		case err := <-c.panicked:
+			return err
+		default:
+		}
 		select {
 		case <-time.After(f.poll(ctx)):
 		case <-c.wake:
@@ -247,7 +253,7 @@ func (f *follower) handleChanges(req sidecarapi.ChangesRequest, sent time.Time, 
 	}
 	c.state.Store(&next)
 	if len(hot) > 0 && !c.closed {
-		c.goroutines.Go(func() {
+		c.spawn(func() {
 			for _, d := range hot {
 				c.request(d, true)
 			}

@@ -158,7 +158,7 @@ func (c *Cache) send(b *batch) {
 		err = errDown
 	default:
 		c.inFlight[b] = struct{}{}
-		c.goroutines.Go(func() { c.resolve(b) })
+		c.spawn(func() { c.resolve(b) })
 		return
 	}
 	for _, l := range b.loads {
@@ -319,7 +319,7 @@ func (c *Cache) recordResolve(err error, sample credential.Digest) {
 	case maxFailures:
 		c.mu.Lock()
 		if !c.closed {
-			c.goroutines.Go(func() { c.probe(sample) })
+			c.spawn(func() { c.probe(sample) })
 		}
 		c.mu.Unlock()
 		c.wakeFollower() // its poll may wait on a lost connection

@@ -78,13 +78,16 @@ func (p pools) of(d credential.Digest) *shard { return &p[int(d[0])%len(p)] }
 // sizes counts the entries of both pools.
 func (p pools) sizes() (known, unknown int) {
 	for i := range p {
-		s := &p[i]
-		s.mu.Lock()
-		known += s.pools[knownPool].size
-		unknown += s.pools[unknownPool].size
-		s.mu.Unlock()
+		k, u := p[i].sizes()
+		known, unknown = known+k, unknown+u
 	}
 	return known, unknown
+}
+
+func (s *shard) sizes() (known, unknown int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pools[knownPool].size, s.pools[unknownPool].size
 }
 
 // at returns an entry, which is valid while the lock is held.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
 )
 
@@ -24,7 +25,7 @@ func (c *Cache) invalidateAll(epoch string, revision int64) {
 	c.state.Store(&next)
 	c.metrics.invalidations.Inc()
 	if !c.closed {
-		c.goroutines.Go(func() { c.revalidate(next.generation) })
+		c.spawn(func() { c.revalidate(next.generation) })
 	}
 }
 
@@ -95,12 +96,7 @@ func (c *Cache) revalidateBatch(generation uint32, batch []place) (done bool) {
 	}
 	var loads []*load
 	for _, p := range batch {
-		s := &c.pools[p.shard]
-		s.mu.Lock()
-		e := s.at(p.slot)
-		d, still := e.digest, e.isEarlier(generation)
-		s.mu.Unlock()
-		if still {
+		if d, still := c.pools[p.shard].earlier(p.slot, generation); still {
 			loads = append(loads, c.request(d, true))
 		}
 	}
@@ -111,6 +107,14 @@ func (c *Cache) revalidateBatch(generation uint32, batch []place) (done bool) {
 		}
 	}
 	return done
+}
+
+// earlier returns the digest of an entry, and whether it is of an earlier generation.
+func (s *shard) earlier(i slot, generation uint32) (d credential.Digest, still bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.at(i)
+	return e.digest, e.isEarlier(generation)
 }
 
 // invalidatedPlaces lists the credentials of earlier generations in the order of revalidate. A check
