@@ -25,7 +25,6 @@ type stream struct {
 	headers   []headerView // valid during the first call only
 	route     C.uintptr_t  // 0: none
 	answer    answer
-	space     string // the namespace of the metadata so far
 	filter    shared.HttpFilter
 	scheduler *scheduler // nil: the stream does not wait
 }
@@ -149,22 +148,15 @@ func (s *stream) GetMostSpecificConfig() any {
 
 // SetMetadata implements shared.HttpFilterHandle, for strings.
 func (s *stream) SetMetadata(space, key string, value any) {
-	s.use(space)
+	s.answer.use(space)
 	s.answer.add(C.set_metadata, 0, key, value.(string))
 }
 
 // AddMetadataListString implements shared.HttpFilterHandle.
 func (s *stream) AddMetadataListString(space, key, value string) bool {
-	s.use(space)
+	s.answer.use(space)
 	s.answer.add(C.add_to_metadata, 0, key, value)
 	return true
-}
-
-func (s *stream) use(space string) {
-	if s.space != space {
-		s.space = space
-		s.answer.add(C.set_namespace, 0, space, "")
-	}
 }
 
 // IncrementCounterValue implements shared.HttpFilterHandle, for 1 and counters without tags.
