@@ -27,6 +27,7 @@ type stream struct {
 	answer    answer
 	filter    shared.HttpFilter
 	scheduler *scheduler // nil: the stream does not wait
+	refused   bool       // after a panic: the stream does not continue, and its memory is not used again
 }
 
 // headerView is a C.envoy_header: both are two pairs of pointer and length.
@@ -46,9 +47,10 @@ func phantomCheck(envoy C.envoy_stream, config, route C.uintptr_t, headers *C.en
 	s.envoy, s.route, s.headers = envoy, route, unsafe.Slice((*headerView)(unsafe.Pointer(headers)), length)
 	passes := s.check(cgo.Handle(config))
 	s.headers = nil
-	if s.scheduler != nil {
+	switch {
+	case s.scheduler != nil:
 		*waiting = C.uintptr_t(cgo.NewHandle(s))
-	} else {
+	case !s.refused:
 		*s = stream{answer: s.answer}
 		streams.Put(s)
 	}
@@ -73,6 +75,7 @@ func (s *stream) check(config cgo.Handle) (passes bool) {
 func (s *stream) refuse(value any) {
 	var err error
 	defer recovered(&err)
+	s.refused = true
 	s.answer = answer{}
 	s.factory.Refuse(s, value)
 	s.answer.apply(s.envoy)
@@ -90,7 +93,7 @@ func phantomResume(waiting C.uintptr_t) {
 			s.refuse(value)
 		}
 	}()
-	if task := s.scheduler.task.Swap(nil); task != nil {
+	if task := s.scheduler.task.Swap(nil); task != nil && !s.refused {
 		(*task)()
 		s.answer.apply(s.envoy)
 	}
