@@ -106,7 +106,9 @@ func TestRoutes(t *testing.T) {
 				want = "requirement"
 			}
 			s := w.NewStream(config, nil, fakeenvoy.Setting{Route: r})
-			s.Request()
+			if !s.Request() {
+				t.Error("stopped")
+			}
 			s.Destroy()
 			if (r == 0) != (want == nil) || got != want {
 				t.Errorf("route %d, %v", r, got)

@@ -59,20 +59,21 @@ func TestPanicIsRefused(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := &factory{made: tt.made, check: tt.check, refuse: tt.refuse}
+			f := &factory{refuse: tt.refuse}
 			w, config := newConfig(t, f)
-			s := w.NewStream(config, nil, fakeenvoy.Setting{})
-			if s.Request() {
-				t.Error("continued")
-			}
-			s.Scheduled()
-			s.Complete()
-			s.Destroy()
-			equal(t, "operations", s.Did, tt.did...)
-			equal(t, "panics", f.refused, tt.panicked)
+			for range 20 { // memory for answers is used again by the next stream in the same of Go's processors
+				f.made, f.check, f.refused = tt.made, tt.check, nil
+				s := w.NewStream(config, nil, fakeenvoy.Setting{})
+				if s.Request() {
+					t.Error("continued")
+				}
+				s.Scheduled()
+				s.Complete()
+				s.Destroy()
+				equal(t, "operations", s.Did, tt.did...)
+				equal(t, "panics", f.refused, tt.panicked)
 
-			f.made, f.check = nil, func(shared.HttpFilterHandle, shared.HeaderMap) bool { return true }
-			for range 20 { // the memory for answers is used again
+				f.made, f.check = nil, func(shared.HttpFilterHandle, shared.HeaderMap) bool { return true }
 				s = w.NewStream(config, nil, fakeenvoy.Setting{})
 				if !s.Request() {
 					t.Error("the next stream was stopped")

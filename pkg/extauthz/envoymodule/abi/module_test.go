@@ -135,7 +135,7 @@ func newWorker(t testing.TB) *fakeenvoy.Worker {
 // awaitDeleted waits until the collector has deleted all schedulers.
 func awaitDeleted(t testing.TB) {
 	t.Helper()
-	for range 10_000 {
+	for range 1000 {
 		if made, _, deleted := fakeenvoy.Schedulers(); made == deleted {
 			return
 		}

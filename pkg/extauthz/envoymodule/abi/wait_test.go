@@ -134,6 +134,21 @@ func TestWaitAfterOperations(t *testing.T) {
 	equal(t, "after", s.Did[1:], `metadata "one" "after" "value"`, `reply header "a" "b"`, `reply 403 "body" "details"`)
 }
 
+// The fake notices a function of a stream that is called in another thread than its worker's.
+func TestOtherThreadIsNoticed(t *testing.T) {
+	f := &factory{check: func(handle shared.HttpFilterHandle, _ shared.HeaderMap) bool {
+		var other sync.WaitGroup
+		other.Go(func() { handle.GetScheduler() })
+		other.Wait()
+		return false
+	}}
+	w, config := newConfig(t, f)
+	s := w.NewStream(config, nil, fakeenvoy.Setting{})
+	s.Request()
+	s.Destroy()
+	equal(t, "journal", fakeenvoy.Journal(), "error: in another thread: scheduler_new")
+}
+
 // Workers share the factory and the memory for answers. Each stream gets its own answer.
 func TestManyWorkers(t *testing.T) {
 	const workers, streams = 8, 2000

@@ -2,8 +2,8 @@
 
 // Package fakeenvoy is an Envoy for tests of package abi: it defines the functions that the module
 // calls, records their calls, and calls the functions of the module in threads of C, as Envoy's workers
-// do. It notes an error if the module calls a function of a stream in another thread or while none of
-// its functions is running. Memory that it hands out is overwritten and freed as soon as Envoy may do so.
+// do. It notes an error if the module calls a function of a stream in another thread, so also if none of
+// the module's functions is running. Memory that it hands out is overwritten and freed as soon as Envoy may do so.
 package fakeenvoy
 
 /*
