@@ -140,6 +140,14 @@ func TestDenial(t *testing.T) {
 		t.Error("continued")
 	}
 	equal(t, "operations", did, `reply 403 "" ""`)
+
+	continued, did = once(t, nil, func(handle shared.HttpFilterHandle, _ shared.HeaderMap) bool {
+		handle.SendLocalResponse(403, make([][2]string, 100), nil, "")
+		return false
+	})
+	if continued || len(did) != 17 || did[16] != `reply 403 "" ""` { // there is room for 16 headers
+		t.Errorf("%v, %q", continued, did)
+	}
 }
 
 // BenchmarkHit is a hit with the headers of a browser and what the module answers, over an Envoy that does nothing. A
