@@ -11,6 +11,7 @@ import "unsafe"
 type answer struct {
 	operations []C.operation
 	text       []byte
+	space      string // the namespace of the metadata so far
 }
 
 // maxText is how much memory an answer keeps for the next check, in bytes. Most need less than a KiB.
@@ -29,11 +30,19 @@ func (a *answer) add(kind, number uint32, key, value string) {
 	a.operations = append(a.operations, o)
 }
 
+// use adds the namespace of the metadata that follows, unless it is that already.
+func (a *answer) use(space string) {
+	if a.space != space {
+		a.space = space
+		a.add(C.set_namespace, 0, space, "")
+	}
+}
+
 // apply does the operations and forgets them.
 func (a *answer) apply(stream C.envoy_stream) {
 	operations, text := unsafe.SliceData(a.operations), (*C.char)(unsafe.Pointer(unsafe.SliceData(a.text)))
 	n := C.size_t(len(a.operations))
-	a.operations = a.operations[:0]
+	a.operations, a.space = a.operations[:0], ""
 	if a.text = a.text[:0]; cap(a.text) > maxText {
 		a.text = nil
 	}

@@ -22,11 +22,9 @@ type Factory interface {
 	Refuse(stream shared.HttpFilterHandle, panicked any)
 }
 
-// The configurations that Envoy has.
-var (
-	configs table[Factory]
-	routes  table[any]
-)
+// objects are the configurations that Envoy has: a Factory for each filter, and those of objects. They are in
+// one table, so that the number of one is not that of the other.
+var objects table
 
 var (
 	errNil    = errors.New("the factory is nil")
@@ -85,7 +83,7 @@ func phantomNewConfig(envoy C.envoy_config, name, config C.text) C.uintptr_t {
 	if err != nil {
 		return reject("configuration", err)
 	}
-	return configs.add(f)
+	return objects.add(f)
 }
 
 func newConfig(handle configHandle, name string, config []byte) (f Factory, err error) {
@@ -109,8 +107,8 @@ func newConfig(handle configHandle, name string, config []byte) (f Factory, err 
 func phantomDestroyConfig(config C.uintptr_t) {
 	var err error
 	defer recovered(&err)
-	f := configs.get(config)
-	configs.remove(config)
+	f := objects.get(config).(Factory)
+	objects.remove(config)
 	f.OnDestroy()
 }
 
@@ -120,7 +118,7 @@ func phantomNewRoute(name, config C.text) C.uintptr_t {
 	if err != nil {
 		return reject("per-route configuration", err)
 	}
-	return routes.add(route)
+	return objects.add(route)
 }
 
 func newRoute(name string, config []byte) (route any, err error) {
@@ -139,5 +137,5 @@ func newRoute(name string, config []byte) (route any, err error) {
 func phantomDestroyRoute(route C.uintptr_t) {
 	var err error
 	defer recovered(&err)
-	routes.remove(route)
+	objects.remove(route)
 }

@@ -25,9 +25,9 @@ type stream struct {
 	headers   []headerView // valid during the first call only
 	route     C.uintptr_t  // 0: none
 	answer    answer
-	space     string // the namespace of the metadata so far
 	filter    shared.HttpFilter
 	scheduler *scheduler // nil: the stream does not wait
+	refused   bool       // after a panic: the stream does not continue, and its memory is not used again
 }
 
 // headerView is a C.envoy_header: both are two pairs of pointer and length.
@@ -47,9 +47,10 @@ func phantomCheck(envoy C.envoy_stream, config, route C.uintptr_t, headers *C.en
 	s.envoy, s.route, s.headers = envoy, route, unsafe.Slice((*headerView)(unsafe.Pointer(headers)), length)
 	passes := s.check(config)
 	s.headers = nil
-	if s.scheduler != nil {
+	switch {
+	case s.scheduler != nil:
 		*waiting = C.uintptr_t(cgo.NewHandle(s))
-	} else {
+	case !s.refused:
 		s.forget()
 		*s = stream{answer: s.answer}
 		streams.Put(s)
@@ -64,14 +65,15 @@ func (s *stream) check(config C.uintptr_t) (passes bool) {
 			s.refuse(value)
 		}
 	}()
-	s.factory = configs.get(config)
+	s.factory = objects.get(config).(Factory)
 	s.filter = s.factory.Create(s)
 	passes = s.filter.OnRequestHeaders(headerMap{s: s}, true) == shared.HeadersStatusContinue
 	s.answer.apply(s.envoy)
 	return passes
 }
 
-// forget tells the filter of a stream that does not wait that it is not used any more.
+// forget ends the filter of a stream that does not wait, when the check has been answered. It gets no
+// OnStreamComplete.
 func (s *stream) forget() {
 	var err error
 	defer recovered(&err)
@@ -84,6 +86,7 @@ func (s *stream) forget() {
 func (s *stream) refuse(value any) {
 	var err error
 	defer recovered(&err)
+	s.refused = true
 	s.answer = answer{}
 	s.factory.Refuse(s, value)
 	s.answer.apply(s.envoy)
@@ -101,7 +104,7 @@ func phantomResume(waiting C.uintptr_t) {
 			s.refuse(value)
 		}
 	}()
-	if task := s.scheduler.task.Swap(nil); task != nil {
+	if task := s.scheduler.task.Swap(nil); task != nil && !s.refused {
 		(*task)()
 		s.answer.apply(s.envoy)
 	}
@@ -154,27 +157,25 @@ func (s *stream) GetMostSpecificConfig() any {
 	if s.route == 0 {
 		return nil
 	}
-	return routes.get(s.route)
+	return objects.get(s.route)
+}
+
+// SetMetadata implements shared.HttpFilterHandle, for strings.
+func (s *stream) SetMetadata(space, key string, value any) {
+	s.SetMetadataString(space, key, value.(string))
 }
 
 // SetMetadataString is SetMetadata of shared.HttpFilterHandle for a string.
 func (s *stream) SetMetadataString(space, key, value string) {
-	s.use(space)
+	s.answer.use(space)
 	s.answer.add(C.set_metadata, 0, key, value)
 }
 
 // AddMetadataListString implements shared.HttpFilterHandle.
 func (s *stream) AddMetadataListString(space, key, value string) bool {
-	s.use(space)
+	s.answer.use(space)
 	s.answer.add(C.add_to_metadata, 0, key, value)
 	return true
-}
-
-func (s *stream) use(space string) {
-	if s.space != space {
-		s.space = space
-		s.answer.add(C.set_namespace, 0, space, "")
-	}
 }
 
 // IncrementCounterValue implements shared.HttpFilterHandle, for 1 and counters without tags.
