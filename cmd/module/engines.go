@@ -26,6 +26,7 @@ type engine struct {
 	key     string
 	program *daemon.Embedded
 	sidecar *sidecar.Sidecar
+	cfg     *config.Authzd // with which it started
 	log     *zap.Logger
 	users   int // filter configurations
 }
@@ -66,7 +67,7 @@ func open(filterConfig []byte) (*envoymodule.Engine, error) {
 	checker := e.sidecar.Checker // reloaded with the file
 	if file == "" {
 		if running {
-			err = e.sidecar.Reload(cfg)
+			err = e.reload(cfg)
 		}
 		if err == nil {
 			checker, err = e.sidecar.NewChecker(cfg)
@@ -84,9 +85,17 @@ func open(filterConfig []byte) (*envoymodule.Engine, error) {
 	}, nil
 }
 
+// reload applies what belongs to the engine of a newer filter_config.
+func (e *engine) reload(cfg *config.Authzd) error {
+	if fields := config.NeedsRestart(e.cfg, cfg); len(fields) > 0 {
+		e.log.Warn("changed fields require a restart of Envoy", zap.Strings("fields", fields))
+	}
+	return e.sidecar.Reload(cfg)
+}
+
 // start starts an engine.
 func start(key string, cfg *config.Authzd, file string) (*engine, error) {
-	e := &engine{key: key}
+	e := &engine{key: key, cfg: cfg}
 	program := daemon.Program[*config.Authzd]{
 		Name: "authzd",
 		Load: func(path string) (*config.Authzd, error) {

@@ -16,6 +16,9 @@ import (
 
 	sdk "github.com/envoyproxy/envoy/source/extensions/dynamic_modules/sdk/go"
 	"github.com/envoyproxy/envoy/source/extensions/dynamic_modules/sdk/go/shared"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
@@ -124,6 +127,33 @@ func TestSameEngineShares(t *testing.T) {
 	}
 	if readyz(t, admin) == nil {
 		t.Error("the admin listener still answers")
+	}
+}
+
+// The engine keeps the values of such fields, so that somebody has to be told.
+func TestFieldsThatRequireARestartAreNamed(t *testing.T) {
+	k, admin := startKeyd(t), adminSocket(t)
+	first := mustOpen(t, k.fields(admin, ""))
+	defer first.Release()
+	core, log := observer.New(zapcore.WarnLevel)
+	engines.Lock()
+	for _, e := range engines.running {
+		e.log = zap.New(core)
+	}
+	engines.Unlock()
+	for more, want := range map[string]string{
+		`,"shadow":true`: "[]",
+		`,"start_wait":"3s","cache":{"unknown":7}`: "[map[fields:[cache.unknown start_wait]]]",
+	} {
+		second := mustOpen(t, k.fields(admin, more))
+		var got []map[string]any
+		for _, line := range log.TakeAll() {
+			got = append(got, line.ContextMap())
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("%s: the log has %v, want %s", more, got, want)
+		}
+		second.Release()
 	}
 }
 
