@@ -40,7 +40,7 @@ func TestPanicEndsRun(t *testing.T) {
 				t.Errorf("Run returned %v", err)
 			}
 		default:
-			t.Fatal("Run goes on")
+			t.Fatal("Run has not returned")
 		}
 		if _, _, known := f.Cached(digest("good")); known {
 			t.Error("the cache answers")
@@ -55,7 +55,7 @@ func TestPanicOfATimerEndsRun(t *testing.T) {
 		f.spawn(func() { panic("another") }) // the first is enough
 		<-time.After(2 * time.Second)
 		if err := f.Run(context.Background()); err == nil {
-			t.Error("Run goes on")
+			t.Error("Run has not returned")
 		}
 	})
 }

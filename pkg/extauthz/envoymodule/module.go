@@ -165,7 +165,7 @@ type factory struct {
 func (f *factory) Create(handle shared.HttpFilterHandle) shared.HttpFilter {
 	made := filters.Get().(*filter)
 	made.factory = f
-	made.handle, _ = handle.(Stream) // without it the first call panics, which is answered with 503
+	made.handle, _ = handle.(Stream) // another handle leaves nil: each call panics, and the stream stays stopped
 	return made
 }
 

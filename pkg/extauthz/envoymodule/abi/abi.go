@@ -15,8 +15,8 @@
 // the route, changes to Go once, and Go returns all that is to be done in one list of operations,
 // which C does. Streams that wait change once more for their look-up's answer and once for their end.
 //
-// envoy.h declares Envoy's interface, filter.c and config.c are called by Envoy, config.go and
-// stream.go are their part in Go, and answer.go is the list of operations.
+// envoy.h declares Envoy's interface. Envoy calls filter.c, config.c and unused.c; stream.go and config.go
+// are their part in Go. answer.go is the list of operations, table.go gives C numbers for Go objects.
 //
 // # Failures
 //

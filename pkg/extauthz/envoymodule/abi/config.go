@@ -22,7 +22,7 @@ type Factory interface {
 	Refuse(stream shared.HttpFilterHandle, panicked any)
 }
 
-// objects are the configurations that Envoy has: a Factory for each filter, and those of objects. They are in
+// objects are the configurations that Envoy has: a Factory for each filter, and those of routes. They are in
 // one table, so that the number of one is not that of the other.
 var objects table
 
@@ -77,6 +77,10 @@ func recovered(err *error) {
 	}
 }
 
+// contain keeps a panic from C, where it would end Envoy. The stream stays as it is, so it does not
+// continue. Panics of filters and factories do not reach it: they recover and count their own.
+func contain() { _ = recover() }
+
 //export phantomNewConfig
 func phantomNewConfig(envoy C.envoy_config, name, config C.text) C.uintptr_t {
 	f, err := newConfig(configHandle{envoy: envoy}, stringOf(name), bytesOf(config))
@@ -105,8 +109,7 @@ func newConfig(handle configHandle, name string, config []byte) (f Factory, err 
 
 //export phantomDestroyConfig
 func phantomDestroyConfig(config C.uintptr_t) {
-	var err error
-	defer recovered(&err)
+	defer contain()
 	f := objects.get(config).(Factory)
 	objects.remove(config)
 	f.OnDestroy()
@@ -135,7 +138,6 @@ func newRoute(name string, config []byte) (route any, err error) {
 
 //export phantomDestroyRoute
 func phantomDestroyRoute(route C.uintptr_t) {
-	var err error
-	defer recovered(&err)
+	defer contain()
 	objects.remove(route)
 }

@@ -30,11 +30,11 @@ func TestPanicIsRefused(t *testing.T) {
 			handle.IncrementCounterValue(7, 1)
 			panic("a secret")
 		}},
-		{name: "method of the stream that is not implemented", panicked: "runtime.errorString", did: []string{refused}, check: func(handle shared.HttpFilterHandle, _ shared.HeaderMap) bool {
+		{name: "method of the stream that no filter uses", panicked: "runtime.errorString", did: []string{refused}, check: func(handle shared.HttpFilterHandle, _ shared.HeaderMap) bool {
 			handle.ClearRouteCache()
 			return true
 		}},
-		{name: "method of the headers that is not implemented", panicked: "runtime.errorString", did: []string{refused}, check: func(_ shared.HttpFilterHandle, headers shared.HeaderMap) bool {
+		{name: "method of the headers that no filter uses", panicked: "runtime.errorString", did: []string{refused}, check: func(_ shared.HttpFilterHandle, headers shared.HeaderMap) bool {
 			headers.Add("a", "b")
 			return true
 		}},

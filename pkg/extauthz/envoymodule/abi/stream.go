@@ -18,7 +18,7 @@ import (
 // stream is one stream of Envoy, for its filter. What the filter changes takes effect when the call of
 // the filter returns, in the same order.
 type stream struct {
-	shared.HttpFilterHandle // for the methods that are not implemented: they panic
+	shared.HttpFilterHandle // nil: a method that no filter uses panics
 
 	factory   Factory
 	envoy     C.envoy_stream
@@ -75,8 +75,7 @@ func (s *stream) check(config C.uintptr_t) (passes bool) {
 // forget ends the filter of a stream that does not wait, when the check has been answered. It gets no
 // OnStreamComplete.
 func (s *stream) forget() {
-	var err error
-	defer recovered(&err)
+	defer contain()
 	if s.filter != nil {
 		s.filter.OnDestroy()
 	}
@@ -84,8 +83,7 @@ func (s *stream) forget() {
 
 // refuse answers a stream after a panic of this package. If that fails too, the stream stays stopped.
 func (s *stream) refuse(value any) {
-	var err error
-	defer recovered(&err)
+	defer contain()
 	s.refused = true
 	s.answer = answer{}
 	s.factory.Refuse(s, value)
@@ -96,8 +94,7 @@ func (s *stream) refuse(value any) {
 //
 //export phantomResume
 func phantomResume(waiting C.uintptr_t) {
-	var err error
-	defer recovered(&err)
+	defer contain()
 	s := cgo.Handle(waiting).Value().(*stream)
 	defer func() {
 		if value := recover(); value != nil {
@@ -114,8 +111,7 @@ func phantomResume(waiting C.uintptr_t) {
 //
 //export phantomEnd
 func phantomEnd(waiting C.uintptr_t) {
-	var err error
-	defer recovered(&err)
+	defer contain()
 	handle := cgo.Handle(waiting)
 	s := handle.Value().(*stream)
 	handle.Delete()
@@ -203,7 +199,7 @@ func (s *stream) RequestHeaders() shared.HeaderMap { return headerMap{s: s} }
 
 // headerMap is the request's headers.
 type headerMap struct {
-	shared.HeaderMap // for the methods that are not implemented: they panic
+	shared.HeaderMap // nil: a method that no filter uses panics
 
 	s *stream
 }
