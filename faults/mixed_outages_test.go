@@ -52,8 +52,8 @@ func (m *mixed) failKeyAPI(ctx context.Context, n int) {
 	for _, s := range m.kept { // after max_stale they must be resolved again before they are cached
 		eventually(m.t, "cached key", func() error { return checkIs(m.proxy, s.secret, allowed) })
 	}
+	m.lateLookUps -= m.failedLookUps() // before the end: a look-up of the outage may fail after it, with a request that joined it
 	m.outages.end()
-	m.lateLookUps -= m.failedLookUps()
 }
 
 // outages has the outages of the key API. The last one may be in progress.
