@@ -99,7 +99,9 @@ func (s *Store) RecordUsage(ctx context.Context, _ string, used []keystore.Usage
 	for i, r := range rows {
 		digests[i], last[i], allowed[i], denied[i] = r.Digest[:], r.LastUsedAt, r.Allowed, r.Denied
 	}
-	_, err = s.pool.Exec(ctx, numbered(usageQuery), digests, last, allowed, denied,
-		head.Now.Truncate(time.Hour).UnixMicro(), int64(sqlstore.MaxCount))
-	return sqlstore.Wrap(ctx, s, what, err)
+	// One round trip and one transaction, with a limit of its own in place of the role's.
+	batch := &pgx.Batch{}
+	batch.Queue("SELECT set_config('lock_timeout', $1, true)", milliseconds(lockTimeout))
+	batch.Queue(numbered(usageQuery), digests, last, allowed, denied, head.Now.Truncate(time.Hour).UnixMicro(), int64(sqlstore.MaxCount))
+	return sqlstore.Wrap(ctx, s, what, s.pool.SendBatch(ctx, batch).Close())
 }
