@@ -239,7 +239,7 @@ func (m *mixed) checkEnd() {
 		want := s.facts.latest().answer
 		eventually(m.t, s.id, func() error { return checkIs(m.proxy, s.secret, want) })
 	}
-	if err := metricIs(m.t, m.proxy.Process, "phantom_authz_panics_total", 0); err != nil {
+	if err := metricIs(m.t, m.proxy.Process, `phantom_authz_panics_total{server="check"}`, 0); err != nil {
 		m.t.Error(err)
 	}
 	if err := m.SearchPages(m.t.Context(), m.proxy.Process); err != nil {

@@ -191,7 +191,7 @@ func TestLogReader(t *testing.T) {
 			}
 			if gone {
 				s.until(func() error {
-					dropped, err := s.Metric(t.Context(), "authzd_log_lines_dropped_total")
+					dropped, err := s.Metric(t.Context(), "phantom_authz_log_lines_dropped_total")
 					if err == nil && dropped == 0 {
 						err = errors.New("no dropped lines")
 					}

@@ -18,6 +18,7 @@ import (
 
 var program = daemon.Program[*config.Authzd]{
 	Name:         "authzd",
+	Metrics:      sidecar.Metrics,
 	Summary:      "answers Envoy's external-authorization checks of API keys and console sessions.",
 	Load:         config.LoadAuthzd,
 	Check:        config.CheckAuthzd,

@@ -46,7 +46,7 @@ const openPause = time.Second
 // error, because waiting would not help.
 func openReachable(ctx context.Context, rt *daemon.Runtime, open opener) (keystore.Store, error) {
 	waiting := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "keyd_store_waiting",
+		Name: "phantom_keyd_store_waiting",
 		Help: "Whether the start waits for an unreachable database (1).",
 	})
 	rt.Metrics.MustRegister(waiting)

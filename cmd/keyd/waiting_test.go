@@ -41,7 +41,7 @@ func checkWaits(t *testing.T, config string, repair func()) {
 		t.Error("ready without a database")
 	}
 	p.shows("/livez", "alive")
-	p.shows("/metrics", "\nkeyd_store_waiting 1\n")
+	p.shows("/metrics", "\nphantom_keyd_store_waiting 1\n")
 	replaceIn(t, config, "admin: tcp://127.0.0.1:0", "admin: tcp://"+p.Addresses["listen.admin"])
 	if code, _, stderr := run(t, "-config", config, "-healthcheck"); code != 1 || !strings.Contains(stderr, "waiting for the database") {
 		t.Errorf("-healthcheck: exit %d, %s", code, stderr)
@@ -51,7 +51,7 @@ func checkWaits(t *testing.T, config string, repair func()) {
 	}
 	repair()
 	eventually(t, "ready", func() error { return testbed.Probe(t.Context(), p.Admin()+"/readyz") })
-	p.shows("/metrics", "\nkeyd_store_waiting 0\n")
+	p.shows("/metrics", "\nphantom_keyd_store_waiting 0\n")
 	if code, _, stderr := run(t, "-config", config, "-healthcheck"); code != 0 {
 		t.Errorf("-healthcheck: exit %d, %s", code, stderr)
 	}

@@ -18,6 +18,7 @@ import (
 
 var program = daemon.Program[*config.Keyd]{
 	Name:    "keyd",
+	Metrics: "phantom_keyd",
 	Summary: "is the key API server: accounts, API keys and sessions for authzd, operators and owners.",
 	Load:    config.LoadKeyd,
 	Check:   config.CheckKeyd,

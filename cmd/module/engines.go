@@ -97,7 +97,8 @@ func (e *engine) reload(cfg *config.Authzd) error {
 func start(key string, cfg *config.Authzd, file string) (*engine, error) {
 	e := &engine{key: key, cfg: cfg}
 	program := daemon.Program[*config.Authzd]{
-		Name: "authzd",
+		Name:    "authzd",
+		Metrics: sidecar.Metrics,
 		Load: func(path string) (*config.Authzd, error) {
 			if path == "" {
 				return cfg, nil

@@ -19,7 +19,8 @@ import (
 // embedded returns a program whose configuration is the text of a file.
 func embedded(admin net.Addr, start func(context.Context, *Runtime, string) (func(string) error, error)) Program[string] {
 	return Program[string]{
-		Name: "embedded",
+		Name:    "embedded",
+		Metrics: "embedded",
 		Load: func(path string) (string, error) {
 			if path == "" {
 				return "inline", nil

@@ -168,7 +168,7 @@ func act[C any](p Program[C], a Action[C], config string, proc process) error {
 	}()
 	defer surviveSIGPIPE()()
 	settings := p.Settings(cfg)
-	rt := newRuntime(p.Name, settings.LogLevel, proc.stderr)
+	rt := newRuntime(p.Metrics, settings.LogLevel, proc.stderr)
 	err = guard(func() error { return a.Run(ctx, rt, cfg) })
 	err = errors.Join(err, rt.stop(settings.Drain))
 	rt.lines.flush(flushTimeout)

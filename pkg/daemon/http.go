@@ -29,7 +29,7 @@ const (
 // newHTTPServer makes a server without a write timeout, which would end long polls.
 func (rt *Runtime) newHTTPServer(name string, h http.Handler) *http.Server {
 	return &http.Server{
-		Handler:           recovered(h, rt.Log.With(zap.String("server", name)), rt.CountPanic(name)),
+		Handler:           recovered(h, rt.Log.With(zap.String("server", name)), rt.Panics(name).Inc),
 		ErrorLog:          rt.libraryLog("http." + name),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,

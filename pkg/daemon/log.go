@@ -15,15 +15,15 @@ import (
 )
 
 // newLog makes a logger that writes JSON lines at the level. It never blocks and omits repeated
-// lines.
-func newLog(name string, stderr io.Writer, level zap.AtomicLevel, metrics prometheus.Registerer) (*zap.Logger, *logWriter) {
+// lines. The prefix begins the names of its metrics.
+func newLog(prefix string, stderr io.Writer, level zap.AtomicLevel, metrics prometheus.Registerer) (*zap.Logger, *logWriter) {
 	form := zap.NewProductionEncoderConfig()
 	form.TimeKey = "time"
 	form.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	form.EncodeDuration = zapcore.StringDurationEncoder
 	lines := zapcore.NewJSONEncoder(form)
-	out := newLogWriter(stderr, name, lines, metrics)
-	core := limited{zapcore.NewCore(lines, out, level), newRepeats(name, metrics)}
+	out := newLogWriter(stderr, prefix, lines, metrics)
+	core := limited{zapcore.NewCore(lines, out, level), newRepeats(prefix, metrics)}
 	return zap.New(core, zap.ErrorOutput(out)), out
 }
 
@@ -166,9 +166,9 @@ func (r *repeats) count(entry zapcore.Entry) (write bool, leftOut int) {
 	return true, leftOut
 }
 
-func newRepeats(name string, metrics prometheus.Registerer) *repeats {
+func newRepeats(prefix string, metrics prometheus.Registerer) *repeats {
 	r := &repeats{messages: map[message]*window{}, leftOut: prometheus.NewCounter(prometheus.CounterOpts{
-		Name: name + "_log_lines_repeated_total",
+		Name: prefix + "_log_lines_repeated_total",
 		Help: "Log lines omitted because their message was repeated too often.",
 	})}
 	metrics.MustRegister(r.leftOut)

@@ -125,9 +125,9 @@ func (w *logWriter) flush(limit time.Duration) {
 
 // newLogWriter makes a writer and registers its metric. The encoder formats the lines that report
 // dropped lines.
-func newLogWriter(out io.Writer, name string, lines zapcore.Encoder, metrics prometheus.Registerer) *logWriter {
+func newLogWriter(out io.Writer, prefix string, lines zapcore.Encoder, metrics prometheus.Registerer) *logWriter {
 	w := &logWriter{out: out, dropped: prometheus.NewCounter(prometheus.CounterOpts{
-		Name: name + "_log_lines_dropped_total",
+		Name: prefix + "_log_lines_dropped_total",
 		Help: "Log lines dropped because the log was not read or not read fast enough.",
 	})}
 	metrics.MustRegister(w.dropped)

@@ -12,8 +12,10 @@ import (
 
 // Program is one daemon with a configuration of type C.
 type Program[C any] struct {
-	// Name of the program and prefix of its metrics: lower-case letters.
+	// Name of the program: lower-case letters.
 	Name string
+	// Metrics is the prefix of the names of its metrics, without the underscore that follows it.
+	Metrics string
 	// Summary completes a sentence that begins with the name, for -h: "answers …".
 	Summary string
 	// Load reads and checks the configuration; path is "" without -config. The error has one line

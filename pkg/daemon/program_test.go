@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 // needs (a file that must exist), and fault (which failure it simulates).
 var thing = daemon.Program[settings]{
 	Name:    "thing",
+	Metrics: "thing",
 	Summary: "serves one word.",
 	Load:    load,
 	Check: func(path string) error {

@@ -79,11 +79,11 @@ func (r *runner[C]) handleFile(file content) {
 // in its file.
 func (r *runner[C]) registerMetrics() {
 	r.lastReload = prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: r.program.Name + "_config_last_reload_successful",
+		Name: r.program.Metrics + "_config_last_reload_successful",
 		Help: "Whether the last configuration reload succeeded (1) or was rejected (0).",
 	})
 	r.lastReloadAt = prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: r.program.Name + "_config_last_reload_success_timestamp_seconds",
+		Name: r.program.Metrics + "_config_last_reload_success_timestamp_seconds",
 		Help: "Time of the last successful configuration load, in seconds since 1970.",
 	})
 	r.lastReload.Set(1)

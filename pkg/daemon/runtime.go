@@ -22,7 +22,7 @@ type Runtime struct {
 	// Metrics is served at /metrics.
 	Metrics *prometheus.Registry
 
-	name   string
+	prefix string // of the names of its metrics
 	level  zap.AtomicLevel
 	lines  *logWriter // of Log
 	ready  *readiness
@@ -33,26 +33,27 @@ type Runtime struct {
 	listeners []*Listener
 }
 
-func newRuntime(name, logLevel string, stderr io.Writer) *Runtime {
+// newRuntime makes a Runtime. The prefix begins the names of its metrics.
+func newRuntime(prefix, logLevel string, stderr io.Writer) *Runtime {
 	level := zap.NewAtomicLevel()
 	setLevel(level, logLevel)
 	rt := &Runtime{
 		Metrics: prometheus.NewRegistry(),
-		name:    name,
+		prefix:  prefix,
 		level:   level,
 		ready:   newReadiness(),
 		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: name + "_panics_total",
-			Help: "Panics of request handlers, by server.",
+			Name: prefix + "_panics_total",
+			Help: "Recovered panics, by the server or client that had them.",
 		}, []string{"server"}),
 	}
-	rt.Log, rt.lines = newLog(name, stderr, level, rt.Metrics)
+	rt.Log, rt.lines = newLog(prefix, stderr, level, rt.Metrics)
 	rt.stack = newStack(rt.Log)
-	version, commit, goVersion := versionParts()
+	version, revision, goVersion := versionParts()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        name + "_build_info",
+		Name:        prefix + "_build_info",
 		Help:        "Version of the running build; always 1.",
-		ConstLabels: prometheus.Labels{"version": version, "commit": commit, "go": goVersion},
+		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "goversion": goVersion},
 	})
 	build.Set(1)
 	rt.Metrics.MustRegister(build, rt.panics, collectors.NewGoCollector(),
@@ -92,9 +93,9 @@ func (rt *Runtime) Draining() <-chan struct{} { return rt.ready.draining }
 // Starting sets what /readyz answers until the start is over. It is public.
 func (rt *Runtime) Starting(reason string) { rt.ready.reason.Store(&reason) }
 
-// CountPanic returns a function that counts a panic of the server's request handlers in
-// NAME_panics_total. Servers of ServeHTTP count their own.
-func (rt *Runtime) CountPanic(server string) func() { return rt.panics.WithLabelValues(server).Inc }
+// Panics returns the counter of recovered panics of a server or client, PREFIX_panics_total. Servers
+// of ServeHTTP count their own.
+func (rt *Runtime) Panics(server string) prometheus.Counter { return rt.panics.WithLabelValues(server) }
 
 // Listen binds an address of the configuration's field. Connections are queued from now on, but a
 // Unix socket gets its name only when Start has returned without an error. The frame closes the

@@ -59,7 +59,7 @@ func serve[C any](p Program[C], config string, proc process) int {
 func newRunner[C any](p Program[C], config string, cfg C, stderr io.Writer) *runner[C] {
 	settings := p.Settings(cfg)
 	r := &runner[C]{
-		program: p, path: config, rt: newRuntime(p.Name, settings.LogLevel, stderr),
+		program: p, path: config, rt: newRuntime(p.Metrics, settings.LogLevel, stderr),
 		running: cfg, settings: settings,
 		starting: true,
 		started:  make(chan error, 1),

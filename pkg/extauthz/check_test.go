@@ -83,7 +83,7 @@ func newRules() *extauthz.Rules {
 }
 
 func newChecker(source extauthz.Source, rules *extauthz.Rules) *extauthz.Checker {
-	return extauthz.NewChecker(source, uses{}, rules, extauthz.NewMetrics(prometheus.NewRegistry()))
+	return extauthz.NewChecker(source, uses{}, rules, extauthz.NewMetrics(prometheus.NewRegistry(), nil))
 }
 
 func bearer(token string) *extauthz.Request {
@@ -266,7 +266,7 @@ func TestFailedLookUpDenies(t *testing.T) {
 
 func TestUsageCountsOnlyKnownKeys(t *testing.T) {
 	counted := uses{}
-	checker := extauthz.NewChecker(newFacts(), counted, newRules(), extauthz.NewMetrics(prometheus.NewRegistry()))
+	checker := extauthz.NewChecker(newFacts(), counted, newRules(), extauthz.NewMetrics(prometheus.NewRegistry(), nil))
 	for _, req := range []*extauthz.Request{
 		bearer(plainKey), bearer(chatKey), bearer(revokedKey), bearer(unknownKey), bearer("x"), {}, cookie("phantom_session=" + session),
 	} {

@@ -36,7 +36,7 @@ func ExampleChecker_Check() {
 		Kind: credential.Key, ID: "key_1", State: credential.Active, Scopes: credential.NewScopes("models:read"),
 		Account: credential.Account{ID: "acc_1", State: credential.Active},
 	}}
-	checker := extauthz.NewChecker(source, noUsage{}, &extauthz.Rules{}, extauthz.NewMetrics(prometheus.NewRegistry()))
+	checker := extauthz.NewChecker(source, noUsage{}, &extauthz.Rules{}, extauthz.NewMetrics(prometheus.NewRegistry(), nil))
 
 	for _, scope := range []string{"models:read", "chat:companion"} {
 		answer := checker.Check(context.Background(), &extauthz.Request{

@@ -51,7 +51,7 @@ func TestLateAllowIsUnavailable(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				reg, counted, rules := prometheus.NewRegistry(), uses{}, newRules()
 				rules.KeyAPITimeout = tt.timeout
-				checker := extauthz.NewChecker(stalled{newFacts(), tt.lookup}, counted, rules, extauthz.NewMetrics(reg))
+				checker := extauthz.NewChecker(stalled{newFacts(), tt.lookup}, counted, rules, extauthz.NewMetrics(reg, nil))
 				req := bearer(plainKey)
 				req.Arrived = time.Now()
 				<-time.After(tt.before)

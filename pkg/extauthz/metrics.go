@@ -22,8 +22,12 @@ type Metrics struct {
 	TooLarge  prometheus.Counter // messages that are larger than the transport accepts
 }
 
-// NewMetrics registers the checks' metrics with reg.
-func NewMetrics(reg prometheus.Registerer) *Metrics {
+// NewMetrics registers the checks' metrics with reg. Checks that panic count in panics; nil means that
+// nothing reads their number.
+func NewMetrics(reg prometheus.Registerer, panics prometheus.Counter) *Metrics {
+	if panics == nil {
+		panics = prometheus.NewCounter(prometheus.CounterOpts{})
+	}
 	auto := promauto.With(reg)
 	checks := auto.NewCounterVec(prometheus.CounterOpts{
 		Name: "phantom_authz_checks_total",
@@ -44,10 +48,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "phantom_authz_late_answers_total",
 			Help: "Allowed checks that were answered as unavailable because they took longer than the limit.",
 		}),
-		Panics: auto.NewCounter(prometheus.CounterOpts{
-			Name: "phantom_authz_panics_total",
-			Help: "Checks that panicked and were answered as unavailable.",
-		}),
+		Panics:    panics,
 		Malformed: undecodable.WithLabelValues("malformed"),
 		TooLarge:  undecodable.WithLabelValues("too_large"),
 	}

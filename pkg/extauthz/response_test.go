@@ -104,7 +104,7 @@ func TestShadowModeAllowsAndReports(t *testing.T) {
 		}
 	}
 
-	checker := extauthz.NewChecker(newFacts(), uses{}, rules, extauthz.NewMetrics(reg))
+	checker := extauthz.NewChecker(newFacts(), uses{}, rules, extauthz.NewMetrics(reg, nil))
 	checker.Check(t.Context(), bearer(unknownKey))
 	if got := count(t, reg, "key_unknown", "true"); got != 1 {
 		t.Errorf("counted %v", got)

@@ -1,7 +1,8 @@
 package httpapi
 
 import (
-	"fmt"
+	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,16 +14,16 @@ type Metrics struct {
 	latency  *prometheus.HistogramVec
 }
 
-// NewMetrics registers the metrics of one program, whose name begins theirs.
-func NewMetrics(reg prometheus.Registerer, program string) *Metrics {
+// NewMetrics registers the metrics of one program. The prefix begins their names.
+func NewMetrics(reg prometheus.Registerer, prefix string) *Metrics {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: program,
+			Namespace: prefix,
 			Name:      "requests_total",
-			Help:      "Requests by side, route and class of the status.",
-		}, []string{"side", "route", "status"}),
+			Help:      "Requests, by side, route and status code.",
+		}, []string{"side", "route", "code"}),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: program,
+			Namespace: prefix,
 			Name:      "request_duration_seconds",
 			Help:      "Seconds until the response was written, including the waits of long polls and of wait_ms.",
 			Buckets:   []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 15, 60},
@@ -33,6 +34,15 @@ func NewMetrics(reg prometheus.Registerer, program string) *Metrics {
 }
 
 func (m *Metrics) observe(side, route string, status int, took time.Duration) {
-	m.requests.WithLabelValues(side, route, fmt.Sprintf("%dxx", status/100)).Inc()
+	m.requests.WithLabelValues(side, route, codeLabel(status)).Inc()
 	m.latency.WithLabelValues(side, route).Observe(took.Seconds())
+}
+
+// codeLabel returns a status code as a label: "other" if HTTP does not define it, so that the number
+// of series is bounded.
+func codeLabel(status int) string {
+	if http.StatusText(status) == "" {
+		return "other"
+	}
+	return strconv.Itoa(status)
 }

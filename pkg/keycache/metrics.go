@@ -31,17 +31,17 @@ func newMetrics(reg prometheus.Registerer, c *Cache) *metrics {
 	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
 		return f.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets})
 	}
-	lookups := labelled("lookups_total", "result", "Look-ups by result: hit, miss (resolved), last_resort (served stale), failed.")
+	lookups := labelled("lookups_total", "result", "Look-ups by result: hit, miss (resolved), stale (served because the key API failed), failed.")
 	newGauges(f, c)
 	return &metrics{
 		hits:          lookups.WithLabelValues("hit"),
 		misses:        lookups.WithLabelValues("miss"),
-		servedStale:   lookups.WithLabelValues("last_resort"),
+		servedStale:   lookups.WithLabelValues("stale"),
 		failures:      lookups.WithLabelValues("failed"),
 		shared:        counter("shared_loads_total", "Misses that joined a load in flight."),
 		changes:       counter("changes_applied_total", "Applied changes of the change log."),
 		unusable:      counter("unusable_results_total", "Results of the key API with a missing or unsupported value."),
-		invalidations: counter("beginnings_total", "Invalidations of all entries."),
+		invalidations: counter("invalidations_total", "Invalidations of all entries."),
 		resolves:      labelled("resolves_total", "outcome", "Resolves by outcome."),
 		polls:         labelled("polls_total", "outcome", "Polls of the change log by outcome."),
 		digests:       histogram("resolve_digests", "Digests in a resolve.", []float64{1, 2, 5, 10, 50, 100, 500, 1000}),

@@ -307,7 +307,7 @@ func TestScrapeDoesNotReadTheStore(t *testing.T) {
 		f := setUpOn(t, func(s keystore.Store) keystore.Store { return hangingLeases{s} })
 		began := time.Now()
 		got := f.scrape()
-		if took := time.Since(began); took > 0 || !slices.Contains(got, "keyd_sidecars NaN") || !slices.Contains(got, "keyd_sidecars_counted_timestamp_seconds 0") {
+		if took := time.Since(began); took > 0 || !slices.Contains(got, "phantom_keyd_sidecars NaN") || !slices.Contains(got, "phantom_keyd_sidecars_counted_timestamp_seconds 0") {
 			t.Errorf("after %s: %v", took, got)
 		}
 	})
@@ -316,15 +316,15 @@ func TestScrapeDoesNotReadTheStore(t *testing.T) {
 		<-time.After(2*countInterval + time.Second)
 		now := time.Now()
 		f.startSidecar("t", "")
-		if got := f.scrape(); !slices.Contains(got, "keyd_sidecars 0") { // the lease of s is over
+		if got := f.scrape(); !slices.Contains(got, "phantom_keyd_sidecars 0") { // the lease of s is over
 			t.Errorf("got %v", got)
 		}
 		<-time.After(countInterval)
-		if got := f.scrape(); !slices.Contains(got, "keyd_sidecars 1") {
+		if got := f.scrape(); !slices.Contains(got, "phantom_keyd_sidecars 1") {
 			t.Errorf("got %v", got)
 		}
 		for _, line := range f.scrape() {
-			if at, ok := strings.CutPrefix(line, "keyd_sidecars_counted_timestamp_seconds "); ok {
+			if at, ok := strings.CutPrefix(line, "phantom_keyd_sidecars_counted_timestamp_seconds "); ok {
 				seconds, err := strconv.ParseFloat(at, 64)
 				if err != nil || seconds < float64(now.Unix()) {
 					t.Errorf("counted at %s, not after %d", at, now.Unix())

@@ -166,14 +166,14 @@ func TestFailingStore(t *testing.T) {
 	for _, line := range f.scrape() {
 		var n int
 		if _, err := fmt.Sscanf(line[strings.LastIndex(line, " ")+1:], "%d", &n); err == nil &&
-			strings.HasPrefix(line, "keyd_store_errors_total") && strings.Contains(line, "s\"}") { // a side, not a loop
+			strings.HasPrefix(line, "phantom_keyd_store_errors_total") && strings.Contains(line, "s\"}") { // a side, not a loop
 			counted += n
 		}
 	}
 	if counted != sent {
 		t.Errorf("%d failures, %v counted", sent, counted)
 	}
-	if got := f.scrape(); !slices.Contains(got, "keyd_sidecars NaN") {
+	if got := f.scrape(); !slices.Contains(got, "phantom_keyd_sidecars NaN") {
 		t.Error("the number of sidecars is not NaN")
 	}
 }
@@ -213,18 +213,18 @@ func TestMetrics(t *testing.T) {
 	}
 	got := f.scrape()
 	for _, line := range []string{
-		`keyd_requests_total{route="/v1/accounts",side="operators",status="4xx"} 1`,
-		`keyd_requests_total{route="GET /v1/accounts/{id}",side="operators",status="4xx"} 1`,
-		`keyd_requests_total{route="POST /v1/accounts",side="operators",status="2xx"} 1`,
-		`keyd_requests_total{route="POST /v1/accounts/{id}/keys",side="operators",status="2xx"} 1`,
-		`keyd_requests_total{route="POST /v1/changes",side="sidecars",status="2xx"} 1`,
-		`keyd_requests_total{route="POST /v1/changes",side="sidecars",status="4xx"} 1`,
-		`keyd_requests_total{route="POST /v1/resolve",side="sidecars",status="2xx"} 1`,
-		`keyd_requests_total{route="other",side="operators",status="4xx"} 1`,
-		`keyd_request_duration_seconds_count{route="POST /v1/resolve",side="sidecars"} 1`,
-		`keyd_resolved_digests_total{found="false"} 1`,
-		`keyd_resolved_digests_total{found="true"} 1`,
-		`keyd_sidecars 1`,
+		`phantom_keyd_requests_total{code="405",route="/v1/accounts",side="operators"} 1`,
+		`phantom_keyd_requests_total{code="404",route="GET /v1/accounts/{id}",side="operators"} 1`,
+		`phantom_keyd_requests_total{code="201",route="POST /v1/accounts",side="operators"} 1`,
+		`phantom_keyd_requests_total{code="201",route="POST /v1/accounts/{id}/keys",side="operators"} 1`,
+		`phantom_keyd_requests_total{code="200",route="POST /v1/changes",side="sidecars"} 1`,
+		`phantom_keyd_requests_total{code="410",route="POST /v1/changes",side="sidecars"} 1`,
+		`phantom_keyd_requests_total{code="200",route="POST /v1/resolve",side="sidecars"} 1`,
+		`phantom_keyd_requests_total{code="404",route="other",side="operators"} 1`,
+		`phantom_keyd_request_duration_seconds_count{route="POST /v1/resolve",side="sidecars"} 1`,
+		`phantom_keyd_resolved_digests_total{found="false"} 1`,
+		`phantom_keyd_resolved_digests_total{found="true"} 1`,
+		`phantom_keyd_sidecars 1`,
 	} {
 		if !slices.Contains(got, line) {
 			t.Errorf("no %s", line)

@@ -21,29 +21,29 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
-		http: httpapi.NewMetrics(reg, "keyd"),
+		http: httpapi.NewMetrics(reg, "phantom_keyd"),
 		resolved: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "keyd_resolved_digests_total",
+			Name: "phantom_keyd_resolved_digests_total",
 			Help: "Digests in resolve requests, by whether they were found.",
 		}, []string{"found"}),
 		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "keyd_store_errors_total",
+			Name: "phantom_keyd_store_errors_total",
 			Help: "Failures of the store, by side or background loop.",
 		}, []string{"at"}),
 		beyondHead: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "keyd_polls_beyond_head_total",
+			Name: "phantom_keyd_polls_beyond_head_total",
 			Help: "Polls that acknowledge a revision beyond the head of the same epoch.",
 		}),
 		revision: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "keyd_head_revision",
+			Name: "phantom_keyd_head_revision",
 			Help: "Revision of the newest change in the log.",
 		}),
 		sidecars: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "keyd_sidecars",
+			Name: "phantom_keyd_sidecars",
 			Help: "Sidecars with a lease at the last count.",
 		}),
 		counted: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "keyd_sidecars_counted_timestamp_seconds",
+			Name: "phantom_keyd_sidecars_counted_timestamp_seconds",
 			Help: "Unix time of the last count of the sidecars, 0 if there was none.",
 		}),
 	}

@@ -190,7 +190,7 @@ func TestPollsBeyondTheHeadAreCounted(t *testing.T) {
 		for _, not := range []reply{f.poll("s", -1, epoch, ""), f.poll("s", head+1, "another", ""), f.poll("s", head, "another", "")} {
 			not.want(410)
 		}
-		if got := f.scrape(); !slices.Contains(got, "keyd_polls_beyond_head_total 0") || f.logs.Len() > 0 {
+		if got := f.scrape(); !slices.Contains(got, "phantom_keyd_polls_beyond_head_total 0") || f.logs.Len() > 0 {
 			t.Errorf("%s, %d lines", got, f.logs.Len())
 		}
 		for range 2 {
@@ -200,7 +200,7 @@ func TestPollsBeyondTheHeadAreCounted(t *testing.T) {
 			<-time.After(logInterval)
 		}
 		f.poll("unknown", head+1, epoch, "").want(http.StatusGone)
-		if got := f.scrape(); !slices.Contains(got, "keyd_polls_beyond_head_total 101") {
+		if got := f.scrape(); !slices.Contains(got, "phantom_keyd_polls_beyond_head_total 101") {
 			t.Errorf("got %s", got)
 		}
 		if n := f.logs.FilterMessageSnippet("-new-epoch").Len(); n != 3 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/config"
@@ -18,11 +19,12 @@ import (
 // keyAPI is the client of the key API. A reload replaces the client inside.
 type keyAPI struct {
 	rt     *daemon.Runtime
+	panics prometheus.Counter
 	client atomic.Pointer[sidecarapi.Client]
 }
 
 func newKeyAPI(rt *daemon.Runtime, cfg config.KeyAPI) (*keyAPI, error) {
-	k := &keyAPI{rt: rt}
+	k := &keyAPI{rt: rt, panics: rt.Panics("resolve")}
 	return k, k.reload(cfg)
 }
 
@@ -56,6 +58,7 @@ var errResolvePanicked = errors.New("resolve panicked")
 func (k *keyAPI) Resolve(ctx context.Context, digests []credential.Digest) (resolved sidecarapi.Resolved, err error) {
 	defer func() {
 		if value := recover(); value != nil {
+			k.panics.Inc()
 			k.rt.Log.Error("resolve panicked: its checks are unavailable", zap.String("panic", fmt.Sprintf("%T", value)), zap.Stack("stack"))
 			resolved, err = sidecarapi.Resolved{}, errResolvePanicked
 		}

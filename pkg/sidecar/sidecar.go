@@ -19,6 +19,9 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/usage"
 )
 
+// Metrics is the prefix of the names of a sidecar's metrics, in authzd and in the module.
+const Metrics = "phantom_authz"
+
 // Sidecar is a checker with what it needs. The components behind it belong to the Runtime's stack.
 type Sidecar struct {
 	Checker *extauthz.Checker
@@ -48,7 +51,7 @@ func New(rt *daemon.Runtime, cfg *config.Authzd) (*Sidecar, error) {
 	rt.Add(daemon.Component{Name: "change log", Run: cache.Run})
 	recorder := usage.New(api, cache.Name, rt.Log, rt.Metrics)
 	rt.Add(daemon.Component{Name: "usage", Run: recorder.Run})
-	checker := extauthz.NewChecker(cache, recorder, rules, extauthz.NewMetrics(rt.Metrics))
+	checker := extauthz.NewChecker(cache, recorder, rules, extauthz.NewMetrics(rt.Metrics, rt.Panics("check")))
 	return &Sidecar{Checker: checker, rt: rt, cfg: cfg, api: api, cache: cache, usage: recorder}, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -21,10 +22,16 @@ import (
 // A panic in the cache's goroutine would end the process.
 func TestPanicOfResolveIsAnError(t *testing.T) {
 	core, log := observer.New(zap.DebugLevel)
-	k := &keyAPI{rt: &daemon.Runtime{Log: zap.New(core)}} // without a client
+	registry, panics := prometheus.NewRegistry(), prometheus.NewCounter(prometheus.CounterOpts{Name: "panics_total"})
+	registry.MustRegister(panics)
+	k := &keyAPI{rt: &daemon.Runtime{Log: zap.New(core)}, panics: panics} // without a client
 	resolved, err := k.Resolve(t.Context(), make([]credential.Digest, 1))
 	if err == nil || len(resolved.Results) > 0 || log.Len() != 1 {
 		t.Errorf("%+v, %v, %d lines", resolved, err, log.Len())
+	}
+	families, err := registry.Gather()
+	if err != nil || families[0].GetMetric()[0].GetCounter().GetValue() != 1 {
+		t.Errorf("counted %v: %v", families, err)
 	}
 }
 
@@ -43,6 +50,7 @@ func run(t *testing.T, cfg *config.Authzd) (s *Sidecar, stop func()) {
 	t.Helper()
 	p, err := daemon.Embed(daemon.Program[*config.Authzd]{
 		Name:         "authzd",
+		Metrics:      Metrics,
 		Load:         func(string) (*config.Authzd, error) { return cfg, nil },
 		Settings:     Settings,
 		NeedsRestart: config.NeedsRestart[config.Authzd],

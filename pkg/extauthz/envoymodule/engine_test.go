@@ -132,7 +132,9 @@ func newEngine(t testing.TB) *engine {
 		registry: prometheus.NewRegistry(),
 		limit:    500 * time.Millisecond,
 	}
-	e.metrics = extauthz.NewMetrics(e.registry)
+	panics := prometheus.NewCounter(prometheus.CounterOpts{Name: "phantom_authz_panics_total"})
+	e.registry.MustRegister(panics)
+	e.metrics = extauthz.NewMetrics(e.registry, panics)
 	core, log := observer.New(zapcore.DebugLevel)
 	e.log = log
 	e.module = Module{

@@ -15,7 +15,7 @@ import (
 // Each allocation of a hit costs more than its own time, because it makes collections more frequent.
 func TestHitAllocatesLittle(t *testing.T) {
 	const most = 11 // without those of grpc-go; three are the test's
-	check := grpcserver.Direct(extauthz.NewChecker(cached{newSource()}, noUsage{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry())))
+	check := grpcserver.Direct(extauthz.NewChecker(cached{newSource()}, noUsage{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry(), nil)))
 	msg, err := proto.Marshal(browserCheck())
 	if err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ func (c cached) Cached(d credential.Digest) (rec credential.Record, found, known
 // BenchmarkHit measures a cache hit without gRPC, from message to message.
 func BenchmarkHit(b *testing.B) {
 	rules := &extauthz.Rules{SessionScopes: credential.NewScopes("chat:companion"), Origin: "https://app.phantomrouter.ai", CookieName: "phantom_session"}
-	check := grpcserver.Direct(extauthz.NewChecker(cached{newSource()}, noUsage{}, rules, extauthz.NewMetrics(prometheus.NewRegistry())))
+	check := grpcserver.Direct(extauthz.NewChecker(cached{newSource()}, noUsage{}, rules, extauthz.NewMetrics(prometheus.NewRegistry(), nil)))
 	msg, err := proto.Marshal(browserCheck())
 	if err != nil {
 		b.Fatal(err)

@@ -25,7 +25,7 @@ import (
 func connect(t *testing.T) net.Conn {
 	t.Helper()
 	ln := bufconn.Listen(1 << 16)
-	start(t, ln, extauthz.NewChecker(newSource(), noUsage{}, &extauthz.Rules{}, extauthz.NewMetrics(prometheus.NewRegistry())), zap.NewNop())
+	start(t, ln, extauthz.NewChecker(newSource(), noUsage{}, &extauthz.Rules{}, extauthz.NewMetrics(prometheus.NewRegistry(), nil)), zap.NewNop())
 	conn, err := ln.DialContext(t.Context())
 	if err != nil {
 		t.Fatal(err)

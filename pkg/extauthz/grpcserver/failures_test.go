@@ -44,6 +44,13 @@ type panickingUsage struct{}
 
 func (panickingUsage) Used(credential.Digest, bool, time.Time) { panic(key.Reveal()) }
 
+// newMetrics registers the checks' metrics and their counter of panics.
+func newMetrics(reg *prometheus.Registry) *extauthz.Metrics {
+	panics := prometheus.NewCounter(prometheus.CounterOpts{Name: "phantom_authz_panics_total"})
+	reg.MustRegister(panics)
+	return extauthz.NewMetrics(reg, panics)
+}
+
 // value returns a counter. Labels are the values of all its labels in the order of their names.
 func value(t *testing.T, reg *prometheus.Registry, name string, labels ...string) float64 {
 	t.Helper()
@@ -111,7 +118,7 @@ func TestPanicInShadowModeAllows(t *testing.T) {
 func TestPanicOfTheAnswerDenies(t *testing.T) {
 	for _, shadow := range []bool{false, true} {
 		reg := prometheus.NewRegistry()
-		checker := extauthz.NewChecker(newSource(), panickingUsage{}, &extauthz.Rules{Shadow: shadow}, extauthz.NewMetrics(reg))
+		checker := extauthz.NewChecker(newSource(), panickingUsage{}, &extauthz.Rules{Shadow: shadow}, newMetrics(reg))
 		msg, err := proto.Marshal(message(map[string]string{"scope": ""}, raw("authorization", "Bearer "+key.Reveal())))
 		if err != nil {
 			t.Fatal(err)

@@ -31,7 +31,7 @@ func Direct(c *extauthz.Checker) func(ctx context.Context, request []byte) (mem.
 // A panic before the message is read denies in shadow mode too, because nothing is known.
 func TestPanicWhileReadingDenies(t *testing.T) {
 	for _, shadow := range []bool{false, true} {
-		h := newHandler(extauthz.NewChecker(nil, nil, &extauthz.Rules{Shadow: shadow}, extauthz.NewMetrics(prometheus.NewRegistry())), zap.NewNop())
+		h := newHandler(extauthz.NewChecker(nil, nil, &extauthz.Rules{Shadow: shadow}, extauthz.NewMetrics(prometheus.NewRegistry(), nil)), zap.NewNop())
 		reply, err := check(h, t.Context(), func(any) error { panic("reading") }, nil)
 		if err != nil {
 			t.Fatal(err)

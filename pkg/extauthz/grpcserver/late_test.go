@@ -36,7 +36,7 @@ func (f frozen) Lookup(ctx context.Context, d credential.Digest) (credential.Rec
 func serveBuffered(t *testing.T, src extauthz.Source, rules *extauthz.Rules, reg *prometheus.Registry) *grpc.ClientConn {
 	t.Helper()
 	ln := bufconn.Listen(1 << 16)
-	start(t, ln, extauthz.NewChecker(src, noUsage{}, rules, extauthz.NewMetrics(reg)), zap.NewNop())
+	start(t, ln, extauthz.NewChecker(src, noUsage{}, rules, extauthz.NewMetrics(reg, nil)), zap.NewNop())
 	return dial(t, "passthrough:buffer", grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }))
 }
 

@@ -104,7 +104,7 @@ func serveRules(t testing.TB, src extauthz.Source, rules *extauthz.Rules, reg *p
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := start(t, ln, extauthz.NewChecker(src, noUsage{}, rules, extauthz.NewMetrics(reg)), log)
+	server := start(t, ln, extauthz.NewChecker(src, noUsage{}, rules, newMetrics(reg)), log)
 	return server, dial(t, "unix://"+path)
 }
 
@@ -310,7 +310,7 @@ func FuzzCheckRequest(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add([]byte{0x0a, 0xff, 0xff})
-	check := grpcserver.Direct(extauthz.NewChecker(newSource(), noUsage{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry())))
+	check := grpcserver.Direct(extauthz.NewChecker(newSource(), noUsage{}, &extauthz.Rules{CookieName: "s"}, extauthz.NewMetrics(prometheus.NewRegistry(), nil)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		answer, err := check(t.Context(), b)
 		if err != nil {
