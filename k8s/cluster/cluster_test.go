@@ -99,7 +99,7 @@ func testAdmission(t *testing.T, s *server, folder string) {
 			t.Errorf("refused in a namespace without the label: %v", err)
 		}
 	}
-	closed := decode(t, []byte(`{apiVersion: v1, kind: ConfigMap, metadata: {name: y, namespace: guarded}, data: {envoy.yaml: "failure_mode_allow: false"}}`))
+	closed := decode(t, []byte(`{apiVersion: v1, kind: ConfigMap, metadata: {name: closed, namespace: guarded}, data: {envoy.yaml: "failure_mode_allow: false"}}`))
 	if err := s.apply(t.Context(), closed[0]); err != nil {
 		t.Error(err)
 	}

@@ -14,15 +14,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"k8s.io/client-go/rest"
 )
-
-// version is that of k8s.io/kubernetes in servers/go.mod.
-const version = "v1.37.2"
 
 // programs returns the paths of etcd and kube-apiserver. It builds those that are not in the cache.
 func programs(t *testing.T) (etcd, apiserver string) {
@@ -31,6 +29,7 @@ func programs(t *testing.T) (etcd, apiserver string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	version := output(t, "go", "list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes")
 	dir := filepath.Join(cache, "phantom-authz", "kubernetes-"+version)
 	build := func(name, pkg, flags string) string {
 		path := filepath.Join(dir, name)
@@ -39,11 +38,7 @@ func programs(t *testing.T) (etcd, apiserver string) {
 		}
 		t.Logf("building %s into %s", name, dir)
 		unfinished := path + ".unfinished"
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w "+flags, "-o", unfinished, pkg)
-		cmd.Dir, cmd.Env = "servers", append(os.Environ(), "GOFLAGS=", "GOWORK=off")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", pkg, err, out)
-		}
+		output(t, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w "+flags, "-o", unfinished, pkg)
 		if err := os.Rename(unfinished, path); err != nil {
 			t.Fatal(err)
 		}
@@ -51,6 +46,21 @@ func programs(t *testing.T) (etcd, apiserver string) {
 	}
 	return build("etcd", "go.etcd.io/etcd/server/v3", ""),
 		build("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "-X k8s.io/component-base/version.gitVersion="+version)
+}
+
+// output runs a command in the module of the servers.
+func output(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir, cmd.Env = "servers", append(os.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off")
+	out, err := cmd.Output()
+	if err != nil {
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			out = exit.Stderr
+		}
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // start runs an API server until the test ends, and returns how an administrator connects to it.
