@@ -13,7 +13,7 @@ STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev
 override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
 export GOWORK GO111MODULE GOFLAGS
 
-.PHONY: build module up test test-long test-image test-openapi bench pgo lint fuzz vuln clean
+.PHONY: build module up test test-long test-image test-cluster test-openapi bench pgo lint fuzz vuln clean
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
@@ -54,6 +54,10 @@ test-image:
 test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
 	$(GO) test -tags long -timeout 150m -v ./faults/...
+
+## test-cluster: base, overlays and admission policies on a real API server (builds etcd and kube-apiserver once, 10 min; needs openssl)
+test-cluster:
+	cd k8s && $(GO) test -tags cluster -timeout 60m -v ./cluster
 
 # In the order of docs/performance.md.
 BENCHES ?= envoy check size change revoke flood scale
