@@ -18,11 +18,12 @@ var config []byte
 // Addresses are the addresses of an installation, as tcp://HOST:PORT or, for the clusters, unix:///PATH. An empty one
 // leaves that of envoy.yaml.
 //
-// Listener may be [::], which accepts IPv4 too, or localhost, which is 127.0.0.1 and [::1]. On a kernel without IPv6, which
-// cannot bind these, [::] becomes 0.0.0.0 and localhost 127.0.0.1. The same applies to the [::] of envoy.yaml.
+// Listener and Monitor may be [::], which accepts IPv4 too, or localhost, which is 127.0.0.1 and [::1]. On a kernel without IPv6,
+// which cannot bind these, [::] becomes 0.0.0.0 and localhost 127.0.0.1. The same applies to the [::] of envoy.yaml.
 type Addresses struct {
 	Listener string // for clients; an IP address or localhost
-	Admin    string // Envoy's admin listener; an IP address
+	Monitor  string // for probes and Prometheus; an IP address or localhost
+	Admin    string // Envoy's admin listener, also the cluster admin; an IP address
 	Authz    string // authzd's check listener
 	Owners   string // keyd's listener for owners
 	Upstream string // the API
@@ -38,14 +39,13 @@ func render(a Addresses, hasIPv6 func() bool, change func(node) error) ([]byte, 
 		return nil, fmt.Errorf("envoy.yaml: %w", err)
 	}
 	static := doc.at("static_resources")
-	public := static.list("listeners")[0]
-	err := errors.Join(
-		setPublic(public, a.Listener, hasIPv6),
-		setListener(doc.at("admin"), "admin", a.Admin),
-	)
+	err := setListener(doc.at("admin"), "admin", a.Admin)
+	for i, listener := range []struct{ name, address string }{{"listener", a.Listener}, {"monitor", a.Monitor}} {
+		err = errors.Join(err, setPublic(static.list("listeners")[i], listener.name, listener.address, hasIPv6))
+	}
 	for _, cluster := range static.list("clusters") {
 		name, _ := cluster["name"].(string)
-		address := map[string]string{"authz": a.Authz, "owners": a.Owners, "upstream": a.Upstream}[name]
+		address := map[string]string{"authz": a.Authz, "owners": a.Owners, "upstream": a.Upstream, "admin": a.Admin}[name]
 		err = errors.Join(err, setCluster(cluster, name, address))
 	}
 	if err == nil && change != nil {
@@ -90,13 +90,13 @@ func hasIPv6() bool {
 	return listener.Close() == nil
 }
 
-// setPublic sets the listener for clients, and replaces an address that the kernel cannot bind.
-func setPublic(listener node, address string, hasIPv6 func() bool) error {
+// setPublic sets a listener that may be on all addresses, and replaces an address that the kernel cannot bind.
+func setPublic(listener node, name, address string, hasIPv6 func() bool) error {
 	host, port, isLocal := strings.Cut(address, "tcp://localhost:")
 	if isLocal && host == "" {
 		address = "tcp://127.0.0.1:" + port
 	}
-	if err := setListener(listener, "listener", address); err != nil {
+	if err := setListener(listener, name, address); err != nil {
 		return err
 	}
 	socket := listener.at("address").at("socket_address")

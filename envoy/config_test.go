@@ -18,12 +18,12 @@ func TestRenderChangesOnlyAddresses(t *testing.T) {
 	}
 	rendered, err := envoy.Render(envoy.Addresses{
 		Listener: "tcp://127.0.0.1:1", Admin: "tcp://127.0.0.1:2", Authz: "tcp://authz.example:3",
-		Owners: "tcp://[::1]:4", Upstream: "unix:///run/upstream.sock",
+		Owners: "tcp://[::1]:4", Upstream: "unix:///run/upstream.sock", Monitor: "tcp://127.0.0.1:5",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, address := range []string{"port_value: 1\n", "port_value: 2\n", "authz.example", "address: ::1", "/run/upstream.sock"} {
+	for _, address := range []string{"port_value: 1\n", "port_value: 2\n", "port_value: 5\n", "authz.example", "address: ::1", "/run/upstream.sock"} {
 		if !strings.Contains(string(rendered), address) {
 			t.Errorf("missing %q in the rendering", address)
 		}
@@ -79,9 +79,9 @@ func TestRenderListener(t *testing.T) {
 func TestRenderNamesAllInvalidAddresses(t *testing.T) {
 	_, err := envoy.Render(envoy.Addresses{
 		Listener: "unix:///run/public.sock", Admin: "127.0.0.1:1", Authz: "tcp://127.0.0.1",
-		Owners: "unix://run/owners.sock", Upstream: "http://echo:80/",
+		Owners: "unix://run/owners.sock", Upstream: "http://echo:80/", Monitor: "unix:///run/monitor.sock",
 	})
-	for _, name := range []string{"listener: ", "admin: ", "authz: ", "owners: ", "upstream: "} {
+	for _, name := range []string{"listener: ", "monitor: ", "admin: ", "authz: ", "owners: ", "upstream: "} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("error %v does not name %q", err, name)
 		}
@@ -110,8 +110,10 @@ func withoutAddresses(t *testing.T, text []byte) map[string]any {
 	}
 	remove(doc["admin"], "address")
 	static := doc["static_resources"].(map[string]any)
-	remove(static["listeners"].([]any)[0], "address")
-	delete(static["listeners"].([]any)[0].(map[string]any), "additional_addresses")
+	for _, listener := range static["listeners"].([]any) {
+		remove(listener, "address")
+		delete(listener.(map[string]any), "additional_addresses")
+	}
 	for _, c := range static["clusters"].([]any) {
 		cluster := c.(map[string]any)
 		remove(cluster, "type")

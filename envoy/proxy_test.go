@@ -27,9 +27,10 @@ import (
 type proxy struct {
 	*testbed.Process
 	setup
-	addr  string // HOST:PORT for clients
-	admin string // HOST:PORT of Envoy's admin listener
-	env   *environment
+	addr    string // HOST:PORT for clients
+	admin   string // HOST:PORT of Envoy's admin listener
+	monitor string // HOST:PORT for probes and Prometheus
+	env     *environment
 
 	checks *testbed.Process // which checks: authzd, or this Envoy. Only withKeyAPI sets it
 }
@@ -53,12 +54,12 @@ func (env *environment) startEnvoy(name string, s setup, a envoy.Addresses, chan
 
 // launch is startEnvoy without the wait until it is ready.
 func (env *environment) launch(name string, s setup, a envoy.Addresses, changes testbed.Config, edits ...edit) (*proxy, error) {
-	ports, err := testbed.FreeAddresses(2)
+	ports, err := testbed.FreeAddresses(3)
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{setup: s, addr: ports[0], admin: ports[1], env: env}
-	a.Admin = "tcp://" + p.admin
+	p := &proxy{setup: s, addr: ports[0], admin: ports[1], monitor: ports[2], env: env}
+	a.Admin, a.Monitor = "tcp://"+p.admin, "tcp://"+p.monitor
 	a.Listener = cmp.Or(a.Listener, "tcp://"+p.addr)
 	a.Owners = cmp.Or(a.Owners, env.socket("owners"))
 	a.Authz = cmp.Or(a.Authz, env.socket("authz"))

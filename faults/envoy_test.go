@@ -41,7 +41,7 @@ type envoyOptions struct {
 // startEnvoy starts an Envoy of the newest version and waits until it listens and its module has started.
 func (s *fixture) startEnvoy(t testing.TB, name string, o envoyOptions) *proxy {
 	t.Helper()
-	ports := must(testbed.FreeAddresses(2))(t)
+	ports := must(testbed.FreeAddresses(3))(t)
 	o.addr = cmp.Or(o.addr, ports[0])
 	fields := testbed.Config{
 		"listen":  testbed.Config{"admin": "tcp://127.0.0.1:0"},
@@ -50,7 +50,8 @@ func (s *fixture) startEnvoy(t testing.TB, name string, o envoyOptions) *proxy {
 	}
 	maps.Copy(fields, o.fields)
 	config := must(envoy.RenderModule(envoy.Addresses{
-		Listener: "tcp://" + o.addr, Admin: "tcp://" + ports[1], Owners: "unix://" + s.Socket("owners"), Upstream: "tcp://" + newUpstream(t),
+		Listener: "tcp://" + o.addr, Admin: "tcp://" + ports[1], Monitor: "tcp://" + ports[2],
+		Owners: "unix://" + s.Socket("owners"), Upstream: "tcp://" + newUpstream(t),
 	}, fields))(t)
 	var doc map[string]any
 	if err := yaml.Unmarshal(config, &doc); err != nil {

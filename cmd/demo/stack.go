@@ -19,17 +19,18 @@ type stack struct {
 	module           bool // the Envoy module in place of authzd
 	port             int  // Envoy's
 	envoyAdmin, echo string
+	envoyMonitor     string
 	checkAdmin       string // URL of the admin listener of authzd or the module
 	keyd             *testbed.Process
 }
 
 func newStack(bin string, work *workdir, port int) (*stack, error) {
-	addresses, err := testbed.FreeAddresses(2)
+	addresses, err := testbed.FreeAddresses(3)
 	if err != nil {
 		return nil, err
 	}
 	tb, err := testbed.At(bin, work.dir, work.run)
-	return &stack{Testbed: tb, bin: bin, port: port, envoyAdmin: addresses[0], echo: addresses[1]}, err
+	return &stack{Testbed: tb, bin: bin, port: port, envoyAdmin: addresses[0], echo: addresses[1], envoyMonitor: addresses[2]}, err
 }
 
 func (s *stack) url() string { return fmt.Sprintf("http://localhost:%d", s.port) }
@@ -102,6 +103,7 @@ func (s *stack) startEnvoy(ctx context.Context, path string, out *console) error
 	}
 	config, err := s.envoyConfig(envoy.Addresses{
 		Listener: listener,
+		Monitor:  "tcp://" + s.envoyMonitor,
 		Admin:    "tcp://" + s.envoyAdmin,
 		Owners:   "unix://" + s.Socket("owners"),
 		Upstream: "tcp://" + s.echo,
