@@ -20,6 +20,7 @@ var program = daemon.Program[*config.Authzd]{
 	Name:         "authzd",
 	Metrics:      sidecar.Metrics,
 	Summary:      "answers Envoy's external-authorization checks of API keys and console sessions.",
+	Also:         "authzd lint FILE… checks Envoy's configuration; authzd lint -h lists its flags.",
 	Load:         config.LoadAuthzd,
 	Check:        config.CheckAuthzd,
 	Admin:        func(path string) (net.Addr, error) { return config.AuthzdAdmin(path) },

@@ -195,6 +195,17 @@ func LoadAuthzd(path string) (*Authzd, error) { return load[Authzd](path, allFil
 // not exist.
 func CheckAuthzd(path string) error { _, err := load[Authzd](path, existingFiles); return err }
 
+// ReadAuthzd is LoadAuthzd for tools that do not serve: named files that do not exist are no mistakes,
+// and the path "" means the defaults.
+func ReadAuthzd(path string) (*Authzd, error) {
+	if path != "" {
+		return load[Authzd](path, existingFiles)
+	}
+	cfg := new(Authzd)
+	cfg.setDefaults()
+	return cfg, nil
+}
+
 // AuthzdAdmin returns the admin address in a file, even if the file has other mistakes: a health
 // check must not fail because of a file that the running program has refused. If the address
 // cannot be read, it returns the default and an error.

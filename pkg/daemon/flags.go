@@ -79,6 +79,9 @@ func usageError[C any](p Program[C], proc process, message string) int {
 func printUsage[C any](p Program[C], set *flag.FlagSet, w io.Writer) {
 	_, _ = fmt.Fprintf(w, "%s %s\n\nUsage: %s [-config FILE] [FLAG]\n\n", p.Name, p.Summary, p.Name)
 	_, _ = fmt.Fprint(w, "Without a further flag it serves until SIGTERM or SIGINT. SIGHUP reloads the configuration.\n\n")
+	if p.Also != "" {
+		_, _ = fmt.Fprint(w, p.Also, "\n\n")
+	}
 	set.SetOutput(w)
 	set.PrintDefaults()
 	_, _ = fmt.Fprintln(w, "\nExit code: 0 done or stopped cleanly, 1 failed, 2 bad usage or configuration.")

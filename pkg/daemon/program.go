@@ -18,6 +18,8 @@ type Program[C any] struct {
 	Metrics string
 	// Summary completes a sentence that begins with the name, for -h: "answers …".
 	Summary string
+	// Also is a line of -h about what the program does besides serving, "" for nothing.
+	Also string
 	// Load reads and checks the configuration; path is "" without -config. The error has one line
 	// for each mistake.
 	Load func(path string) (C, error)
