@@ -18,7 +18,7 @@ const module = "github.com/phantomrouter/phantom-authz/"
 // layers maps each package to its layer. A package imports from lower layers only, so that a change in one layer affects
 // the layers above it alone.
 var layers = map[string]int{
-	"pkg/credential": 0,
+	"pkg/credential": 0, "pkg/telemetry": 0,
 	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
 	"pkg/httpapi": 2, "pkg/daemon": 2, "pkg/config": 3,
 	"pkg/keystore/storetest": 2, "pkg/keystore/internal/sqlstore": 2,

@@ -81,11 +81,12 @@ func serve(rt *daemon.Runtime, cfg *config.Keyd, store keystore.Store, settings 
 func listen(rt *daemon.Runtime, cfg *config.Keyd, server *keyserver.Server) error {
 	var conf *tls.Config
 	if files := cfg.Listen.TLS; files != nil {
-		var err error
-		conf, err = secretfile.NewServer(string(files.CertFile), string(files.KeyFile), string(files.ClientCAFile), rt.Log)
+		server, err := secretfile.NewServer(string(files.CertFile), string(files.KeyFile), string(files.ClientCAFile), rt.Log)
 		if err != nil {
 			return fmt.Errorf("listen.tls: %w", err)
 		}
+		conf = server.Config()
+		rt.WatchCertificates("listen.tls", server.Expiries)
 	}
 	listeners := []struct {
 		name    string

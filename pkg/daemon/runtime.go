@@ -29,6 +29,8 @@ type Runtime struct {
 	stack  *stack
 	panics *prometheus.CounterVec
 
+	certificates *certificates
+
 	mu        sync.Mutex
 	listeners []*Listener
 }
@@ -46,6 +48,7 @@ func newRuntime(prefix, logLevel string, stderr io.Writer) *Runtime {
 			Name: prefix + "_panics_total",
 			Help: "Recovered panics, by the server or client that had them.",
 		}, []string{"server"}),
+		certificates: newCertificates(prefix),
 	}
 	rt.Log, rt.lines = newLog(prefix, stderr, level, rt.Metrics)
 	rt.stack = newStack(rt.Log)
@@ -56,7 +59,7 @@ func newRuntime(prefix, logLevel string, stderr io.Writer) *Runtime {
 		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "goversion": goVersion},
 	})
 	build.Set(1)
-	rt.Metrics.MustRegister(build, rt.panics, collectors.NewGoCollector(),
+	rt.Metrics.MustRegister(build, rt.panics, rt.certificates, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return rt
 }

@@ -108,6 +108,9 @@ func (c *Checker) SetRules(rules *Rules) { c.rules.Store(rules) }
 // KeyAPITimeout returns the time limit of one resolve request, by the current rules.
 func (c *Checker) KeyAPITimeout() time.Duration { return c.rules.Load().KeyAPITimeout }
 
+// Shadow reports whether the current rules always allow.
+func (c *Checker) Shadow() bool { return c.rules.Load().Shadow }
+
 // Metrics returns the checker's metrics, in which a transport counts the messages that it rejects.
 func (c *Checker) Metrics() *Metrics { return c.metrics }
 
@@ -175,6 +178,8 @@ func (o *Outcome) Finish(ctx context.Context) {
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline.Add(-answerMargin))
 	defer cancel()
+	o.checker.metrics.waiting.Inc()
+	defer o.checker.metrics.waiting.Dec()
 	rec, found, err := o.checker.source.Lookup(ctx, o.cred.digest)
 	switch {
 	case errors.Is(err, credential.ErrRateLimited):

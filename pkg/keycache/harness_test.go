@@ -257,3 +257,6 @@ func unusableResults(r *sidecarapi.Resolved) {
 		r.Results[i] = sidecarapi.Result{}
 	}
 }
+
+// sizes counts the entries of both pools.
+func (p pools) sizes() (known, unknown int) { return p.sum(knownPool).size, p.sum(unknownPool).size }
