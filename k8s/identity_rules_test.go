@@ -15,11 +15,11 @@ import (
 // Envoy can present the other's certificate, unless Envoy has the module, which is authzd to keyd.
 func secretReaders(authzd string) map[string][]string {
 	return map[string][]string{
-		"key-api-token":  {"gateway/" + authzd, "keyd/keyd"},
-		"operator-token": {"keyd/keyd"},
-		"authzd-tls":     {"gateway/" + authzd},
-		"envoy-tls":      {"gateway/envoy"},
-		"keyd-tls":       {"keyd/keyd"},
+		"key-api-token":   {"gateway/" + authzd, "keyd/keyd"},
+		"operator-tokens": {"keyd/keyd"},
+		"authzd-tls":      {"gateway/" + authzd},
+		"envoy-tls":       {"gateway/envoy"},
+		"keyd-tls":        {"keyd/keyd"},
 	}
 }
 

@@ -1,6 +1,7 @@
 package k8s
 
 import (
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -127,7 +128,11 @@ var (
 	phantom    = labels.Set{"kubernetes.io/metadata.name": "phantom"}
 	others     = labels.Set{"kubernetes.io/metadata.name": "others"}
 	monitoring = labels.Set{"kubernetes.io/metadata.name": "monitoring", "phantom.io/monitoring": "true"}
+	kubeSystem = labels.Set{"kubernetes.io/metadata.name": "kube-system"}
 )
+
+// nodeLocalDNS is the address of NodeLocal DNSCache in the Kubernetes documentation.
+const nodeLocalDNS = "169.254.20.10"
 
 // named returns the labels of the Pods of that name.
 func named(name string) labels.Set { return labels.Set{"app.kubernetes.io/name": name} }
@@ -148,6 +153,9 @@ func network(m *manifests, report report) {
 		{"a client", peer{named("client"), others}, gateway, 9192, false},
 		{"a client", peer{named("client"), others}, gateway, 9901, false},
 		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9192, true},
+		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9902, true},
+		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9901, false},
+		{"a client", peer{named("client"), others}, gateway, 9902, false},
 		{"another Pod", peer{named("echo"), phantom}, gateway, 9192, false},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8080, true},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8083, true},
@@ -176,6 +184,18 @@ func network(m *manifests, report report) {
 	}
 	if m.policiesOf(named("anything"), networkingv1.PolicyTypeIngress) == nil || m.policiesOf(named("anything"), networkingv1.PolicyTypeEgress) == nil {
 		report("namespace", "a default policy must reject connections to and from every Pod")
+	}
+	for _, dns := range []struct {
+		address string
+		port    int32
+		may     bool
+	}{{nodeLocalDNS, 53, true}, {nodeLocalDNS, 80, false}, {"169.254.169.254", 53, false}, {"10.0.0.1", 53, false}} {
+		if m.egressToAddress(gateway, dns.address, dns.port) != dns.may {
+			report("NetworkPolicy gateway", "the gateway reaches %s port %d: %t, must be %t", dns.address, dns.port, !dns.may, dns.may)
+		}
+	}
+	if !m.egressAllowedTo(gateway, peer{named("kube-dns"), kubeSystem}, 53) {
+		report("NetworkPolicy gateway", "the gateway must reach DNS")
 	}
 	for _, p := range m.policiesOf(named("keyd"), networkingv1.PolicyTypeEgress) {
 		if len(p.Spec.Egress) > 0 {
@@ -207,13 +227,31 @@ func (m *manifests) ingressAllowed(from peer, to labels.Set, port int32) bool {
 	return allowed
 }
 
-// egressAllowed reports whether the policies of the source, a Pod of the namespace phantom, allow a connection.
+// egressAllowed reports whether the policies of the source, a Pod of the namespace phantom, allow a connection in the namespace.
 func (m *manifests) egressAllowed(from, to labels.Set, port int32) bool {
+	return m.egressAllowedTo(from, peer{to, phantom}, port)
+}
+
+func (m *manifests) egressAllowedTo(from labels.Set, to peer, port int32) bool {
+	return m.egress(from, port, func(peers []networkingv1.NetworkPolicyPeer) bool { return peerAllowed(peers, to) })
+}
+
+// egressToAddress is egressAllowed for an address that is not a Pod's.
+func (m *manifests) egressToAddress(from labels.Set, address string, port int32) bool {
+	return m.egress(from, port, func(peers []networkingv1.NetworkPolicyPeer) bool {
+		return len(peers) == 0 || slices.ContainsFunc(peers, func(p networkingv1.NetworkPolicyPeer) bool {
+			return p.IPBlock != nil && netip.MustParsePrefix(p.IPBlock.CIDR).Contains(netip.MustParseAddr(address))
+		})
+	})
+}
+
+// egress reports whether a rule of the source's policies has the port and destinations that match.
+func (m *manifests) egress(from labels.Set, port int32, match func([]networkingv1.NetworkPolicyPeer) bool) bool {
 	policies := m.policiesOf(from, networkingv1.PolicyTypeEgress)
 	allowed := len(policies) == 0
 	for _, p := range policies {
 		for _, rule := range p.Spec.Egress {
-			allowed = allowed || portAllowed(rule.Ports, port) && peerAllowed(rule.To, peer{to, phantom})
+			allowed = allowed || portAllowed(rule.Ports, port) && match(rule.To)
 		}
 	}
 	return allowed
