@@ -49,7 +49,9 @@ func check(t *testing.T, name, config string) {
 }
 
 func TestProgramsAcceptKubernetesConfiguration(t *testing.T) {
-	for name, folder := range map[string]string{"demo": demo(t), "operators-network": overNetwork(t), "module": moduleOverlay(t)} {
+	for name, folder := range map[string]string{
+		"demo": demo(t), "operators-network": overNetwork(t), "module": moduleOverlay(t), "postgres": overlay(t, onDatabase),
+	} {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, folder)
 			if len(m.secrets) == 0 {

@@ -213,6 +213,7 @@ func TestManifestsFollowRules(t *testing.T) {
 		{moduleOverlay(t), withModule},
 		{overNetwork(t, "../../components/module"), withModule},
 		{overNetwork(t, "../../components/monitoring"), withAuthzd},
+		{"overlays/postgres", withPostgres},
 		{overNetwork(t, "../../components/monitoring", "../../components/module"), withModule},
 	} {
 		for _, f := range c.variant.findings(load(t, c.folder)) {

@@ -64,7 +64,12 @@ func gatewayRollout(m *manifests, p pod, report report) {
 
 // preStop returns how long a container's preStop sleeps.
 func preStop(c *corev1.Container) time.Duration {
-	if c.Lifecycle == nil || c.Lifecycle.PreStop == nil || c.Lifecycle.PreStop.Exec == nil {
+	switch {
+	case c.Lifecycle == nil || c.Lifecycle.PreStop == nil:
+		return 0
+	case c.Lifecycle.PreStop.Sleep != nil:
+		return time.Duration(c.Lifecycle.PreStop.Sleep.Seconds) * time.Second
+	case c.Lifecycle.PreStop.Exec == nil:
 		return 0
 	}
 	sleep := regexp.MustCompile(`\bsleep (\d+)`).FindStringSubmatch(strings.Join(c.Lifecycle.PreStop.Exec.Command, " "))
@@ -197,9 +202,28 @@ func network(m *manifests, report report) {
 	if !m.egressAllowedTo(gateway, peer{named("kube-dns"), kubeSystem}, 53) {
 		report("NetworkPolicy gateway", "the gateway must reach DNS")
 	}
-	for _, p := range m.policiesOf(named("keyd"), networkingv1.PolicyTypeEgress) {
-		if len(p.Spec.Egress) > 0 {
-			report("NetworkPolicy "+p.Name, "keyd must have no egress")
+	keydEgress(m, report)
+}
+
+// keydEgress checks that keyd opens no connections, except to its database if there is one.
+func keydEgress(m *manifests, report report) {
+	onPostgres := slices.ContainsFunc(m.policies, func(p *networkingv1.NetworkPolicy) bool { return p.Name == "keyd-database" })
+	keyd, database := named("keyd"), labels.Set{"phantom.io/database": "true"}
+	for _, c := range []struct {
+		what string
+		got  bool
+		may  bool
+	}{
+		{"the database", m.egressAllowed(keyd, database, 5432), onPostgres},
+		{"another port of the database", m.egressAllowed(keyd, database, 22), false},
+		{"DNS", m.egressAllowedTo(keyd, peer{named("kube-dns"), kubeSystem}, 53), onPostgres},
+		{"NodeLocal DNSCache", m.egressToAddress(keyd, nodeLocalDNS, 53), onPostgres},
+		{"another Pod", m.egressAllowed(keyd, named("echo"), 8080), false},
+		{"port 5432 of another Pod", m.egressAllowed(keyd, named("echo"), 5432), false},
+		{"the internet", m.egressToAddress(keyd, "192.0.2.1", 443), false},
+	} {
+		if c.got != c.may {
+			report("NetworkPolicy", "keyd reaches %s: %t, must be %t", c.what, c.got, c.may)
 		}
 	}
 }

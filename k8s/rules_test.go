@@ -39,7 +39,6 @@ var rules = []rule{
 	{"services", services},
 	{"secrets", secrets},
 	{"gateway-rollout", forPod("gateway", gatewayRollout)},
-	{"keyd-store", forPod("keyd", keydStore)},
 	{"mutual-tls", mutualTLS},
 	{"client-names", clientNames},
 	{"dual-stack", dualStack},
@@ -239,6 +238,7 @@ var required = map[string][]string{
 	"authzd-tls":      {"ca.crt", "tls.crt", "tls.key"},
 	"envoy-tls":       {"ca.crt", "tls.crt", "tls.key"},
 	"keyd-tls":        {"ca.crt", "tls.crt", "tls.key"},
+	"keyd-store":      {"ca.crt", "password"}, // with PostgreSQL only
 }
 
 // references checks that every object exists that a Pod refers to.

@@ -39,7 +39,11 @@ func (m *manifests) configFile(t testing.TB, p pod, program string) string {
 	t.Helper()
 	folders := m.volumes(t, p)
 	config := filepath.Join(folders[program], program+".yaml")
-	replace(t, config, "/etc/phantom-operators", folders["operators"])
+	for _, m := range p.container(program).VolumeMounts {
+		if m.Name != "sockets" {
+			replace(t, config, m.MountPath+"/", folders[m.Name]+"/")
+		}
+	}
 	return config
 }
 
