@@ -49,14 +49,16 @@ func check(t *testing.T, name, config string) {
 }
 
 func TestProgramsAcceptKubernetesConfiguration(t *testing.T) {
-	for name, folder := range map[string]string{"demo": demo(t), "operators-network": overNetwork(t), "module": moduleOverlay(t)} {
+	for name, folder := range map[string]string{
+		"demo": demo(t), "operators-network": overNetwork(t), "module": moduleOverlay(t), "postgres": overlay(t, onDatabase),
+	} {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, folder)
 			if len(m.secrets) == 0 {
 				m.secrets = load(t, demo(t)).secrets
 			}
 			for _, c := range []struct{ program, pod string }{{"authzd", "gateway"}, {"keyd", "keyd"}} {
-				check(t, c.program, filepath.Join(m.volumes(t, m.mustPod(t, c.pod))[c.program], c.program+".yaml"))
+				check(t, c.program, m.configFile(t, m.mustPod(t, c.pod), c.program))
 			}
 		})
 	}
@@ -186,17 +188,7 @@ func TestEnvoyAcceptsConfigurationOfModule(t *testing.T) {
 	}
 	v := newValidator(t, load(t, moduleOverlay(t)))
 	file := filepath.Join(v.folders["authzd"], "authzd.yaml")
-	replace := func(from, to string) {
-		text, err := os.ReadFile(file)
-		if err == nil {
-			err = os.Remove(file)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(t, file, []byte(strings.Replace(string(text), from, to, 1)))
-	}
-	replace("tcp://[::]:9192", "tcp://127.0.0.1:0")
+	replace(t, file, "tcp://[::]:9192", "tcp://127.0.0.1:0")
 	if out, err := v.run(t, "", ""); err != nil {
 		t.Errorf("envoy --mode validate: %v\n%s", err, out)
 	}
@@ -211,7 +203,7 @@ func TestEnvoyAcceptsConfigurationOfModule(t *testing.T) {
 			t.Errorf("%s was accepted:\n%s", mistake[1], out)
 		}
 	}
-	replace("token_file", "token")
+	replace(t, file, "token_file", "token")
 	if out, err := v.run(t, "", ""); err == nil || !strings.Contains(out, "unknown field key_api.token: did you mean key_api.token_file?") {
 		t.Errorf("a mistake in the module's file: %v\n%s", err, out)
 	}

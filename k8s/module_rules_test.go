@@ -81,9 +81,6 @@ func moduleInEnvoy(m *manifests, p pod, report report) {
 	if probePath(envoy.ReadinessProbe) != "/readyz" || probePath(envoy.LivenessProbe) != "/livez" || probePort(envoy.ReadinessProbe) != "authzd-admin" {
 		report("gateway/envoy", "readinessProbe and livenessProbe must request /readyz and /livez of the module")
 	}
-	if envoy.StartupProbe == nil || probePort(envoy.StartupProbe) != "http" {
-		report("gateway/envoy", "startupProbe must connect to Envoy's listener: the module is ready before it")
-	}
 	if goMemLimit(*envoy) == "" {
 		report("gateway/envoy", "missing GOMEMLIMIT: the module would take memory up to the limit of the container")
 	}
@@ -105,12 +102,12 @@ var modulePatches = []patch{
 	{"image without the module", "Deployment gateway", "module", `replace MAIN/image "envoyproxy/envoy:v1.40.0"`},
 	{"readiness of the listener", "Deployment gateway", "module", `replace MAIN/readinessProbe {"tcpSocket":{"port":"http"}}`},
 	{"liveness of the listener", "Deployment gateway", "module", `replace MAIN/livenessProbe {"tcpSocket":{"port":"http"}}`},
-	{"start without a listener", "Deployment gateway", "module", `replace MAIN/startupProbe {"httpGet":{"path":"/readyz","port":"authzd-admin"}}`},
+	{"start without a listener", "Deployment gateway", "probes", `replace MAIN/startupProbe {"httpGet":{"path":"/readyz","port":"authzd-admin"}}`},
 	{"configuration at another path", "Deployment gateway", "module", `replace MAIN/volumeMounts/0/mountPath "/etc/authzd"`},
 	{"writable configuration", "Deployment gateway", "module", `remove MAIN/volumeMounts/0/readOnly`},
 	{"no GOMEMLIMIT", "Deployment gateway", "module", `remove MAIN/env`},
 	{"module without memory of its own", "Deployment gateway", "envoy-memory", `replace MAIN/resources/limits/memory "1Gi"`},
-	{"operator's token in the gateway", "Deployment gateway", "secret-access", `add POD/volumes/0/projected/sources/- {"secret":{"name":"operator-token"}}`},
+	{"operator's token in the gateway", "Deployment gateway", "secret-access", `add POD/volumes/0/projected/sources/- {"secret":{"name":"operator-tokens"}}`},
 	{"token for all users", "Deployment gateway", "secrets", `remove POD/volumes/0/projected/defaultMode`},
 	{"grace period too short", "Deployment gateway", "gateway-rollout", `replace POD/terminationGracePeriodSeconds 10`},
 }

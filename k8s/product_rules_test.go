@@ -1,6 +1,7 @@
 package k8s
 
 import (
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -63,7 +64,12 @@ func gatewayRollout(m *manifests, p pod, report report) {
 
 // preStop returns how long a container's preStop sleeps.
 func preStop(c *corev1.Container) time.Duration {
-	if c.Lifecycle == nil || c.Lifecycle.PreStop == nil || c.Lifecycle.PreStop.Exec == nil {
+	switch {
+	case c.Lifecycle == nil || c.Lifecycle.PreStop == nil:
+		return 0
+	case c.Lifecycle.PreStop.Sleep != nil:
+		return time.Duration(c.Lifecycle.PreStop.Sleep.Seconds) * time.Second
+	case c.Lifecycle.PreStop.Exec == nil:
 		return 0
 	}
 	sleep := regexp.MustCompile(`\bsleep (\d+)`).FindStringSubmatch(strings.Join(c.Lifecycle.PreStop.Exec.Command, " "))
@@ -127,7 +133,11 @@ var (
 	phantom    = labels.Set{"kubernetes.io/metadata.name": "phantom"}
 	others     = labels.Set{"kubernetes.io/metadata.name": "others"}
 	monitoring = labels.Set{"kubernetes.io/metadata.name": "monitoring", "phantom.io/monitoring": "true"}
+	kubeSystem = labels.Set{"kubernetes.io/metadata.name": "kube-system"}
 )
+
+// nodeLocalDNS is the address of NodeLocal DNSCache in the Kubernetes documentation.
+const nodeLocalDNS = "169.254.20.10"
 
 // named returns the labels of the Pods of that name.
 func named(name string) labels.Set { return labels.Set{"app.kubernetes.io/name": name} }
@@ -148,6 +158,9 @@ func network(m *manifests, report report) {
 		{"a client", peer{named("client"), others}, gateway, 9192, false},
 		{"a client", peer{named("client"), others}, gateway, 9901, false},
 		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9192, true},
+		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9902, true},
+		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9901, false},
+		{"a client", peer{named("client"), others}, gateway, 9902, false},
 		{"another Pod", peer{named("echo"), phantom}, gateway, 9192, false},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8080, true},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8083, true},
@@ -177,9 +190,40 @@ func network(m *manifests, report report) {
 	if m.policiesOf(named("anything"), networkingv1.PolicyTypeIngress) == nil || m.policiesOf(named("anything"), networkingv1.PolicyTypeEgress) == nil {
 		report("namespace", "a default policy must reject connections to and from every Pod")
 	}
-	for _, p := range m.policiesOf(named("keyd"), networkingv1.PolicyTypeEgress) {
-		if len(p.Spec.Egress) > 0 {
-			report("NetworkPolicy "+p.Name, "keyd must have no egress")
+	for _, dns := range []struct {
+		address string
+		port    int32
+		may     bool
+	}{{nodeLocalDNS, 53, true}, {nodeLocalDNS, 80, false}, {"169.254.169.254", 53, false}, {"10.0.0.1", 53, false}} {
+		if m.egressToAddress(gateway, dns.address, dns.port) != dns.may {
+			report("NetworkPolicy gateway", "the gateway reaches %s port %d: %t, must be %t", dns.address, dns.port, !dns.may, dns.may)
+		}
+	}
+	if !m.egressAllowedTo(gateway, peer{named("kube-dns"), kubeSystem}, 53) {
+		report("NetworkPolicy gateway", "the gateway must reach DNS")
+	}
+	keydEgress(m, report)
+}
+
+// keydEgress checks that keyd opens no connections, except to its database if there is one.
+func keydEgress(m *manifests, report report) {
+	onPostgres := slices.ContainsFunc(m.policies, func(p *networkingv1.NetworkPolicy) bool { return p.Name == "keyd-database" })
+	keyd, database := named("keyd"), labels.Set{"phantom.io/database": "true"}
+	for _, c := range []struct {
+		what string
+		got  bool
+		may  bool
+	}{
+		{"the database", m.egressAllowed(keyd, database, 5432), onPostgres},
+		{"another port of the database", m.egressAllowed(keyd, database, 22), false},
+		{"DNS", m.egressAllowedTo(keyd, peer{named("kube-dns"), kubeSystem}, 53), onPostgres},
+		{"NodeLocal DNSCache", m.egressToAddress(keyd, nodeLocalDNS, 53), onPostgres},
+		{"another Pod", m.egressAllowed(keyd, named("echo"), 8080), false},
+		{"port 5432 of another Pod", m.egressAllowed(keyd, named("echo"), 5432), false},
+		{"the internet", m.egressToAddress(keyd, "192.0.2.1", 443), false},
+	} {
+		if c.got != c.may {
+			report("NetworkPolicy", "keyd reaches %s: %t, must be %t", c.what, c.got, c.may)
 		}
 	}
 }
@@ -207,13 +251,31 @@ func (m *manifests) ingressAllowed(from peer, to labels.Set, port int32) bool {
 	return allowed
 }
 
-// egressAllowed reports whether the policies of the source, a Pod of the namespace phantom, allow a connection.
+// egressAllowed reports whether the policies of the source, a Pod of the namespace phantom, allow a connection in the namespace.
 func (m *manifests) egressAllowed(from, to labels.Set, port int32) bool {
+	return m.egressAllowedTo(from, peer{to, phantom}, port)
+}
+
+func (m *manifests) egressAllowedTo(from labels.Set, to peer, port int32) bool {
+	return m.egress(from, port, func(peers []networkingv1.NetworkPolicyPeer) bool { return peerAllowed(peers, to) })
+}
+
+// egressToAddress is egressAllowed for an address that is not a Pod's.
+func (m *manifests) egressToAddress(from labels.Set, address string, port int32) bool {
+	return m.egress(from, port, func(peers []networkingv1.NetworkPolicyPeer) bool {
+		return len(peers) == 0 || slices.ContainsFunc(peers, func(p networkingv1.NetworkPolicyPeer) bool {
+			return p.IPBlock != nil && netip.MustParsePrefix(p.IPBlock.CIDR).Contains(netip.MustParseAddr(address))
+		})
+	})
+}
+
+// egress reports whether a rule of the source's policies has the port and destinations that match.
+func (m *manifests) egress(from labels.Set, port int32, match func([]networkingv1.NetworkPolicyPeer) bool) bool {
 	policies := m.policiesOf(from, networkingv1.PolicyTypeEgress)
 	allowed := len(policies) == 0
 	for _, p := range policies {
 		for _, rule := range p.Spec.Egress {
-			allowed = allowed || portAllowed(rule.Ports, port) && peerAllowed(rule.To, peer{to, phantom})
+			allowed = allowed || portAllowed(rule.Ports, port) && match(rule.To)
 		}
 	}
 	return allowed

@@ -39,13 +39,13 @@ var rules = []rule{
 	{"services", services},
 	{"secrets", secrets},
 	{"gateway-rollout", forPod("gateway", gatewayRollout)},
-	{"keyd-store", forPod("keyd", keydStore)},
 	{"mutual-tls", mutualTLS},
 	{"client-names", clientNames},
 	{"dual-stack", dualStack},
 	{"envoy-memory", forPod("gateway", envoyMemory)},
-	{"envoy-listeners", envoyListeners},
+	{"envoy-listeners", forPod("gateway", envoyListeners)},
 	{"network", network},
+	{"monitoring", monitors},
 }
 
 // forPod applies a rule to the Pod of that name. A missing Pod is a violation.
@@ -170,8 +170,11 @@ func probes(m *manifests, report report) {
 		if c.Name == "keyd" && probePath(c.StartupProbe) == "/readyz" {
 			report(where, "startupProbe must not request /readyz: it would restart a keyd that waits for its database")
 		}
-		if probePath(c.LivenessProbe) == "/readyz" {
-			report(where, "livenessProbe must not request /readyz: a restart does not repair what a program waits for")
+		if strings.HasPrefix(probePath(c.LivenessProbe), "/ready") {
+			report(where, "livenessProbe must not request %s: a restart does not repair what a program waits for", probePath(c.LivenessProbe))
+		}
+		if c.Name == "envoy" && (probePath(c.StartupProbe) != "/ready" || !strings.HasPrefix(probePath(c.ReadinessProbe), "/ready")) {
+			report(where, "startupProbe and readinessProbe must request /ready: an Envoy that is stuck still accepts connections")
 		}
 	}
 }
@@ -230,16 +233,20 @@ func goMemLimit(c corev1.Container) string {
 
 // required are the Secrets that an overlay must add, with their keys.
 var required = map[string][]string{
-	"key-api-token":  {"token"},
-	"operator-token": {"token"},
-	"authzd-tls":     {"ca.crt", "tls.crt", "tls.key"},
-	"envoy-tls":      {"ca.crt", "tls.crt", "tls.key"},
-	"keyd-tls":       {"ca.crt", "tls.crt", "tls.key"},
+	"key-api-token":   {"token"},
+	"operator-tokens": {"alice", "bob"},
+	"authzd-tls":      {"ca.crt", "tls.crt", "tls.key"},
+	"envoy-tls":       {"ca.crt", "tls.crt", "tls.key"},
+	"keyd-tls":        {"ca.crt", "tls.crt", "tls.key"},
+	"keyd-store":      {"ca.crt", "password"}, // with PostgreSQL only
 }
 
 // references checks that every object exists that a Pod refers to.
 func references(m *manifests, report report) {
 	given := map[string][]string{"Secret": slices.Collect(maps.Keys(required))}
+	for _, s := range m.secrets {
+		given["Secret"] = append(given["Secret"], s.Name)
+	}
 	for _, c := range m.configMaps {
 		given["ConfigMap"] = append(given["ConfigMap"], c.Name)
 	}

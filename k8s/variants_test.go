@@ -5,27 +5,32 @@ import (
 	"slices"
 )
 
-// variant is one of the ways in which the gateway checks requests.
+// variant is one of the ways in which the gateway checks requests and keyd stores keys.
 type variant struct {
 	folders []string            // of the files in ConfigMaps; a later folder replaces files of an earlier one
 	readers map[string][]string // the only containers that may mount each Secret
 	rules   []rule
 }
 
-// withAuthzd is the base, withModule the component module.
+// Rules of one way to check, and of one store.
 var (
-	withAuthzd = newVariant([]string{"base/config"}, "authzd",
-		rule{"native-sidecar", forPod("gateway", nativeSidecar)},
-		rule{"socket", forPod("gateway", socket)})
-	withModule = newVariant([]string{"base/config", "components/module"}, "envoy",
-		rule{"module", forPod("gateway", moduleInEnvoy)},
-		rule{"module-file", moduleFile})
+	inSidecar  = []rule{{"native-sidecar", forPod("gateway", nativeSidecar)}, {"socket", forPod("gateway", socket)}}
+	inEnvoy    = []rule{{"module", forPod("gateway", moduleInEnvoy)}, {"module-file", moduleFile}}
+	onSQLite   = []rule{{"keyd-store", forPod("keyd", keydStore)}}
+	onPostgres = []rule{{"keyd-replicas", forPod("keyd", keydReplicas)}, {"keyd-database", keydDatabase}}
+)
+
+// withAuthzd is the base, the others are components of that name.
+var (
+	withAuthzd   = newVariant([]string{"base/config"}, "authzd", inSidecar, onSQLite)
+	withModule   = newVariant([]string{"base/config", "components/module"}, "envoy", inEnvoy, onSQLite)
+	withPostgres = newVariant([]string{"base/config", "components/postgres"}, "authzd", inSidecar, onPostgres)
 )
 
 // newVariant returns a variant in which a container of the gateway identifies itself as authzd to keyd.
-func newVariant(folders []string, container string, own ...rule) variant {
+func newVariant(folders []string, container string, own ...[]rule) variant {
 	v := variant{folders: folders, readers: secretReaders(container)}
-	v.rules = slices.Concat(rules, own, []rule{{"configuration", v.configuration}, {"secret-access", v.secretAccess}})
+	v.rules = slices.Concat(rules, slices.Concat(own...), []rule{{"configuration", v.configuration}, {"secret-access", v.secretAccess}})
 	return v
 }
 
