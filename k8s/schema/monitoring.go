@@ -9,9 +9,18 @@ import (
 	_ "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1" // keeps the module in go.mod
 )
 
-// Monitoring returns the kinds of the Prometheus operator. Its CRDs are made from its Go types by controller-gen, as the operator's
-// own are, because no module contains the files.
+// Monitoring returns the kinds of the Prometheus operator.
 var Monitoring = sync.OnceValues(func() (*Set, error) {
+	text, err := MonitoringCRDs()
+	if err != nil {
+		return nil, err
+	}
+	return New(text)
+})
+
+// MonitoringCRDs returns the CRDs of Monitoring in YAML. They are made from the operator's Go types by controller-gen, as its own are,
+// because no module contains the files.
+func MonitoringCRDs() ([]byte, error) {
 	const types = "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	generate := exec.Command("go", "tool", "controller-gen", "crd:crdVersions=v1", "paths="+types, "output:crd:stdout")
 	var problems bytes.Buffer
@@ -20,5 +29,5 @@ var Monitoring = sync.OnceValues(func() (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("controller-gen: %w\n%s", err, problems.String())
 	}
-	return New(crds)
-})
+	return crds, nil
+}
