@@ -50,14 +50,18 @@ func check(t *testing.T, name, config string) {
 
 func TestProgramsAcceptKubernetesConfiguration(t *testing.T) {
 	for name, folder := range map[string]string{
-		"demo": demo(t), "operators-network": overNetwork(t), "module": moduleOverlay(t), "postgres": overlay(t, onDatabase),
+		"demo": demo(t), "operators-network": overNetwork(t), "module": moduleOverlay(t), "postgres": overlay(t, onDatabase), "central": overlay(t, centralised),
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, folder)
 			if len(m.secrets) == 0 {
 				m.secrets = load(t, demo(t)).secrets
 			}
-			for _, c := range []struct{ program, pod string }{{"authzd", "gateway"}, {"keyd", "keyd"}} {
+			authzd := "gateway"
+			if _, central := m.pod("authzd"); central {
+				authzd = "authzd"
+			}
+			for _, c := range []struct{ program, pod string }{{"authzd", authzd}, {"keyd", "keyd"}} {
 				check(t, c.program, m.configFile(t, m.mustPod(t, c.pod), c.program))
 			}
 		})
@@ -160,6 +164,16 @@ func (v validator) run(t *testing.T, from, to string) (string, error) {
 	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+scratch)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+func TestEnvoyAcceptsConfigurationOfCentral(t *testing.T) {
+	v := newValidator(t, load(t, overlay(t, centralised)))
+	if out, err := v.run(t, "", ""); err != nil {
+		t.Errorf("envoy --mode validate: %v\n%s", err, out)
+	}
+	if _, err := v.run(t, "/sds-authzd-ca.yaml", "/nowhere.yaml"); err == nil {
+		t.Error("a missing file was accepted")
+	}
 }
 
 func TestEnvoyAcceptsKubernetesConfiguration(t *testing.T) {

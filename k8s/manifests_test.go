@@ -13,6 +13,7 @@ import (
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"go.yaml.in/yaml/v4"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -35,6 +36,7 @@ type manifests struct {
 	statefulSets []*appsv1.StatefulSet
 	policies     []*networkingv1.NetworkPolicy
 	budgets      []*policyv1.PodDisruptionBudget
+	scalers      []*autoscalingv2.HorizontalPodAutoscaler
 	podMonitors  []*monitoringv1.PodMonitor
 }
 
@@ -56,7 +58,7 @@ func kustomize(t testing.TB, folder string) []byte {
 func decoder() runtime.Decoder {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, appsv1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme, monitoringv1.AddToScheme,
+		corev1.AddToScheme, appsv1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme, autoscalingv2.AddToScheme, monitoringv1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			panic(err)
@@ -128,6 +130,8 @@ func decode(docs []map[string]any) (*manifests, error) {
 			m.policies = append(m.policies, o)
 		case *policyv1.PodDisruptionBudget:
 			m.budgets = append(m.budgets, o)
+		case *autoscalingv2.HorizontalPodAutoscaler:
+			m.scalers = append(m.scalers, o)
 		case *monitoringv1.PodMonitor:
 			m.podMonitors = append(m.podMonitors, o)
 		default:
@@ -186,7 +190,7 @@ func demo(t testing.TB) string {
 func overNetwork(t testing.TB, components ...string) string {
 	t.Helper()
 	components = append(components, "../../components/operators-network")
-	return overlay(t, "resources: [../../base]\ncomponents: ["+strings.Join(components, ", ")+"]\n")
+	return overlay(t, "namespace: phantom\nresources: [../../base]\ncomponents: ["+strings.Join(components, ", ")+"]\n")
 }
 
 // overlay returns a folder with that kustomization, beside a copy of the overlays with the demo's secrets.
@@ -214,6 +218,7 @@ func TestManifestsFollowRules(t *testing.T) {
 		{overNetwork(t, "../../components/module"), withModule},
 		{overNetwork(t, "../../components/monitoring"), withAuthzd},
 		{"overlays/postgres", withPostgres},
+		{"overlays/central", withCentral},
 		{overNetwork(t, "../../components/monitoring", "../../components/module"), withModule},
 	} {
 		for _, f := range c.variant.findings(load(t, c.folder)) {

@@ -1,10 +1,10 @@
 package k8s
 
 import (
-	"maps"
 	"strings"
 	"testing"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
 
@@ -27,28 +27,32 @@ func monitors(m *manifests, report report) {
 			}
 		}
 	}
-	all := maps.Clone(missing)
 	for _, monitor := range m.podMonitors {
-		for _, p := range m.pods() {
-			if !selects(&monitor.Spec.Selector, p.template.Labels) {
-				continue
-			}
-			for _, endpoint := range monitor.Spec.PodMetricsEndpoints {
-				if endpoint.Port == nil || all[p.name+"/"+*endpoint.Port] != endpoint.Path {
-					report("PodMonitor "+monitor.Name, "has no page of %s at %v%s", p.name, endpoint.Port, endpoint.Path)
-					continue
-				}
-				delete(missing, p.name+"/"+*endpoint.Port)
-				port := portNumber(p, *endpoint.Port)
-				if !m.ingressAllowed(peer{named("prometheus"), monitoring}, labels.Set(p.template.Labels), port) {
-					report("PodMonitor "+monitor.Name, "Prometheus cannot reach port %d of %s", port, p.name)
-				}
+		for _, endpoint := range monitor.Spec.PodMetricsEndpoints {
+			if endpoint.Port == nil || !m.scraped(monitor, *endpoint.Port, endpoint.Path, missing, report) {
+				report("PodMonitor "+monitor.Name, "selects no Pod with the page %s", endpoint.Path)
 			}
 		}
 	}
 	for port := range missing {
 		report(port, "no PodMonitor selects it")
 	}
+}
+
+// scraped removes the Pods that an endpoint selects from the missing ones, and reports whether there are any.
+func (m *manifests) scraped(by *monitoringv1.PodMonitor, port, path string, missing map[string]string, report report) (any bool) {
+	for _, p := range m.pods() {
+		number := portNumber(p, port)
+		if number == 0 || metrics[port] != path || !selects(&by.Spec.Selector, p.template.Labels) {
+			continue
+		}
+		any = true
+		delete(missing, p.name+"/"+port)
+		if !m.ingressAllowed(peer{named("prometheus"), monitoring}, labels.Set(p.template.Labels), number) {
+			report("PodMonitor "+by.Name, "Prometheus cannot reach port %d of %s", number, p.name)
+		}
+	}
+	return any
 }
 
 // portNumber returns the number of a named port, 0 if the Pod does not have it.

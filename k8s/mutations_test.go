@@ -14,7 +14,7 @@ import (
 type patch struct{ about, object, rule, patch string }
 
 // monitored is the demo with PodMonitors.
-const monitored = "resources: [../demo]\ncomponents: [../../components/monitoring]\n"
+const monitored = "namespace: phantom\nresources: [../demo]\ncomponents: [../../components/monitoring]\n"
 
 // patches and edits are mistakes in it.
 var patches = []patch{
@@ -58,7 +58,9 @@ var patches = []patch{
 	{"authzd beside Envoy", "Deployment gateway", "native-sidecar", `move POD/containers/- "AUTHZD"`},
 	{"Envoy starts before authzd is ready", "Deployment gateway", "native-sidecar", `remove AUTHZD/startupProbe`},
 	{"sidecar with a preStop", "Deployment gateway", "native-sidecar", `add AUTHZD/lifecycle {"preStop":{"sleep":{"seconds":5}}}`},
-	{"sidecar with a readiness probe", "Deployment gateway", "native-sidecar", `add AUTHZD/readinessProbe {"httpGet":{"path":"/readyz","port":"authzd-admin"}}`},
+	{"stuck authzd stays in service", "Deployment gateway", "native-sidecar", `remove AUTHZD/readinessProbe`},
+	{"stuck authzd is restarted late", "Deployment gateway", "probes", `replace AUTHZD/livenessProbe/failureThreshold 6`},
+	{"stuck authzd gets a minute to stop", "Deployment gateway", "probes", `remove AUTHZD/livenessProbe/terminationGracePeriodSeconds`},
 	{"Envoy without a preStop", "Deployment gateway", "gateway-rollout", `remove MAIN/lifecycle`},
 	{"preStop longer than the grace period", "Deployment gateway", "gateway-rollout", `replace MAIN/lifecycle/preStop/exec/command ["sleep 55"]`},
 	{"grace period of keyd too short", "StatefulSet keyd", "keyd-store", `replace POD/terminationGracePeriodSeconds 10`},
@@ -85,12 +87,12 @@ var patches = []patch{
 	{"keyd with egress", "NetworkPolicy keyd", "network", `add /spec/egress [{}]`},
 	{"authzd's certificate in Envoy", "Secret envoy-tls", "client-names", `replace /data/tls.crt "CERTIFICATE"`},
 	{"Service of one family", "Service keyd", "dual-stack", `remove /spec/ipFamilyPolicy`},
-	{"misspelt field of a PodMonitor", "PodMonitor gateway", "strict", `add /spec/podMetricEndpoints []`},
-	{"interval that is not a duration", "PodMonitor gateway", "strict", `replace /spec/podMetricsEndpoints/0/interval "often"`},
-	{"PodMonitor of no Pods", "PodMonitor gateway", "strict", `remove /spec/selector`},
-	{"Envoy without monitor", "PodMonitor gateway", "monitoring", `remove /spec/podMetricsEndpoints/1`},
-	{"page of authzd at Envoy", "PodMonitor gateway", "monitoring", `replace /spec/podMetricsEndpoints/1/path "/metrics"`},
-	{"port without metrics", "PodMonitor gateway", "monitoring", `replace /spec/podMetricsEndpoints/0/port "http"`},
+	{"misspelt field of a PodMonitor", "PodMonitor envoy", "strict", `add /spec/podMetricEndpoints []`},
+	{"interval that is not a duration", "PodMonitor envoy", "strict", `replace /spec/podMetricsEndpoints/0/interval "often"`},
+	{"PodMonitor of no Pods", "PodMonitor envoy", "strict", `remove /spec/selector`},
+	{"Envoy without monitor", "PodMonitor envoy", "monitoring", `replace /spec/podMetricsEndpoints []`},
+	{"page of authzd at Envoy", "PodMonitor envoy", "monitoring", `replace /spec/podMetricsEndpoints/0/path "/metrics"`},
+	{"port without metrics", "PodMonitor authzd", "monitoring", `replace /spec/podMetricsEndpoints/0/port "http"`},
 	{"PodMonitor of other Pods", "PodMonitor keyd", "monitoring", `replace /spec/selector/matchLabels {"app":"keyd"}`},
 	{"keyd's metrics closed", "NetworkPolicy keyd", "monitoring", `remove /spec/ingress/1`},
 	{"memory limit below Envoy's heap", "Deployment gateway", "envoy-memory", `replace MAIN/resources/limits/memory "640Mi"`},

@@ -3,6 +3,7 @@ package k8s
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -43,28 +44,43 @@ func (m *manifests) addresses(t *testing.T) map[string]string {
 	return found
 }
 
+// prefixedCentral is the same with authzd in Pods of its own.
+const prefixedCentral = `
+namespace: eu
+namePrefix: eu-
+nameSuffix: "-1"
+resources: [../demo]
+components: [../../components/central]
+transformers: [../../names/keyd, ../../names/upstream, ../../names/authzd]
+`
+
 // A renamed Service is renamed in each configuration, and the ConfigMaps get new hashes, which cause a rollout.
 func TestAddressesFollowServices(t *testing.T) {
-	folder := overlay(t, prefixed)
-	m := load(t, folder)
-	before := load(t, strings.TrimSuffix(folder, "test")+"demo")
+	want := map[string]string{
+		"authzd.yaml: key_api.url": "eu-keyd-1:8080", "envoy.yaml: cluster owners": "eu-keyd-1:8083", "envoy.yaml: cluster upstream": "eu-upstream-1:8080",
+	}
+	follow(t, overlay(t, prefixed), demo(t), want)
+	want["envoy.yaml: cluster authz"] = "eu-authzd-1:9191"
+	follow(t, overlay(t, prefixedCentral), overlay(t, "namespace: phantom\nresources: [../demo]\ncomponents: [../../components/central]\n"), want)
+}
+
+func follow(t *testing.T, folder, without string, want map[string]string) {
+	t.Helper()
+	m, before := load(t, folder), load(t, without)
 	var services []string
 	for _, s := range m.services {
 		for _, p := range s.Spec.Ports {
 			services = append(services, fmt.Sprintf("%s:%d", s.Name, p.Port))
 		}
 	}
-	if want := []string{"eu-gateway-1:80", "eu-keyd-1:8080", "eu-keyd-1:8083", "eu-upstream-1:8080"}; !slices.Equal(services, want) {
-		t.Errorf("Services %v, want %v", services, want)
-	}
 	addresses := m.addresses(t)
+	if !maps.Equal(addresses, want) {
+		t.Errorf("addresses %v, want %v", addresses, want)
+	}
 	for place, address := range addresses {
 		if !slices.Contains(services, address) {
-			t.Errorf("%s is %s, which is not a Service", place, address)
+			t.Errorf("%s is %s, which is not a Service: %v", place, address, services)
 		}
-	}
-	if len(addresses) != 3 {
-		t.Errorf("addresses are %v, want 3", addresses)
 	}
 	references(m, func(where, format string, args ...any) { t.Errorf(where+": "+format, args...) })
 	for i, c := range m.configMaps {

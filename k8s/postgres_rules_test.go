@@ -69,6 +69,7 @@ func keydDatabase(m *manifests, report report) {
 
 // onDatabase is the demo with keyd on PostgreSQL.
 const onDatabase = `
+namespace: phantom
 resources: [../demo]
 components: [../../components/postgres]
 secretGenerator:

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// nativeSidecar checks that authzd starts before Envoy, stops after it, and never makes the Pod unready.
+// nativeSidecar checks that authzd starts before Envoy, stops after it, and makes the Pod unready only if it is stuck.
 func nativeSidecar(_ *manifests, p pod, report report) {
 	if !slices.ContainsFunc(p.template.Spec.Containers, func(c corev1.Container) bool { return c.Name == "envoy" }) {
 		report("gateway", "envoy must be a container")
@@ -30,8 +30,8 @@ func nativeSidecar(_ *manifests, p pod, report report) {
 	if probePath(authzd.StartupProbe) != "/readyz" {
 		report("gateway/authzd", "startupProbe must request /readyz: Envoy must wait until authzd answers")
 	}
-	if authzd.ReadinessProbe != nil {
-		report("gateway/authzd", "readinessProbe must be absent: it would apply to the whole Pod")
+	if probePath(authzd.ReadinessProbe) != "/readyz" {
+		report("gateway/authzd", "readinessProbe must request /readyz: Envoy answers 503 while authzd is stuck")
 	}
 	if authzd.Lifecycle != nil {
 		report("gateway/authzd", "lifecycle must be absent: preStop would run while Envoy still needs authzd")
@@ -44,11 +44,15 @@ func gatewayRollout(m *manifests, p pod, report report) {
 	if envoy.Lifecycle == nil || envoy.Lifecycle.PreStop == nil {
 		report("gateway/envoy", "missing preStop: Envoy exits immediately on SIGTERM")
 	}
-	authzd := m.files()["authzd.yaml"]
-	stopsIn(p, preStop(envoy)+stopTime(func(format string, args ...any) { report("authzd.yaml", format, args...) }, authzd), report)
-	if strings.Contains(authzd, "drain_delay") {
-		report("authzd.yaml", "drain_delay must be absent: authzd stops after Envoy, so it would only delay the end of the Pod")
+	need := preStop(envoy)
+	if _, central := m.pod("authzd"); !central {
+		authzd := m.files()["authzd.yaml"]
+		need += stopTime(func(format string, args ...any) { report("authzd.yaml", format, args...) }, authzd)
+		if strings.Contains(authzd, "drain_delay") {
+			report("authzd.yaml", "drain_delay must be absent: authzd stops after Envoy, so it would only delay the end of the Pod")
+		}
 	}
+	stopsIn(p, need, report)
 	if !slices.ContainsFunc(m.budgets, func(b *policyv1.PodDisruptionBudget) bool {
 		blocks := b.Spec.MaxUnavailable != nil && b.Spec.MaxUnavailable.IntValue() == 0
 		return selects(b.Spec.Selector, p.template.Labels) && !blocks
@@ -147,6 +151,7 @@ func network(m *manifests, report report) {
 	overNetwork := slices.ContainsFunc(m.policies, func(p *networkingv1.NetworkPolicy) bool { return p.Name == "keyd-operators" })
 	operator := labels.Set{"phantom.io/operator": "true"}
 	gateway := named("gateway")
+	_, central := m.pod("authzd")
 	for _, c := range []struct {
 		what string
 		from peer
@@ -157,12 +162,20 @@ func network(m *manifests, report report) {
 		{"a client", peer{named("client"), others}, gateway, 10000, true},
 		{"a client", peer{named("client"), others}, gateway, 9192, false},
 		{"a client", peer{named("client"), others}, gateway, 9901, false},
-		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9192, true},
+		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9192, !central},
+		{"monitoring", peer{named("prometheus"), monitoring}, named("authzd"), 9192, central},
+		{"the gateway", peer{gateway, phantom}, named("authzd"), 9191, central},
+		{"the gateway", peer{gateway, phantom}, named("authzd"), 9192, false},
+		{"keyd", peer{named("keyd"), phantom}, named("authzd"), 9191, false},
+		{"another Pod", peer{named("echo"), phantom}, named("authzd"), 9191, false},
+		{"a client", peer{named("client"), others}, named("authzd"), 9191, false},
+		{"authzd", peer{named("authzd"), phantom}, named("keyd"), 8080, central},
+		{"authzd", peer{named("authzd"), phantom}, named("keyd"), 8083, false},
 		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9902, true},
 		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9901, false},
 		{"a client", peer{named("client"), others}, gateway, 9902, false},
 		{"another Pod", peer{named("echo"), phantom}, gateway, 9192, false},
-		{"the gateway", peer{gateway, phantom}, named("keyd"), 8080, true},
+		{"the gateway", peer{gateway, phantom}, named("keyd"), 8080, !central},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8083, true},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8081, false},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8082, false},

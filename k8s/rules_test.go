@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -159,8 +160,11 @@ func probes(m *manifests, report report) {
 		if c.LivenessProbe == nil {
 			report(where, "missing livenessProbe")
 		}
-		if c.ReadinessProbe == nil && c.RestartPolicy == nil {
+		if c.ReadinessProbe == nil {
 			report(where, "missing readinessProbe")
+		}
+		if c.Name == "authzd" && restartTime(c.LivenessProbe) > 15*time.Second {
+			report(where, "a stuck authzd is restarted after %v: must be at most 15 s", restartTime(c.LivenessProbe))
 		}
 		for _, probe := range []*corev1.Probe{c.StartupProbe, c.ReadinessProbe, c.LivenessProbe} {
 			if name := probePort(probe); name != "" && !hasPort(c, name) {
@@ -177,6 +181,15 @@ func probes(m *manifests, report report) {
 			report(where, "startupProbe and readinessProbe must request /ready: an Envoy that is stuck still accepts connections")
 		}
 	}
+}
+
+// restartTime returns when a process is killed at the latest after it got stuck: just after a successful probe. Without a grace period
+// of the probe, that of the Pod applies, which is longer.
+func restartTime(p *corev1.Probe) time.Duration {
+	if p == nil || p.TerminationGracePeriodSeconds == nil {
+		return time.Hour
+	}
+	return time.Duration(int64(p.PeriodSeconds*p.FailureThreshold+p.TimeoutSeconds)+*p.TerminationGracePeriodSeconds) * time.Second
 }
 
 // probePath returns the path of an HTTP probe, "" for other probes.

@@ -16,18 +16,20 @@ type variant struct {
 var (
 	inSidecar  = []rule{{"native-sidecar", forPod("gateway", nativeSidecar)}, {"socket", forPod("gateway", socket)}}
 	inEnvoy    = []rule{{"module", forPod("gateway", moduleInEnvoy)}, {"module-file", moduleFile}}
+	inPods     = []rule{{"central", forPod("authzd", centralAuthzd)}, {"autoscaling", autoscaling}}
 	onSQLite   = []rule{{"keyd-store", forPod("keyd", keydStore)}}
 	onPostgres = []rule{{"keyd-replicas", forPod("keyd", keydReplicas)}, {"keyd-database", keydDatabase}}
 )
 
 // withAuthzd is the base, the others are components of that name.
 var (
-	withAuthzd   = newVariant([]string{"base/config"}, "authzd", inSidecar, onSQLite)
-	withModule   = newVariant([]string{"base/config", "components/module"}, "envoy", inEnvoy, onSQLite)
-	withPostgres = newVariant([]string{"base/config", "components/postgres"}, "authzd", inSidecar, onPostgres)
+	withAuthzd   = newVariant([]string{"base/config"}, "gateway/authzd", inSidecar, onSQLite)
+	withModule   = newVariant([]string{"base/config", "components/module"}, "gateway/envoy", inEnvoy, onSQLite)
+	withPostgres = newVariant([]string{"base/config", "components/postgres"}, "gateway/authzd", inSidecar, onPostgres)
+	withCentral  = newVariant([]string{"base/config", "components/central", "components/postgres"}, "authzd/authzd", inPods, onPostgres)
 )
 
-// newVariant returns a variant in which a container of the gateway identifies itself as authzd to keyd.
+// newVariant returns a variant in which that POD/CONTAINER identifies itself as authzd to keyd.
 func newVariant(folders []string, container string, own ...[]rule) variant {
 	v := variant{folders: folders, readers: secretReaders(container)}
 	v.rules = slices.Concat(rules, slices.Concat(own...), []rule{{"configuration", v.configuration}, {"secret-access", v.secretAccess}})
