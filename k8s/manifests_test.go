@@ -32,6 +32,7 @@ type manifests struct {
 	statefulSets []*appsv1.StatefulSet
 	policies     []*networkingv1.NetworkPolicy
 	budgets      []*policyv1.PodDisruptionBudget
+	custom       []custom // custom resources
 }
 
 // kustomize builds the directory as `kubectl kustomize` does, with its restrictions.
@@ -82,6 +83,11 @@ func decode(docs []map[string]any) (*manifests, error) {
 	var m manifests
 	decoder := decoder()
 	for _, doc := range docs {
+		if isCustom, err := m.decodeCustom(doc); err != nil {
+			return nil, err
+		} else if isCustom {
+			continue
+		}
 		text, err := yaml.Marshal(doc)
 		if err != nil {
 			return nil, err

@@ -232,6 +232,7 @@ func goMemLimit(c corev1.Container) string {
 var required = map[string][]string{
 	"key-api-token":  {"token"},
 	"operator-token": {"token"},
+	"authz-tls":      {"ca.crt", "tls.crt", "tls.key"},
 	"authzd-tls":     {"ca.crt", "tls.crt", "tls.key"},
 	"envoy-tls":      {"ca.crt", "tls.crt", "tls.key"},
 	"keyd-tls":       {"ca.crt", "tls.crt", "tls.key"},

@@ -43,7 +43,7 @@ func header(t *testing.T, name string) string {
 	h := sha256.New()
 	for doc := range strings.SplitSeq(buildOverlay(t, name), "\n---\n") {
 		if ofMesh.MatchString(doc) {
-			fmt.Fprintln(h, strings.TrimSpace(doc))
+			h.Write([]byte(strings.TrimSpace(doc) + "\n"))
 		}
 	}
 	if name != "envoy-gateway" {
