@@ -13,7 +13,7 @@ STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev
 override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
 export GOWORK GO111MODULE GOFLAGS
 
-.PHONY: build module up test test-long test-image test-cluster test-openapi bench pgo lint fuzz vuln clean
+.PHONY: build module up test test-long test-image test-cluster test-mesh test-openapi bench pgo lint fuzz vuln clean
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
@@ -49,6 +49,11 @@ test:
 ## test-image: the image, the Pods and the compose project with buildah and runc (root, Linux)
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
+
+## test-mesh: the overlays for meshes with istioctl, istiod and egctl, which it compiles into the user's cache directory the first
+## time (20 min); UPDATE=1 writes their translations, which make test runs
+test-mesh:
+	cd k8s && $(GO) test -tags mesh -timeout 90m -v ./mesh
 
 ## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type, 30 minutes of mixed load
 test-long:

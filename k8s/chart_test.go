@@ -98,6 +98,9 @@ func simplify(t *testing.T, value any) any {
 				delete(v, key)
 			default:
 				v[key] = simplify(t, part)
+				if labels, ok := v[key].(map[string]any); ok && key == "matchLabels" && len(labels) == 0 {
+					delete(v, key)
+				}
 			}
 		}
 	case []any:

@@ -38,6 +38,7 @@ type manifests struct {
 	budgets      []*policyv1.PodDisruptionBudget
 	scalers      []*autoscalingv2.HorizontalPodAutoscaler
 	podMonitors  []*monitoringv1.PodMonitor
+	custom       []custom // custom resources
 }
 
 // kustomize builds the directory as `kubectl kustomize` does, with its restrictions.
@@ -102,6 +103,11 @@ func decode(docs []map[string]any) (*manifests, error) {
 	for _, doc := range docs {
 		if err := validateCustom(doc); err != nil {
 			return nil, err
+		}
+		if isCustom, err := m.decodeCustom(doc); err != nil {
+			return nil, err
+		} else if isCustom {
+			continue
 		}
 		text, err := yaml.Marshal(doc)
 		if err != nil {

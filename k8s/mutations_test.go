@@ -149,7 +149,11 @@ func (v variant) detects(t *testing.T, text []byte, patches []patch, edits []edi
 	}
 	for _, m := range patches {
 		run(m.about, m.object, m.rule, func(t *testing.T, docs []map[string]any, i int) {
-			docs[i] = patched(t, docs[i], strings.Replace(m.patch, "CERTIFICATE", authzdCertificate(t, docs), 1))
+			patch := m.patch
+			if before, after, ok := strings.Cut(patch, "CERTIFICATE"); ok {
+				patch = before + authzdCertificate(t, docs) + after
+			}
+			docs[i] = patched(t, docs[i], patch)
 		})
 	}
 	for _, m := range edits {

@@ -248,6 +248,7 @@ func goMemLimit(c corev1.Container) string {
 var required = map[string][]string{
 	"key-api-token":   {"token"},
 	"operator-tokens": {"alice", "bob"},
+	"authz-tls":       {"ca.crt", "tls.crt", "tls.key"}, // of an authzd in Pods of its own
 	"authzd-tls":      {"ca.crt", "tls.crt", "tls.key"},
 	"envoy-tls":       {"ca.crt", "tls.crt", "tls.key"},
 	"keyd-tls":        {"ca.crt", "tls.crt", "tls.key"},
