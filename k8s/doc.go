@@ -4,4 +4,4 @@
 // product does not need.
 package k8s
 
-//go:generate go run ./render ../envoy/envoy.yaml base/config/envoy.yaml components/module/envoy.yaml components/central/envoy.yaml
+//go:generate go run ./render ../envoy/envoy.yaml base/config/envoy.yaml components/module/envoy.yaml components/central/envoy.yaml overlays/sidecar/envoy.yaml

@@ -77,6 +77,9 @@ var patches = []patch{
 	{"keyd open to all namespaces", "NetworkPolicy keyd", "network", `add /spec/ingress/0/from/0/namespaceSelector {}`},
 	{"keyd open to all Pods", "NetworkPolicy keyd", "network", `remove /spec/ingress/0/from`},
 	{"all ports of keyd open to the gateway", "NetworkPolicy keyd", "network", `remove /spec/ingress/0/ports`},
+	{"keyd open to all Pods beside sidecars", "NetworkPolicy keyd", "network", `remove /spec/ingress/2/from/0/podSelector`},
+	{"keyd open to sidecars of all namespaces", "NetworkPolicy keyd", "network", `replace /spec/ingress/2/from/0/namespaceSelector {}`},
+	{"owners' port open to sidecars", "NetworkPolicy keyd", "network", `remove /spec/ingress/2/ports`},
 	{"owners' port closed", "NetworkPolicy keyd", "network", `remove /spec/ingress/0/ports/1`},
 	{"gateway cannot reach keyd", "NetworkPolicy gateway", "network", `remove /spec/egress/1`},
 	{"metrics open to all Pods", "NetworkPolicy gateway", "network", `remove /spec/ingress/1/from`},
@@ -149,7 +152,11 @@ func (v variant) detects(t *testing.T, text []byte, patches []patch, edits []edi
 	}
 	for _, m := range patches {
 		run(m.about, m.object, m.rule, func(t *testing.T, docs []map[string]any, i int) {
-			docs[i] = patched(t, docs[i], strings.Replace(m.patch, "CERTIFICATE", authzdCertificate(t, docs), 1))
+			patch := m.patch
+			if strings.Contains(patch, "CERTIFICATE") {
+				patch = strings.Replace(patch, "CERTIFICATE", authzdCertificate(t, docs), 1)
+			}
+			docs[i] = patched(t, docs[i], patch)
 		})
 	}
 	for _, m := range edits {
