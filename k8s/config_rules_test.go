@@ -25,7 +25,10 @@ func (m *manifests) files() map[string]string {
 // configuration checks that the deployed files are those of the repository, byte for byte.
 func (v variant) configuration(m *manifests, report report) {
 	deployed := m.files()
-	names := []string{"envoy.yaml", "sds-certificate.yaml", "sds-ca.yaml", "authzd.yaml", "keyd.yaml"}
+	names := []string{"envoy.yaml", "authzd.yaml"}
+	if slices.Contains(v.folders, "base/config") {
+		names = append(names, "sds-certificate.yaml", "sds-ca.yaml", "keyd.yaml")
+	}
 	if slices.Contains(v.folders, "components/central") {
 		names = append(names, "sds-authzd-ca.yaml")
 	}

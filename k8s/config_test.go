@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -149,7 +150,7 @@ func newValidator(t *testing.T, m *manifests) validator {
 	if err != nil {
 		t.Fatalf("find Envoy: %v", err)
 	}
-	p := m.mustPod(t, "gateway")
+	p := m.pods()[slices.IndexFunc(m.pods(), func(p pod) bool { return p.container("envoy").Name != "" })]
 	folders := m.volumes(t, p)
 	move := strings.NewReplacer("/etc/envoy/", folders["envoy"]+"/", "/etc/phantom/tls", folders["envoy-tls"], "/etc/phantom-authz", folders["authzd"])
 	return validator{envoy: envoy, args: p.container("envoy").Args, text: move.Replace(m.files()["envoy.yaml"]), folders: folders}
@@ -164,6 +165,20 @@ func (v validator) run(t *testing.T, from, to string) (string, error) {
 	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+scratch)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// The files of the application's Pod, with the demo's Secrets.
+func TestProgramsAcceptConfigurationOfApplication(t *testing.T) {
+	m := load(t, "overlays/sidecar")
+	m.secrets = load(t, demo(t)).secrets
+	check(t, "authzd", m.configFile(t, m.mustPod(t, "shop"), "authzd"))
+	v := newValidator(t, m)
+	if out, err := v.run(t, "", ""); err != nil {
+		t.Errorf("envoy --mode validate: %v\n%s", err, out)
+	}
+	if _, err := v.run(t, "cluster: upstream", "cluster: owners"); err == nil {
+		t.Error("a route to a missing cluster was accepted")
+	}
 }
 
 func TestEnvoyAcceptsConfigurationOfCentral(t *testing.T) {

@@ -225,6 +225,7 @@ func TestManifestsFollowRules(t *testing.T) {
 		{overNetwork(t, "../../components/monitoring"), withAuthzd},
 		{"overlays/postgres", withPostgres},
 		{"overlays/central", withCentral},
+		{"overlays/sidecar", inApplication},
 		{overNetwork(t, "../../components/monitoring", "../../components/module"), withModule},
 	} {
 		for _, f := range c.variant.findings(load(t, c.folder)) {

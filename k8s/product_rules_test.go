@@ -17,24 +17,24 @@ import (
 // nativeSidecar checks that authzd starts before Envoy, stops after it, and makes the Pod unready only if it is stuck.
 func nativeSidecar(_ *manifests, p pod, report report) {
 	if !slices.ContainsFunc(p.template.Spec.Containers, func(c corev1.Container) bool { return c.Name == "envoy" }) {
-		report("gateway", "envoy must be a container")
+		report(p.name, "envoy must be a container")
 	}
 	if !slices.ContainsFunc(p.template.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == "authzd" }) {
-		report("gateway", "authzd must be an init container: it must start before Envoy")
+		report(p.name, "authzd must be an init container: it must start before Envoy")
 		return
 	}
 	authzd := p.container("authzd")
 	if authzd.RestartPolicy == nil || *authzd.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-		report("gateway/authzd", "restartPolicy must be Always: otherwise Envoy waits until it exits")
+		report(p.name+"/authzd", "restartPolicy must be Always: otherwise Envoy waits until it exits")
 	}
 	if probePath(authzd.StartupProbe) != "/readyz" {
-		report("gateway/authzd", "startupProbe must request /readyz: Envoy must wait until authzd answers")
+		report(p.name+"/authzd", "startupProbe must request /readyz: Envoy must wait until authzd answers")
 	}
 	if probePath(authzd.ReadinessProbe) != "/readyz" {
-		report("gateway/authzd", "readinessProbe must request /readyz: Envoy answers 503 while authzd is stuck")
+		report(p.name+"/authzd", "readinessProbe must request /readyz: Envoy answers 503 while authzd is stuck")
 	}
 	if authzd.Lifecycle != nil {
-		report("gateway/authzd", "lifecycle must be absent: preStop would run while Envoy still needs authzd")
+		report(p.name+"/authzd", "lifecycle must be absent: preStop would run while Envoy still needs authzd")
 	}
 }
 
@@ -42,7 +42,7 @@ func nativeSidecar(_ *manifests, p pod, report report) {
 func gatewayRollout(m *manifests, p pod, report report) {
 	envoy := p.container("envoy")
 	if envoy.Lifecycle == nil || envoy.Lifecycle.PreStop == nil {
-		report("gateway/envoy", "missing preStop: Envoy exits immediately on SIGTERM")
+		report(p.name+"/envoy", "missing preStop: Envoy exits immediately on SIGTERM")
 	}
 	need := preStop(envoy)
 	if _, central := m.pod("authzd"); !central {
@@ -57,11 +57,11 @@ func gatewayRollout(m *manifests, p pod, report report) {
 		blocks := b.Spec.MaxUnavailable != nil && b.Spec.MaxUnavailable.IntValue() == 0
 		return selects(b.Spec.Selector, p.template.Labels) && !blocks
 	}) {
-		report("gateway", "missing PodDisruptionBudget that allows a disruption")
+		report(p.name, "missing PodDisruptionBudget that allows a disruption")
 	}
 	for _, d := range m.deployments {
-		if r := d.Spec.Strategy.RollingUpdate; d.Name == "gateway" && (r == nil || r.MaxUnavailable == nil || r.MaxUnavailable.IntValue() != 0) {
-			report("gateway", "maxUnavailable must be 0: an update must start the new Pod before it stops an old one")
+		if r := d.Spec.Strategy.RollingUpdate; d.Name == p.name && (r == nil || r.MaxUnavailable == nil || r.MaxUnavailable.IntValue() != 0) {
+			report(p.name, "maxUnavailable must be 0: an update must start the new Pod before it stops an old one")
 		}
 	}
 }
@@ -101,7 +101,7 @@ func socket(_ *manifests, p pod, report report) {
 			if mount.MountPath == "/run/phantom" {
 				shared[name] = mount.Name
 				if mount.ReadOnly != (name == "envoy") {
-					report("gateway/"+name, "only authzd may write to the directory of the sockets")
+					report(p.name+"/"+name, "only authzd may write to the directory of the sockets")
 				}
 			}
 		}
@@ -109,9 +109,9 @@ func socket(_ *manifests, p pod, report report) {
 	i := slices.IndexFunc(p.template.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == shared["authzd"] })
 	switch {
 	case i < 0 || shared["authzd"] != shared["envoy"]:
-		report("gateway", "authzd and envoy must share a volume at /run/phantom")
+		report(p.name, "authzd and envoy must share a volume at /run/phantom")
 	case p.template.Spec.Volumes[i].EmptyDir == nil || p.template.Spec.Volumes[i].EmptyDir.Medium != corev1.StorageMediumMemory:
-		report("gateway", "the volume of the sockets must be an emptyDir in memory")
+		report(p.name, "the volume of the sockets must be an emptyDir in memory")
 	}
 }
 
@@ -134,10 +134,11 @@ func keydStore(m *manifests, p pod, report report) {
 type peer struct{ pod, namespace labels.Set }
 
 var (
-	phantom    = labels.Set{"kubernetes.io/metadata.name": "phantom"}
-	others     = labels.Set{"kubernetes.io/metadata.name": "others"}
-	monitoring = labels.Set{"kubernetes.io/metadata.name": "monitoring", "phantom.io/monitoring": "true"}
-	kubeSystem = labels.Set{"kubernetes.io/metadata.name": "kube-system"}
+	phantom      = labels.Set{"kubernetes.io/metadata.name": "phantom"}
+	others       = labels.Set{"kubernetes.io/metadata.name": "others"}
+	monitoring   = labels.Set{"kubernetes.io/metadata.name": "monitoring", "phantom.io/monitoring": "true"}
+	withSidecars = labels.Set{"kubernetes.io/metadata.name": "shop", "phantom.io/sidecars": "true"}
+	kubeSystem   = labels.Set{"kubernetes.io/metadata.name": "kube-system"}
 )
 
 // nodeLocalDNS is the address of NodeLocal DNSCache in the Kubernetes documentation.
@@ -170,6 +171,10 @@ func network(m *manifests, report report) {
 		{"another Pod", peer{named("echo"), phantom}, named("authzd"), 9191, false},
 		{"a client", peer{named("client"), others}, named("authzd"), 9191, false},
 		{"authzd", peer{named("authzd"), phantom}, named("keyd"), 8080, central},
+		{"a sidecar", peer{labels.Set{"phantom.io/sidecar": "true"}, withSidecars}, named("keyd"), 8080, true},
+		{"a sidecar", peer{labels.Set{"phantom.io/sidecar": "true"}, withSidecars}, named("keyd"), 8083, false},
+		{"another Pod beside sidecars", peer{named("app"), withSidecars}, named("keyd"), 8080, false},
+		{"a sidecar of a namespace without the label", peer{labels.Set{"phantom.io/sidecar": "true"}, others}, named("keyd"), 8080, false},
 		{"authzd", peer{named("authzd"), phantom}, named("keyd"), 8083, false},
 		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9902, true},
 		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9901, false},

@@ -39,12 +39,12 @@ var rules = []rule{
 	{"references", references},
 	{"services", services},
 	{"secrets", secrets},
-	{"gateway-rollout", forPod("gateway", gatewayRollout)},
+	{"gateway-rollout", forEnvoy(gatewayRollout)},
 	{"mutual-tls", mutualTLS},
 	{"client-names", clientNames},
 	{"dual-stack", dualStack},
-	{"envoy-memory", forPod("gateway", envoyMemory)},
-	{"envoy-listeners", forPod("gateway", envoyListeners)},
+	{"envoy-memory", forEnvoy(envoyMemory)},
+	{"envoy-listeners", forEnvoy(envoyListeners)},
 	{"network", network},
 	{"monitoring", monitors},
 }
@@ -56,6 +56,18 @@ func forPod(name string, rule func(*manifests, pod, report)) func(*manifests, re
 			rule(m, p, report)
 		} else {
 			report(name, "missing Deployment or StatefulSet")
+		}
+	}
+}
+
+// forEnvoy applies a rule to the Pod that has Envoy.
+func forEnvoy(rule func(*manifests, pod, report)) func(*manifests, report) {
+	return func(m *manifests, report report) {
+		pods := m.pods()
+		if i := slices.IndexFunc(pods, func(p pod) bool { return p.container("envoy").Name != "" }); i >= 0 {
+			rule(m, pods[i], report)
+		} else {
+			report("gateway", "no Pod has a container envoy")
 		}
 	}
 }

@@ -14,8 +14,8 @@ type variant struct {
 
 // Rules of one way to check, and of one store.
 var (
-	inSidecar  = []rule{{"native-sidecar", forPod("gateway", nativeSidecar)}, {"socket", forPod("gateway", socket)}}
-	inEnvoy    = []rule{{"module", forPod("gateway", moduleInEnvoy)}, {"module-file", moduleFile}}
+	inSidecar  = []rule{{"native-sidecar", forEnvoy(nativeSidecar)}, {"socket", forEnvoy(socket)}}
+	inEnvoy    = []rule{{"module", forEnvoy(moduleInEnvoy)}, {"module-file", moduleFile}}
 	inPods     = []rule{{"central", forPod("authzd", centralAuthzd)}, {"autoscaling", autoscaling}}
 	onSQLite   = []rule{{"keyd-store", forPod("keyd", keydStore)}}
 	onPostgres = []rule{{"keyd-replicas", forPod("keyd", keydReplicas)}, {"keyd-database", keydDatabase}}
@@ -31,7 +31,21 @@ var (
 
 // newVariant returns a variant in which that POD/CONTAINER identifies itself as authzd to keyd.
 func newVariant(folders []string, container string, own ...[]rule) variant {
-	v := variant{folders: folders, readers: secretReaders(container)}
+	return variantOf(rules, folders, secretReaders(container), own...)
+}
+
+// inApplication is an application with its own Envoy and authzd. The rules of keyd do not apply.
+var inApplication = variantOf(
+	slices.DeleteFunc(slices.Clone(rules), func(r rule) bool {
+		return slices.Contains([]string{"mutual-tls", "client-names", "dual-stack", "network"}, r.name)
+	}),
+	[]string{"components/sidecar", "overlays/sidecar"},
+	map[string][]string{"key-api-token": {"shop/authzd"}, "authzd-tls": {"shop/authzd"}},
+	inSidecar, []rule{{"application", application}},
+)
+
+func variantOf(rules []rule, folders []string, readers map[string][]string, own ...[]rule) variant {
+	v := variant{folders: folders, readers: readers}
 	v.rules = slices.Concat(rules, slices.Concat(own...), []rule{{"configuration", v.configuration}, {"secret-access", v.secretAccess}})
 	return v
 }

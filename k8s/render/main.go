@@ -3,7 +3,8 @@
 //
 // For the base it changes two clusters. Keyd's listener for owners is in another Pod, so the cluster owners gets its address and
 // mutual TLS instead of the Unix socket. The upstream's address becomes the Service upstream. For central authzd the cluster authz
-// is changed in the same way, and gets health checks. For the Envoy module, envoy/render then replaces ext_authz.
+// is changed in the same way, and gets health checks. For an application with its own Envoy the upstream is in the same Pod, and
+// owners' requests are not served. For the Envoy module, envoy/render then replaces ext_authz.
 package main
 
 import (
@@ -59,8 +60,8 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 4 {
-		return errors.New("usage: render SOURCE TARGET TARGET_OF_MODULE TARGET_OF_CENTRAL")
+	if len(args) != 5 {
+		return errors.New("usage: render SOURCE TARGET TARGET_OF_MODULE TARGET_OF_CENTRAL TARGET_OF_SIDECAR")
 	}
 	source, err := os.ReadFile(args[0])
 	if err != nil {
@@ -77,11 +78,16 @@ func run(args []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", args[1], err)
 	}
+	sidecar, err := renderSidecar(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", args[1], err)
+	}
 	module, err := renderModule(args[1])
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(args[2], module, 0o644), os.WriteFile(args[3], central, 0o644))
+	return errors.Join(
+		os.WriteFile(args[2], module, 0o644), os.WriteFile(args[3], central, 0o644), os.WriteFile(args[4], sidecar, 0o644))
 }
 
 // filterConfig is the module's filter_config: the file of the ConfigMap authzd.
@@ -124,9 +130,37 @@ func render(source []byte) ([]byte, error) {
 // renderCentral returns the base's file with authzd behind a Service.
 func renderCentral(base []byte) ([]byte, error) { return inCluster(base, "authz", inAuthz) }
 
+var (
+	ownersRoutes  = regexp.MustCompile(`(?m)\broute: \{cluster: owners,.*\}.*$`)
+	ownersCluster = clusterNamed("owners")
+)
+
+// renderSidecar returns the base's file for an application in Envoy's Pod, which has no route to keyd.
+func renderSidecar(base []byte) ([]byte, error) {
+	text, err := inCluster(base, "upstream", []change{
+		{"# the API; here the echo server\n", "# the application, in the same Pod\n"},
+		{"    type: STRICT_DNS\n    dns_lookup_family: V4_PREFERRED\n", "    type: STATIC\n"},
+		{"address: upstream,", "address: 127.0.0.1,"},
+		{"    upstream_connection_options: *keepalive\n", ""}, // its anchor is in the cluster owners
+	})
+	if err != nil {
+		return nil, err
+	}
+	if n := len(ownersRoutes.FindAll(text, -1)); n != 2 {
+		return nil, fmt.Errorf("%d routes to the cluster owners: must be 2", n)
+	}
+	text = ownersRoutes.ReplaceAllLiteral(text, []byte("direct_response: {status: 404}   # owners use the gateway"))
+	return ownersCluster.ReplaceAllLiteral(text, nil), nil
+}
+
+// clusterNamed matches a cluster.
+func clusterNamed(name string) *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^  - name: ` + name + `\b.*\n(?:    .*\n)+`)
+}
+
 // inCluster changes a cluster.
 func inCluster(source []byte, name string, changes []change) ([]byte, error) {
-	whole := regexp.MustCompile(`(?m)^  - name: ` + name + `\b.*\n(?:    .*\n)+`)
+	whole := clusterNamed(name)
 	if n := len(whole.FindAll(source, -1)); n != 1 {
 		return nil, fmt.Errorf("%d clusters %s: must be 1", n, name)
 	}

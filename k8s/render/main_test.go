@@ -13,6 +13,7 @@ const (
 	target = "../base/config/envoy.yaml"
 	module = "../components/module/envoy.yaml"
 	remote = "../components/central/envoy.yaml"
+	beside = "../overlays/sidecar/envoy.yaml"
 )
 
 func TestCommittedFilesAreCurrent(t *testing.T) {
@@ -32,7 +33,11 @@ func TestCommittedFilesAreCurrent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for file, got := range map[string][]byte{target: base, module: withModule, remote: central} {
+	sidecar, err := renderSidecar(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, got := range map[string][]byte{target: base, module: withModule, remote: central, beside: sidecar} {
 		if want, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s is not generated from %s: run `go generate` in k8s/ (%v)", file, source, err)
 		}

@@ -24,7 +24,7 @@ certificate() {
 {
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -subj "/CN=phantom demo CA" -days 365 -out ca.crt \
 		-addext 'keyUsage=critical,keyCertSign'
-	certificate keyd serverAuth "DNS:keyd,DNS:localhost${1:+$(printf ',DNS:%s' "$@")}"
+	certificate keyd serverAuth "DNS:keyd,DNS:keyd.phantom.svc,DNS:localhost${1:+$(printf ',DNS:%s' "$@")}"
 	certificate authzd clientAuth,serverAuth DNS:authzd   # a server in overlays/central
 	certificate envoy clientAuth DNS:envoy
 	certificate alice clientAuth DNS:alice
