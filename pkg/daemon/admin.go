@@ -8,6 +8,8 @@ import (
 	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // startAdmin adds the admin listener: the first to start and the last to stop.
@@ -44,16 +46,35 @@ func (rt *Runtime) adminHandler() http.Handler {
 	profiles.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
 	profiles.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.Handle("/debug/pprof/", localOnly(profiles))
+	mux.Handle("GET /debug/log-level", localOnly(rt.level))
+	mux.Handle("PUT /debug/log-level", localOnly(http.HandlerFunc(rt.setLogLevel)))
 	return mux
 }
 
+// maxLevelBody is the size of a request for another log level. Larger only costs memory.
+const maxLevelBody = 1 << 10
+
+// setLogLevel sets the log's level until the next reload: {"level":"debug"}, as zap.AtomicLevel accepts
+// and answers it.
+func (rt *Runtime) setLogLevel(w http.ResponseWriter, r *http.Request) {
+	before := rt.level.Level()
+	r.Body = http.MaxBytesReader(w, r.Body, maxLevelBody)
+	rt.level.ServeHTTP(w, r)
+	if after := rt.level.Level(); after > zapcore.ErrorLevel {
+		rt.level.SetLevel(zapcore.ErrorLevel) // errors are always logged
+	} else if after != before {
+		rt.Log.Warn("log level changed until the next reload", zap.Stringer("before", before), zap.Stringer("after", after))
+	}
+}
+
 // localOnly rejects requests from other machines. Profiles reveal internals and cost processor time,
-// so they stay local where the admin listener is open to probes and scrapers.
+// and a log level hides or adds lines, so they stay local where the admin listener is open to probes
+// and scrapers.
 func localOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A peer on a Unix socket has no address; the mode of the socket restricts access.
 		if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && !peer.Addr().Unmap().IsLoopback() {
-			http.Error(w, "profiles are available only on this machine", http.StatusForbidden)
+			http.Error(w, "available only on this machine", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)
