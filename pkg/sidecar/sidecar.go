@@ -13,6 +13,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/daemon"
+	"github.com/phantomrouter/phantom-authz/pkg/explain"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
@@ -49,6 +50,7 @@ func New(rt *daemon.Runtime, cfg *config.Authzd) (*Sidecar, error) {
 	recorder := usage.New(api, cache.Name, rt.Log, rt.Metrics)
 	rt.Add(daemon.Component{Name: "usage", Run: recorder.Run})
 	checker := extauthz.NewChecker(cache, recorder, rules, extauthz.NewMetrics(rt.Metrics))
+	rt.HandleDebug("POST "+explain.Path, explain.Handler(checker, inspector(cache)))
 	return &Sidecar{Checker: checker, rt: rt, cfg: cfg, api: api, cache: cache, usage: recorder}, nil
 }
 
