@@ -25,6 +25,8 @@ type fixture struct {
 	t    *testing.T
 	api  *fakeAPI
 	stop func() // ends Run and waits; nil while it does not run
+
+	concurrent bool // changes are applied during look-ups, so two reads of the cache may differ
 }
 
 func options() Options {
@@ -147,7 +149,7 @@ func (f *fixture) cached(name string) (got string, known bool) {
 	f.t.Helper()
 	began, seen := time.Now(), f.Inspect(digest(name))
 	rec, found, known := f.Cached(digest(name))
-	if seen.answers() != known {
+	if seen.answers() != known && !f.concurrent {
 		f.t.Errorf("%s: Cached has an answer: %v, want what Inspect reports: %+v of %+v", name, known, seen.Entry, seen)
 	}
 	if took := time.Since(began); took != 0 {
