@@ -14,9 +14,7 @@ import (
 type httpFilter struct {
 	Name   string
 	Config struct {
-		Module     map[string]any `yaml:"dynamic_module_config"`
-		FilterName string         `yaml:"filter_name"`
-		Filter     struct {
+		Filter struct {
 			Value map[string]any
 		} `yaml:"filter_config"`
 	} `yaml:"typed_config"`
@@ -65,11 +63,8 @@ func moduleInEnvoy(m *manifests, p pod, report report) {
 		return
 	}
 	config := filters[i].Config
-	if config.Module["name"] != "phantom_authz" || config.Module["do_not_close"] != true || config.FilterName != "phantom_authz" {
-		report("envoy.yaml", "dynamic_module_config is %v: must be the module phantom_authz, which is not closed", config.Module)
-	}
-	if config.Module["module"] != nil {
-		report("envoy.yaml", "dynamic_module_config.module must be absent: a remote module fails open")
+	for _, found := range lintEnvoy(m) {
+		report("envoy.yaml", "%s", found)
 	}
 	file, _ := config.Filter.Value["config_file"].(string)
 	mounted := slices.ContainsFunc(envoy.VolumeMounts, func(mount corev1.VolumeMount) bool {

@@ -38,16 +38,15 @@ func (rt *Runtime) adminHandler() http.Handler {
 		Registry:          rt.Metrics,
 		EnableOpenMetrics: true,
 	}))
-	profiles := http.NewServeMux()
-	profiles.HandleFunc("GET /debug/pprof/", pprof.Index)
-	profiles.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	profiles.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	profiles.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	profiles.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
-	profiles.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	mux.Handle("/debug/pprof/", localOnly(profiles))
-	mux.Handle("GET /debug/log-level", localOnly(rt.level))
-	mux.Handle("PUT /debug/log-level", localOnly(http.HandlerFunc(rt.setLogLevel)))
+	rt.debug.HandleFunc("GET /debug/pprof/", pprof.Index)
+	rt.debug.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	rt.debug.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	rt.debug.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	rt.debug.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
+	rt.debug.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	rt.debug.Handle("GET /debug/log-level", rt.level)
+	rt.debug.HandleFunc("PUT /debug/log-level", rt.setLogLevel)
+	mux.Handle("/debug/", localOnly(rt.debug))
 	return mux
 }
 
@@ -67,9 +66,9 @@ func (rt *Runtime) setLogLevel(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// localOnly rejects requests from other machines. Profiles reveal internals and cost processor time,
-// and a log level hides or adds lines, so they stay local where the admin listener is open to probes
-// and scrapers.
+// localOnly rejects requests from other machines. Profiles and explanations reveal internals and cost
+// processor time, and a log level hides or adds lines, so they stay local where the admin listener is
+// open to probes and scrapers.
 func localOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A peer on a Unix socket has no address; the mode of the socket restricts access.

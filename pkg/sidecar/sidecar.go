@@ -13,6 +13,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/daemon"
+	"github.com/phantomrouter/phantom-authz/pkg/explain"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
@@ -59,6 +60,7 @@ func New(rt *daemon.Runtime, cfg *config.Authzd) (*Sidecar, error) {
 	shadow := newShadow(rt.Log, rt.Metrics)
 	shadow.add(checker)
 	rt.Add(daemon.Component{Name: "shadow mode", Run: shadow.run})
+	rt.HandleDebug("POST "+explain.Path, explain.Handler(checker, inspector(cache)))
 	return &Sidecar{Checker: checker, rt: rt, cfg: cfg, api: api, cache: cache, usage: recorder, shadow: shadow}, nil
 }
 
