@@ -13,7 +13,7 @@ STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev
 override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
 export GOWORK GO111MODULE GOFLAGS
 
-.PHONY: build module up test test-long test-image test-cluster test-openapi bench pgo lint fuzz vuln clean
+.PHONY: build module up test test-long test-image test-cluster test-mesh test-openapi bench soak pgo lint fuzz vuln clean
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
@@ -50,7 +50,12 @@ test:
 test-image:
 	cd k8s && $(GO) test -tags image -timeout 30m ./...
 
-## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type, 30 minutes of mixed load
+## test-mesh: the overlays for meshes with istioctl, istiod and egctl, which it compiles into the user's cache directory the first
+## time (20 min); UPDATE=1 writes their translations, which make test runs
+test-mesh:
+	cd k8s && $(GO) test -tags mesh -timeout 90m -v ./mesh
+
+## test-long: the long model and all mutants; a million checks during faults, a million unknown keys, 100 kills of each type, 30 minutes of mixed load with authzd and with the module
 test-long:
 	$(GO) test -tags long -timeout 60m -v -run 'Long|AllMutants' ./pkg/keycache
 	$(GO) test -tags long -timeout 150m -v ./faults/...
@@ -58,6 +63,20 @@ test-long:
 ## test-cluster: base, overlays and admission policies on a real API server (builds etcd and kube-apiserver once, 10 min; needs openssl)
 test-cluster:
 	cd k8s && $(GO) test -tags cluster -timeout 60m -v ./cluster
+
+SOAK  ?= 30m
+FRONT ?= authzd
+soak_test_authzd = TestMixedLoad
+soak_test_module = TestMixedLoadWithTheModule
+## soak: 2,000 requests/s for SOAK with changes, outages and restarts, then the tables and plots of docs/soak.md; FRONT=module for
+## the Envoy module. Fails if an answer is wrong or a bound is broken
+soak:
+	@test -n "$(soak_test_$(FRONT))" || { echo "FRONT is invalid: must be authzd or module" >&2; exit 1; }
+	@mkdir -p bin/soak; rm -f bin/soak/$(FRONT).json
+	@failed=0; \
+	$(GO) test -tags long -count 1 -timeout 0 -v -run '^$(soak_test_$(FRONT))$$' ./faults -args -mixed $(SOAK) -mixed.json $(CURDIR)/bin/soak/$(FRONT).json || failed=1; \
+	$(GO) run ./bench/report -page soak bin/soak/$(FRONT).json || failed=1; \
+	exit $$failed
 
 # In the order of docs/performance.md.
 BENCHES ?= envoy check size change revoke flood scale

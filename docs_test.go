@@ -80,31 +80,38 @@ func TestConfigurationTables(t *testing.T) {
 	}
 }
 
-// TestPerformanceTables checks that the tables and plots of docs/performance.md are those of the committed results.
-func TestPerformanceTables(t *testing.T) {
-	const again = "run go run ./bench/report"
-	results, err := result.Load("docs/performance/results.json")
+// TestMeasuredTables checks that the tables and plots of the pages with measurements are those of the committed results.
+func TestMeasuredTables(t *testing.T) {
+	for page, plots := range map[string][]result.Plot{"performance": result.Plots(), "soak": nil} {
+		t.Run(page, func(t *testing.T) { checkTables(t, page, plots) })
+	}
+}
+
+func checkTables(t *testing.T, page string, plots []result.Plot) {
+	t.Helper()
+	document, again := "docs/"+page+".md", "run go run ./bench/report -page "+page
+	results, err := result.Load("docs/" + page + "/results.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	written := read(t, "docs/performance.md")
+	written := read(t, document)
 	switch filled, err := results.Fill(written); {
 	case err != nil:
 		t.Error(err)
 	case filled != written:
-		t.Error("docs/performance.md has other tables than its results: " + again)
+		t.Error(document + " has other tables than its results: " + again)
 	}
-	pictures, err := results.Draw(result.Plots())
+	pictures, err := results.Draw(plots)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, picture := range pictures {
-		path := "docs/performance/" + name
+		path := "docs/" + name
 		if read(t, path) != string(picture)+"\n" {
 			t.Errorf("%s is not the plot of the results: %s", path, again)
 		}
-		if !strings.Contains(written, "](performance/"+name+")") {
-			t.Errorf("docs/performance.md does not show %s", path)
+		if !strings.Contains(written, "]("+name+")") {
+			t.Errorf("%s does not show %s", document, path)
 		}
 	}
 }

@@ -18,12 +18,12 @@ const module = "github.com/phantomrouter/phantom-authz/"
 // layers maps each package to its layer. A package imports from lower layers only, so that a change in one layer affects
 // the layers above it alone.
 var layers = map[string]int{
-	"pkg/credential": 0,
+	"pkg/credential": 0, "pkg/telemetry": 0,
 	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
 	"pkg/httpapi": 2, "pkg/daemon": 2, "pkg/config": 3,
 	"pkg/keystore/storetest": 2, "pkg/keystore/internal/sqlstore": 2,
 	"pkg/sidecarapi": 3, "pkg/operatorapi": 3, "pkg/keystore/sqlite": 3, "pkg/keystore/postgres": 3, "pkg/extauthz": 3,
-	"pkg/keycache": 4, "pkg/usage": 4, "pkg/envoylint": 4, "pkg/keyserver": 4, "pkg/extauthz/grpcserver": 4, "pkg/extauthz/envoymodule": 4, "pkg/extauthz/envoymodule/abi": 0, "pkg/extauthz/envoymodule/abi/fakeenvoy": 1,
+	"pkg/keycache": 4, "pkg/usage": 4, "pkg/envoylint": 4, "pkg/explain": 4, "pkg/keyserver": 4, "pkg/extauthz/grpcserver": 4, "pkg/extauthz/envoymodule": 4, "pkg/extauthz/envoymodule/abi": 0, "pkg/extauthz/envoymodule/abi/fakeenvoy": 1,
 	"pkg/sidecar": 5,
 	"envoy":       4, "envoy/echo": 5, "envoy/render": 5,
 	"internal/lossyproxy": 0, "internal/pgtest": 2, "internal/testbed": 4, "internal/loadgen": 5, "faults": 5,

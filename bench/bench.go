@@ -23,10 +23,10 @@ func Quiet() testbed.Config { return testbed.Config{"log": testbed.Config{"level
 // without the file.
 func Main(run func(context.Context) error) {
 	flag.Parse()
-	name, began, before := filepath.Base(os.Args[0]), time.Now(), loadNow()
+	name, meter := filepath.Base(os.Args[0]), StartMeter()
 	err := run(context.Background())
-	if took := time.Since(began); err == nil {
-		err = write(name, took, loadNow().othersSince(before, took))
+	if err == nil {
+		err = write(name, meter)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)

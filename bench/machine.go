@@ -40,6 +40,26 @@ func field(path, name string) string {
 	return ""
 }
 
+// Meter measures the duration of a run, and how much of the cores other programs use meanwhile.
+type Meter struct {
+	began  time.Time
+	before load
+}
+
+// StartMeter starts a meter.
+func StartMeter() Meter { return Meter{time.Now(), loadNow()} }
+
+// Describe sets the machine, the duration and the share of other programs. The processes that the run has started must have been
+// waited for: until then they are other programs.
+func (m Meter) Describe(f *result.File) {
+	took := time.Since(m.began)
+	f.Machine, f.Seconds = machine(), took.Round(time.Second).Seconds()
+	f.Others = math.Round(1000*loadNow().othersSince(m.before, took)) / 1000
+}
+
+// CPUOfAll returns the processor time that all programs of the machine have used since its start.
+func CPUOfAll() time.Duration { return loadNow().all }
+
 // load is the processor time that has been used until now: by all programs, and by this one with its ended child processes.
 type load struct{ all, own time.Duration }
 

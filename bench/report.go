@@ -3,9 +3,7 @@ package bench
 import (
 	"flag"
 	"fmt"
-	"math"
 	"os"
-	"time"
 
 	"github.com/phantomrouter/phantom-authz/bench/result"
 )
@@ -31,17 +29,16 @@ func ReportGoals(goals ...result.Goal) {
 const mostOthers = 0.1
 
 // write writes the file of the flag -json. It warns if other programs have disturbed the benchmark.
-func write(name string, took time.Duration, others float64) error {
+func write(name string, m Meter) error {
 	if len(reported.Tables) == 0 { // a part of a benchmark in its own process
 		return nil
 	}
-	if others > mostOthers {
-		fmt.Fprintf(os.Stderr, "%s: other programs used %.0f %% of the cores: repeat it on an idle machine\n", name, 100*others)
+	reported.Bench = name
+	if m.Describe(&reported); reported.Others > mostOthers {
+		fmt.Fprintf(os.Stderr, "%s: other programs used %.0f %% of the cores: repeat it on an idle machine\n", name, 100*reported.Others)
 	}
 	if *jsonFile == "" {
 		return nil
 	}
-	reported.Bench, reported.Machine = name, machine()
-	reported.Seconds, reported.Others = took.Round(time.Second).Seconds(), math.Round(1000*others)/1000
 	return reported.Write(*jsonFile)
 }

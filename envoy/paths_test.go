@@ -64,62 +64,62 @@ func TestLenientInterpretation(t *testing.T) {
 	}
 }
 
-func TestPathTricksDoNotReachGuardedPaths(t *testing.T) {
-	onEach(t, func(t *testing.T, p *proxy) {
-		c := p.env.creds
-		for _, credential := range [][]string{
-			nil,
-			{bearer(c.Plain)},
-			{bearer(c.Plain), "X-Phantom-Scopes: chat:companion"},
-			{bearer(c.Plain), "X-Original-Url: /api/v1/me", "X-Rewrite-Url: /api/v1/me", "X-Forwarded-Prefix: /api/v1/me"},
-		} {
-			for _, trick := range tricks {
-				for _, http2 := range []bool{false, true} {
-					if http2 && !strings.HasPrefix(trick, "/") {
-						continue // not valid as :path
+func TestPathTricksDoNotReachGuardedPaths(t *testing.T) { onEach(t, checkPathTricks) }
+
+func checkPathTricks(t *testing.T, p *proxy) {
+	c := p.env.creds
+	for _, credential := range [][]string{
+		nil,
+		{bearer(c.Plain)},
+		{bearer(c.Plain), "X-Phantom-Scopes: chat:companion"},
+		{bearer(c.Plain), "X-Original-Url: /api/v1/me", "X-Rewrite-Url: /api/v1/me", "X-Forwarded-Prefix: /api/v1/me"},
+	} {
+		for _, trick := range tricks {
+			for _, http2 := range []bool{false, true} {
+				if http2 && !strings.HasPrefix(trick, "/") {
+					continue // not valid as :path
+				}
+				got, err := p.send(t.Context(), request{path: trick, http2: http2}.with(credential...))
+				if err != nil {
+					if !http2 {
+						t.Errorf("%s: %v", trick, err)
 					}
-					got, err := p.send(t.Context(), request{path: trick, http2: http2}.with(credential...))
-					if err != nil {
-						if !http2 {
-							t.Errorf("%s: %v", trick, err)
-						}
-						continue // the stream was reset
-					}
-					echo, ok := got.upstream()
-					switch {
-					case ok && (len(credential) == 0 || reachesGuarded(echo.Path)):
-						t.Errorf("%s, HTTP/2 %v: reached %s", trick, http2, echo.Path)
-					case !ok && (got.status < 400 || got.status > 404):
-						t.Errorf("%s, HTTP/2 %v: %d %s", trick, http2, got.status, got.body)
-					}
+					continue // the stream was reset
+				}
+				echo, ok := got.upstream()
+				switch {
+				case ok && (len(credential) == 0 || reachesGuarded(echo.Path)):
+					t.Errorf("%s, HTTP/2 %v: reached %s", trick, http2, echo.Path)
+				case !ok && (got.status < 400 || got.status > 404):
+					t.Errorf("%s, HTTP/2 %v: %d %s", trick, http2, got.status, got.body)
 				}
 			}
 		}
-	})
+	}
 }
 
 // TestPathsAreNormalized: the check, the route and the upstream receive the same normalized path. Envoy rejects a path that
 // it cannot normalize before the check.
-func TestPathsAreNormalized(t *testing.T) {
-	onEach(t, func(t *testing.T, p *proxy) {
-		chat := bearer(p.env.creds.Chat)
-		for spelling, clean := range map[string]string{
-			"//api/v1/chat": "/api/v1/chat", "/api//v1///chat//x": "/api/v1/chat/x", "/api/v1/./chat/": "/api/v1/chat/",
-			"/api/v1/me/../chat": "/api/v1/chat", "/api/v1/me/%2e%2e/chat": "/api/v1/chat", "/api/v1/%63hat": "/api/v1/chat",
-			`/api\v1\chat`: "/api/v1/chat", `/api/v1/me\..\chat?q=//..`: "/api/v1/chat?q=//..",
-		} {
-			got := p.do(t, request{path: spelling}.with(chat))
-			if echo, ok := got.upstream(); !ok || echo.Path != clean {
-				t.Errorf("%s: %d, path %q, want %q", spelling, got.status, echo.Path, clean)
-			}
+func TestPathsAreNormalized(t *testing.T) { onEach(t, checkPathsNormalized) }
+
+func checkPathsNormalized(t *testing.T, p *proxy) {
+	chat := bearer(p.env.creds.Chat)
+	for spelling, clean := range map[string]string{
+		"//api/v1/chat": "/api/v1/chat", "/api//v1///chat//x": "/api/v1/chat/x", "/api/v1/./chat/": "/api/v1/chat/",
+		"/api/v1/me/../chat": "/api/v1/chat", "/api/v1/me/%2e%2e/chat": "/api/v1/chat", "/api/v1/%63hat": "/api/v1/chat",
+		`/api\v1\chat`: "/api/v1/chat", `/api/v1/me\..\chat?q=//..`: "/api/v1/chat?q=//..",
+	} {
+		got := p.do(t, request{path: spelling}.with(chat))
+		if echo, ok := got.upstream(); !ok || echo.Path != clean {
+			t.Errorf("%s: %d, path %q, want %q", spelling, got.status, echo.Path, clean)
 		}
-		for _, path := range []string{
-			"/api/v1%2fchat", "/api/v1%2Fchat", "/api/v1%5cchat", "/api/v1%5Cchat", "/api/v1/chat%00", "/api/v1/chat/%2f", "/api/v1/ch\xc3\xa4t", "/api/v1/chat#x",
-		} {
-			got := p.do(t, request{path: path}.with(chat))
-			if got.status != 400 || got.reached() || got.header.Get("Content-Type") == "application/json" {
-				t.Errorf("%s: %d %s, want Envoy's 400", path, got.status, got.body)
-			}
+	}
+	for _, path := range []string{
+		"/api/v1%2fchat", "/api/v1%2Fchat", "/api/v1%5cchat", "/api/v1%5Cchat", "/api/v1/chat%00", "/api/v1/chat/%2f", "/api/v1/ch\xc3\xa4t", "/api/v1/chat#x",
+	} {
+		got := p.do(t, request{path: path}.with(chat))
+		if got.status != 400 || got.reached() || got.header.Get("Content-Type") == "application/json" {
+			t.Errorf("%s: %d %s, want Envoy's 400", path, got.status, got.body)
 		}
-	})
+	}
 }

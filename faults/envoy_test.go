@@ -23,9 +23,9 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-// proxy is an Envoy with the module, in front of an upstream of its own.
+// proxy is an Envoy with the module, or with an authzd, in front of an upstream of its own.
 type proxy struct {
-	*testbed.Process // its admin pages are the module's
+	*testbed.Process // its admin pages are the module's, if it has one
 	*envoyClient
 	admin string // URL of Envoy's admin listener
 }
@@ -34,6 +34,7 @@ type proxy struct {
 type envoyOptions struct {
 	addr   string                            // HOST:PORT for clients; "": a free one
 	fields testbed.Config                    // replace fields of the module's configuration
+	authz  string                            // socket of an authzd that decides in place of the module
 	edit   func(config map[string]any) error // changes Envoy's configuration
 	args   []string                          // further ones
 }
@@ -49,7 +50,7 @@ func (s *fixture) startEnvoy(t testing.TB, name string, o envoyOptions) *proxy {
 		"log":     testbed.Config{"level": "debug"},
 	}
 	maps.Copy(fields, o.fields)
-	config := must(envoy.RenderModule(envoy.Addresses{
+	config := must(renderFor(o, envoy.Addresses{
 		Listener: "tcp://" + o.addr, Admin: "tcp://" + ports[1], Monitor: "tcp://" + ports[2],
 		Owners: "unix://" + s.Socket("owners"), Upstream: "tcp://" + newUpstream(t),
 	}, fields))(t)
@@ -59,6 +60,9 @@ func (s *fixture) startEnvoy(t testing.TB, name string, o envoyOptions) *proxy {
 	}
 	reportReason(doc)
 	setTimeouts(doc)
+	if o.authz != "" {
+		setPatience(doc)
+	}
 	if o.edit != nil {
 		if err := o.edit(doc); err != nil {
 			t.Fatal(err)
@@ -74,8 +78,10 @@ func (s *fixture) startEnvoy(t testing.TB, name string, o envoyOptions) *proxy {
 	cmd.Dir = s.Dir // of relative file names
 	cmd.Env = append(os.Environ(), envoy.ModuleEnv(built(t))...)
 	p := &proxy{Process: must(s.Start(s.next(name), cmd))(t), envoyClient: newEnvoyClient(t, o.addr), admin: "http://" + ports[1]}
-	if err := p.AwaitStarted(t.Context()); err != nil {
-		t.Fatal(err)
+	if o.authz == "" {
+		if err := p.AwaitStarted(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	eventually(t, p.Name, func() error { return testbed.Probe(t.Context(), p.admin+"/ready") })
 	return p

@@ -108,7 +108,7 @@ func (q question) request() request { return request{q.path, q.secret, q.body} }
 // client may receive the end of the connection while it still sends.
 func (q question) mayBeDenied(o *outages, sent, received time.Time) bool {
 	notAllowed := func(f fact) bool { return f.answer != allowed }
-	return q.body != "" && (o.excuse(sent, received, q.kept) || slices.ContainsFunc(q.facts.since(q.oldestFact), notAllowed))
+	return q.body != "" && (o.during(sent, received) || slices.ContainsFunc(q.facts.since(q.oldestFact), notAllowed))
 }
 
 // judge returns an error unless the reply is one that some version of the facts and of the endpoint wants. A denial for lack

@@ -14,6 +14,7 @@ const (
 
 var mixedPace = pace{
 	total: 30 * time.Minute, perSecond: 2000, change: time.Second, update: time.Minute, fault: 3 * time.Minute, firstFault: 50 * time.Second,
-	lease: 10 * time.Second, maxStale: 20 * time.Second, outage: [2]time.Duration{50 * time.Second, 15 * time.Second},
-	sample: 5 * time.Second, settled: 2 * time.Minute,
+	restart: 5 * time.Minute,
+	lease:   10 * time.Second, maxStale: 20 * time.Second, outage: [2]time.Duration{50 * time.Second, 15 * time.Second},
+	sample: 10 * time.Second, settled: 2 * time.Minute,
 }

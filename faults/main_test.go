@@ -128,5 +128,5 @@ const (
 	synced   = `phantom_authz_mode{mode="synced"}`
 	degraded = `phantom_authz_mode{mode="degraded"}`
 	cold     = `phantom_authz_mode{mode="cold"}`
-	down     = `phantom_authz_key_api_down`
+	down     = `phantom_authz_key_api_down{by="resolve"}`
 )

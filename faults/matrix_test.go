@@ -41,8 +41,8 @@ const (
 	matrixMaxStale = 8 * time.Second
 )
 
-// result is the result of one fault.
-type result struct {
+// faultResult is the result of one fault.
+type faultResult struct {
 	fault           string
 	answers         []string // by cell, during the fault
 	expired         string   // of all cells, once max_stale is over
@@ -71,7 +71,7 @@ func testMatrix(t *testing.T, through front, all []fault, checks int) {
 	t.Helper()
 	s := newFixture(t, testbed.Config{"lease": milliseconds(matrixLease)})
 	var mu sync.Mutex
-	results := map[string]result{}
+	results := map[string]faultResult{}
 	// The rows run in parallel, since they mostly wait.
 	var rows sync.WaitGroup
 	for i, f := range all {
@@ -99,7 +99,7 @@ func TestFrozenKeyAPI(t *testing.T) {
 			end:   func(t *testing.T, _ *route) { t.Helper(); signal(t, s.keyd, syscall.SIGCONT) },
 		}
 		l := newRow(t, s, "frozen", f, through).run(0)
-		t.Log(table([]fault{f}, map[string]result{f.name: l}))
+		t.Log(table([]fault{f}, map[string]faultResult{f.name: l}))
 	})
 }
 
@@ -138,8 +138,8 @@ func newRow(t *testing.T, s *fixture, name string, f fault, through front) *row 
 const coldKey = 0 // index of the cell that is not cached when the fault begins
 
 // run checks at least so often.
-func (r *row) run(atLeast int) result {
-	l := result{fault: r.fault.name}
+func (r *row) run(atLeast int) faultResult {
+	l := faultResult{fault: r.fault.name}
 	defer r.checkInBackground()()
 	// In turn, outages shorter and longer than max_stale.
 	const tries = 5 // of each, if the machine is too slow to check all cells in time
@@ -155,7 +155,7 @@ func (r *row) run(atLeast int) result {
 }
 
 // cycle is one outage and the recovery. It reports whether all cells were checked in time.
-func (r *row) cycle(l *result, longer int) (complete bool) {
+func (r *row) cycle(l *faultResult, longer int) (complete bool) {
 	r.t.Helper()
 	r.prepare()
 	began := time.Now()
@@ -224,7 +224,7 @@ func (r *row) isIn(mode string) bool { return metricIs(r.t, r.authzd, mode, 1) =
 
 // during checks that every cell is answered as wanted while the sidecar is in the mode. It reports whether the mode lasted until
 // all cells were checked.
-func (r *row) during(l *result, mode string, want func(cell) testbed.Answer) bool {
+func (r *row) during(l *faultResult, mode string, want func(cell) testbed.Answer) bool {
 	r.t.Helper()
 	answers := make([]string, len(r.cells))
 	for i, c := range r.cells {
@@ -261,7 +261,7 @@ func (r *row) during(l *result, mode string, want func(cell) testbed.Answer) boo
 
 // failsFast checks that uncached keys are answered with 503 without a request while the key API is down: the sidecar's metrics
 // must have half of the denials below 5 ms. It also measures the latency of the client.
-func (r *row) failsFast(l *result) {
+func (r *row) failsFast(l *faultResult) {
 	r.t.Helper()
 	if r.fault.reachable {
 		return
@@ -297,7 +297,7 @@ func (r *row) failsFast(l *result) {
 }
 
 // recover ends the fault and measures the time until all cells are answered as without a fault.
-func (r *row) recover(l *result, cycle int) {
+func (r *row) recover(l *faultResult, cycle int) {
 	r.t.Helper()
 	r.fault.end(r.t, r.route)
 	ended := time.Now()
@@ -333,7 +333,7 @@ func (r *row) checkInBackground() (stop func()) {
 }
 
 // table formats the results in Markdown.
-func table(all []fault, results map[string]result) string {
+func table(all []fault, results map[string]faultResult) string {
 	var b strings.Builder
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d.Microseconds())/1000) }
 	b.WriteString("\n| fault | cold key | cached good | cached revoked | unknown key | session | all, after max_stale | " +

@@ -26,7 +26,9 @@ func (m *mixed) seed() {
 	}
 	for _, s := range m.kept {
 		s.kept = true
-		eventually(m.t, "cached key", func() error { return checkIs(m.proxy, s.secret, allowed) })
+	}
+	for _, d := range m.deciders {
+		m.awaitReady(d)
 	}
 	for i := range changingKeys {
 		s := m.mintSubject(false)
@@ -97,11 +99,13 @@ func (m *mixed) changeKeys(n int) {
 		m.t.Errorf("change: %v", err)
 		return
 	}
+	acknowledged := time.Now()
 	m.following.Go(func() {
 		if err := m.follow(answer.Change.Revision); err != nil {
 			m.t.Error(err)
 			return
 		}
+		m.noteEffective(acknowledged)
 		s.facts.retire(version)
 	})
 }

@@ -1,33 +1,63 @@
 package faults_test
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
 	"math"
-	"slices"
-	"strings"
-	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
 
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
-// results are the answers of a load by its kinds of requests.
+// phase is what disturbs the load while a request is in flight.
+type phase int
+
+const (
+	undisturbed phase = iota
+	inOutage          // of the key API
+	inRestart         // of a sidecar
+	stalled           // the machine, so that the latency says nothing about the sidecar
+	phases
+)
+
+func (p phase) String() string {
+	return [...]string{"undisturbed", "outage", "restart", "machine stalled"}[p]
+}
+
+// results are the answers of a load.
 type results struct {
-	kinds map[string]*tally
+	kinds  map[string]*tally
+	phases [phases]*durations        // of requests with cached keys
+	window atomic.Pointer[durations] // the same since the last sample, without those of a stall
+}
+
+func newResults() *results {
+	r := &results{kinds: map[string]*tally{}}
+	for _, k := range kinds {
+		r.kinds[k.name] = &tally{}
+	}
+	for p := range r.phases {
+		r.phases[p] = &durations{}
+	}
+	r.window.Store(&durations{})
+	return r
 }
 
 // tally counts the answers to one kind of requests.
 type tally struct {
 	allowed, denied, unavailable, limited, unanswered, wrong atomic.Int64
+	excused                                                  atomic.Int64 // of unavailable: expected in an outage
 	took                                                     durations
 }
 
-func (c *tally) count(got testbed.Answer, err error, took time.Duration) {
-	c.took.add(took)
+func (r *results) count(p phase, k kind, q question, got testbed.Answer, err error, took time.Duration) {
+	c := r.kinds[k.name]
+	if c.took.add(took); q.kept && q.id != "" {
+		r.phases[p].add(took)
+		if p != stalled {
+			r.window.Load().add(took)
+		}
+	}
 	switch {
 	case err != nil:
 		c.unanswered.Add(1)
@@ -47,25 +77,28 @@ func (c *tally) sum() int64 {
 }
 
 // sums returns the number of all requests and of wrong answers.
-func (r results) sums() (sum, wrong int64) {
+func (r *results) sums() (sum, wrong int64) {
 	for _, c := range r.kinds {
 		sum, wrong = sum+c.sum(), wrong+c.wrong.Load()
 	}
 	return sum, wrong
 }
 
-// log logs a table.
-func (r results) log(t *testing.T, took time.Duration) {
-	t.Helper()
-	var b strings.Builder
-	b.WriteString("\n| requests | number | allowed | denied | 503 | 429 | no answer | wrong | p50 ms | p99 ms |\n|---|---|---|---|---|---|---|---|---|---|\n")
+// table returns the answers by kind.
+func (r *results) table() result.Table {
+	t := result.Table{Columns: []string{"requests", "number", "allowed", "denied", "503 as expected", "other 503", "429", "no answer", "wrong", "p50, ms", "p99, ms"}}
 	for _, k := range kinds {
 		c := r.kinds[k.name]
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d | %d | %.1f | %.1f |\n", k.name, c.sum(), c.allowed.Load(), c.denied.Load(), c.unavailable.Load(),
-			c.limited.Load(), c.unanswered.Load(), c.wrong.Load(), c.took.quantile(0.5), c.took.quantile(0.99))
+		row := result.Row{Name: k.name}
+		for _, n := range []int64{
+			c.sum(), c.allowed.Load(), c.denied.Load(), c.excused.Load(), c.unavailable.Load() - c.excused.Load(), c.limited.Load(), c.unanswered.Load(), c.wrong.Load(),
+		} {
+			row.Cells = append(row.Cells, result.Value(float64(n)))
+		}
+		row.Cells = append(row.Cells, result.Value(c.took.quantile(0.5)), result.Value(c.took.quantile(0.99)))
+		t.Rows = append(t.Rows, row)
 	}
-	sum, wrong := r.sums()
-	t.Logf("%s\n%d requests in %v: %.0f per second, %d wrong", &b, sum, took.Round(time.Second), float64(sum)/took.Seconds(), wrong)
+	return t
 }
 
 // durations is a histogram with buckets that are 9 % wide.
@@ -78,148 +111,34 @@ func (d *durations) add(took time.Duration) {
 	d.buckets[min(i, len(d.buckets)-1)].Add(1)
 }
 
-// quantile returns the upper bound of a quantile, in milliseconds.
-func (d *durations) quantile(q float64) float64 {
-	total := int64(0)
+func (d *durations) count() (total int64) {
 	for i := range d.buckets {
 		total += d.buckets[i].Load()
 	}
-	seen := int64(0)
+	return total
+}
+
+// quantile returns the upper bound of a quantile, in milliseconds; 0 if there are no values.
+func (d *durations) quantile(q float64) float64 {
+	total, seen := d.count(), int64(0)
 	for i := range d.buckets {
-		if seen += d.buckets[i].Load(); float64(seen) >= q*float64(total) {
+		if seen += d.buckets[i].Load(); seen > 0 && float64(seen) >= q*float64(total) {
 			return math.Exp2(float64(i+1)/bucketsOfTwo) / 1000
 		}
 	}
-	return math.Inf(1)
+	return 0
 }
 
-// sample is what the Envoy process uses.
-type sample struct {
-	at                       time.Duration
-	memory                   int64 // of the process
-	allocated                int64 // by Envoy's allocator
-	descriptors, goroutines  int
-	changes, entries, heapGo float64
+// effect is how long a change took to become effective, from its acknowledgement.
+type effect struct {
+	took  time.Duration
+	phase phase
 }
 
-// sampler takes samples during the load, and checks that the engine stays the same.
-type sampler struct {
-	m     *mixed
-	began time.Time
-	name  string // of the sidecar
-	mu    sync.Mutex
-	taken []sample
-	last  time.Time // logged
-}
-
-func newSampler(m *mixed) *sampler {
-	return &sampler{m: m, began: time.Now(), name: m.sidecars()[0].Name}
-}
-
-func (s *sampler) take() {
-	now := s.m.measure()
-	now.at = time.Since(s.began)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.taken); n > 0 && now.changes < s.taken[n-1].changes {
-		s.m.t.Errorf("%v changes applied after %v: another engine", now.changes, s.taken[n-1].changes)
-	}
-	if int(now.entries) < len(s.m.kept) {
-		s.m.t.Errorf("%v entries in the cache, want at least %d", now.entries, len(s.m.kept))
-	}
-	all, err := s.m.Operators.Sidecars(s.m.t.Context())
-	for _, one := range all.Items { // none after an outage that outlasts max_stale
-		if one.Name != s.name {
-			s.m.t.Errorf("sidecar %s, want %s alone", one.Name, s.name)
-		}
-	}
-	if err != nil {
-		s.m.t.Error(err)
-	}
-	s.taken = append(s.taken, now)
-	if time.Since(s.last) > time.Minute {
-		s.last = time.Now()
-		sum, wrong := s.m.results.sums()
-		s.m.t.Logf("%s; %d requests, %d wrong, %d updates; %s", now, sum, wrong, s.m.updates.Load(), &s.m.outages)
-	}
-}
-
-func (s sample) String() string {
-	return fmt.Sprintf("after %v: %.1f MiB, allocated by Envoy %.1f MiB, heap of Go %.1f MiB, %d descriptors, %d goroutines, %v entries, %v changes applied", s.at.Round(time.Second),
-		float64(s.memory)/(1<<20), float64(s.allocated)/(1<<20), s.heapGo/(1<<20), s.descriptors, s.goroutines, s.entries, s.changes)
-}
-
-// measure takes one sample.
-func (m *mixed) measure() sample {
-	metric := func(series string) float64 {
-		v, err := m.proxy.Metric(m.t.Context(), series)
-		if err != nil {
-			m.t.Error(err)
-		}
-		return v
-	}
-	memory, err := testbed.Resident(m.proxy.Pid())
-	if err != nil {
-		m.t.Error(err)
-	}
-	var envoy struct {
-		Allocated int64 `json:"allocated,string"`
-	}
-	text, err := testbed.Get(m.t.Context(), m.proxy.admin+"/memory")
-	if err = errors.Join(err, json.Unmarshal(text, &envoy)); err != nil {
-		m.t.Error(err)
-	}
-	return sample{
-		memory: memory, allocated: envoy.Allocated, descriptors: int(metric("process_open_fds")), goroutines: int(metric("go_goroutines")),
-		changes: metric("phantom_authz_changes_applied_total"), entries: metric(`phantom_authz_cache_entries{pool="known"}`),
-		heapGo: metric("go_memstats_heap_inuse_bytes"),
-	}
-}
-
-// check logs the samples and, if the load lasted long enough for it, checks that the memory is flat: its median in the last fifth
-// of the time is at most memoryGrowth above that of the fifth after mixedPace.settled.
-func (s *sampler) check(longEnough bool) {
-	const memoryGrowth = 1.1
-	s.m.t.Helper()
-	var early, late []int64
-	total := s.taken[len(s.taken)-1].at
-	for _, one := range s.taken {
-		if one.at >= mixedPace.settled && one.at < mixedPace.settled+total/5 {
-			early = append(early, one.memory)
-		}
-		if one.at > total-total/5 {
-			late = append(late, one.memory)
-		}
-	}
-	s.m.t.Logf("last sample %s", s.taken[len(s.taken)-1])
-	if len(early) == 0 || len(late) == 0 {
-		return
-	}
-	before, after := median(early), median(late)
-	s.m.t.Logf("memory: median %.1f MiB after it settled, %.1f MiB at the end; most %.1f MiB", float64(before)/(1<<20), float64(after)/(1<<20),
-		float64(slices.MaxFunc(s.taken, func(a, b sample) int { return int(a.memory - b.memory) }).memory)/(1<<20))
-	if longEnough && float64(after) > memoryGrowth*float64(before) {
-		s.m.t.Errorf("memory grew from %d to %d MiB", before>>20, after>>20)
-	}
-}
-
-func median(of []int64) int64 {
-	slices.Sort(of)
-	return of[len(of)/2]
-}
-
-// checkIdle checks that without requests nothing is left of the load but idle connections to the key API, and little memory.
-func (m *mixed) checkIdle(before sample) {
-	const connections, memory = 100, 8 << 20 // a connection has two goroutines
-	m.t.Helper()
-	m.proxy.http.CloseIdleConnections()
-	m.leaving.http.CloseIdleConnections()
-	eventually(m.t, "idle", func() error {
-		now := m.measure()
-		if now.descriptors > before.descriptors+connections || now.goroutines > before.goroutines+2*connections || now.allocated > before.allocated+memory {
-			return fmt.Errorf("%s; before the load %s", now, before)
-		}
-		return nil
-	})
-	m.t.Logf("idle again: %s; before the load %s", m.measure(), before)
+func (m *mixed) noteEffective(acknowledged time.Time) {
+	now := time.Now()
+	e := effect{now.Sub(acknowledged), m.phase(acknowledged, now)}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.effective = append(m.effective, e)
 }

@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"math/rand/v2"
 	"strings"
@@ -11,11 +12,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/phantomrouter/phantom-authz/bench/result"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 )
 
-var mixedTime = flag.Duration("mixed", mixedPace.total, "duration of the mixed load")
+var (
+	mixedTime = flag.Duration("mixed", mixedPace.total, "duration of each mixed load")
+	mixedJSON = flag.String("mixed.json", "", "write the results of the mixed load to this file, for bench/report")
+)
 
 // pace has the times and rates of a mixed load.
 type pace struct {
@@ -23,23 +28,28 @@ type pace struct {
 	perSecond             int           // requests
 	change, update, fault time.Duration // between two changes of operators, updates of Envoy's configuration and outages
 	firstFault            time.Duration // not later than settled
+	restart               time.Duration // between two restarts of a sidecar; less in a short run
 	lease, maxStale       time.Duration
 	outage                [2]time.Duration // in turn: one that cached keys do not survive, and one that they do
 	sample                time.Duration
 	settled               time.Duration // memory may grow until then, while the caches fill
 }
 
-// mixed is a load of requests through an Envoy with the module, while operators change keys, the key API fails and Envoy's
-// configuration is updated.
+// mixed is a load of requests through an Envoy, while operators change keys, the key API fails, Envoy's configuration is updated
+// and a sidecar is restarted.
 type mixed struct {
 	*fixture
-	t       *testing.T
-	route   *route
-	proxy   *proxy
-	leaving *envoyClient // of abandoned requests: net/http may end another request on the same connection
-	xds     *xds
-	outages outages
-	sampler *sampler
+	t        *testing.T
+	front    mixedFront
+	began    time.Time // of the load
+	route    *route
+	proxy    *proxy
+	deciders []*decider
+	leaving  *envoyClient // of abandoned requests: net/http may end another request on the same connection
+	xds      *xds
+	outages  outages
+	sampler  *sampler
+	machine  *machine
 
 	none, unknown    *subject
 	kept             []*subject // keys and sessions
@@ -48,49 +58,52 @@ type mixed struct {
 	mu               sync.Mutex
 	changing         []*subject
 	following        sync.WaitGroup
-	results          results
+	results          *results
 	changes, updates atomic.Int64
 	late             atomic.Int64 // uncached keys with a 503 while no outage was made
-	lateLookUps      float64      // failed look-ups meanwhile
+	stalledOut       atomic.Int64 // the same, or no answer, while the machine stalled
+	lateLookUps      float64      // failed look-ups while no outage was made
+
+	disturbing   sync.Mutex // held by an outage or a restart
+	restarting   atomic.Bool
+	restarts     []restart
+	failedBefore float64 // failed look-ups of processes that a restart has ended
+	effective    []effect
 }
+
+// The check in Envoy itself; TestMixedLoad says what is checked.
+func TestMixedLoadWithTheModule(t *testing.T) { testMixedLoad(t, behindModule{}) }
 
 // Every request of a mixed load gets an answer that the credential's facts and the endpoint's requirement want: those in force
-// when it was sent or since then. Cached keys are served during an outage until max_stale is over. The engine survives updates
-// of listeners, and neither memory nor descriptors nor goroutines grow.
-func TestMixedLoadWithTheModule(t *testing.T) {
-	m := newMixed(t)
-	idle := m.measure()
-	began := time.Now()
+// when it was sent or since then. Cached keys are served during an outage until max_stale is over. A sidecar survives updates
+// of listeners and loses no request when it is restarted, and neither memory nor descriptors nor goroutines grow.
+func TestMixedLoad(t *testing.T) { testMixedLoad(t, behindAuthzd{}) }
+
+func testMixedLoad(t *testing.T, front mixedFront) {
+	t.Helper()
+	built(t) // before the meter starts
+	var file result.File
+	writeAtTheEnd(t, &file)
+	m := newMixed(t, front)
+	idle := m.sampler.measure()
 	m.run()
-	took := time.Since(began)
-	m.results.log(t, took)
-	t.Logf("%d changes, %d updates of Envoy's configuration, %d outages", m.changes.Load(), m.updates.Load(), len(m.outages.all))
+	file = m.report(time.Since(m.began))
 	m.checkLate()
-	m.sampler.check(*mixedTime >= 10*mixedPace.settled)
 	m.checkIdle(idle)
 	m.checkEnd()
+	for _, g := range file.Goals {
+		if !g.Reached() {
+			t.Errorf("%s: %s, must be at most %v", g.Name, g.Measured, g.AtMost)
+		}
+	}
 }
 
-func newMixed(t *testing.T) *mixed {
+func newMixed(t *testing.T, front mixedFront) *mixed {
 	t.Helper()
 	s := newFixture(t, testbed.Config{"lease": milliseconds(mixedPace.lease), "log": testbed.Config{"level": "info"}})
-	m := &mixed{fixture: s, t: t, route: newRoute(t, s), xds: &xds{dir: s.Dir}}
-	m.results.kinds = map[string]*tally{}
-	for _, k := range kinds {
-		m.results.kinds[k.name] = &tally{}
-	}
-	m.proxy = s.startEnvoy(t, "envoy", envoyOptions{
-		fields: testbed.Config{
-			"key_api": testbed.Config{"url": m.route.url, "token_file": "key-api.token", "timeout": "1s"},
-			"cache": testbed.Config{
-				"confirm_after": milliseconds(mixedPace.lease / 2), "max_stale": milliseconds(mixedPace.maxStale),
-				"credentials": 2000, "unknown": 2000, // they fill while the memory settles
-			},
-			"log": testbed.Config{"level": "info"},
-		},
-		edit: m.xds.take,
-		args: []string{"--concurrency", "2", "--drain-time-s", "10"},
-	})
+	m := &mixed{fixture: s, t: t, front: front, route: newRoute(t, s), xds: &xds{dir: s.Dir, front: front}, machine: newMachine(t)}
+	m.results = newResults()
+	front.start(m)
 	m.xds.admin = m.proxy.admin
 	m.leaving = newEnvoyClient(t, m.proxy.addr)
 	m.me = &endpoint{"/api/v1/me", newHistory(false)}
@@ -103,6 +116,7 @@ func newMixed(t *testing.T) *mixed {
 
 // run runs the load and waits until all of it is answered.
 func (m *mixed) run() {
+	m.began = time.Now()
 	ctx, cancel := context.WithTimeout(m.t.Context(), *mixedTime)
 	defer cancel()
 	var working sync.WaitGroup
@@ -124,6 +138,11 @@ func (m *mixed) run() {
 	each(mixedPace.change, mixedPace.change, func(_ context.Context, n int) { m.changeKeys(n) })
 	each(mixedPace.update, mixedPace.update, m.updateEnvoy)
 	each(mixedPace.firstFault, mixedPace.fault, m.failKeyAPI)
+	if _, ok := m.front.(behindAuthzd); ok {
+		every := min(mixedPace.restart, *mixedTime/6)
+		each(every, every, m.restartSidecar)
+	}
+	working.Go(func() { m.machine.run(ctx, m.t) })
 	each(mixedPace.sample, mixedPace.sample, func(context.Context, int) { m.sampler.take() })
 	m.send(ctx)
 	working.Wait()
@@ -211,13 +230,19 @@ func (m *mixed) sendOne(k kind) {
 	sent := time.Now()
 	got, err := client.send(ctx, q.request())
 	received := time.Now()
-	counts := m.results.kinds[k.name]
-	counts.count(got.Answer, err, received.Sub(sent))
+	m.results.count(m.phase(sent, received), k, q, got.Answer, err, received.Sub(sent))
 	switch {
 	case err != nil && (k.name == abandoned || q.mayBeDenied(&m.outages, sent, received)):
 		return
+	case err != nil && m.machine.stalled(sent, received):
+		m.stalledOut.Add(1)
+		return
 	case err != nil:
 	case got.Answer == unavailable && m.outages.excuse(sent, received, q.kept):
+		m.results.kinds[k.name].excused.Add(1)
+		return
+	case got.Answer == unavailable && !q.kept && m.machine.stalled(sent, received):
+		m.stalledOut.Add(1)
 		return
 	case got.Answer == unavailable && !q.kept:
 		m.late.Add(1)
@@ -227,28 +252,52 @@ func (m *mixed) sendOne(k kind) {
 	default:
 		err = q.judge(got)
 	}
-	if err != nil && counts.wrong.Add(1) <= 5 {
+	if err != nil && m.results.kinds[k.name].wrong.Add(1) <= 5 {
 		m.t.Errorf("%s: %s %s, sent %s, after %v: %v (%s)", k.name, q.path, q.id, sent.Format(clock), received.Sub(sent), err, &m.outages)
 	}
 }
 
-// checkEnd checks that every key has the state of its latest change, and that Envoy's end deregisters the sidecar.
+// phase returns what disturbed the load between these times.
+func (m *mixed) phase(from, to time.Time) phase {
+	switch {
+	case m.machine.stalled(from, to):
+		return stalled
+	case m.outages.during(from, to):
+		return inOutage
+	case m.restarting.Load():
+		return inRestart
+	default:
+		return undisturbed
+	}
+}
+
+// checkEnd checks that every key has the state of its latest change, and that the end of the processes deregisters the sidecars.
 func (m *mixed) checkEnd() {
 	m.t.Helper()
 	for _, s := range m.changing {
 		want := s.facts.latest().answer
 		eventually(m.t, s.id, func() error { return checkIs(m.proxy, s.secret, want) })
 	}
-	if err := metricIs(m.t, m.proxy.Process, `phantom_authz_panics_total{server="check"}`, 0); err != nil {
-		m.t.Error(err)
+	for _, d := range m.deciders {
+		if err := errors.Join(metricIs(m.t, d.now(), panics, 0), m.SearchPages(m.t.Context(), d.now())); err != nil {
+			m.t.Error(err)
+		}
 	}
-	if err := m.SearchPages(m.t.Context(), m.proxy.Process); err != nil {
-		m.t.Error(err)
-	}
-	if code, err := m.proxy.Stop(syscall.SIGTERM); err != nil || code != 0 {
-		m.t.Errorf("envoy: exit code %d, %v", code, err)
+	m.stop(m.proxy.Process)
+	for _, d := range m.deciders {
+		if p := d.now(); p != m.proxy.Process {
+			m.stop(p)
+		}
 	}
 	if all := must(m.Operators.Sidecars(m.t.Context()))(m.t); len(all.Items) != 0 {
-		m.t.Errorf("sidecars after the end of Envoy: %+v", all.Items)
+		m.t.Errorf("sidecars after their end: %+v", all.Items)
+	}
+}
+
+// stop ends a process as an operator does.
+func (m *mixed) stop(p *testbed.Process) {
+	m.t.Helper()
+	if code, err := p.Stop(syscall.SIGTERM); err != nil || code != 0 {
+		m.t.Errorf("%s: exit code %d, %v", p.Name, code, err)
 	}
 }

@@ -21,6 +21,7 @@ const flipPath = "/flip"
 // xds is Envoy's dynamic configuration: files of the listener and of its routes, which are replaced by a rename.
 type xds struct {
 	dir, admin string
+	front      mixedFront
 	listener   map[string]any
 	routes     map[string]any
 	flip       map[string]any // the route of flipPath
@@ -70,7 +71,7 @@ func (x *xds) setFlip(scopeRequired bool) {
 	if scopeRequired {
 		fields = doc{"scope": chatScope}
 	}
-	x.flip["typed_per_filter_config"].(doc)["phantom_authz"].(doc)["filter_config"].(doc)["value"] = fields
+	x.front.setRequirement(x.flip, fields)
 }
 
 // write replaces a file. Envoy reads it when a rename in its folder completes.
@@ -96,16 +97,11 @@ func (x *xds) accepted(ctx context.Context, prefix string, version int) error {
 	return nil
 }
 
-// updateEnvoy updates the listener and then the routes. The update of the listener changes in turn the listener alone, so that
-// Envoy replaces it whole, and the module's configuration.
+// updateEnvoy updates the listener and then the routes.
 func (m *mixed) updateEnvoy(ctx context.Context, n int) {
 	ctx = context.WithoutCancel(ctx)
 	version := n + 1
-	if n%2 == 0 {
-		m.xds.listener["per_connection_buffer_limit_bytes"] = 65536 + version
-	} else {
-		m.moduleFields()["cache"].(doc)["max_age"] = fmt.Sprintf("%ds", 3600+version)
-	}
+	m.front.changeListener(m.xds.listener, version)
 	m.apply(ctx, "lds", "listener_manager.lds", version, m.xds.listener)
 
 	requirement, required := m.flip.scopeRequired.change(func(latest bool) bool { return !latest })
@@ -126,14 +122,4 @@ func (m *mixed) apply(ctx context.Context, name, prefix string, version int, res
 	if err := testbed.Until(ctx, func() error { return m.xds.accepted(ctx, prefix, version) }); err != nil {
 		m.t.Error(err)
 	}
-}
-
-// moduleFields returns the module's configuration in the listener.
-func (m *mixed) moduleFields() doc {
-	for _, filter := range manager(m.xds.listener)["http_filters"].([]any) {
-		if filter.(doc)["name"] == "phantom_authz" {
-			return filter.(doc)["typed_config"].(doc)["filter_config"].(doc)["value"].(doc)
-		}
-	}
-	panic("the listener has no module")
 }

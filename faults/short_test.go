@@ -14,7 +14,8 @@ const (
 )
 
 var mixedPace = pace{
-	total: 20 * time.Second, perSecond: 400, change: 200 * time.Millisecond, update: 3 * time.Second, fault: 4 * time.Second, firstFault: 2 * time.Second,
-	lease: time.Second, maxStale: 3 * time.Second, outage: [2]time.Duration{6 * time.Second, 2 * time.Second},
+	total: 14 * time.Second, perSecond: 400, change: 200 * time.Millisecond, update: 3 * time.Second, fault: 4 * time.Second, firstFault: 2 * time.Second,
+	restart: 3 * time.Second,
+	lease:   time.Second, maxStale: 3 * time.Second, outage: [2]time.Duration{6 * time.Second, 2 * time.Second},
 	sample: 500 * time.Millisecond, settled: 5 * time.Second,
 }

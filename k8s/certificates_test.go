@@ -29,12 +29,12 @@ func runKeyd(t *testing.T, m *manifests) map[string]string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(run) })
-	text := strings.ReplaceAll(m.files()["keyd.yaml"], "/run/phantom", run) + "store: sqlite://" + filepath.Join(run, "keys.db") + "\n"
-	config := filepath.Join(m.volumes(t, m.mustPod(t, "keyd"))["keyd"], "keyd.yaml")
-	if err := os.Remove(config); err != nil {
-		t.Fatal(err)
+	config := m.configFile(t, m.mustPod(t, "keyd"), "keyd")
+	replace(t, config, "/run/phantom", run)
+	for _, address := range listenAddress.FindAllString(m.files()["keyd.yaml"], -1) {
+		replace(t, config, address, "tcp://127.0.0.1:0")
 	}
-	write(t, config, listenAddress.ReplaceAll([]byte(text), []byte("tcp://127.0.0.1:0")))
+	replace(t, config, "listen:", "store: sqlite://"+filepath.Join(run, "keys.db")+"\nlisten:")
 	cmd := exec.Command(program(t, "keyd"), "-config", config)
 	stderr, err := cmd.StderrPipe()
 	if err == nil {

@@ -25,7 +25,14 @@ func (m *manifests) files() map[string]string {
 // configuration checks that the deployed files are those of the repository, byte for byte.
 func (v variant) configuration(m *manifests, report report) {
 	deployed := m.files()
-	for _, name := range []string{"envoy.yaml", "sds-certificate.yaml", "sds-ca.yaml", "authzd.yaml", "keyd.yaml"} {
+	names := []string{"envoy.yaml", "authzd.yaml"}
+	if slices.Contains(v.folders, "base/config") {
+		names = append(names, "sds-certificate.yaml", "sds-ca.yaml", "keyd.yaml")
+	}
+	if slices.Contains(v.folders, "components/central") {
+		names = append(names, "sds-authzd-ca.yaml")
+	}
+	for _, name := range names {
 		var own []byte
 		for _, folder := range v.folders {
 			if text, err := os.ReadFile(filepath.Join(folder, name)); err == nil {
@@ -58,6 +65,7 @@ func stopTime(report func(string, ...any), config string) time.Duration {
 type serverConfig struct {
 	Listen struct {
 		Sidecars, Operators, Owners, Admin string
+		Check                              []string
 		TLS                                map[string]string
 		ClientNames                        map[string][]string `yaml:"client_names"`
 	}
@@ -84,7 +92,7 @@ func readYAML(m *manifests, name string, into any, report report) {
 // of each family of the cluster.
 func dualStack(m *manifests, report report) {
 	keyd, authzd := m.server("keyd.yaml", report).Listen, m.server("authzd.yaml", report).Listen
-	for _, address := range []string{keyd.Sidecars, keyd.Operators, keyd.Owners, keyd.Admin, authzd.Admin} {
+	for _, address := range append(authzd.Check, keyd.Sidecars, keyd.Operators, keyd.Owners, keyd.Admin, authzd.Admin) {
 		if !strings.HasPrefix(address, "unix://") && !strings.HasPrefix(address, "tcp://[::]:") {
 			report("configuration", "address %q is invalid: must be tcp://[::]:PORT", address)
 		}
@@ -96,7 +104,7 @@ func dualStack(m *manifests, report report) {
 	}
 }
 
-// mutualTLS checks that connections to keyd over the network use certificates on both sides.
+// mutualTLS checks that connections to keyd and authzd over the network use certificates on both sides.
 func mutualTLS(m *manifests, report report) {
 	keyd, authzd := m.server("keyd.yaml", report), m.server("authzd.yaml", report)
 	for _, address := range []string{keyd.Listen.Sidecars, keyd.Listen.Operators, keyd.Listen.Owners} {
@@ -108,6 +116,17 @@ func mutualTLS(m *manifests, report report) {
 		report("authzd.yaml", "key_api.url must be https://keyd:PORT, with tls.ca_file and tls.cert_file")
 	}
 
+	mutualTLSOfEnvoy(m, "owners", "sds-ca.yaml", report)
+	if _, central := m.pod("authzd"); central {
+		if authzd.Listen.TLS["client_ca_file"] == "" || authzd.Listen.TLS["cert_file"] == "" {
+			report("authzd.yaml", "listen.tls must have a certificate and client_ca_file: checks arrive from the network")
+		}
+		mutualTLSOfEnvoy(m, "authz", "sds-authzd-ca.yaml", report)
+	}
+}
+
+// mutualTLSOfEnvoy checks that Envoy presents a certificate to a cluster, and verifies the CA and name of the cluster's.
+func mutualTLSOfEnvoy(m *manifests, cluster, file string, report report) {
 	var ca struct {
 		Resources []struct {
 			Context struct {
@@ -116,15 +135,15 @@ func mutualTLS(m *manifests, report report) {
 			} `yaml:"validation_context"`
 		}
 	}
-	readYAML(m, "sds-ca.yaml", &ca, report)
+	readYAML(m, file, &ca, report)
 	if !slices.ContainsFunc(m.envoy(report).Static.Clusters, func(c envoyCluster) bool {
 		tls := c.TransportSocket.TypedConfig
-		return c.Name == "owners" && strings.HasSuffix(tls.Type, ".UpstreamTlsContext") && tls.SNI != "" &&
+		return c.Name == cluster && strings.HasSuffix(tls.Type, ".UpstreamTlsContext") && tls.SNI != "" &&
 			tls.Common["tls_certificate_sds_secret_configs"] != nil && tls.Common["validation_context_sds_secret_config"] != nil
 	}) {
-		report("envoy.yaml", "the cluster owners must present a certificate and verify keyd's")
+		report("envoy.yaml", "the cluster %s must present a certificate and verify that of the other side", cluster)
 	}
 	if len(ca.Resources) != 1 || ca.Resources[0].Context.CA["filename"] == "" || len(ca.Resources[0].Context.Names) == 0 {
-		report("sds-ca.yaml", "must contain the CA and the name in keyd's certificate")
+		report(file, "must contain the CA and the name in the certificate")
 	}
 }

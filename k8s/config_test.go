@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -49,14 +50,20 @@ func check(t *testing.T, name, config string) {
 }
 
 func TestProgramsAcceptKubernetesConfiguration(t *testing.T) {
-	for name, folder := range map[string]string{"demo": demo(t), "operators-network": overNetwork(t), "module": moduleOverlay(t)} {
+	for name, folder := range map[string]string{
+		"demo": demo(t), "operators-network": overNetwork(t), "module": moduleOverlay(t), "postgres": overlay(t, onDatabase), "central": overlay(t, centralised),
+	} {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, folder)
 			if len(m.secrets) == 0 {
 				m.secrets = load(t, demo(t)).secrets
 			}
-			for _, c := range []struct{ program, pod string }{{"authzd", "gateway"}, {"keyd", "keyd"}} {
-				check(t, c.program, filepath.Join(m.volumes(t, m.mustPod(t, c.pod))[c.program], c.program+".yaml"))
+			authzd := "gateway"
+			if _, central := m.pod("authzd"); central {
+				authzd = "authzd"
+			}
+			for _, c := range []struct{ program, pod string }{{"authzd", authzd}, {"keyd", "keyd"}} {
+				check(t, c.program, m.configFile(t, m.mustPod(t, c.pod), c.program))
 			}
 		})
 	}
@@ -143,7 +150,7 @@ func newValidator(t *testing.T, m *manifests) validator {
 	if err != nil {
 		t.Fatalf("find Envoy: %v", err)
 	}
-	p := m.mustPod(t, "gateway")
+	p := m.pods()[slices.IndexFunc(m.pods(), func(p pod) bool { return p.container("envoy").Name != "" })]
 	folders := m.volumes(t, p)
 	move := strings.NewReplacer("/etc/envoy/", folders["envoy"]+"/", "/etc/phantom/tls", folders["envoy-tls"], "/etc/phantom-authz", folders["authzd"])
 	return validator{envoy: envoy, args: p.container("envoy").Args, text: move.Replace(m.files()["envoy.yaml"]), folders: folders}
@@ -158,6 +165,30 @@ func (v validator) run(t *testing.T, from, to string) (string, error) {
 	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+scratch)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// The files of the application's Pod, with the demo's Secrets.
+func TestProgramsAcceptConfigurationOfApplication(t *testing.T) {
+	m := load(t, "overlays/sidecar")
+	m.secrets = load(t, demo(t)).secrets
+	check(t, "authzd", m.configFile(t, m.mustPod(t, "shop"), "authzd"))
+	v := newValidator(t, m)
+	if out, err := v.run(t, "", ""); err != nil {
+		t.Errorf("envoy --mode validate: %v\n%s", err, out)
+	}
+	if _, err := v.run(t, "cluster: upstream", "cluster: owners"); err == nil {
+		t.Error("a route to a missing cluster was accepted")
+	}
+}
+
+func TestEnvoyAcceptsConfigurationOfCentral(t *testing.T) {
+	v := newValidator(t, load(t, overlay(t, centralised)))
+	if out, err := v.run(t, "", ""); err != nil {
+		t.Errorf("envoy --mode validate: %v\n%s", err, out)
+	}
+	if _, err := v.run(t, "/sds-authzd-ca.yaml", "/nowhere.yaml"); err == nil {
+		t.Error("a missing file was accepted")
+	}
 }
 
 func TestEnvoyAcceptsKubernetesConfiguration(t *testing.T) {
@@ -186,17 +217,7 @@ func TestEnvoyAcceptsConfigurationOfModule(t *testing.T) {
 	}
 	v := newValidator(t, load(t, moduleOverlay(t)))
 	file := filepath.Join(v.folders["authzd"], "authzd.yaml")
-	replace := func(from, to string) {
-		text, err := os.ReadFile(file)
-		if err == nil {
-			err = os.Remove(file)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(t, file, []byte(strings.Replace(string(text), from, to, 1)))
-	}
-	replace("tcp://[::]:9192", "tcp://127.0.0.1:0")
+	replace(t, file, "tcp://[::]:9192", "tcp://127.0.0.1:0")
 	if out, err := v.run(t, "", ""); err != nil {
 		t.Errorf("envoy --mode validate: %v\n%s", err, out)
 	}
@@ -211,7 +232,7 @@ func TestEnvoyAcceptsConfigurationOfModule(t *testing.T) {
 			t.Errorf("%s was accepted:\n%s", mistake[1], out)
 		}
 	}
-	replace("token_file", "token")
+	replace(t, file, "token_file", "token")
 	if out, err := v.run(t, "", ""); err == nil || !strings.Contains(out, "unknown field key_api.token: did you mean key_api.token_file?") {
 		t.Errorf("a mistake in the module's file: %v\n%s", err, out)
 	}

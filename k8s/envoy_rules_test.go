@@ -1,6 +1,7 @@
 package k8s
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -20,19 +21,30 @@ type envoyConfig struct {
 	Static struct {
 		Listeners []struct {
 			Name    string
-			Address struct {
-				Socket struct {
-					Address string
-					Both    bool `yaml:"ipv4_compat"`
-				} `yaml:"socket_address"`
-			}
+			Address envoyAddress
 		}
 		Clusters []envoyCluster
 	} `yaml:"static_resources"`
 }
 
+type envoyAddress struct {
+	Socket struct {
+		Address string
+		Port    int  `yaml:"port_value"`
+		Both    bool `yaml:"ipv4_compat"`
+	} `yaml:"socket_address"`
+}
+
 type envoyCluster struct {
-	Name            string
+	Name string
+	Type string
+	Load struct {
+		Endpoints []struct {
+			Endpoints []struct {
+				Endpoint struct{ Address envoyAddress }
+			} `yaml:"lb_endpoints"`
+		}
+	} `yaml:"load_assignment"`
 	TransportSocket struct {
 		TypedConfig struct {
 			Type   string `yaml:"@type"`
@@ -76,11 +88,15 @@ func moduleMemory(goMemLimit string) int64 {
 	return soft.Value() * 10 / 9
 }
 
-// envoyListeners checks that Envoy listens on IPv4 and IPv6.
-func envoyListeners(m *manifests, report report) {
+// envoyListeners checks that Envoy listens on IPv4 and IPv6, on ports of its container.
+func envoyListeners(m *manifests, p pod, report report) {
 	for _, l := range m.envoy(report).Static.Listeners {
-		if at := l.Address.Socket; at.Address != "::" || !at.Both {
+		at := l.Address.Socket
+		if at.Address != "::" || !at.Both {
 			report("envoy.yaml", `the address of listener %s is %q: must be "::" with ipv4_compat`, l.Name, at.Address)
+		}
+		if !hasPort(*p.container("envoy"), fmt.Sprint(at.Port)) {
+			report("envoy.yaml", "listener %s is on port %d, which the container does not have", l.Name, at.Port)
 		}
 	}
 }

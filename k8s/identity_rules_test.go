@@ -11,15 +11,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// secretReaders returns the only containers that may mount each Secret. The gateway cannot act as an operator. Neither authzd nor
+// secretReaders returns the only containers that may mount each Secret. authzd is POD/CONTAINER. The gateway cannot act as an operator. Neither authzd nor
 // Envoy can present the other's certificate, unless Envoy has the module, which is authzd to keyd.
 func secretReaders(authzd string) map[string][]string {
 	return map[string][]string{
-		"key-api-token":  {"gateway/" + authzd, "keyd/keyd"},
-		"operator-token": {"keyd/keyd"},
-		"authzd-tls":     {"gateway/" + authzd},
-		"envoy-tls":      {"gateway/envoy"},
-		"keyd-tls":       {"keyd/keyd"},
+		"key-api-token":   {authzd, "keyd/keyd"},
+		"operator-tokens": {"keyd/keyd"},
+		"authzd-tls":      {authzd},
+		"envoy-tls":       {"gateway/envoy"},
+		"keyd-tls":        {"keyd/keyd"},
+		"keyd-store":      {"keyd/keyd"},
 	}
 }
 
@@ -45,6 +46,9 @@ func (v variant) secretAccess(m *manifests, report report) {
 		}
 	}
 	for name, readers := range got {
+		if name == "keyd-store" && len(readers) == 0 {
+			continue // SQLite
+		}
 		if slices.Sort(readers); !slices.Equal(readers, v.readers[name]) {
 			report("Secret "+name, "is mounted by %v: must be %v", readers, v.readers[name])
 		}

@@ -10,8 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"go.yaml.in/yaml/v4"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -19,6 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+
+	"github.com/phantomrouter/phantom-authz/k8s/schema"
 )
 
 // manifests are the objects of one build by kind.
@@ -32,6 +36,9 @@ type manifests struct {
 	statefulSets []*appsv1.StatefulSet
 	policies     []*networkingv1.NetworkPolicy
 	budgets      []*policyv1.PodDisruptionBudget
+	scalers      []*autoscalingv2.HorizontalPodAutoscaler
+	podMonitors  []*monitoringv1.PodMonitor
+	custom       []custom // custom resources
 }
 
 // kustomize builds the directory as `kubectl kustomize` does, with its restrictions.
@@ -52,13 +59,25 @@ func kustomize(t testing.TB, folder string) []byte {
 func decoder() runtime.Decoder {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, appsv1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme,
+		corev1.AddToScheme, appsv1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme, autoscalingv2.AddToScheme, monitoringv1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			panic(err)
 		}
 	}
 	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
+}
+
+// validateCustom validates a resource of the Prometheus operator with its CRD. The types alone have no patterns and rules.
+func validateCustom(doc map[string]any) error {
+	if doc["apiVersion"] != "monitoring.coreos.com/v1" {
+		return nil
+	}
+	kinds, err := schema.Monitoring()
+	if err != nil {
+		return err
+	}
+	return kinds.Validate(doc)
 }
 
 // documents returns the objects of a build.
@@ -82,6 +101,14 @@ func decode(docs []map[string]any) (*manifests, error) {
 	var m manifests
 	decoder := decoder()
 	for _, doc := range docs {
+		if err := validateCustom(doc); err != nil {
+			return nil, err
+		}
+		if isCustom, err := m.decodeCustom(doc); err != nil {
+			return nil, err
+		} else if isCustom {
+			continue
+		}
 		text, err := yaml.Marshal(doc)
 		if err != nil {
 			return nil, err
@@ -109,6 +136,10 @@ func decode(docs []map[string]any) (*manifests, error) {
 			m.policies = append(m.policies, o)
 		case *policyv1.PodDisruptionBudget:
 			m.budgets = append(m.budgets, o)
+		case *autoscalingv2.HorizontalPodAutoscaler:
+			m.scalers = append(m.scalers, o)
+		case *monitoringv1.PodMonitor:
+			m.podMonitors = append(m.podMonitors, o)
 		default:
 			return nil, errors.New("kind without a rule: " + object.GetObjectKind().GroupVersionKind().Kind)
 		}
@@ -146,7 +177,7 @@ func moduleOverlay(t testing.TB) string {
 func demo(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, part := range []string{"base", "components", "overlays"} {
+	for _, part := range []string{"base", "components", "names", "overlays"} {
 		if err := os.CopyFS(filepath.Join(dir, part), os.DirFS(part)); err != nil {
 			t.Fatal(err)
 		}
@@ -164,16 +195,21 @@ func demo(t testing.TB) string {
 // overNetwork returns an overlay of the base with the component operators-network and others.
 func overNetwork(t testing.TB, components ...string) string {
 	t.Helper()
-	overlay := filepath.Join(filepath.Dir(demo(t)), "network")
-	if err := os.Mkdir(overlay, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	components = append(components, "../../components/operators-network")
-	text := "resources: [../../base]\ncomponents: [" + strings.Join(components, ", ") + "]\n"
-	if err := os.WriteFile(filepath.Join(overlay, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+	return overlay(t, "namespace: phantom\nresources: [../../base]\ncomponents: ["+strings.Join(components, ", ")+"]\n")
+}
+
+// overlay returns a folder with that kustomization, beside a copy of the overlays with the demo's secrets.
+func overlay(t testing.TB, text string) string {
+	t.Helper()
+	folder := filepath.Join(filepath.Dir(demo(t)), "test")
+	if err := os.Mkdir(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return overlay
+	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return folder
 }
 
 func TestManifestsFollowRules(t *testing.T) {
@@ -186,6 +222,11 @@ func TestManifestsFollowRules(t *testing.T) {
 		{overNetwork(t), withAuthzd},
 		{moduleOverlay(t), withModule},
 		{overNetwork(t, "../../components/module"), withModule},
+		{overNetwork(t, "../../components/monitoring"), withAuthzd},
+		{"overlays/postgres", withPostgres},
+		{"overlays/central", withCentral},
+		{"overlays/sidecar", inApplication},
+		{overNetwork(t, "../../components/monitoring", "../../components/module"), withModule},
 	} {
 		for _, f := range c.variant.findings(load(t, c.folder)) {
 			t.Errorf("%s: %s", c.folder, f)

@@ -13,7 +13,10 @@ import (
 // Patch: its name, its path, and its value or origin. POD, AUTHZD and MAIN are paths of a Pod template.
 type patch struct{ about, object, rule, patch string }
 
-// patches and edits are mistakes in the demo.
+// monitored is the demo with PodMonitors.
+const monitored = "namespace: phantom\nresources: [../demo]\ncomponents: [../../components/monitoring]\n"
+
+// patches and edits are mistakes in it.
 var patches = []patch{
 	{"misspelt field", "Deployment gateway", "strict", `add /spec/replica 2`},
 	{"field of the wrong type", "Deployment gateway", "strict", `replace /spec/replicas "two"`},
@@ -29,7 +32,11 @@ var patches = []patch{
 	{"API token", "Deployment gateway", "no-api-token", `remove POD/automountServiceAccountToken`},
 	{"no liveness probe", "StatefulSet keyd", "probes", `remove MAIN/livenessProbe`},
 	{"liveness of /readyz", "Deployment gateway", "probes", `replace AUTHZD/livenessProbe/httpGet/path "/readyz"`},
-	{"probe of a missing port", "Deployment gateway", "probes", `replace MAIN/readinessProbe/tcpSocket/port "https"`},
+	{"probe of a missing port", "Deployment gateway", "probes", `replace MAIN/readinessProbe/httpGet/port "https"`},
+	{"readiness of an Envoy that is stuck", "Deployment gateway", "probes", `replace MAIN/readinessProbe {"tcpSocket":{"port":"http"}}`},
+	{"start without /ready", "Deployment gateway", "probes", `replace MAIN/startupProbe {"tcpSocket":{"port":"http"}}`},
+	{"restart of a draining Envoy", "Deployment gateway", "probes", `replace MAIN/livenessProbe {"httpGet":{"path":"/ready","port":"envoy-monitor"}}`},
+	{"port of the monitor not declared", "Deployment gateway", "envoy-listeners", `replace MAIN/ports/1/containerPort 9903`},
 	{"no memory limit", "StatefulSet keyd", "resources", `remove MAIN/resources/limits`},
 	{"CPU limit", "Deployment gateway", "resources", `add AUTHZD/resources/limits/cpu "1"`},
 	{"memory limit raised without GOMEMLIMIT", "Deployment gateway", "resources", `replace AUTHZD/resources/limits/memory "1Gi"`},
@@ -41,9 +48,9 @@ var patches = []patch{
 	{"key API outside the cluster", "Service keyd", "services", `add /spec/type "LoadBalancer"`},
 	{"secrets readable by all users", "StatefulSet keyd", "secrets", `remove POD/volumes/1/projected/defaultMode`},
 	{"token in the environment", "Deployment gateway", "secrets", `add AUTHZD/env/- {"name":"TOKEN","valueFrom":{"secretKeyRef":{"name":"key-api-token","key":"token"}}}`},
-	{"Secret without its key", "Secret operator-token", "secrets", `remove /data/token`},
+	{"Secret without its key", "Secret operator-tokens", "secrets", `remove /data/alice`},
 	{"startup probe of keyd's /readyz", "StatefulSet keyd", "probes", `replace MAIN/startupProbe/httpGet/path "/readyz"`},
-	{"operator's token in authzd", "Deployment gateway", "secret-access", `add POD/volumes/1/projected/sources/- {"secret":{"name":"operator-token"}}`},
+	{"operator's token in authzd", "Deployment gateway", "secret-access", `add POD/volumes/1/projected/sources/- {"secret":{"name":"operator-tokens"}}`},
 	{"sidecar's token in Envoy", "Deployment gateway", "secret-access", `add MAIN/volumeMounts/- {"name":"authzd","mountPath":"/etc/authzd"}`},
 	{"one certificate for authzd and Envoy", "Deployment gateway", "secret-access", `replace POD/volumes/3/secret/secretName "authzd-tls"`},
 	{"keyd's certificate in the gateway", "Deployment gateway", "secret-access", `replace POD/volumes/1/projected/sources/2/secret/name "keyd-tls"`},
@@ -51,7 +58,9 @@ var patches = []patch{
 	{"authzd beside Envoy", "Deployment gateway", "native-sidecar", `move POD/containers/- "AUTHZD"`},
 	{"Envoy starts before authzd is ready", "Deployment gateway", "native-sidecar", `remove AUTHZD/startupProbe`},
 	{"sidecar with a preStop", "Deployment gateway", "native-sidecar", `add AUTHZD/lifecycle {"preStop":{"sleep":{"seconds":5}}}`},
-	{"sidecar with a readiness probe", "Deployment gateway", "native-sidecar", `add AUTHZD/readinessProbe {"httpGet":{"path":"/readyz","port":"authzd-admin"}}`},
+	{"stuck authzd stays in service", "Deployment gateway", "native-sidecar", `remove AUTHZD/readinessProbe`},
+	{"stuck authzd is restarted late", "Deployment gateway", "probes", `replace AUTHZD/livenessProbe/failureThreshold 6`},
+	{"stuck authzd gets a minute to stop", "Deployment gateway", "probes", `remove AUTHZD/livenessProbe/terminationGracePeriodSeconds`},
 	{"Envoy without a preStop", "Deployment gateway", "gateway-rollout", `remove MAIN/lifecycle`},
 	{"preStop longer than the grace period", "Deployment gateway", "gateway-rollout", `replace MAIN/lifecycle/preStop/exec/command ["sleep 55"]`},
 	{"grace period of keyd too short", "StatefulSet keyd", "keyd-store", `replace POD/terminationGracePeriodSeconds 10`},
@@ -68,12 +77,27 @@ var patches = []patch{
 	{"keyd open to all namespaces", "NetworkPolicy keyd", "network", `add /spec/ingress/0/from/0/namespaceSelector {}`},
 	{"keyd open to all Pods", "NetworkPolicy keyd", "network", `remove /spec/ingress/0/from`},
 	{"all ports of keyd open to the gateway", "NetworkPolicy keyd", "network", `remove /spec/ingress/0/ports`},
+	{"keyd open to all Pods beside sidecars", "NetworkPolicy keyd", "network", `remove /spec/ingress/2/from/0/podSelector`},
+	{"keyd open to sidecars of all namespaces", "NetworkPolicy keyd", "network", `replace /spec/ingress/2/from/0/namespaceSelector {}`},
+	{"owners' port open to sidecars", "NetworkPolicy keyd", "network", `remove /spec/ingress/2/ports`},
 	{"owners' port closed", "NetworkPolicy keyd", "network", `remove /spec/ingress/0/ports/1`},
 	{"gateway cannot reach keyd", "NetworkPolicy gateway", "network", `remove /spec/egress/1`},
 	{"metrics open to all Pods", "NetworkPolicy gateway", "network", `remove /spec/ingress/1/from`},
+	{"Envoy's metrics closed", "NetworkPolicy gateway", "network", `remove /spec/ingress/1/ports/1`},
+	{"DNS closed", "NetworkPolicy gateway", "network", `remove /spec/egress/0`},
+	{"NodeLocal DNSCache closed", "NetworkPolicy gateway", "network", `remove /spec/egress/0/to/1`},
+	{"all ports of the node open", "NetworkPolicy gateway", "network", `remove /spec/egress/0/ports`},
 	{"keyd with egress", "NetworkPolicy keyd", "network", `add /spec/egress [{}]`},
 	{"authzd's certificate in Envoy", "Secret envoy-tls", "client-names", `replace /data/tls.crt "CERTIFICATE"`},
 	{"Service of one family", "Service keyd", "dual-stack", `remove /spec/ipFamilyPolicy`},
+	{"misspelt field of a PodMonitor", "PodMonitor envoy", "strict", `add /spec/podMetricEndpoints []`},
+	{"interval that is not a duration", "PodMonitor envoy", "strict", `replace /spec/podMetricsEndpoints/0/interval "often"`},
+	{"PodMonitor of no Pods", "PodMonitor envoy", "strict", `remove /spec/selector`},
+	{"Envoy without monitor", "PodMonitor envoy", "monitoring", `replace /spec/podMetricsEndpoints []`},
+	{"page of authzd at Envoy", "PodMonitor envoy", "monitoring", `replace /spec/podMetricsEndpoints/0/path "/metrics"`},
+	{"port without metrics", "PodMonitor authzd", "monitoring", `replace /spec/podMetricsEndpoints/0/port "http"`},
+	{"PodMonitor of other Pods", "PodMonitor keyd", "monitoring", `replace /spec/selector/matchLabels {"app":"keyd"}`},
+	{"keyd's metrics closed", "NetworkPolicy keyd", "monitoring", `remove /spec/ingress/1`},
 	{"memory limit below Envoy's heap", "Deployment gateway", "envoy-memory", `replace MAIN/resources/limits/memory "640Mi"`},
 }
 
@@ -97,7 +121,7 @@ var edits = []edit{
 }
 
 func TestRulesDetectMutations(t *testing.T) {
-	proven := withAuthzd.detects(t, kustomize(t, demo(t)), patches, edits)
+	proven := withAuthzd.detects(t, kustomize(t, overlay(t, monitored)), patches, edits)
 	for _, rule := range withAuthzd.rules {
 		if !proven[rule.name] {
 			t.Errorf("missing mutation for the rule %s", rule.name)
@@ -128,7 +152,11 @@ func (v variant) detects(t *testing.T, text []byte, patches []patch, edits []edi
 	}
 	for _, m := range patches {
 		run(m.about, m.object, m.rule, func(t *testing.T, docs []map[string]any, i int) {
-			docs[i] = patched(t, docs[i], strings.Replace(m.patch, "CERTIFICATE", authzdCertificate(t, docs), 1))
+			patch := m.patch
+			if before, after, ok := strings.Cut(patch, "CERTIFICATE"); ok {
+				patch = before + authzdCertificate(t, docs) + after
+			}
+			docs[i] = patched(t, docs[i], patch)
 		})
 	}
 	for _, m := range edits {

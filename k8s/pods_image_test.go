@@ -147,7 +147,7 @@ func runPods(t *testing.T, overlay, target string) {
 
 	keyctl := func(args ...string) string {
 		t.Helper()
-		out, err := keyd.exec(append([]string{"keyctl"}, args...)...)
+		out, err := keyd.exec(append([]string{"keyctl", "-token-file", "/etc/phantom-operators/alice"}, args...)...)
 		if err != nil {
 			t.Fatalf("keyctl %v: %v", args, err)
 		}

@@ -1,6 +1,7 @@
 package k8s
 
 import (
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,27 +14,27 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// nativeSidecar checks that authzd starts before Envoy, stops after it, and never makes the Pod unready.
+// nativeSidecar checks that authzd starts before Envoy, stops after it, and makes the Pod unready only if it is stuck.
 func nativeSidecar(_ *manifests, p pod, report report) {
 	if !slices.ContainsFunc(p.template.Spec.Containers, func(c corev1.Container) bool { return c.Name == "envoy" }) {
-		report("gateway", "envoy must be a container")
+		report(p.name, "envoy must be a container")
 	}
 	if !slices.ContainsFunc(p.template.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == "authzd" }) {
-		report("gateway", "authzd must be an init container: it must start before Envoy")
+		report(p.name, "authzd must be an init container: it must start before Envoy")
 		return
 	}
 	authzd := p.container("authzd")
 	if authzd.RestartPolicy == nil || *authzd.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-		report("gateway/authzd", "restartPolicy must be Always: otherwise Envoy waits until it exits")
+		report(p.name+"/authzd", "restartPolicy must be Always: otherwise Envoy waits until it exits")
 	}
 	if probePath(authzd.StartupProbe) != "/readyz" {
-		report("gateway/authzd", "startupProbe must request /readyz: Envoy must wait until authzd answers")
+		report(p.name+"/authzd", "startupProbe must request /readyz: Envoy must wait until authzd answers")
 	}
-	if authzd.ReadinessProbe != nil {
-		report("gateway/authzd", "readinessProbe must be absent: it would apply to the whole Pod")
+	if probePath(authzd.ReadinessProbe) != "/readyz" {
+		report(p.name+"/authzd", "readinessProbe must request /readyz: Envoy answers 503 while authzd is stuck")
 	}
 	if authzd.Lifecycle != nil {
-		report("gateway/authzd", "lifecycle must be absent: preStop would run while Envoy still needs authzd")
+		report(p.name+"/authzd", "lifecycle must be absent: preStop would run while Envoy still needs authzd")
 	}
 }
 
@@ -41,29 +42,38 @@ func nativeSidecar(_ *manifests, p pod, report report) {
 func gatewayRollout(m *manifests, p pod, report report) {
 	envoy := p.container("envoy")
 	if envoy.Lifecycle == nil || envoy.Lifecycle.PreStop == nil {
-		report("gateway/envoy", "missing preStop: Envoy exits immediately on SIGTERM")
+		report(p.name+"/envoy", "missing preStop: Envoy exits immediately on SIGTERM")
 	}
-	authzd := m.files()["authzd.yaml"]
-	stopsIn(p, preStop(envoy)+stopTime(func(format string, args ...any) { report("authzd.yaml", format, args...) }, authzd), report)
-	if strings.Contains(authzd, "drain_delay") {
-		report("authzd.yaml", "drain_delay must be absent: authzd stops after Envoy, so it would only delay the end of the Pod")
+	need := preStop(envoy)
+	if _, central := m.pod("authzd"); !central {
+		authzd := m.files()["authzd.yaml"]
+		need += stopTime(func(format string, args ...any) { report("authzd.yaml", format, args...) }, authzd)
+		if strings.Contains(authzd, "drain_delay") {
+			report("authzd.yaml", "drain_delay must be absent: authzd stops after Envoy, so it would only delay the end of the Pod")
+		}
 	}
+	stopsIn(p, need, report)
 	if !slices.ContainsFunc(m.budgets, func(b *policyv1.PodDisruptionBudget) bool {
 		blocks := b.Spec.MaxUnavailable != nil && b.Spec.MaxUnavailable.IntValue() == 0
 		return selects(b.Spec.Selector, p.template.Labels) && !blocks
 	}) {
-		report("gateway", "missing PodDisruptionBudget that allows a disruption")
+		report(p.name, "missing PodDisruptionBudget that allows a disruption")
 	}
 	for _, d := range m.deployments {
-		if r := d.Spec.Strategy.RollingUpdate; d.Name == "gateway" && (r == nil || r.MaxUnavailable == nil || r.MaxUnavailable.IntValue() != 0) {
-			report("gateway", "maxUnavailable must be 0: an update must start the new Pod before it stops an old one")
+		if r := d.Spec.Strategy.RollingUpdate; d.Name == p.name && (r == nil || r.MaxUnavailable == nil || r.MaxUnavailable.IntValue() != 0) {
+			report(p.name, "maxUnavailable must be 0: an update must start the new Pod before it stops an old one")
 		}
 	}
 }
 
 // preStop returns how long a container's preStop sleeps.
 func preStop(c *corev1.Container) time.Duration {
-	if c.Lifecycle == nil || c.Lifecycle.PreStop == nil || c.Lifecycle.PreStop.Exec == nil {
+	switch {
+	case c.Lifecycle == nil || c.Lifecycle.PreStop == nil:
+		return 0
+	case c.Lifecycle.PreStop.Sleep != nil:
+		return time.Duration(c.Lifecycle.PreStop.Sleep.Seconds) * time.Second
+	case c.Lifecycle.PreStop.Exec == nil:
 		return 0
 	}
 	sleep := regexp.MustCompile(`\bsleep (\d+)`).FindStringSubmatch(strings.Join(c.Lifecycle.PreStop.Exec.Command, " "))
@@ -91,7 +101,7 @@ func socket(_ *manifests, p pod, report report) {
 			if mount.MountPath == "/run/phantom" {
 				shared[name] = mount.Name
 				if mount.ReadOnly != (name == "envoy") {
-					report("gateway/"+name, "only authzd may write to the directory of the sockets")
+					report(p.name+"/"+name, "only authzd may write to the directory of the sockets")
 				}
 			}
 		}
@@ -99,9 +109,9 @@ func socket(_ *manifests, p pod, report report) {
 	i := slices.IndexFunc(p.template.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == shared["authzd"] })
 	switch {
 	case i < 0 || shared["authzd"] != shared["envoy"]:
-		report("gateway", "authzd and envoy must share a volume at /run/phantom")
+		report(p.name, "authzd and envoy must share a volume at /run/phantom")
 	case p.template.Spec.Volumes[i].EmptyDir == nil || p.template.Spec.Volumes[i].EmptyDir.Medium != corev1.StorageMediumMemory:
-		report("gateway", "the volume of the sockets must be an emptyDir in memory")
+		report(p.name, "the volume of the sockets must be an emptyDir in memory")
 	}
 }
 
@@ -124,10 +134,15 @@ func keydStore(m *manifests, p pod, report report) {
 type peer struct{ pod, namespace labels.Set }
 
 var (
-	phantom    = labels.Set{"kubernetes.io/metadata.name": "phantom"}
-	others     = labels.Set{"kubernetes.io/metadata.name": "others"}
-	monitoring = labels.Set{"kubernetes.io/metadata.name": "monitoring", "phantom.io/monitoring": "true"}
+	phantom      = labels.Set{"kubernetes.io/metadata.name": "phantom"}
+	others       = labels.Set{"kubernetes.io/metadata.name": "others"}
+	monitoring   = labels.Set{"kubernetes.io/metadata.name": "monitoring", "phantom.io/monitoring": "true"}
+	withSidecars = labels.Set{"kubernetes.io/metadata.name": "shop", "phantom.io/sidecars": "true"}
+	kubeSystem   = labels.Set{"kubernetes.io/metadata.name": "kube-system"}
 )
+
+// nodeLocalDNS is the address of NodeLocal DNSCache in the Kubernetes documentation.
+const nodeLocalDNS = "169.254.20.10"
 
 // named returns the labels of the Pods of that name.
 func named(name string) labels.Set { return labels.Set{"app.kubernetes.io/name": name} }
@@ -137,6 +152,7 @@ func network(m *manifests, report report) {
 	overNetwork := slices.ContainsFunc(m.policies, func(p *networkingv1.NetworkPolicy) bool { return p.Name == "keyd-operators" })
 	operator := labels.Set{"phantom.io/operator": "true"}
 	gateway := named("gateway")
+	_, central := m.pod("authzd")
 	for _, c := range []struct {
 		what string
 		from peer
@@ -147,9 +163,24 @@ func network(m *manifests, report report) {
 		{"a client", peer{named("client"), others}, gateway, 10000, true},
 		{"a client", peer{named("client"), others}, gateway, 9192, false},
 		{"a client", peer{named("client"), others}, gateway, 9901, false},
-		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9192, true},
+		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9192, !central},
+		{"monitoring", peer{named("prometheus"), monitoring}, named("authzd"), 9192, central},
+		{"the gateway", peer{gateway, phantom}, named("authzd"), 9191, central},
+		{"the gateway", peer{gateway, phantom}, named("authzd"), 9192, false},
+		{"keyd", peer{named("keyd"), phantom}, named("authzd"), 9191, false},
+		{"another Pod", peer{named("echo"), phantom}, named("authzd"), 9191, false},
+		{"a client", peer{named("client"), others}, named("authzd"), 9191, false},
+		{"authzd", peer{named("authzd"), phantom}, named("keyd"), 8080, central},
+		{"a sidecar", peer{labels.Set{"phantom.io/sidecar": "true"}, withSidecars}, named("keyd"), 8080, true},
+		{"a sidecar", peer{labels.Set{"phantom.io/sidecar": "true"}, withSidecars}, named("keyd"), 8083, false},
+		{"another Pod beside sidecars", peer{named("app"), withSidecars}, named("keyd"), 8080, false},
+		{"a sidecar of a namespace without the label", peer{labels.Set{"phantom.io/sidecar": "true"}, others}, named("keyd"), 8080, false},
+		{"authzd", peer{named("authzd"), phantom}, named("keyd"), 8083, false},
+		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9902, true},
+		{"monitoring", peer{named("prometheus"), monitoring}, gateway, 9901, false},
+		{"a client", peer{named("client"), others}, gateway, 9902, false},
 		{"another Pod", peer{named("echo"), phantom}, gateway, 9192, false},
-		{"the gateway", peer{gateway, phantom}, named("keyd"), 8080, true},
+		{"the gateway", peer{gateway, phantom}, named("keyd"), 8080, !central},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8083, true},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8081, false},
 		{"the gateway", peer{gateway, phantom}, named("keyd"), 8082, false},
@@ -177,9 +208,40 @@ func network(m *manifests, report report) {
 	if m.policiesOf(named("anything"), networkingv1.PolicyTypeIngress) == nil || m.policiesOf(named("anything"), networkingv1.PolicyTypeEgress) == nil {
 		report("namespace", "a default policy must reject connections to and from every Pod")
 	}
-	for _, p := range m.policiesOf(named("keyd"), networkingv1.PolicyTypeEgress) {
-		if len(p.Spec.Egress) > 0 {
-			report("NetworkPolicy "+p.Name, "keyd must have no egress")
+	for _, dns := range []struct {
+		address string
+		port    int32
+		may     bool
+	}{{nodeLocalDNS, 53, true}, {nodeLocalDNS, 80, false}, {"169.254.169.254", 53, false}, {"10.0.0.1", 53, false}} {
+		if m.egressToAddress(gateway, dns.address, dns.port) != dns.may {
+			report("NetworkPolicy gateway", "the gateway reaches %s port %d: %t, must be %t", dns.address, dns.port, !dns.may, dns.may)
+		}
+	}
+	if !m.egressAllowedTo(gateway, peer{named("kube-dns"), kubeSystem}, 53) {
+		report("NetworkPolicy gateway", "the gateway must reach DNS")
+	}
+	keydEgress(m, report)
+}
+
+// keydEgress checks that keyd opens no connections, except to its database if there is one.
+func keydEgress(m *manifests, report report) {
+	onPostgres := slices.ContainsFunc(m.policies, func(p *networkingv1.NetworkPolicy) bool { return p.Name == "keyd-database" })
+	keyd, database := named("keyd"), labels.Set{"phantom.io/database": "true"}
+	for _, c := range []struct {
+		what string
+		got  bool
+		may  bool
+	}{
+		{"the database", m.egressAllowed(keyd, database, 5432), onPostgres},
+		{"another port of the database", m.egressAllowed(keyd, database, 22), false},
+		{"DNS", m.egressAllowedTo(keyd, peer{named("kube-dns"), kubeSystem}, 53), onPostgres},
+		{"NodeLocal DNSCache", m.egressToAddress(keyd, nodeLocalDNS, 53), onPostgres},
+		{"another Pod", m.egressAllowed(keyd, named("echo"), 8080), false},
+		{"port 5432 of another Pod", m.egressAllowed(keyd, named("echo"), 5432), false},
+		{"the internet", m.egressToAddress(keyd, "192.0.2.1", 443), false},
+	} {
+		if c.got != c.may {
+			report("NetworkPolicy", "keyd reaches %s: %t, must be %t", c.what, c.got, c.may)
 		}
 	}
 }
@@ -207,13 +269,31 @@ func (m *manifests) ingressAllowed(from peer, to labels.Set, port int32) bool {
 	return allowed
 }
 
-// egressAllowed reports whether the policies of the source, a Pod of the namespace phantom, allow a connection.
+// egressAllowed reports whether the policies of the source, a Pod of the namespace phantom, allow a connection in the namespace.
 func (m *manifests) egressAllowed(from, to labels.Set, port int32) bool {
+	return m.egressAllowedTo(from, peer{to, phantom}, port)
+}
+
+func (m *manifests) egressAllowedTo(from labels.Set, to peer, port int32) bool {
+	return m.egress(from, port, func(peers []networkingv1.NetworkPolicyPeer) bool { return peerAllowed(peers, to) })
+}
+
+// egressToAddress is egressAllowed for an address that is not a Pod's.
+func (m *manifests) egressToAddress(from labels.Set, address string, port int32) bool {
+	return m.egress(from, port, func(peers []networkingv1.NetworkPolicyPeer) bool {
+		return len(peers) == 0 || slices.ContainsFunc(peers, func(p networkingv1.NetworkPolicyPeer) bool {
+			return p.IPBlock != nil && netip.MustParsePrefix(p.IPBlock.CIDR).Contains(netip.MustParseAddr(address))
+		})
+	})
+}
+
+// egress reports whether a rule of the source's policies has the port and destinations that match.
+func (m *manifests) egress(from labels.Set, port int32, match func([]networkingv1.NetworkPolicyPeer) bool) bool {
 	policies := m.policiesOf(from, networkingv1.PolicyTypeEgress)
 	allowed := len(policies) == 0
 	for _, p := range policies {
 		for _, rule := range p.Spec.Egress {
-			allowed = allowed || portAllowed(rule.Ports, port) && peerAllowed(rule.To, peer{to, phantom})
+			allowed = allowed || portAllowed(rule.Ports, port) && match(rule.To)
 		}
 	}
 	return allowed

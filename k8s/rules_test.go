@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -38,14 +39,14 @@ var rules = []rule{
 	{"references", references},
 	{"services", services},
 	{"secrets", secrets},
-	{"gateway-rollout", forPod("gateway", gatewayRollout)},
-	{"keyd-store", forPod("keyd", keydStore)},
+	{"gateway-rollout", forEnvoy(gatewayRollout)},
 	{"mutual-tls", mutualTLS},
 	{"client-names", clientNames},
 	{"dual-stack", dualStack},
-	{"envoy-memory", forPod("gateway", envoyMemory)},
-	{"envoy-listeners", envoyListeners},
+	{"envoy-memory", forEnvoy(envoyMemory)},
+	{"envoy-listeners", forEnvoy(envoyListeners)},
 	{"network", network},
+	{"monitoring", monitors},
 }
 
 // forPod applies a rule to the Pod of that name. A missing Pod is a violation.
@@ -55,6 +56,18 @@ func forPod(name string, rule func(*manifests, pod, report)) func(*manifests, re
 			rule(m, p, report)
 		} else {
 			report(name, "missing Deployment or StatefulSet")
+		}
+	}
+}
+
+// forEnvoy applies a rule to the Pod that has Envoy.
+func forEnvoy(rule func(*manifests, pod, report)) func(*manifests, report) {
+	return func(m *manifests, report report) {
+		pods := m.pods()
+		if i := slices.IndexFunc(pods, func(p pod) bool { return p.container("envoy").Name != "" }); i >= 0 {
+			rule(m, pods[i], report)
+		} else {
+			report("gateway", "no Pod has a container envoy")
 		}
 	}
 }
@@ -159,8 +172,11 @@ func probes(m *manifests, report report) {
 		if c.LivenessProbe == nil {
 			report(where, "missing livenessProbe")
 		}
-		if c.ReadinessProbe == nil && c.RestartPolicy == nil {
+		if c.ReadinessProbe == nil {
 			report(where, "missing readinessProbe")
+		}
+		if c.Name == "authzd" && restartTime(c.LivenessProbe) > 15*time.Second {
+			report(where, "a stuck authzd is restarted after %v: must be at most 15 s", restartTime(c.LivenessProbe))
 		}
 		for _, probe := range []*corev1.Probe{c.StartupProbe, c.ReadinessProbe, c.LivenessProbe} {
 			if name := probePort(probe); name != "" && !hasPort(c, name) {
@@ -170,10 +186,22 @@ func probes(m *manifests, report report) {
 		if c.Name == "keyd" && probePath(c.StartupProbe) == "/readyz" {
 			report(where, "startupProbe must not request /readyz: it would restart a keyd that waits for its database")
 		}
-		if probePath(c.LivenessProbe) == "/readyz" {
-			report(where, "livenessProbe must not request /readyz: a restart does not repair what a program waits for")
+		if strings.HasPrefix(probePath(c.LivenessProbe), "/ready") {
+			report(where, "livenessProbe must not request %s: a restart does not repair what a program waits for", probePath(c.LivenessProbe))
+		}
+		if c.Name == "envoy" && (probePath(c.StartupProbe) != "/ready" || !strings.HasPrefix(probePath(c.ReadinessProbe), "/ready")) {
+			report(where, "startupProbe and readinessProbe must request /ready: an Envoy that is stuck still accepts connections")
 		}
 	}
+}
+
+// restartTime returns when a process is killed at the latest after it got stuck: just after a successful probe. Without a grace period
+// of the probe, that of the Pod applies, which is longer.
+func restartTime(p *corev1.Probe) time.Duration {
+	if p == nil || p.TerminationGracePeriodSeconds == nil {
+		return time.Hour
+	}
+	return time.Duration(int64(p.PeriodSeconds*p.FailureThreshold+p.TimeoutSeconds)+*p.TerminationGracePeriodSeconds) * time.Second
 }
 
 // probePath returns the path of an HTTP probe, "" for other probes.
@@ -230,16 +258,21 @@ func goMemLimit(c corev1.Container) string {
 
 // required are the Secrets that an overlay must add, with their keys.
 var required = map[string][]string{
-	"key-api-token":  {"token"},
-	"operator-token": {"token"},
-	"authzd-tls":     {"ca.crt", "tls.crt", "tls.key"},
-	"envoy-tls":      {"ca.crt", "tls.crt", "tls.key"},
-	"keyd-tls":       {"ca.crt", "tls.crt", "tls.key"},
+	"key-api-token":   {"token"},
+	"operator-tokens": {"alice", "bob"},
+	"authz-tls":       {"ca.crt", "tls.crt", "tls.key"}, // of an authzd in Pods of its own
+	"authzd-tls":      {"ca.crt", "tls.crt", "tls.key"},
+	"envoy-tls":       {"ca.crt", "tls.crt", "tls.key"},
+	"keyd-tls":        {"ca.crt", "tls.crt", "tls.key"},
+	"keyd-store":      {"ca.crt", "password"}, // with PostgreSQL only
 }
 
 // references checks that every object exists that a Pod refers to.
 func references(m *manifests, report report) {
 	given := map[string][]string{"Secret": slices.Collect(maps.Keys(required))}
+	for _, s := range m.secrets {
+		given["Secret"] = append(given["Secret"], s.Name)
+	}
 	for _, c := range m.configMaps {
 		given["ConfigMap"] = append(given["ConfigMap"], c.Name)
 	}

@@ -3,6 +3,7 @@ package k8s
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +32,32 @@ func (m *manifests) volumes(t testing.TB, p pod) map[string]string {
 		}
 	}
 	return folders
+}
+
+// configFile creates a Pod's volumes and returns the configuration of a program in them. Paths of its other volumes are replaced.
+func (m *manifests) configFile(t testing.TB, p pod, program string) string {
+	t.Helper()
+	folders := m.volumes(t, p)
+	config := filepath.Join(folders[program], program+".yaml")
+	for _, m := range p.container(program).VolumeMounts {
+		if m.Name != "sockets" {
+			replace(t, config, m.MountPath+"/", folders[m.Name]+"/")
+		}
+	}
+	return config
+}
+
+// replace replaces all occurrences in a file, which has the mode of a Secret.
+func replace(t testing.TB, file, from, to string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = os.Remove(file)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, file, []byte(strings.ReplaceAll(string(text), from, to)))
 }
 
 // data returns the files of a ConfigMap or a Secret, and the paths at which they are mounted.

@@ -1,6 +1,6 @@
-// Command report makes the tables and plots of docs/performance.md from docs/performance/results.json. Arguments are files that
-// benchmarks have written by -json: they replace the earlier results of these benchmarks first. All must be of one machine. The
-// command runs in the root of the repository.
+// Command report makes the tables and plots of docs/performance.md from docs/performance/results.json, or those of another page of
+// docs. Arguments are files that benchmarks have written by -json: they replace the earlier results of these benchmarks first. All
+// must be of one machine. The command runs in the root of the repository.
 package main
 
 import (
@@ -12,21 +12,24 @@ import (
 	"github.com/phantomrouter/phantom-authz/bench/result"
 )
 
+var page = flag.String("page", "performance", "name of the page in docs, without .md")
+
+// plots are those of a page, besides the charts of its results.
+var plots = map[string][]result.Plot{"performance": result.Plots()}
+
 func main() {
 	flag.Parse()
-	if err := run(flag.Args()); err != nil {
+	if err := run(*page, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(1)
 	}
 }
 
-const (
-	document = "docs/performance.md"
-	folder   = "docs/performance" // of the plots and results
-)
+const folder = "docs"
 
-func run(files []string) error {
-	stored := filepath.Join(folder, "results.json")
+func run(page string, files []string) error {
+	document := filepath.Join(folder, page+".md")
+	stored := filepath.Join(folder, page, "results.json")
 	results, err := result.Load(stored)
 	if err != nil {
 		return err
@@ -42,8 +45,11 @@ func run(files []string) error {
 	if err != nil {
 		return err
 	}
-	pictures, err := results.Draw(result.Plots())
+	pictures, err := results.Draw(plots[page])
 	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(stored), 0o755); err != nil {
 		return err
 	}
 	if err := results.Save(stored); err != nil {

@@ -1,6 +1,7 @@
 package result
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,6 +67,9 @@ func (r Results) texts() map[string]string {
 		for i, t := range file.Tables {
 			tables[i] = t.Markdown()
 		}
+		for _, c := range file.Charts {
+			tables = append(tables, fmt.Sprintf("![%s](%s)\n", c.Title, c.File))
+		}
 		texts[file.Bench] = strings.Join(tables, "\n")
 	}
 	texts["goals"], texts["machine"] = GoalsMarkdown(goals), r.machine()
@@ -81,8 +85,8 @@ func (r Results) machine() string {
 	m := r[0].Machine
 	fmt.Fprintf(&text, "- %s, %d cores, %d GiB; Linux %s; %s.\n", m.Processor, m.Cores, m.MemoryGiB, m.Kernel, m.Go)
 	for _, file := range r {
-		fmt.Fprintf(&text, "- `bench/%s`: on %s, %s s. Other programs used %s of the cores.\n",
-			file.Bench, file.Machine.Date, format(file.Seconds), percent(file.Others))
+		fmt.Fprintf(&text, "- `%s`: on %s, %s s. Other programs used %s of the cores.\n",
+			cmp.Or(file.Command, "bench/"+file.Bench), file.Machine.Date, format(file.Seconds), percent(file.Others))
 	}
 	return text.String()
 }
@@ -93,7 +97,7 @@ func percent(share float64) string { return fmt.Sprintf("%.0f %%", 100*share) }
 var place = regexp.MustCompile(`(?m)^<!-- bench (\S+) -->\n`)
 
 // Fill returns the document with results in their places, which are between the lines "<!-- bench NAME -->" and "<!-- /bench NAME
-// -->". The place of a benchmark has all its tables; those of machine and goals are of all benchmarks. It is an error if results
+// -->". The place of a benchmark has all its tables and charts; those of machine and goals are of all benchmarks. It is an error if results
 // have no place.
 func (r Results) Fill(document string) (string, error) {
 	texts := r.texts()
@@ -124,16 +128,20 @@ func (r Results) Fill(document string) (string, error) {
 	return filled.String() + document, errors.Join(errs...)
 }
 
-// Draw returns the pictures of plots by their file names.
+// Draw returns the pictures of plots and of all charts by their files, relative to the document's folder.
 func (r Results) Draw(plots []Plot) (map[string][]byte, error) {
-	tables := map[string]Table{}
+	tables, pictures := map[string]Table{}, map[string][]byte{}
+	var errs []error
 	for _, file := range r {
 		for _, t := range file.Tables {
 			tables[t.Name] = t
 		}
+		for _, c := range file.Charts {
+			picture, err := c.SVG()
+			pictures[c.File] = picture
+			errs = append(errs, err)
+		}
 	}
-	pictures := map[string][]byte{}
-	var errs []error
 	for _, p := range plots {
 		picture, err := p.SVG(tables[p.Table])
 		pictures[p.File] = picture

@@ -10,7 +10,7 @@ import (
 
 // Plot is a bar for each row of a table, from columns whose values add up. With one column, a line shows the spread.
 type Plot struct {
-	File    string   // name of the SVG file
+	File    string   // of the picture, relative to the document's folder
 	Title   string   // with the unit
 	Table   string   // name of the table
 	Columns []string // titles
@@ -35,7 +35,7 @@ const (
 	gridOpacity = "0.35" // of the lines
 )
 
-var barColours = []string{"#3b82d0", "#d9822b", "#5a9e4b"}
+var barColours = []string{"#3b82d0", "#d9822b", "#5a9e4b", "#b0568f"}
 
 // bar is a row of a plot.
 type bar struct {

@@ -15,12 +15,14 @@ import (
 
 // File is what one run of a benchmark has measured.
 type File struct {
-	Bench   string  `json:"bench"` // the name of its program
+	Bench   string  `json:"bench"`             // the name of its program
+	Command string  `json:"command,omitempty"` // if it is not bench/BENCH
 	Machine Machine `json:"machine"`
 	Seconds float64 `json:"seconds"` // duration of the run
 	Others  float64 `json:"others"`  // share of the cores that other programs used meanwhile
 	Tables  []Table `json:"tables"`
 	Goals   []Goal  `json:"goals,omitempty"`
+	Charts  []Chart `json:"charts,omitempty"`
 }
 
 // Machine is what measures and is measured.

@@ -56,11 +56,12 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Checker) (servers []*grpcserver.Server, err error) {
 	var secure []grpc.ServerOption
 	if t := cfg.Listen.TLS; t != nil {
-		conf, err := secretfile.NewServer(string(t.CertFile), string(t.KeyFile), string(t.ClientCAFile), rt.Log)
+		server, err := secretfile.NewServer(string(t.CertFile), string(t.KeyFile), string(t.ClientCAFile), rt.Log)
 		if err != nil {
 			return nil, fmt.Errorf("listen.tls: %w", err)
 		}
-		secure = append(secure, grpc.Creds(credentials.NewTLS(conf)))
+		secure = append(secure, grpc.Creds(credentials.NewTLS(server.Config())))
+		rt.WatchCertificates("listen.tls", server.Expiries)
 	}
 	for i, addr := range cfg.Listen.Check {
 		ln, err := rt.Listen(fmt.Sprintf("listen.check[%d]", i), addr)

@@ -20,7 +20,8 @@ const about = `keyctl is the operators' command line for the key API.
 A flag may have one dash or two, and may come before or after the command.
 Each of these flags can be set by an environment variable instead:
 --url by KEYCTL_URL, --token-file by KEYCTL_TOKEN_FILE, --ca-file by KEYCTL_CA_FILE,
---cert-file by KEYCTL_CERT_FILE and --key-file by KEYCTL_KEY_FILE.
+--cert-file by KEYCTL_CERT_FILE and --key-file by KEYCTL_KEY_FILE. The command explain needs
+none of them but --sidecar or KEYCTL_SIDECAR.
 
 Exit codes: 0 done, 1 rejected or failed, 2 usage, 3 done but not yet effective when --wait ran out.`
 
@@ -36,6 +37,8 @@ type cli struct {
 	opts   options
 	flags  *pflag.FlagSet // all that there are
 	code   int            // exit code of the command
+
+	explained explainFlags
 }
 
 // run executes the command line and returns the exit code.
@@ -57,6 +60,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, con con
 // root makes the tree of commands. All errors of its commands are usage errors.
 func (c *cli) root() *cobra.Command {
 	c.flags = newFlags(&c.opts)
+	c.explained.define(c.flags)
 	root := group(&command{name: "keyctl", short: "The operators' command line for the key API", long: about})
 	root.Example, root.Version = examples, daemon.Version()
 	root.SetVersionTemplate("keyctl {{.Version}}\n")
@@ -87,6 +91,7 @@ func (c *cli) root() *cobra.Command {
 			root.AddCommand(parents[noun])
 		}
 	}
+	root.AddCommand(c.explain())
 	c.addTools(root)
 	return root
 }
@@ -281,7 +286,7 @@ func normalize(args []string, flags *pflag.FlagSet) ([]string, error) {
 		case name == "version" && !hasValue && !completion:
 			return []string{"--version"}, nil // cobra accepts it only before a command
 		case flag == nil:
-		case given[name] && name != "scope" && !completion:
+		case given[name] && name != "scope" && name != "require-scope" && !completion:
 			return nil, fmt.Errorf("flag given more than once: --%s", name)
 		case hasValue:
 		case flag.NoOptDefVal != "":

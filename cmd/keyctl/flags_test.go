@@ -134,6 +134,11 @@ func TestCommandTableIsConsistent(t *testing.T) {
 	for _, f := range globalFlags {
 		used[f.name] = true
 	}
+	explain, _, err := root.Find([]string{"explain"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	explain.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { used[f.Name] = true })
 	cli.flags.VisitAll(func(f *pflag.Flag) {
 		if !used[f.Name] {
 			t.Errorf("no command has the flag --%s", f.Name)

@@ -1,8 +1,8 @@
 // Command keyctl is the operators' command line for the key API: it creates accounts, mints,
 // imports, rolls and revokes keys, creates and ends sessions, and lists the sidecars and the audit.
 //
-// The table in commands.go holds all commands, and that in flags.go all flags. A new command is a
-// row there.
+// The table in commands.go holds the commands of the key API, and flags.go their flags. A new command is
+// a row there. explain.go asks a sidecar.
 package main
 
 import (

@@ -62,7 +62,7 @@ func serveMutualTLS(dir string, h http.Handler) (*httptest.Server, error) {
 		return nil, err
 	}
 	server := httptest.NewUnstartedServer(h)
-	server.TLS = conf
+	server.TLS = conf.Config()
 	server.StartTLS()
 	return server, nil
 }

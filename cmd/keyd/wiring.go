@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 	"github.com/phantomrouter/phantom-authz/pkg/daemon"
 	"github.com/phantomrouter/phantom-authz/pkg/keyserver"
@@ -55,6 +57,9 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) (func(*con
 
 // serve adds the components: the listeners depend on the change log, and that on the store.
 func serve(rt *daemon.Runtime, cfg *config.Keyd, store keystore.Store, settings keyserver.Settings) (func(*config.Keyd) error, error) {
+	if metrics, ok := store.(prometheus.Collector); ok {
+		rt.Metrics.MustRegister(metrics)
+	}
 	rt.Add(daemon.Component{Name: "store", Stop: func(context.Context) error { return store.Close() }})
 	server := keyserver.New(keyserver.Options{
 		Store:    store,
@@ -81,11 +86,12 @@ func serve(rt *daemon.Runtime, cfg *config.Keyd, store keystore.Store, settings 
 func listen(rt *daemon.Runtime, cfg *config.Keyd, server *keyserver.Server) error {
 	var conf *tls.Config
 	if files := cfg.Listen.TLS; files != nil {
-		var err error
-		conf, err = secretfile.NewServer(string(files.CertFile), string(files.KeyFile), string(files.ClientCAFile), rt.Log)
+		server, err := secretfile.NewServer(string(files.CertFile), string(files.KeyFile), string(files.ClientCAFile), rt.Log)
 		if err != nil {
 			return fmt.Errorf("listen.tls: %w", err)
 		}
+		conf = server.Config()
+		rt.WatchCertificates("listen.tls", server.Expiries)
 	}
 	listeners := []struct {
 		name    string

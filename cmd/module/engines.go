@@ -81,7 +81,7 @@ func open(filterConfig []byte) (*envoymodule.Engine, error) {
 		Checker: checker,
 		Timeout: func() time.Duration { return checker.KeyAPITimeout() + answerTime },
 		Log:     e.log,
-		Release: e.release,
+		Release: func() { e.sidecar.Release(checker); e.release() },
 	}, nil
 }
 

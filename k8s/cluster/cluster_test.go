@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
+	"github.com/phantomrouter/phantom-authz/k8s/helm"
 	"github.com/phantomrouter/phantom-authz/k8s/schema"
 )
 
@@ -32,6 +33,19 @@ func TestCluster(t *testing.T) {
 	for _, file := range append(overlays, filepath.Join(folder, "base", "kustomization.yaml")) {
 		dir := filepath.Dir(file)
 		t.Run(filepath.Base(dir), func(t *testing.T) { applyAll(t, s, kustomize(t, dir)) })
+	}
+	for _, store := range []string{"sqlite", "postgres"} {
+		t.Run("chart with "+store, func(t *testing.T) {
+			text, err := helm.Template("../chart", "x", map[string]any{"podMonitors": true, "keyd": map[string]any{"store": store}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects := decode(t, text)
+			for _, o := range objects {
+				o.SetNamespace("phantom") // as helm does
+			}
+			applyAll(t, s, objects)
+		})
 	}
 	t.Run("admission", func(t *testing.T) { testAdmission(t, s, folder) })
 }
@@ -111,7 +125,11 @@ func installCRDs(t *testing.T, s *server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range texts {
+	monitoring, err := schema.MonitoringCRDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range append(texts, monitoring) {
 		for _, o := range decode(t, text) {
 			if o.GetKind() != "CustomResourceDefinition" {
 				continue
@@ -133,7 +151,7 @@ func namespace(name string, labels map[string]string) *unstructured.Unstructured
 func manifests(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, part := range []string{"base", "components", "overlays", "admission"} {
+	for _, part := range []string{"base", "components", "overlays", "names", "admission"} {
 		if err := os.CopyFS(filepath.Join(dir, part), os.DirFS(filepath.Join("..", part))); err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,8 @@ const (
 	source = "../../envoy/envoy.yaml"
 	target = "../base/config/envoy.yaml"
 	module = "../components/module/envoy.yaml"
+	remote = "../components/central/envoy.yaml"
+	beside = "../overlays/sidecar/envoy.yaml"
 )
 
 func TestCommittedFilesAreCurrent(t *testing.T) {
@@ -27,7 +29,15 @@ func TestCommittedFilesAreCurrent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for file, got := range map[string][]byte{target: base, module: withModule} {
+	central, err := renderCentral(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sidecar, err := renderSidecar(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, got := range map[string][]byte{target: base, module: withModule, remote: central, beside: sidecar} {
 		if want, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s is not generated from %s: run `go generate` in k8s/ (%v)", file, source, err)
 		}
@@ -56,6 +66,12 @@ func TestRenderRejectsUnexpectedSource(t *testing.T) {
 		changed := strings.Replace(string(text), change[0], change[1], 1)
 		if _, err := render([]byte(changed)); err == nil {
 			t.Errorf("%q instead of %q was rendered", change[1], change[0])
+		}
+	}
+	for _, change := range [][2]string{{"- name: authz ", "- name: other "}, {"authz.sock", "other.sock"}, {"connect_timeout: 0.1s", "connect_timeout: 1s"}} {
+		changed := strings.Replace(string(text), change[0], change[1], 1)
+		if _, err := renderCentral([]byte(changed)); err == nil {
+			t.Errorf("%q instead of %q was rendered for central authzd", change[1], change[0])
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // startAdmin adds the admin listener: the first to start and the last to stop.
@@ -36,24 +38,42 @@ func (rt *Runtime) adminHandler() http.Handler {
 		Registry:          rt.Metrics,
 		EnableOpenMetrics: true,
 	}))
-	profiles := http.NewServeMux()
-	profiles.HandleFunc("GET /debug/pprof/", pprof.Index)
-	profiles.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	profiles.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	profiles.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	profiles.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
-	profiles.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	mux.Handle("/debug/pprof/", localOnly(profiles))
+	rt.debug.HandleFunc("GET /debug/pprof/", pprof.Index)
+	rt.debug.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	rt.debug.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	rt.debug.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	rt.debug.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
+	rt.debug.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	rt.debug.Handle("GET /debug/log-level", rt.level)
+	rt.debug.HandleFunc("PUT /debug/log-level", rt.setLogLevel)
+	mux.Handle("/debug/", localOnly(rt.debug))
 	return mux
 }
 
-// localOnly rejects requests from other machines. Profiles reveal internals and cost processor time,
-// so they stay local where the admin listener is open to probes and scrapers.
+// maxLevelBody is the size of a request for another log level. Larger only costs memory.
+const maxLevelBody = 1 << 10
+
+// setLogLevel sets the log's level until the next reload: {"level":"debug"}, as zap.AtomicLevel accepts
+// and answers it.
+func (rt *Runtime) setLogLevel(w http.ResponseWriter, r *http.Request) {
+	before := rt.level.Level()
+	r.Body = http.MaxBytesReader(w, r.Body, maxLevelBody)
+	rt.level.ServeHTTP(w, r)
+	if after := rt.level.Level(); after > zapcore.ErrorLevel {
+		rt.level.SetLevel(zapcore.ErrorLevel) // errors are always logged
+	} else if after != before {
+		rt.Log.Warn("log level changed until the next reload", zap.Stringer("before", before), zap.Stringer("after", after))
+	}
+}
+
+// localOnly rejects requests from other machines. Profiles and explanations reveal internals and cost
+// processor time, and a log level hides or adds lines, so they stay local where the admin listener is
+// open to probes and scrapers.
 func localOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A peer on a Unix socket has no address; the mode of the socket restricts access.
 		if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && !peer.Addr().Unmap().IsLoopback() {
-			http.Error(w, "profiles are available only on this machine", http.StatusForbidden)
+			http.Error(w, "available only on this machine", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -28,6 +28,9 @@ type Runtime struct {
 	ready  *readiness
 	stack  *stack
 	panics *prometheus.CounterVec
+	debug  *http.ServeMux // of the admin listener, for local clients
+
+	certificates *certificates
 
 	mu        sync.Mutex
 	listeners []*Listener
@@ -42,10 +45,12 @@ func newRuntime(prefix, logLevel string, stderr io.Writer) *Runtime {
 		prefix:  prefix,
 		level:   level,
 		ready:   newReadiness(),
+		debug:   http.NewServeMux(),
 		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: prefix + "_panics_total",
 			Help: "Recovered panics, by the server or client that had them.",
 		}, []string{"server"}),
+		certificates: newCertificates(prefix),
 	}
 	rt.Log, rt.lines = newLog(prefix, stderr, level, rt.Metrics)
 	rt.stack = newStack(rt.Log)
@@ -56,7 +61,7 @@ func newRuntime(prefix, logLevel string, stderr io.Writer) *Runtime {
 		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "goversion": goVersion},
 	})
 	build.Set(1)
-	rt.Metrics.MustRegister(build, rt.panics, collectors.NewGoCollector(),
+	rt.Metrics.MustRegister(build, rt.panics, rt.certificates, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return rt
 }
@@ -89,6 +94,9 @@ func (rt *Runtime) Stopping() <-chan struct{} { return rt.ready.stopping }
 // Draining returns a channel that is closed when the drain begins, Settings.DrainDelay after Stopping.
 // Long polls end then.
 func (rt *Runtime) Draining() <-chan struct{} { return rt.ready.draining }
+
+// HandleDebug adds a handler below /debug/ of the admin listener. Only clients on this machine reach it.
+func (rt *Runtime) HandleDebug(pattern string, h http.Handler) { rt.debug.Handle(pattern, h) }
 
 // Starting sets what /readyz answers until the start is over. It is public.
 func (rt *Runtime) Starting(reason string) { rt.ready.reason.Store(&reason) }

@@ -1,6 +1,7 @@
 package envoylint
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -229,8 +230,7 @@ func (l *linter) isAdmin(cluster string) bool {
 	for _, endpoints := range l.clusters[cluster].in("load_assignment", "endpoints").items() {
 		for _, e := range endpoints.at("lb_endpoints").items() {
 			all++
-			address := e.in("endpoint", "address")
-			if address.shown() != l.admin.shown() || !l.admin.exists() {
+			if !l.admin.exists() || !reflect.DeepEqual(e.in("endpoint", "address").value, l.admin.value) {
 				return false
 			}
 		}

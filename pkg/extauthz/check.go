@@ -2,8 +2,9 @@
 // It is independent of Envoy's messages. A transport, in a folder beside this file, reads its wire
 // format into a Request and writes the Answer.
 //
-// A check reads the credential, requests its record from the Source, finds the requirement of the
-// endpoint, calls policy.Decide (all in check.go) and renders the answer (response.go). Apart from
+// A check reads the credential (credential.go), requests its record from the Source, finds the
+// requirement of the endpoint, calls policy.Decide (all in check.go) and renders the answer
+// (response.go). Explain reports these steps for one request. Apart from
 // Source and Usage it does no I/O and takes no lock. Its time is linear in the bytes of the
 // credential and of the cookies. It hashes the credential once (SHA-256) and allocates little more
 // than the lists of the answer.
@@ -12,7 +13,6 @@ package extauthz
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -108,6 +108,9 @@ func (c *Checker) SetRules(rules *Rules) { c.rules.Store(rules) }
 // KeyAPITimeout returns the time limit of one resolve request, by the current rules.
 func (c *Checker) KeyAPITimeout() time.Duration { return c.rules.Load().KeyAPITimeout }
 
+// Shadow reports whether the current rules always allow.
+func (c *Checker) Shadow() bool { return c.rules.Load().Shadow }
+
 // Metrics returns the checker's metrics, in which a transport counts the messages that it rejects.
 func (c *Checker) Metrics() *Metrics { return c.metrics }
 
@@ -168,14 +171,23 @@ func (c *Checker) Begin(req *Request) (o Outcome, decided bool) {
 // Finish looks up the credential of a check that Begin has not decided, and decides it. It returns
 // answerMargin before ctx's deadline or the limit of an allow at the latest, if Source obeys its
 // context.
-func (o *Outcome) Finish(ctx context.Context) {
+func (o *Outcome) Finish(ctx context.Context) { o.conclude(o.lookUp(ctx)) }
+
+// lookUp requests the record within the time that is left for the check.
+func (o *Outcome) lookUp(ctx context.Context) (rec credential.Record, found bool, err error) {
 	deadline := o.req.Arrived.Add(o.rules.limit())
 	if earlier, ok := ctx.Deadline(); ok && earlier.Before(deadline) {
 		deadline = earlier
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline.Add(-answerMargin))
 	defer cancel()
-	rec, found, err := o.checker.source.Lookup(ctx, o.cred.digest)
+	o.checker.metrics.waiting.Inc()
+	defer o.checker.metrics.waiting.Dec()
+	return o.checker.source.Lookup(ctx, o.cred.digest)
+}
+
+// conclude decides by the result of a look-up.
+func (o *Outcome) conclude(rec credential.Record, found bool, err error) {
 	switch {
 	case errors.Is(err, credential.ErrRateLimited):
 		o.decision = policy.Deny(policy.RateLimited)
@@ -208,8 +220,7 @@ func (o *Outcome) Answer() Answer {
 		return Failed()
 	}
 	c, now := o.checker, time.Now()
-	if o.decision.Allowed() && elapsed(o.req.Arrived, now) > o.rules.limit() {
-		o.decision = o.decision.Withdraw()
+	if o.withdraw(now) {
 		c.metrics.late.Inc()
 	}
 	c.metrics.observe(o.decision, o.rules.Shadow, now.Sub(o.req.Arrived))
@@ -217,6 +228,15 @@ func (o *Outcome) Answer() Answer {
 		c.usage.Used(o.cred.digest, o.decision.Allowed(), now)
 	}
 	return o.rules.answer(o.req, o.decision, &o.lists)
+}
+
+// withdraw makes an allow that is late at now unavailable, and reports whether it was one.
+func (o *Outcome) withdraw(now time.Time) bool {
+	late := o.decision.Allowed() && elapsed(o.req.Arrived, now) > o.rules.limit()
+	if late {
+		o.decision = o.decision.Withdraw()
+	}
+	return late
 }
 
 // elapsed returns the longer of the times that the monotonic and the wall clock measured. Linux's
@@ -249,129 +269,3 @@ func (r RouteRequirement) Parse() policy.Requirement {
 	}
 	return policy.NewRequirement(principal, r.Scope)
 }
-
-// maxCredential is the size of a presented credential in bytes. The contract fixes it.
-const maxCredential = 512
-
-// presented is a credential that a look-up may find.
-type presented struct {
-	kind   credential.Kind
-	digest credential.Digest
-}
-
-// credentialOf reads the credential of a request. A reason other than policy.OK denies without a
-// look-up.
-func (r *Rules) credentialOf(req *Request) (presented, policy.Reason) {
-	if len(req.Authorization) > 0 {
-		token, ok := bearerToken(req.Authorization)
-		if !ok {
-			return presented{}, policy.MalformedAuthorization
-		}
-		return r.accept(credential.Key, token)
-	}
-	value, found, usable := sessionCookie(req.Cookie, r.CookieName)
-	switch {
-	case !found:
-		return presented{}, policy.NoCredential
-	case !r.fromWebApp(req):
-		return presented{}, policy.SessionOrigin
-	case !usable:
-		return presented{}, policy.SessionExpired
-	}
-	return r.accept(credential.Session, value)
-}
-
-// accept rejects a plaintext whose format alone shows that no look-up can find it.
-func (r *Rules) accept(kind credential.Kind, plaintext string) (presented, policy.Reason) {
-	own := credential.KeyShape
-	if kind == credential.Session {
-		own = credential.SessionShape
-	}
-	switch credential.ShapeOf(plaintext) {
-	case own:
-	case credential.Foreign:
-		if r.RefuseForeign {
-			return presented{}, policy.NotFound(kind)
-		}
-	default: // malformed, or of the other kind
-		return presented{}, policy.NotFound(kind)
-	}
-	return presented{kind: kind, digest: credential.NewSecret(plaintext).Digest()}, policy.OK
-}
-
-// fromWebApp reports whether a browser sent the request on behalf of a page of the web app. CORS
-// keeps other pages from reading an answer, not from sending the request.
-func (r *Rules) fromWebApp(req *Request) bool {
-	if len(req.Origin) > 0 {
-		return len(req.Origin) == 1 && req.Origin[0] == r.Origin
-	}
-	return len(req.SecFetchSite) == 1 && req.SecFetchSite[0] == "same-origin"
-}
-
-// bearerToken reads "Bearer" 1*SP b64token (RFC 6750 section 2.1) with the scheme in any case
-// (RFC 9110 section 11.1) from exactly one header.
-func bearerToken(values []string) (string, bool) {
-	const scheme = "bearer"
-	if len(values) != 1 || len(values[0]) <= len(scheme) {
-		return "", false
-	}
-	name, rest := values[0][:len(scheme)], values[0][len(scheme):]
-	if !strings.EqualFold(name, scheme) || rest[0] != ' ' {
-		return "", false
-	}
-	token := strings.TrimLeft(rest, " ")
-	return token, len(token) <= maxCredential && isB64Token(token)
-}
-
-func isB64Token(s string) bool {
-	body := strings.TrimRight(s, "=")
-	if body == "" {
-		return false
-	}
-	for i := range len(body) {
-		if !inB64Token[body[i]] {
-			return false
-		}
-	}
-	return true
-}
-
-// inB64Token has the bytes that a b64token may have before its '='. A table has no branches: those that
-// depend on the bytes of a random key are predicted wrongly.
-var inB64Token = func() (in [256]bool) {
-	for _, c := range []byte("-._~+/0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") {
-		in[c] = true
-	}
-	return in
-}()
-
-// sessionCookie returns the value of the session cookie. Found reports whether a value is not empty,
-// usable whether it is valid and the only value.
-func sessionCookie(headers []string, name string) (value string, found, usable bool) {
-	usable = true
-	for _, header := range headers {
-		for pair := range strings.SplitSeq(header, ";") {
-			n, v, _ := strings.Cut(trimOWS(pair), "=")
-			if n != name || v == "" {
-				continue
-			}
-			if found && v != value {
-				usable = false
-			}
-			value, found = v, true
-		}
-	}
-	return value, found, usable && len(value) <= maxCredential && isCookieOctets(value)
-}
-
-// isCookieOctets reports whether s consists of cookie-octets (RFC 6265 section 4.1.1).
-func isCookieOctets(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == ',' || c == ';' || c == '\\' {
-			return false
-		}
-	}
-	return true
-}
-
-func trimOWS(s string) string { return strings.Trim(s, " \t") }

@@ -58,6 +58,7 @@ const (
 // API is one side of a program's API. It answers what is not in its routes with an error.
 type API[C any] struct {
 	Side   string // its name in metrics
+	Codes  []int  // status codes of its operations, whose series exist from the start
 	Routes []Route[C]
 	// Accept checks the connection of every request before everything else.
 	Accept func(*http.Request) error
@@ -98,6 +99,7 @@ func (a API[C]) Handler() http.Handler {
 			e.methods[http.MethodHead] = r
 		}
 	}
+	a.preset(unknown, endpoints)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The mux redirects a path that is not clean.
 		if p := r.URL.EscapedPath(); p != path.Clean(p) {
@@ -133,11 +135,7 @@ func (e *endpoint[C]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body, _ = Encode(response.Body) // an envelope can always be encoded
 	}
 	response.write(w, body)
-	label := e.path
-	if _, ok := e.methods[r.Method]; ok {
-		label = r.Method + " " + e.path
-	}
-	e.api.Metrics.observe(e.api.Side, label, response.Status, time.Since(began))
+	e.api.Metrics.observe(e.api.Side, e.label(r.Method), response.Status, time.Since(began))
 }
 
 func (e *endpoint[C]) run(w http.ResponseWriter, r *http.Request) (Response, error) {

@@ -73,6 +73,7 @@ type Options struct {
 	Admission Admission
 	Log       *zap.Logger // should not block: polls and resolves wait for it
 	Metrics   prometheus.Registerer
+	Panics    prometheus.Counter // counts panics of goroutines, which end Run; nil: they are only logged
 }
 
 // Cache resolves digests, from memory where it can. It is safe for concurrent use. Its owner runs
@@ -83,13 +84,15 @@ type Cache struct {
 	changesOptional bool
 	log             *zap.Logger // not used while a lock is held
 	metrics         *metrics
+	panics          prometheus.Counter
 
 	pools    pools
 	state    atomic.Pointer[state] // written under mu
 	times    atomic.Pointer[Times]
 	failures atomic.Int64 // of resolves, in a row
 
-	pollsFailing atomic.Bool // several in a row
+	pollsFailing atomic.Bool  // several in a row
+	acknowledged atomic.Int64 // when a poll was last answered with a lease, or New was called, in nanoseconds since origin
 	logUnusable  sync.Once
 
 	answered     chan struct{} // closed by the key API's first answer
@@ -123,6 +126,7 @@ func New(api KeyAPI, o Options) *Cache {
 		newName:         o.Name,
 		changesOptional: o.ChangesOptional,
 		log:             o.Log,
+		panics:          o.Panics,
 		cursor:          cursor{name: o.Name(), after: headOnly},
 		answered:        make(chan struct{}),
 		wake:            make(chan struct{}, 1),
@@ -138,6 +142,7 @@ func New(api KeyAPI, o Options) *Cache {
 	c.state.Store(&state{})
 	c.times.Store(&o.Times)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.acknowledged.Store(int64(time.Since(origin)))
 	c.metrics = newMetrics(o.Metrics, c)
 	return c
 }
@@ -310,6 +315,9 @@ func (c *Cache) recovered() {
 	value := recover()
 	if value == nil {
 		return
+	}
+	if c.panics != nil {
+		c.panics.Inc()
 	}
 	c.log.Error("cache panicked: checks get 503 until the sidecar has restarted", zap.String("panic", fmt.Sprintf("%T", value)), zap.Stack("stack"))
 	select {

@@ -121,7 +121,7 @@ func (f *follower) poll(ctx context.Context) time.Duration {
 	case errors.Is(err, sidecarapi.ErrConflict):
 		f.handleConflict()
 	case errors.Is(err, sidecarapi.ErrNotOffered) && c.changesOptional && f.enterTTLMode(time.Now()):
-		c.metrics.polls.WithLabelValues("not_offered").Inc()
+		c.metrics.polled(err)
 		f.succeeded()
 		return jitter(ttlPollInterval)
 	}
@@ -226,7 +226,7 @@ func (f *follower) succeeded() {
 
 // handleChanges applies an answer, and then relies on the lease that it gives.
 func (f *follower) handleChanges(req sidecarapi.ChangesRequest, sent time.Time, ch sidecarapi.Changes) error {
-	c := f.cache
+	c, received := f.cache, time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.clearPendingEpoch(req.Epoch, ch.Epoch)
@@ -242,6 +242,9 @@ func (f *follower) handleChanges(req sidecarapi.ChangesRequest, sent time.Time, 
 		c.invalidateAll(ch.Epoch, ch.Revision)
 	}
 	hot := c.apply(ch)
+	if len(ch.List) > 0 {
+		c.metrics.application.Observe(time.Since(received).Seconds())
+	}
 	c.cursor.epoch, c.cursor.after = ch.Epoch, ch.Revision
 	next := *c.state.Load()
 	next.epoch, next.ttlMode = ch.Epoch, false
@@ -250,6 +253,7 @@ func (f *follower) handleChanges(req sidecarapi.ChangesRequest, sent time.Time, 
 	if ch.Lease > 0 {
 		next.sent, next.lease, next.ended, next.dropped = momentOf(sent), ch.Lease, false, false
 		next.maxStale = time.Duration(req.MaxStaleMS) * time.Millisecond
+		c.acknowledged.Store(int64(received.Sub(origin)))
 	}
 	c.state.Store(&next)
 	if len(hot) > 0 && !c.closed {

@@ -123,6 +123,7 @@ func TestChangeInvalidatesCredential(t *testing.T) {
 // Look-ups and changes of the same credential may run at the same time.
 func TestChangesDuringLookups(t *testing.T) {
 	bubble(t, nil, func(f *fixture) {
+		f.concurrent = true
 		f.start()
 		f.warm()
 		for range 20 {

@@ -25,6 +25,8 @@ type fixture struct {
 	t    *testing.T
 	api  *fakeAPI
 	stop func() // ends Run and waits; nil while it does not run
+
+	concurrent bool // changes are applied during look-ups, so two reads of the cache may differ
 }
 
 func options() Options {
@@ -145,12 +147,20 @@ func (f *fixture) lookup(name string) string {
 // cached looks a credential up in the cache alone and names the outcome.
 func (f *fixture) cached(name string) (got string, known bool) {
 	f.t.Helper()
-	began := time.Now()
+	began, seen := time.Now(), f.Inspect(digest(name))
 	rec, found, known := f.Cached(digest(name))
+	if seen.answers() != known && !f.concurrent {
+		f.t.Errorf("%s: Cached has an answer: %v, want what Inspect reports: %+v of %+v", name, known, seen.Entry, seen)
+	}
 	if took := time.Since(began); took != 0 {
 		f.t.Errorf("Cached waited %s", took)
 	}
 	return outcome(rec, found, nil), known
+}
+
+// answers reports whether Cached has an answer.
+func (i Inspection) answers() bool {
+	return i.Entry != nil && (i.Entry.Freshness == "fresh" || i.ResolvesFail && (i.Entry.Freshness == "refresh" || i.Entry.MayServe))
 }
 
 func outcome(rec credential.Record, found bool, err error) string {
@@ -257,3 +267,6 @@ func unusableResults(r *sidecarapi.Resolved) {
 		r.Results[i] = sidecarapi.Result{}
 	}
 }
+
+// sizes counts the entries of both pools.
+func (p pools) sizes() (known, unknown int) { return p.sum(knownPool).size, p.sum(unknownPool).size }

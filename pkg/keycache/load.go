@@ -85,7 +85,7 @@ func (c *Cache) request(d credential.Digest, cached bool) *load {
 	case c.limiter.acquire(l, time.Now()):
 		c.runLimiter()
 	default:
-		c.finish(l, sidecarapi.Result{}, credential.ErrRateLimited)
+		c.refuse(l)
 	}
 	return l
 }
@@ -117,8 +117,14 @@ func (c *Cache) runLimiter() {
 		c.enqueue(l)
 	}
 	for _, l := range refuse {
-		c.finish(l, sidecarapi.Result{}, credential.ErrRateLimited)
+		c.refuse(l)
 	}
+}
+
+// refuse ends a load for which there is no token. c.mu is held.
+func (c *Cache) refuse(l *load) {
+	c.metrics.refused.Inc()
+	c.finish(l, sidecarapi.Result{}, credential.ErrRateLimited)
 }
 
 // enqueue adds a load to the open batch. c.mu is held.

@@ -2,6 +2,7 @@ package keycache
 
 import (
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,20 +25,25 @@ func observed(level zapcore.Level, logs **observer.ObservedLogs) func(*Options) 
 	}
 }
 
-// value reads a gauge or counter without labels.
-func value(t *testing.T, registry *prometheus.Registry, name string) float64 {
+// value reads a gauge or counter with the label values, in the order of the labels' names.
+func value(t *testing.T, registry *prometheus.Registry, name string, labels ...string) float64 {
 	t.Helper()
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, family := range families {
-		if family.GetName() == name {
-			m := family.GetMetric()[0]
-			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		for _, m := range family.GetMetric() {
+			var got []string
+			for _, l := range m.GetLabel() {
+				got = append(got, l.GetValue())
+			}
+			if family.GetName() == name && slices.Equal(got, labels) {
+				return m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
 		}
 	}
-	t.Errorf("no metric %s", name)
+	t.Errorf("no metric %s%v", name, labels)
 	return 0
 }
 
@@ -160,36 +166,38 @@ func TestChangeLogOutageIsLoggedTwice(t *testing.T) {
 // The gauge is 1 while resolves or polls fail.
 func TestKeyAPIDownGauge(t *testing.T) {
 	for name, tt := range map[string]struct {
-		fault func(*fakeAPI)
-		want  float64
+		fault          func(*fakeAPI)
+		resolves, poll float64
 	}{
-		"nothing fails": {func(*fakeAPI) {}, 0},
-		"resolves fail": {func(a *fakeAPI) { a.resolveErr = errUnreachable }, 1},
-		"polls fail":    {func(a *fakeAPI) { a.pollErr = errUnreachable }, 1},
-		"polls are 404": {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrNotOffered }, 1},
-		"both fail":     {func(a *fakeAPI) { a.resolveErr, a.pollErr = errUnreachable, errUnreachable }, 1},
-		"polls are 409": {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrConflict }, 0},
+		"nothing fails": {func(*fakeAPI) {}, 0, 0},
+		"resolves fail": {func(a *fakeAPI) { a.resolveErr = errUnreachable }, 1, 0},
+		"polls fail":    {func(a *fakeAPI) { a.pollErr = errUnreachable }, 0, 1},
+		"polls are 404": {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrNotOffered }, 0, 1},
+		"both fail":     {func(a *fakeAPI) { a.resolveErr, a.pollErr = errUnreachable, errUnreachable }, 1, 1},
+		"polls are 409": {func(a *fakeAPI) { a.pollErr = sidecarapi.ErrConflict }, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			registry := prometheus.NewRegistry()
 			bubble(t, func(o *Options) { unlimited(o); o.Metrics = registry }, func(f *fixture) {
-				wantDown := func(want float64) {
+				wantDown := func(resolves, polls float64) {
 					t.Helper()
-					if got := value(t, registry, "phantom_authz_key_api_down"); got != want {
-						t.Errorf("phantom_authz_key_api_down is %v, want %v", got, want)
+					for by, want := range map[string]float64{"resolve": resolves, "poll": polls} {
+						if got := value(t, registry, "phantom_authz_key_api_down", by); got != want {
+							t.Errorf("phantom_authz_key_api_down by %s is %v, want %v", by, got, want)
+						}
 					}
 				}
 				f.start()
-				wantDown(0)
+				wantDown(0, 0)
 				f.api.set(func() { tt.fault(f.api) })
 				for _, name := range names("n", maxFailures) {
 					f.lookup(name)
 				}
 				advance(3 * time.Second)
-				wantDown(tt.want)
+				wantDown(tt.resolves, tt.poll)
 				f.api.reconnect()
 				advance(3 * time.Second)
-				wantDown(0)
+				wantDown(0, 0)
 			})
 		})
 	}

@@ -180,7 +180,7 @@ var mutants = []mutant{{
 	[]edit{{"if woken || ctx.Err() != nil {", "if woken {"}},
 }, {
 	"the gauge counts resolves alone", "metrics.go", "TestKeyAPIDown", false,
-	[]edit{{" || c.pollsFailing.Load()", ""}},
+	[]edit{{"telemetry.Flag(c.pollsFailing.Load())", "0"}},
 }, {
 	"a part of the changes lengthens the stale time", "follow.go", "TestPartialChanges", false,
 	[]edit{{"if ch.Lease > 0 {", "if ch.Lease >= 0 {"}},

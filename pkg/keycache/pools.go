@@ -39,7 +39,10 @@ const (
 	unknownPool               // all other digests
 )
 
-type pool struct{ size, limit int }
+var poolNames = [...]string{knownPool: "known", unknownPool: "unknown"}
+
+// pool is one list of a shard. The shard's lock guards it.
+type pool struct{ size, limit, evicted int }
 
 const (
 	// maxShards bounds the shards. Smaller has cores wait for each other's locks; larger
@@ -75,19 +78,16 @@ func newPools(known, unknown int, leave func(*entry)) pools {
 // of returns the digest's shard. Digests are hashes, so they are uniformly distributed.
 func (p pools) of(d credential.Digest) *shard { return &p[int(d[0])%len(p)] }
 
-// sizes counts the entries of both pools.
-func (p pools) sizes() (known, unknown int) {
+// sum adds the numbers of a pool in all shards.
+func (p pools) sum(id poolID) (total pool) {
 	for i := range p {
-		k, u := p[i].sizes()
-		known, unknown = known+k, unknown+u
+		s := &p[i]
+		s.mu.Lock()
+		part := s.pools[id]
+		s.mu.Unlock()
+		total.size, total.limit, total.evicted = total.size+part.size, total.limit+part.limit, total.evicted+part.evicted
 	}
-	return known, unknown
-}
-
-func (s *shard) sizes() (known, unknown int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.pools[knownPool].size, s.pools[unknownPool].size
+	return total
 }
 
 // at returns an entry, which is valid while the lock is held.
@@ -162,6 +162,7 @@ func (s *shard) move(i slot, to poolID) {
 func (s *shard) insert(i slot, e *entry) {
 	s.link(i, e)
 	if p := &s.pools[e.pool]; p.size > p.limit {
+		p.evicted++
 		s.remove(s.at(slot(e.pool)).prev)
 	}
 }

@@ -297,9 +297,9 @@ func TestChangeNamesAtMost100Sidecars(t *testing.T) {
 // hangingLeases does not return from Leases.
 type hangingLeases struct{ keystore.Store }
 
-func (hangingLeases) Leases(ctx context.Context) (int, error) {
+func (hangingLeases) Leases(ctx context.Context) (keystore.Head, keystore.Leases, error) {
 	<-ctx.Done()
-	return 0, ctx.Err()
+	return keystore.Head{}, keystore.Leases{}, ctx.Err()
 }
 
 func TestScrapeDoesNotReadTheStore(t *testing.T) {

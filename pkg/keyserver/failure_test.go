@@ -108,7 +108,11 @@ func (failingStore) Sidecars(context.Context, keystore.Page) (keystore.Head, []k
 func (failingStore) Progress(context.Context, int64) (keystore.Head, keystore.Progress, error) {
 	return keystore.Head{}, keystore.Progress{}, errStore
 }
-func (failingStore) Leases(context.Context) (int, error)        { return 0, errStore }
+
+func (failingStore) Leases(context.Context) (keystore.Head, keystore.Leases, error) {
+	return keystore.Head{}, keystore.Leases{}, errStore
+}
+
 func (failingStore) Prune(context.Context, time.Duration) error { return errStore }
 
 // goodBodies pass the checks, so that the request reaches the store.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
@@ -35,18 +36,26 @@ const limitedAccounts = 64 << 10
 // tokens that are in it. So evicting the buckets of others does not give an account a full one. The counts of
 // writes in flight exist only as long as the requests do.
 type writeLimits struct {
-	accounts int // maximum number of buckets
+	accounts int                    // maximum number of buckets
+	rejected *prometheus.CounterVec // by limit
+
 	mu       sync.Mutex
 	buckets  *simplelru.LRU[string, *rate.Limiter]
 	inFlight map[string]int
 }
 
-func newWriteLimits(accounts int) *writeLimits {
+// The values of the label limit of rejected writes.
+const (
+	rateLimit       = "rate"
+	concurrentLimit = "concurrent"
+)
+
+func newWriteLimits(accounts int, rejected *prometheus.CounterVec) *writeLimits {
 	buckets, err := simplelru.NewLRU[string, *rate.Limiter](accounts, nil)
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
-	return &writeLimits{accounts: accounts, buckets: buckets, inFlight: map[string]int{}}
+	return &writeLimits{accounts: accounts, rejected: rejected, buckets: buckets, inFlight: map[string]int{}}
 }
 
 // begin admits one write of the account or rejects it. release ends the write; it may be called again.
@@ -54,12 +63,14 @@ func (l *writeLimits) begin(account string, limits OwnerLimits) (release func(),
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.inFlight[account] >= limits.Concurrent {
+		l.rejected.WithLabelValues(concurrentLimit).Inc()
 		return nil, tooMany(time.Second, "at most %d changes of an account at the same time", limits.Concurrent)
 	}
 	now := time.Now()
 	token := l.bucket(account, limits, now).ReserveN(now, 1)
 	if wait := token.DelayFrom(now); wait > 0 { // infinite if there can never be a token
 		token.CancelAt(now)
+		l.rejected.WithLabelValues(rateLimit).Inc()
 		return nil, tooMany(wait, "at most %d changes of an account in a minute", limits.ChangesPerMinute)
 	}
 	l.inFlight[account]++

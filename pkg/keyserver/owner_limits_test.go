@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/httpapi"
 )
@@ -58,6 +60,15 @@ func TestOwnersTokenBucket(t *testing.T) {
 		<-time.After(3 * time.Second)
 		mint("a").want(201)
 		mint("a").limited(5)
+		for series, want := range map[string]float64{
+			`phantom_keyd_owner_writes_rejected_total{limit="rate"}`:                         3,
+			`phantom_keyd_owner_writes_rejected_total{limit="concurrent"}`:                   0,
+			`phantom_keyd_requests_total{code="429",route="POST ` + own + `",side="owners"}`: 3,
+		} {
+			if got := f.metric(series); got != want {
+				t.Errorf("%s is %v, want %v", series, got, want)
+			}
+		}
 
 		// A request that is rejected for another reason takes a token.
 		<-time.After(time.Minute)
@@ -166,7 +177,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 func TestEvictedBucketsAreNotRefilled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const accounts = 10
-		l := newWriteLimits(accounts)
+		l := newWriteLimits(accounts, newMetrics(prometheus.NewRegistry()).rejected)
 		limits := OwnerLimits{ChangesPerMinute: 60, Burst: 20, Concurrent: 1}
 		accepted := 0
 		for range 100 {

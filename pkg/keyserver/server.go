@@ -87,6 +87,7 @@ type Server struct {
 	waiting  atomic.Int64 // polls that wait for a change
 	latest   atomic.Pointer[shared]
 	acks     acks
+	pending  pending
 
 	// These errors may occur in every request of thousands of sidecars. Each is logged once per logInterval.
 	beyondHead, full rate.Sometimes
@@ -108,13 +109,14 @@ const (
 
 // New makes a server. Long polls need Run.
 func New(o Options, settings Settings) *Server {
+	m := newMetrics(o.Metrics)
 	s := &Server{
-		store:    o.Store,
+		store:    newTimedStore(o.Store, o.Metrics),
 		log:      o.Log,
 		draining: o.Draining,
-		metrics:  newMetrics(o.Metrics),
+		metrics:  m,
 		failures: map[string]*failures{sidecarsSide: newFailures(), operatorsSide: newFailures()},
-		writes:   newWriteLimits(limitedAccounts),
+		writes:   newWriteLimits(limitedAccounts, m.rejected),
 		parts:    partLimits{keys: keystore.MaxImport, fill: partFill, timeout: partTimeout},
 		tail:     newTail(keptChanges),
 
@@ -133,8 +135,8 @@ func (s *Server) Apply(settings Settings) { s.settings.Store(&settings) }
 func (s *Server) Run(ctx context.Context) error {
 	var loops errgroup.Group
 	loops.Go(func() error { s.follow(ctx); return nil })
-	loops.Go(func() error { s.repeat(ctx, "prune", pruneInterval, pruneInterval, s.prune); return nil })
-	loops.Go(func() error { s.repeat(ctx, "count", countInterval, storeTimeout, s.countSidecars); return nil })
+	loops.Go(func() error { s.repeat(ctx, pruneLoop, pruneInterval, pruneInterval, s.prune); return nil })
+	loops.Go(func() error { s.repeat(ctx, countLoop, countInterval, storeTimeout, s.countSidecars); return nil })
 	return loops.Wait()
 }
 
@@ -156,17 +158,6 @@ func (s *Server) prune(ctx context.Context) error {
 	return err
 }
 
-// countSidecars updates the metric, so that a scrape does not wait for the store.
-func (s *Server) countSidecars(ctx context.Context) error {
-	n, err := s.store.Leases(ctx)
-	if err != nil {
-		return err
-	}
-	s.metrics.sidecars.Set(float64(n))
-	s.metrics.counted.SetToCurrentTime()
-	return nil
-}
-
 func (s *Server) storeFailed(at string, err error) {
 	s.metrics.storeErrors.WithLabelValues(at).Inc()
 	s.log.Error("the store failed", zap.String("at", at), zap.Error(err))
@@ -177,6 +168,13 @@ const (
 	sidecarsSide  = "sidecars"
 	operatorsSide = "operators"
 	ownersSide    = "owners"
+)
+
+// The background loops' names there.
+const (
+	followLoop = "follow"
+	pruneLoop  = "prune"
+	countLoop  = "count"
 )
 
 // Sidecars is the side of the authorization sidecars.
@@ -206,6 +204,7 @@ type route = httpapi.Route[caller]
 func (s *Server) side(name string, authenticate func(*http.Request) (caller, error), routes []route) httpapi.API[caller] {
 	return httpapi.API[caller]{
 		Side:         name,
+		Codes:        codes[name],
 		Routes:       append(routes, describe),
 		Accept:       func(r *http.Request) error { return s.acceptCertificate(r, name) },
 		Authenticate: authenticate,

@@ -24,7 +24,7 @@ func (s *Server) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		signal := s.store.Changed()
 		if err := s.catchUp(ctx); err != nil && ctx.Err() == nil {
-			s.storeFailed("follow", err)
+			s.storeFailed(followLoop, err)
 		}
 		pause(ctx, minFollowPause, nil, nil)
 		pause(ctx, checkInterval, signal, nil)
@@ -49,6 +49,7 @@ func (s *Server) catchUp(ctx context.Context) error {
 		}
 	}
 	s.tail.update(head, since)
+	s.pending.note(head, time.Now())
 	s.metrics.revision.Set(float64(head.Revision))
 	return nil
 }

@@ -169,8 +169,8 @@ type Feed interface {
 	Sidecars(ctx context.Context, page Page) (head Head, list []Sidecar, next string, err error)
 	// Progress is ProgressOf all sidecars that Sidecars lists, with the head of the same snapshot.
 	Progress(ctx context.Context, revision int64) (Head, Progress, error)
-	// Leases counts the sidecars that hold a lease now.
-	Leases(ctx context.Context) (int, error)
+	// Leases summarizes the sidecars that hold a lease now, with the head of the same snapshot.
+	Leases(ctx context.Context) (Head, Leases, error)
 
 	// Prune deletes log rows older than retention, from the oldest on without a gap, and sidecars and sessions that have been
 	// over for longer than that. The newest row always stays. It deletes counts of usage that are older than UsageRetention,

@@ -225,6 +225,13 @@ type Grant struct {
 	StaleEndsAt time.Time
 }
 
+// Leases is a summary of the sidecars that hold a lease.
+type Leases struct {
+	Count    int
+	Revision int64     // the lowest that one has acknowledged; that of the head without any
+	FirstEnd time.Time // of a lease; zero without any
+}
+
 // Usage is one credential's use since the sidecar's last report.
 type Usage struct {
 	Digest          credential.Digest

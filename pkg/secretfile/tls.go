@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"strings"
@@ -16,46 +17,75 @@ import (
 // file that was named by mistake; smaller rejects long lists of CAs.
 const maxPEM = 1 << 20
 
-// NewServer returns the TLS configuration of a server with the certificate chain and key, which
+// loaded is what TLS needs of the files.
+type loaded struct {
+	conf     *tls.Config
+	expiries map[string]time.Time // immutable
+}
+
+// The files of certificates as Expiries names them: as the fields of the configuration.
+const (
+	certName     = "cert_file"
+	clientCAName = "client_ca_file"
+	caName       = "ca_file"
+)
+
+// Server is the TLS of a server. It is safe for concurrent use.
+type Server struct{ current *watched[loaded] }
+
+// NewServer makes the TLS of a server with the certificate chain and key, which
 // it reads again when the files change. With a client CA file it requires a client certificate
 // that one of these CAs has signed; "" requires none. It accepts TLS 1.2 and later and offers
 // HTTP/2 and HTTP/1.1.
-func NewServer(certFile, keyFile, clientCAFile string, log *zap.Logger) (*tls.Config, error) {
+func NewServer(certFile, keyFile, clientCAFile string, log *zap.Logger) (*Server, error) {
 	current, err := watchServer(certFile, keyFile, clientCAFile, log)
 	if err != nil {
 		return nil, err
 	}
+	return &Server{current}, nil
+}
+
+// Config returns the configuration of a listener, which uses the current files for each connection.
+func (s *Server) Config() *tls.Config {
 	// Each configuration has its own keys for session tickets, so no client resumes a session
 	// that was authenticated by a previous CA.
 	conf := newConfig()
-	conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return current.get(), nil }
-	return conf, nil
+	conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.current.get().conf, nil }
+	return conf
 }
 
-func watchServer(certFile, keyFile, clientCAFile string, log *zap.Logger) (*watched[*tls.Config], error) {
-	return watch([]string{certFile, keyFile, clientCAFile}, []string{keyFile}, log, func() (*tls.Config, error) {
+// Expiries returns when the certificates of the current files end, by cert_file and client_ca_file: the
+// first end of a chain, the last end of several CAs, from which on no peer is accepted. Do not change
+// the map.
+func (s *Server) Expiries() map[string]time.Time { return s.current.get().expiries }
+
+func watchServer(certFile, keyFile, clientCAFile string, log *zap.Logger) (*watched[loaded], error) {
+	return watch([]string{certFile, keyFile, clientCAFile}, []string{keyFile}, log, func() (loaded, error) {
 		cert, err := readKeyPair(certFile, keyFile)
 		if err != nil {
-			return nil, err
+			return loaded{}, err
 		}
-		conf := newConfig()
-		conf.Certificates = []tls.Certificate{cert}
+		l := loaded{newConfig(), map[string]time.Time{certName: endOf(cert)}}
+		l.conf.Certificates = []tls.Certificate{cert}
 		if clientCAFile != "" {
-			conf.ClientAuth = tls.RequireAndVerifyClientCert
-			conf.ClientCAs, err = readCAs(clientCAFile)
+			l.conf.ClientAuth = tls.RequireAndVerifyClientCert
+			l.conf.ClientCAs, l.expiries[clientCAName], err = readCAs(clientCAFile)
 		}
-		return conf, err
+		return l, err
 	})
 }
 
 // Client dials with TLS. It is safe for concurrent use.
-type Client struct{ current *watched[*tls.Config] }
+type Client struct{ current *watched[loaded] }
+
+// Expiries is that of Server, by cert_file and ca_file.
+func (c *Client) Expiries() map[string]time.Time { return c.current.get().expiries }
 
 // NewClient makes a client that trusts the CAs in the file ("": the system's) and presents the
 // certificate with its key ("": none). After a change of the files, new connections use the new
 // content.
 func NewClient(caFile, certFile, keyFile string, log *zap.Logger) (*Client, error) {
-	current, err := watch([]string{caFile, certFile, keyFile}, []string{keyFile}, log, func() (*tls.Config, error) {
+	current, err := watch([]string{caFile, certFile, keyFile}, []string{keyFile}, log, func() (loaded, error) {
 		return readClient(caFile, certFile, keyFile)
 	})
 	if err != nil {
@@ -66,28 +96,28 @@ func NewClient(caFile, certFile, keyFile string, log *zap.Logger) (*Client, erro
 
 // ReadClient reads the configuration of a client as NewClient does, once and also from pipes.
 func ReadClient(caFile, certFile, keyFile string, log *zap.Logger) (*tls.Config, error) {
-	conf, err := readClient(caFile, certFile, keyFile)
+	l, err := readClient(caFile, certFile, keyFile)
 	if err == nil && keyFile != "" {
 		warnIfOpen(keyFile, log)
 	}
-	return conf, err
+	return l.conf, err
 }
 
-func readClient(caFile, certFile, keyFile string) (conf *tls.Config, err error) {
-	conf = newConfig()
+func readClient(caFile, certFile, keyFile string) (l loaded, err error) {
+	conf, expiries := newConfig(), map[string]time.Time{}
 	if caFile != "" {
-		if conf.RootCAs, err = readCAs(caFile); err != nil {
-			return nil, err
+		if conf.RootCAs, expiries[caName], err = readCAs(caFile); err != nil {
+			return loaded{}, err
 		}
 	}
 	if certFile != "" {
 		cert, err := readKeyPair(certFile, keyFile)
 		if err != nil {
-			return nil, err
+			return loaded{}, err
 		}
-		conf.Certificates = []tls.Certificate{cert}
+		conf.Certificates, expiries[certName] = []tls.Certificate{cert}, endOf(cert)
 	}
-	return conf, nil
+	return loaded{conf, expiries}, nil
 }
 
 // Limits of dialling. Larger makes callers wait longer for a peer that does not answer; smaller
@@ -104,7 +134,7 @@ const (
 func (c *Client) DialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
 	dialer := tls.Dialer{
 		NetDialer: &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive},
-		Config:    c.current.get(),
+		Config:    c.current.get().conf,
 	}
 	// NetDialer's timeout does not cover the handshake.
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout+handshakeTimeout)
@@ -124,7 +154,10 @@ func CheckPEM(path string) error {
 
 // CheckCAs reports whether NewServer and NewClient would accept a file of CA certificates.
 func CheckCAs(path string) error {
-	_, err := check(path, readCAs)
+	_, err := check(path, func(path string) (*x509.CertPool, error) {
+		cas, _, err := readCAs(path)
+		return cas, err
+	})
 	return err
 }
 
@@ -155,14 +188,31 @@ func readKeyPair(certFile, keyFile string) (tls.Certificate, error) {
 	return cert, nil
 }
 
-func readCAs(path string) (*x509.CertPool, error) {
+// readCAs returns the CAs in a file and the last end of one.
+func readCAs(path string) (cas *x509.CertPool, last time.Time, err error) {
 	data, err := readPEM(path)
 	if err != nil {
-		return nil, err
+		return nil, last, err
 	}
-	cas := x509.NewCertPool()
+	cas = x509.NewCertPool()
 	if !cas.AppendCertsFromPEM(data) {
-		return nil, invalid(path, "must hold a certificate in PEM")
+		return nil, last, invalid(path, "must hold a certificate in PEM")
 	}
-	return cas, nil
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		// What cannot be parsed is not in the pool either.
+		if ca, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" && ca.NotAfter.After(last) {
+			last = ca.NotAfter
+		}
+	}
+	return cas, last, nil
+}
+
+// endOf returns the first end of a certificate and its chain.
+func endOf(cert tls.Certificate) (first time.Time) {
+	for _, der := range cert.Certificate {
+		if c, err := x509.ParseCertificate(der); err == nil && (first.IsZero() || c.NotAfter.Before(first)) {
+			first = c.NotAfter
+		}
+	}
+	return first
 }

@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -30,6 +31,7 @@ type authority struct {
 	t    *testing.T
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
+	life time.Duration // of the certificates that it issues
 }
 
 var serial = big.NewInt(1)
@@ -50,7 +52,7 @@ func newAuthority(t *testing.T) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &authority{t, cert, key}
+	return &authority{t, cert, key, 30 * time.Minute}
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
@@ -72,7 +74,7 @@ func (a *authority) issue(name, certFile, keyFile string) {
 	serial = new(big.Int).Add(serial, big.NewInt(1))
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(a.life),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
@@ -153,7 +155,7 @@ func TestMutualTLSFollowsChangedFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := greet(t, conf)
+	addr := greet(t, conf.Config())
 	client, err := NewClient(at("ca.pem"), at("client.pem"), at("client.key"), zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +206,7 @@ func TestServerFollowsChangedFiles(t *testing.T) {
 	}
 	name := func() string {
 		due(current)
-		leaf, err := x509.ParseCertificate(current.get().Certificates[0].Certificate[0])
+		leaf, err := x509.ParseCertificate(current.get().conf.Certificates[0].Certificate[0])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -295,7 +297,7 @@ func TestClientOffersHTTP2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", conf)
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", conf.Config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,5 +318,53 @@ func TestClientOffersHTTP2(t *testing.T) {
 	_ = answer.Body.Close()
 	if answer.ProtoMajor != 2 {
 		t.Errorf("spoke %s", answer.Proto)
+	}
+}
+
+// The end of a certificate is known before a connection uses it, also after a replacement.
+func TestExpiries(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	ca := newAuthority(t)
+	ca.put(at("ca.pem"))
+	ca.issue("a", at("cert.pem"), at("key.pem"))
+	leaf, err := os.ReadFile(at("cert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, at("cert.pem"), string(leaf)+block("CERTIFICATE", ca.cert.Raw)) // a chain, whose first end counts
+	server, err := NewServer(at("cert.pem"), at("key.pem"), at("ca.pem"), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := NewClient(at("ca.pem"), "", "", zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := func(path string) time.Time {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _ := pem.Decode(data)
+		cert, err := x509.ParseCertificate(first.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert.NotAfter
+	}
+	want := map[string]time.Time{"cert_file": end(at("cert.pem")), "client_ca_file": ca.cert.NotAfter}
+	if got := server.Expiries(); !maps.Equal(got, want) {
+		t.Errorf("server: %v, want %v", got, want)
+	}
+	if got := client.Expiries(); !maps.Equal(got, map[string]time.Time{"ca_file": ca.cert.NotAfter}) {
+		t.Errorf("client: %v", got)
+	}
+	ca.life *= 2
+	ca.issue("b", at("cert.pem"), at("key.pem"))
+	due(server.current)
+	if got := server.Expiries()["cert_file"]; !got.Equal(end(at("cert.pem"))) || got.Equal(want["cert_file"]) {
+		t.Errorf("after a replacement: %v", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -30,6 +31,7 @@ func newKeyAPI(rt *daemon.Runtime, cfg config.KeyAPI) (*keyAPI, error) {
 
 // reload makes a client of the configuration. Requests in flight end with the old one.
 func (k *keyAPI) reload(cfg config.KeyAPI) error {
+	var expiries func() map[string]time.Time
 	options := sidecarapi.Options{URL: cfg.Base(), Timeout: cfg.Timeout.Duration}
 	if cfg.TokenFile != "" {
 		token, err := secretfile.Open(string(cfg.TokenFile), k.rt.Log)
@@ -44,7 +46,9 @@ func (k *keyAPI) reload(cfg config.KeyAPI) error {
 			return fmt.Errorf("key_api.tls: %w", err)
 		}
 		options.DialTLS = dialer.DialTLS
+		expiries = dialer.Expiries
 	}
+	k.rt.WatchCertificates("key_api.tls", expiries)
 	if old := k.client.Swap(sidecarapi.New(options)); old != nil {
 		old.Close()
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/config"
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/daemon"
+	"github.com/phantomrouter/phantom-authz/pkg/explain"
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz"
 	"github.com/phantomrouter/phantom-authz/pkg/keycache"
 	"github.com/phantomrouter/phantom-authz/pkg/policy"
@@ -31,6 +32,8 @@ type Sidecar struct {
 	api   *keyAPI
 	cache *keycache.Cache
 	usage *usage.Recorder
+
+	shadow *shadow
 }
 
 // New builds a sidecar of the configuration, without its listeners, and adds its components to the
@@ -46,23 +49,38 @@ func New(rt *daemon.Runtime, cfg *config.Authzd) (*Sidecar, error) {
 	if err != nil {
 		return nil, err
 	}
-	cache := keycache.New(api, cacheOptions(rt, cfg))
+	options := cacheOptions(rt, cfg)
+	options.Panics = rt.Panics("cache")
+	cache := keycache.New(api, options)
 	rt.Add(daemon.Component{Name: "cache", Stop: func(context.Context) error { cache.Close(); api.close(); return nil }})
 	rt.Add(daemon.Component{Name: "change log", Run: cache.Run})
 	recorder := usage.New(api, cache.Name, rt.Log, rt.Metrics)
 	rt.Add(daemon.Component{Name: "usage", Run: recorder.Run})
 	checker := extauthz.NewChecker(cache, recorder, rules, extauthz.NewMetrics(rt.Metrics, rt.Panics("check")))
-	return &Sidecar{Checker: checker, rt: rt, cfg: cfg, api: api, cache: cache, usage: recorder}, nil
+	shadow := newShadow(rt.Log, rt.Metrics)
+	shadow.add(checker)
+	rt.Add(daemon.Component{Name: "shadow mode", Run: shadow.run})
+	rt.HandleDebug("POST "+explain.Path, explain.Handler(checker, inspector(cache)))
+	return &Sidecar{Checker: checker, rt: rt, cfg: cfg, api: api, cache: cache, usage: recorder, shadow: shadow}, nil
 }
 
 // NewChecker returns a checker with the rules of another configuration. It shares the cache, the
-// reports and the metrics. Reload does not change its rules.
+// reports and the metrics. Reload does not change its rules. Release ends its use.
 func (s *Sidecar) NewChecker(cfg *config.Authzd) (*extauthz.Checker, error) {
 	rules, err := rulesOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return extauthz.NewChecker(s.cache, s.usage, rules, s.Checker.Metrics()), nil
+	checker := extauthz.NewChecker(s.cache, s.usage, rules, s.Checker.Metrics())
+	s.shadow.add(checker)
+	return checker, nil
+}
+
+// Release notes that a checker of NewChecker is no longer used.
+func (s *Sidecar) Release(checker *extauthz.Checker) {
+	if checker != s.Checker {
+		s.shadow.remove(checker)
+	}
 }
 
 // Reload applies a configuration, except for the fields that need a restart. After an error the one
@@ -78,6 +96,7 @@ func (s *Sidecar) Reload(next *config.Authzd) error {
 		return err
 	}
 	s.Checker.SetRules(rules)
+	s.shadow.look()
 	s.cache.SetTimes(times(next.Cache))
 	s.cache.SetAdmission(admission(next.Admission))
 	return nil

@@ -1,11 +1,13 @@
 package sidecar
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,6 +50,12 @@ func load(t *testing.T, url, more string) *config.Authzd {
 // run runs a sidecar without a front until the test ends.
 func run(t *testing.T, cfg *config.Authzd) (s *Sidecar, stop func()) {
 	t.Helper()
+	return runLogging(t, cfg, io.Discard)
+}
+
+// runLogging is run with a log.
+func runLogging(t *testing.T, cfg *config.Authzd, log io.Writer) (s *Sidecar, stop func()) {
+	t.Helper()
 	p, err := daemon.Embed(daemon.Program[*config.Authzd]{
 		Name:         "authzd",
 		Metrics:      Metrics,
@@ -61,7 +69,7 @@ func run(t *testing.T, cfg *config.Authzd) (s *Sidecar, stop func()) {
 			}
 			return s.Reload, nil
 		},
-	}, "", new(bytes.Buffer))
+	}, "", log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,4 +106,31 @@ func TestNewCheckerHasItsOwnRules(t *testing.T) {
 	if err := s.Reload(load(t, url, `,"shadow":true`)); err != nil || decision(s.Checker) != "allow" {
 		t.Errorf("a reload did not change its own rules: %v", err)
 	}
+}
+
+// Shadow mode is logged at the start and after a reload.
+func TestShadowModeIsLogged(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	down := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	defer down.Close()
+	read, write := io.Pipe()
+	lines := bufio.NewScanner(read)
+	awaitLine := func(text string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), text) {
+				return
+			}
+		}
+		t.Errorf("the log has no further line %q", text)
+	}
+	s, stop := runLogging(t, load(t, down.URL, `,"shadow":true`), write)
+	awaitLine("shadow mode is on")
+	if err := s.Reload(load(t, down.URL, `,"shadow":true`)); err != nil {
+		t.Error(err)
+	}
+	awaitLine("shadow mode is on")
+	go func() { _, _ = io.Copy(io.Discard, read) }() // until the pipe is closed
+	stop()
+	_ = write.Close()
 }

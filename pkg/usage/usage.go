@@ -16,6 +16,7 @@ import (
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
 	"github.com/phantomrouter/phantom-authz/pkg/sidecarapi"
+	"github.com/phantomrouter/phantom-authz/pkg/telemetry"
 )
 
 const (
@@ -75,6 +76,7 @@ func New(api KeyAPI, sidecar func() string, log *zap.Logger, reg prometheus.Regi
 	for i := range r.shards {
 		r.shards[i].used = make(map[credential.Digest]*use)
 	}
+	telemetry.Preset(r.reports, "ok", "lost")
 	reg.MustRegister(r.dropped, r.reports)
 	return r
 }

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Makes missing tokens and certificates of the demo in secrets/ beside this file. Needs openssl.
+# Arguments are further DNS names of keyd: that of its Service, if a namePrefix or nameSuffix changes it.
 # The certificates are valid for a year, and the key of their CA is deleted: to renew them, remove secrets/ and run this again.
 set -eu
 umask 077
@@ -8,10 +9,10 @@ cd "$(dirname "$0")"
 mkdir -p secrets
 cd secrets
 
-for name in key-api operator; do
+for name in key-api alice bob; do
 	[ -s $name.token ] || openssl rand -hex 32 | tr -d '\n' >$name.token
 done
-[ -s keyd.crt ] && [ -s authzd.crt ] && [ -s envoy.crt ] && [ -s operator.crt ] && exit
+[ -s keyd.crt ] && [ -s authzd.crt ] && [ -s envoy.crt ] && [ -s alice.crt ] && [ -s bob.crt ] && exit
 
 # certificate NAME USAGE ALTERNATIVE_NAMES: makes a key and a certificate that the CA signs.
 certificate() {
@@ -23,9 +24,10 @@ certificate() {
 {
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -subj "/CN=phantom demo CA" -days 365 -out ca.crt \
 		-addext 'keyUsage=critical,keyCertSign'
-	certificate keyd serverAuth DNS:keyd,DNS:localhost
-	certificate authzd clientAuth DNS:authzd
+	certificate keyd serverAuth "DNS:keyd,DNS:keyd.phantom.svc,DNS:localhost${1:+$(printf ',DNS:%s' "$@")}"
+	certificate authzd clientAuth,serverAuth DNS:authzd   # a server in overlays/central
 	certificate envoy clientAuth DNS:envoy
-	certificate operator clientAuth DNS:operator
+	certificate alice clientAuth DNS:alice
+	certificate bob clientAuth DNS:bob
 } 2>openssl.log || { cat openssl.log >&2; exit 1; }
 rm -f ca.key ca.srl openssl.log

@@ -56,7 +56,7 @@ func (e *env) calls() map[string]func(context.Context) error {
 		},
 		"Forget":   func(c context.Context) error { _, err := e.Forget(c, actor, "forgotten"); return err },
 		"Progress": func(c context.Context) error { _, _, err := e.Progress(c, 1); return err },
-		"Leases":   func(c context.Context) error { _, err := e.Leases(c); return err },
+		"Leases":   func(c context.Context) error { _, _, err := e.Leases(c); return err },
 		"Sidecars": func(c context.Context) error { _, _, _, err := e.Sidecars(c, page); return err },
 		"Prune":    func(c context.Context) error { return e.Prune(c, time.Hour) },
 		"NewEpoch": func(c context.Context) error { _, err := e.NewEpoch(c, 0); return err },

@@ -301,8 +301,9 @@ func (mc *machine) check(t *rapid.T) {
 	_, progress, err := s.Progress(mc.ctx, revision)
 	outcome(t, err, done)
 	same(t, "progress", progress, mc.model.progress(revision))
-	leases, err := s.Leases(mc.ctx)
+	at, leases, err := s.Leases(mc.ctx)
 	outcome(t, err, done)
+	same(t, "head of the leases", at, m.head())
 	same(t, "leases", leases, mc.model.leases())
 	for i := range sidecars {
 		sidecars[i].Grants = nil // the model computes the progress without them

@@ -141,11 +141,16 @@ func (m *model) listed() []keystore.Sidecar {
 	return list
 }
 
-func (m *model) leases() (n int) {
+func (m *model) leases() keystore.Leases {
+	l := keystore.Leases{Revision: m.revision()}
 	for _, s := range m.sidecars {
-		if s.LeaseEndsAt.After(m.now) && !s.Gone {
-			n++
+		if !s.LeaseEndsAt.After(m.now) || s.Gone {
+			continue
 		}
+		if l.Count++; l.Count == 1 || s.LeaseEndsAt.Before(l.FirstEnd) {
+			l.FirstEnd = s.LeaseEndsAt
+		}
+		l.Revision = min(l.Revision, s.Revision)
 	}
-	return n
+	return l
 }

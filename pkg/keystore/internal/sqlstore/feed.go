@@ -76,7 +76,9 @@ func NewQueries(d Dialect) *Queries {
 			SELECT ` + d.HeadColumns + `, (SELECT count(*) FROM waiting), (SELECT max(ends) FROM waiting),
 				coalesce((SELECT ` + d.NamesJSON + ` FROM (SELECT name FROM waiting ORDER BY name ` + d.ByteOrder + ` LIMIT ?3) AS named), '[]')
 			FROM h`,
-		leases: with + " SELECT " + d.HeadColumns + ", (SELECT count(*) FROM sidecars WHERE NOT gone AND lease_ends_at > h.now) FROM h",
+		leases: with + ` SELECT ` + d.HeadColumns + `, l.held, coalesce(l.revision, h.revision), l.first_end
+			FROM h CROSS JOIN (SELECT count(*) AS held, min(revision) AS revision, min(lease_ends_at) AS first_end
+				FROM sidecars WHERE NOT gone AND lease_ends_at > (SELECT now FROM h)) l`,
 		resolve: with + `, known AS (` + d.Known + `)
 			SELECT ` + d.HeadColumns + `, coalesce(kind, 0), digest, coalesce(id, ''), ended_at, expires_at, coalesce(scopes, ''), coalesce(account, ''), terminated_at
 			FROM h LEFT JOIN known ON true`,
@@ -215,7 +217,12 @@ func (s *Core) Progress(ctx context.Context, revision int64) (keystore.Head, key
 }
 
 // Leases implements keystore.Feed.
-func (s *Core) Leases(ctx context.Context) (n int, err error) {
-	_, err = s.engine.ReadHead(ctx, "leases", s.queries.leases, nil, []any{&n}, noRest)
-	return n, err
+func (s *Core) Leases(ctx context.Context) (keystore.Head, keystore.Leases, error) {
+	var l keystore.Leases
+	at, err := s.engine.ReadHead(ctx, "leases", s.queries.leases, nil, []any{&l.Count, &l.Revision, (*Stamp)(&l.FirstEnd)}, noRest)
+	if err != nil {
+		return keystore.Head{}, keystore.Leases{}, err
+	}
+	l.FirstEnd = wallTime(l.FirstEnd, at.Step)
+	return at.Head, l, nil
 }
