@@ -140,14 +140,6 @@ func TestAlertsHaveChapters(t *testing.T) {
 	}
 }
 
-// others are the metrics of Envoy, Prometheus and the Go library in use. Those of authzd and keyd are in docs/metrics.md.
-var others = map[string][]string{
-	"envoy_http_ext_authz_error":         nil,
-	"go_memstats_sys_bytes":              nil,
-	"go_memstats_heap_released_bytes":    nil,
-	"go_gc_gomemlimit_bytes":             nil,
-}
-
 // A misspelt name or label selects nothing, and such an alert never fires.
 func TestRulesUseExportedMetrics(t *testing.T) {
 	known := exported(t)
