@@ -55,12 +55,13 @@ release-module: release-programs
 	  -o dist/libphantom_authz-linux-$$($(GO) env GOHOSTARCH).so ./cmd/module
 	@rm -f dist/*.h
 
+SYFT ?= $(GO) tool -modfile=tools/release/go.mod syft
 # syft reads what the programs link. Its time and its random name are replaced by those of the release.
 release-sbom: release-module
-	$(GO) tool -modfile=tools/release/go.mod syft scan -q dir:dist --source-name phantom-authz --source-version '$(VERSION)' -o spdx-json >dist/.sbom
+	@mkdir -p bin
+	SYFT_CHECK_FOR_APP_UPDATE=false $(SYFT) scan -q dir:dist --source-name phantom-authz --source-version '$(VERSION)' -o spdx-json >bin/sbom.json
 	sed -E -e 's|"created": *"[^"]*"|"created":"'$$(date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ)'"|' \
-	  -e 's|("documentNamespace": *"[^"]*)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"|\1-$(VERSION)"|' dist/.sbom >dist/phantom-authz.spdx.json
-	@rm dist/.sbom
+	  -e 's|("documentNamespace": *"[^"]*)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"|\1-$(VERSION)"|' bin/sbom.json >dist/phantom-authz.spdx.json
 
 # The images hold the programs from dist/. An archive has its files in order and with the time of the commit.
 release-images: release-sbom
