@@ -13,7 +13,8 @@ STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev
 override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
 export GOWORK GO111MODULE GOFLAGS
 
-.PHONY: build module up test test-long test-image test-cluster test-mesh test-openapi bench soak pgo lint fuzz vuln clean
+.PHONY: build module up test test-long test-image test-cluster test-mesh test-openapi test-release bench soak pgo lint fuzz vuln clean
+.PHONY: release release-programs release-module release-sbom release-images
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
 build:
@@ -29,6 +30,42 @@ module:
 	@mkdir -p bin
 	$(SHARED) -o bin/libphantom_authz.so ./cmd/module
 	@rm -f bin/libphantom_authz.h
+
+# A release depends on the commit, VERSION and Go alone, so that each build of it has the same bytes. -X sets what -version prints.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+EPOCH   := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+RELEASE  = env GOFLAGS='-mod=readonly $(STAMP)' GOOS=linux GOAMD64=v1 GOARM64=v8.0 GOEXPERIMENT= CGO_CFLAGS='-O2 -g' CGO_LDFLAGS=
+STAMPED  = -s -w -buildid= -X github.com/phantomrouter/phantom-authz/pkg/daemon.version=$(VERSION)
+
+## release: programs for linux/amd64 and linux/arm64, the Envoy module for this architecture, SBOM, images and SHA256SUMS in dist/;
+## VERSION= for another version than that of git describe
+release: release-images
+	@rm -rf dist/.image
+	cd dist && sha256sum * >SHA256SUMS
+
+release-programs:
+	@case '$(VERSION)' in ''|*[!0-9A-Za-z.+_-]*) echo "VERSION is invalid: must be letters, digits and any of .+_-" >&2; exit 2;; esac
+	@rm -rf dist && mkdir dist
+	for arch in amd64 arm64; do for name in authzd keyd keyctl; do \
+	  $(RELEASE) CGO_ENABLED=0 GOARCH=$$arch $(GO) build -trimpath -ldflags='$(STAMPED)' -o dist/$$name-linux-$$arch ./cmd/$$name || exit 1; \
+	done; done
+
+release-module: release-programs
+	$(RELEASE) CGO_ENABLED=1 $(GO) build -buildmode=c-shared -trimpath -ldflags='$(STAMPED) -extldflags=-Wl,--build-id=none' \
+	  -o dist/libphantom_authz-linux-$$($(GO) env GOHOSTARCH).so ./cmd/module
+	@rm -f dist/*.h
+
+SYFT ?= $(GO) tool -modfile=tools/release/go.mod syft
+# syft reads what the programs link. Its time and its random name are replaced by those of the release.
+release-sbom: release-module
+	@mkdir -p bin
+	SYFT_CHECK_FOR_APP_UPDATE=false $(SYFT) scan -q dir:dist --source-name phantom-authz --source-version '$(VERSION)' -o spdx-json >bin/sbom.json
+	sed -E -e 's|"created": *"[^"]*"|"created":"'$$(date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ)'"|' \
+	  -e 's|("documentNamespace": *"[^"]*)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"|\1-$(VERSION)"|' bin/sbom.json >dist/phantom-authz.spdx.json
+
+# The images hold the programs from dist/. An archive has its files in order and with the time of the commit.
+release-images: release-sbom
+	@tools/release/images.sh '$(VERSION)' $(EPOCH)
 
 ## up: the complete stack on this machine with a real Envoy on localhost:10000 (PORT= for another port; MODULE=1 for the Envoy
 ## module in place of authzd)
@@ -101,6 +138,10 @@ pgo:
 test-openapi:
 	$(GO) test -tags openapi -timeout 10m -run TestSchemathesis ./cmd/keyd
 
+## test-release: make release in two clones with separate caches: the same bytes, the stamped version, a complete SBOM
+test-release:
+	$(GO) test -tags release -timeout 60m -v -run TestRelease .
+
 ## lint: golangci-lint over all modules
 lint:
 	$(TOOL) golangci-lint run --build-tags long,openapi ./...
@@ -120,4 +161,4 @@ vuln:
 	$(TOOL) govulncheck ./...
 
 clean:
-	rm -rf bin .demo .envoy
+	rm -rf bin dist .demo .envoy
