@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v4"
@@ -189,7 +190,7 @@ func unknown(t *testing.T, known map[string]map[string][]string, query string) (
 
 // mismatch reports a label or a value that the metric does not have. A label with values that are not listed has none.
 func mismatch(values map[string][]string, m *labels.Matcher) string {
-	if m.Name == labels.MetricName {
+	if m.Name == model.MetricNameLabel {
 		return ""
 	}
 	list, ok := values[m.Name]
