@@ -20,6 +20,7 @@ type machine struct {
 	echo net.Conn
 
 	mu     sync.Mutex
+	probed time.Time     // end of the last probe
 	worst  time.Duration // since the last take
 	stalls []period
 }
@@ -45,6 +46,7 @@ func (w *machine) run(ctx context.Context, t *testing.T) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	one := make([]byte, 1)
+	w.note(time.Now(), 0)
 	for last := time.Now(); ctx.Err() == nil; {
 		<-tick.C
 		now := time.Now()
@@ -66,11 +68,11 @@ func (w *machine) run(ctx context.Context, t *testing.T) {
 func (w *machine) note(began time.Time, took time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.worst = max(w.worst, took)
+	w.probed, w.worst = time.Now(), max(w.worst, took)
 	if took < stallAfter {
 		return
 	}
-	w.stalls = append(w.stalls, period{name: "stall", begin: began, end: time.Now()})
+	w.stalls = append(w.stalls, period{name: "stall", begin: began, end: w.probed})
 }
 
 // take returns the longest delay since the last call.
@@ -81,11 +83,17 @@ func (w *machine) take() (worst time.Duration) {
 	return worst
 }
 
-// stalled reports whether the machine has stalled between these times.
-func (w *machine) stalled(from, to time.Time) bool {
+// stalled reports whether the machine has stalled, for a moment at least, between these times, of which the second is not long ago.
+func (w *machine) stalled(from, to time.Time) bool { return w.stalledFor(stallAfter, from, to) }
+
+// stalledFor is stalled for stalls of at least that duration.
+func (w *machine) stalledFor(least time.Duration, from, to time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.stalls, func(p period) bool { return p.overlaps(from, to) })
+	if now := time.Now(); !w.probed.IsZero() && now.Sub(w.probed) >= least && w.probed.Before(to) {
+		return true // the probe in progress will note it
+	}
+	return slices.ContainsFunc(w.stalls, func(p period) bool { return p.end.Sub(p.begin) >= least && p.overlaps(from, to) })
 }
 
 func TestMachineNotesStalls(t *testing.T) {
@@ -95,9 +103,16 @@ func TestMachineNotesStalls(t *testing.T) {
 	if w.stalled(began, time.Now()) {
 		t.Error("a short delay is a stall")
 	}
-	w.note(began, stallAfter)
+	w.note(began.Add(-stallAfter), stallAfter)
 	if !w.stalled(began, time.Now()) || w.stalled(began.Add(-2*time.Second), began.Add(-time.Second)) {
 		t.Errorf("stalls %+v, want one since %v", w.stalls, began)
+	}
+	if w.stalledFor(time.Hour, began, time.Now()) {
+		t.Error("a short stall is one of an hour")
+	}
+	w.probed = time.Now().Add(-time.Hour)
+	if !w.stalledFor(time.Hour, began, time.Now()) {
+		t.Error("a probe in progress for an hour is not a stall")
 	}
 	if worst := w.take(); worst != stallAfter || w.take() != 0 {
 		t.Errorf("the longest delay is %v, want %v, and then 0", worst, stallAfter)

@@ -54,10 +54,14 @@ func (m *mixed) report(took time.Duration) result.File {
 		Goals: []result.Goal{
 			{Name: front + ": wrong answers", Measured: result.Value(float64(wrong))},
 			{Name: front + ": change to effective beside outages, slowest, s", Measured: m.slowestEffect(undisturbed), AtMost: mixedPace.lease.Seconds()},
-			{Name: front + ": change to effective while a sidecar restarts, slowest, s", Measured: m.slowestEffect(inRestart), AtMost: mixedPace.lease.Seconds()},
 			{Name: front + ": change to effective in an outage, slowest, s", Measured: m.slowestEffect(inOutage), AtMost: 1.2 * (mixedPace.lease + mixedPace.maxStale).Seconds()},
 		},
 		Charts: m.sampler.charts(front),
+	}
+	if len(m.restarts) > 0 {
+		file.Goals = append(file.Goals, result.Goal{
+			Name: front + ": change to effective while a sidecar restarts, slowest, s", Measured: m.slowestEffect(inRestart), AtMost: mixedPace.lease.Seconds(),
+		})
 	}
 	if *mixedTime >= longEnough {
 		file.Goals = append(file.Goals, slopes...)

@@ -142,7 +142,10 @@ func (m *mixed) run() {
 		every := min(mixedPace.restart, *mixedTime/6)
 		each(every, every, m.restartSidecar)
 	}
-	working.Go(func() { m.machine.run(ctx, m.t) })
+	probing, stop := context.WithCancel(context.Background())
+	var probes sync.WaitGroup
+	probes.Go(func() { m.machine.run(probing, m.t) })
+	defer func() { stop(); probes.Wait() }() // after the last answer
 	each(mixedPace.sample, mixedPace.sample, func(context.Context, int) { m.sampler.take() })
 	m.send(ctx)
 	working.Wait()
@@ -241,7 +244,7 @@ func (m *mixed) sendOne(k kind) {
 	case got.Answer == unavailable && m.outages.excuse(sent, received, q.kept):
 		m.results.kinds[k.name].excused.Add(1)
 		return
-	case got.Answer == unavailable && !q.kept && m.machine.stalled(sent, received):
+	case got.Answer == unavailable && m.stallDenies(sent, received):
 		m.stalledOut.Add(1)
 		return
 	case got.Answer == unavailable && !q.kept:
@@ -255,6 +258,13 @@ func (m *mixed) sendOne(k kind) {
 	if err != nil && m.results.kinds[k.name].wrong.Add(1) <= 5 {
 		m.t.Errorf("%s: %s %s, sent %s, after %v: %v (%s)", k.name, q.path, q.id, sent.Format(clock), received.Sub(sent), err, &m.outages)
 	}
+}
+
+// stallDenies reports whether a stall of the machine may have made a sidecar answer 503: it made the check too late, or the lease
+// was lost.
+func (m *mixed) stallDenies(sent, received time.Time) bool {
+	return m.machine.stalled(sent, received) ||
+		m.machine.stalledFor(mixedPace.lease/2, sent.Add(-mixedPace.lease-mixedPace.maxStale), received)
 }
 
 // phase returns what disturbed the load between these times.
