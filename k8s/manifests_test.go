@@ -12,6 +12,7 @@ import (
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"go.yaml.in/yaml/v4"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -59,7 +60,7 @@ func kustomize(t testing.TB, folder string) []byte {
 func decoder() runtime.Decoder {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, appsv1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme, autoscalingv2.AddToScheme, monitoringv1.AddToScheme,
+		corev1.AddToScheme, appsv1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme, autoscalingv2.AddToScheme, admissionv1.AddToScheme, monitoringv1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			panic(err)
@@ -136,6 +137,7 @@ func decode(docs []map[string]any) (*manifests, error) {
 			m.policies = append(m.policies, o)
 		case *policyv1.PodDisruptionBudget:
 			m.budgets = append(m.budgets, o)
+		case *admissionv1.ValidatingAdmissionPolicy, *admissionv1.ValidatingAdmissionPolicyBinding: // evaluated in ./admission
 		case *autoscalingv2.HorizontalPodAutoscaler:
 			m.scalers = append(m.scalers, o)
 		case *monitoringv1.PodMonitor:
@@ -177,7 +179,7 @@ func moduleOverlay(t testing.TB) string {
 func demo(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, part := range []string{"base", "components", "names", "overlays"} {
+	for _, part := range []string{"base", "components", "names", "overlays", "admission"} {
 		if err := os.CopyFS(filepath.Join(dir, part), os.DirFS(part)); err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // fenced returns the code blocks of a language in a page.
@@ -86,6 +88,7 @@ kubectl() {
 	esac
 }
 curl() { :; }
+helm() { test "$*" = "install phantom chart -n phantom --create-namespace -f values.yaml"; }
 `
 
 // TestCommandsOfPage runs the commands of the page in one shell, and builds what they apply.
@@ -119,8 +122,27 @@ func TestCommandsOfPage(t *testing.T) {
 			t.Errorf("no Pod mounts the Secret %s", s[1])
 		}
 	}
-	if len(applied) != 3 || len(secrets) != 2 {
+	if len(applied) != 4 || len(secrets) != 2 {
 		t.Errorf("applied %v, created %v", applied, secrets)
+	}
+}
+
+// The chart accepts the values of the page.
+func TestValuesOfPage(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(pageFolder(t), "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	m, err := decode(mustTemplate(t, "phantom", values))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files := m.files(); !strings.Contains(files["keyd.yaml"], "db.example") || !strings.Contains(files["authzd.yaml"], "credentials: 200000") {
+		t.Errorf("the values have no effect:\n%s\n%s", files["keyd.yaml"], files["authzd.yaml"])
 	}
 }
 
