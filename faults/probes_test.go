@@ -78,7 +78,7 @@ func TestProbesOfSidecar(t *testing.T) {
 		return nil
 	})
 	s.keyd.Kill()
-	eventually(t, "outage", func() error { return metricIs(t, authzd, down, 1) })
+	eventually(t, "outage", func() error { return metricIs(t, authzd, `phantom_authz_key_api_down{by="poll"}`, 1) })
 	if !readiness.succeeds(t, authzd.Admin()) || !liveness.succeeds(t, authzd.Admin()) {
 		t.Error("a probe fails in an outage of the key API")
 	}

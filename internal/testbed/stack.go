@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -118,10 +119,21 @@ func get(ctx context.Context, url string, timeout time.Duration) (status int, bo
 	return response.StatusCode, body, err
 }
 
-// FreeAddresses returns n different loopback addresses, HOST:PORT, that are free now. Their ports are below those that
-// the kernel gives to connections, so that no connection takes one before its program listens.
+// Ports that FreeAddresses gives out. They are below those that the kernel gives to connections, so that no connection takes one
+// before its program listens.
+const firstPort, lastPort = 10_000, 32_767
+
+// nextPort counts from a random port, so that no port is given out twice while the first program still starts: at random among
+// hundreds of Envoys, two got the same one in every other run. Another process counts from elsewhere.
+var nextPort = func() *atomic.Int64 {
+	var n atomic.Int64
+	n.Store(rand.Int64N(lastPort - firstPort + 1))
+	return &n
+}()
+
+// FreeAddresses returns n loopback addresses, HOST:PORT, that are free now and were not returned before.
 func FreeAddresses(n int) ([]string, error) {
-	const first, last, tries = 10_000, 32_767, 1000
+	const tries = 1000
 	var addresses []string
 	var err error
 	for range tries {
@@ -129,10 +141,13 @@ func FreeAddresses(n int) ([]string, error) {
 			return addresses, nil
 		}
 		var listener net.Listener
-		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first+1))); err != nil {
+		port := firstPort + nextPort.Add(1)%(lastPort-firstPort+1)
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
 			continue // in use
 		}
-		defer func() { _ = listener.Close() }() // at the end, so that no two are the same
+		if err = listener.Close(); err != nil {
+			return nil, err
+		}
 		addresses = append(addresses, listener.Addr().String())
 	}
 	return nil, fmt.Errorf("no free port after %d tries: %w", tries, err)

@@ -38,15 +38,17 @@ func (rt *Runtime) adminHandler() http.Handler {
 		Registry:          rt.Metrics,
 		EnableOpenMetrics: true,
 	}))
-	rt.debug.HandleFunc("GET /debug/pprof/", pprof.Index)
-	rt.debug.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	rt.debug.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	rt.debug.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	rt.debug.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
-	rt.debug.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	rt.debug.Handle("GET /debug/log-level", rt.level)
-	rt.debug.HandleFunc("PUT /debug/log-level", rt.setLogLevel)
-	mux.Handle("/debug/", localOnly(rt.debug))
+	debug := http.NewServeMux()
+	debug.HandleFunc("GET /debug/pprof/", pprof.Index)
+	debug.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	debug.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	debug.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	debug.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
+	debug.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	debug.Handle("GET /debug/log-level", rt.level)
+	debug.HandleFunc("PUT /debug/log-level", rt.setLogLevel)
+	debug.Handle("/debug/", rt.debug)
+	mux.Handle("/debug/", localOnly(debug))
 	return mux
 }
 
