@@ -51,8 +51,13 @@ func startExplainTestbed(t *testing.T) *explainTestbed {
 		t.Fatal(err)
 	}
 	b.tcp = p.Admin()
-	ready := func() error { return testbed.Probe(t.Context(), b.tcp+"/readyz") }
-	if err := p.Await(t.Context(), ready); err != nil {
+	synced := func() error { // not /readyz: the first lease comes after the first answer
+		if n, err := p.Metric(t.Context(), `phantom_authz_mode{mode="synced"}`); err != nil || n != 1 {
+			return errors.Join(errors.New("not synced"), err)
+		}
+		return nil
+	}
+	if err := p.Await(t.Context(), synced); err != nil {
 		t.Fatal(err)
 	}
 	return b
