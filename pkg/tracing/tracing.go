@@ -38,7 +38,7 @@ const (
 	maxBatch = 512
 	// batchInterval is the longest time that a span waits in the queue. Smaller sends more requests;
 	// larger shows spans later and loses more of them in a crash.
-	batchInterval = 2 * time.Second
+	batchInterval = time.Second
 	// exportTimeout is the time limit of one batch, retries included. Smaller drops spans while a
 	// collector restarts; larger lets the queue fill meanwhile.
 	exportTimeout = 5 * time.Second
