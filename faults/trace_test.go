@@ -188,6 +188,23 @@ func TestChecksWithoutCollector(t *testing.T) {
 	}
 }
 
+func TestStopExportsSpans(t *testing.T) {
+	c := newCollector(t)
+	s := newFixture(t, tracedTo(c.URL()))
+	p := s.authzd("traced", tracedTo(c.URL()))
+	if err := s.checks("traced").CheckAllowed(inTrace(t, traceID(1), true), s.mint().Secret); err != nil {
+		t.Fatal(err)
+	}
+	for name, program := range map[string]*testbed.Process{"authzd check": p, "keyd store resolve": s.keyd} {
+		if code, err := program.Stop(syscall.SIGTERM); err != nil || code != 0 {
+			t.Errorf("exit code %d, %v", code, err)
+		}
+		if got := names(c.Trace(traceID(1))); !strings.Contains(got, name) {
+			t.Errorf("%s is not in %q", name, got)
+		}
+	}
+}
+
 // Without the field, nothing of a trace is read, sent or exported.
 func TestNoSpansWithoutTracing(t *testing.T) {
 	c := newCollector(t)

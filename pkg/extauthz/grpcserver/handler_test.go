@@ -6,6 +6,7 @@ import (
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
@@ -16,7 +17,12 @@ import (
 // Direct returns checks without gRPC: from the bytes of a CheckRequest to those of the answer, which
 // the caller frees.
 func Direct(c *extauthz.Checker) func(ctx context.Context, request []byte) (mem.BufferSlice, error) {
-	h := newHandler(c, zap.NewNop(), nil)
+	return DirectTraced(c, nil)
+}
+
+// DirectTraced is Direct with a tracer.
+func DirectTraced(c *extauthz.Checker, tracer trace.Tracer) func(ctx context.Context, request []byte) (mem.BufferSlice, error) {
+	h := newHandler(c, zap.NewNop(), tracer)
 	return func(ctx context.Context, request []byte) (mem.BufferSlice, error) {
 		ctx, _ = noteArrival(ctx, nil)
 		read := func(into any) error { return h.Unmarshal(mem.BufferSlice{mem.SliceBuffer(request)}, into) }
