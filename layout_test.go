@@ -20,16 +20,22 @@ const module = "github.com/phantomrouter/phantom-authz/"
 var layers = map[string]int{
 	"pkg/credential": 0, "pkg/telemetry": 0,
 	"pkg/secretfile": 1, "pkg/policy": 1, "pkg/keystore": 1,
-	"pkg/httpapi": 2, "pkg/daemon": 2, "pkg/config": 3,
+	"pkg/httpapi": 2, "pkg/daemon": 2, "pkg/config": 3, "pkg/tracing": 3,
 	"pkg/keystore/storetest": 2, "pkg/keystore/internal/sqlstore": 2,
 	"pkg/sidecarapi": 3, "pkg/operatorapi": 3, "pkg/keystore/sqlite": 3, "pkg/keystore/postgres": 3, "pkg/extauthz": 3,
 	"pkg/keycache": 4, "pkg/usage": 4, "pkg/envoylint": 4, "pkg/explain": 4, "pkg/keyserver": 4, "pkg/extauthz/grpcserver": 4, "pkg/extauthz/envoymodule": 4, "pkg/extauthz/envoymodule/abi": 0, "pkg/extauthz/envoymodule/abi/fakeenvoy": 1,
 	"pkg/sidecar": 5,
 	"envoy":       4, "envoy/echo": 5, "envoy/render": 5,
-	"internal/lossyproxy": 0, "internal/pgtest": 2, "internal/testbed": 4, "internal/loadgen": 5, "faults": 5,
+	"internal/lossyproxy": 0, "internal/collector": 0, "internal/pgtest": 2, "internal/testbed": 4, "internal/loadgen": 5, "faults": 5,
 	"bench/result": 0, "bench": 5, "bench/revoke": 6, "bench/check": 6, "bench/flood": 6, "bench/scale": 6, "bench/envoy": 6, "bench/report": 6, "bench/size": 6, "bench/change": 6,
 	"cmd/authzd": 6, "cmd/module": 6, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5,
 }
+
+// otelSDK is the SDK of OpenTelemetry, which pkg/tracing links.
+const (
+	otelSDK        = "go.opentelemetry.io/otel/sdk"
+	spansElsewhere = "it makes spans with the API; pkg/tracing exports them"
+)
 
 // forbidden lists what a package must not link, directly or indirectly, and why.
 var forbidden = []struct{ pkg, prefix, why string }{
@@ -53,6 +59,14 @@ var forbidden = []struct{ pkg, prefix, why string }{
 	{"pkg/extauthz", "google.golang.org/protobuf", "the core is independent of the transport (prometheus links protobuf for its metrics)"},
 	{"pkg/policy", "net", "a decision does no I/O"},
 	{"pkg/policy", "os", "a decision does no I/O"},
+	{"pkg/extauthz", otelSDK, spansElsewhere},
+	{"pkg/extauthz/grpcserver", otelSDK, spansElsewhere},
+	{"pkg/keycache", otelSDK, spansElsewhere},
+	{"pkg/policy", "go.opentelemetry.io", "a decision does no I/O"},
+	{"pkg/keyserver", otelSDK, spansElsewhere},
+	{"pkg/sidecar", otelSDK, spansElsewhere},
+	{"cmd/module", otelSDK, "the module has no spans"},
+	{"cmd/keyctl", otelSDK, "keyctl has no spans"},
 	{"pkg/daemon", module + "pkg/policy", "process management is independent of the domain"},
 }
 

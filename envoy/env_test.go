@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/phantomrouter/phantom-authz/envoy"
+	"github.com/phantomrouter/phantom-authz/internal/collector"
 	"github.com/phantomrouter/phantom-authz/internal/testbed"
 )
 
@@ -20,6 +21,8 @@ type environment struct {
 	echo    string // HOST:PORT of the upstream
 	creds   testbed.Credentials
 	proxies []*proxy // newest version first
+
+	collector *collector.Collector // of traces, for keyd
 }
 
 var programs struct {
@@ -41,6 +44,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
+		programs.env.collector.Close()
 	}
 	_ = os.RemoveAll(programs.dir)
 	os.Exit(code)
@@ -70,9 +74,9 @@ func startAll(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	env := &environment{Testbed: tb}
+	env := &environment{Testbed: tb, collector: collector.Start()}
 	programs.env = env
-	if _, err := env.StartKeyd(ctx, testbed.Config{"drain": "1s"}); err != nil {
+	if _, err := env.StartKeyd(ctx, testbed.Config{"drain": "1s", "tracing": testbed.Config{"otlp": env.collector.URL()}}); err != nil {
 		return err
 	}
 	if env.creds, err = env.Seed(ctx); err != nil {

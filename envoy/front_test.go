@@ -62,6 +62,7 @@ var oneFront = map[string]struct {
 	"TestSidecarReceivesIdentityHeaders":     {authzd, "the module reads all headers"},
 	"TestSidecarMayRemoveIdentityHeaders":    {authzd, "mutation rules are settings of ext_authz"},
 	"TestUpdatesKeepTheCache":                {module, "authzd has no part in Envoy's updates"},
+	"TestTraceOfEnvoy":                       {authzd, "the module has no spans"},
 	"TestEnvoyCountsChecks":                  {module, "authzd counts on its own /metrics"},
 	"TestInvalidConfigurationIsRefused":      {module, "authzd loads its own configuration"},
 	"TestInvalidRouteIsRefused":              {module, "authzd denies with no_policy"},

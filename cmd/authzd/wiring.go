@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/extauthz/grpcserver"
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
 	"github.com/phantomrouter/phantom-authz/pkg/sidecar"
+	"github.com/phantomrouter/phantom-authz/pkg/tracing"
 )
 
 var program = daemon.Program[*config.Authzd]{
@@ -35,11 +37,15 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 	daemon.KeepHeadroom()
 	daemon.LimitMemory(rt.Log)
 	logGRPC(rt.Log)
+	tracer, err := tracing.Start(rt, tracing.Options{Name: "authzd", Version: daemon.Version(), OTLP: cfg.Tracing.URL(), Metrics: sidecar.Metrics})
+	if err != nil {
+		return nil, fmt.Errorf("tracing: %w", err)
+	}
 	s, err := sidecar.New(rt, cfg)
 	if err != nil {
 		return nil, err
 	}
-	servers, err := serveChecks(rt, cfg, s.Checker)
+	servers, err := serveChecks(rt, cfg, s.Checker, tracer)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +59,7 @@ func start(_ context.Context, rt *daemon.Runtime, cfg *config.Authzd) (func(*con
 
 // serveChecks binds the check listeners and adds their servers. Each listener has its own server, so
 // that its stop does not end the Serve of another.
-func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Checker) (servers []*grpcserver.Server, err error) {
+func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Checker, tracer trace.Tracer) (servers []*grpcserver.Server, err error) {
 	var secure []grpc.ServerOption
 	if t := cfg.Listen.TLS; t != nil {
 		server, err := secretfile.NewServer(string(t.CertFile), string(t.KeyFile), string(t.ClientCAFile), rt.Log)
@@ -68,9 +74,9 @@ func serveChecks(rt *daemon.Runtime, cfg *config.Authzd, checker *extauthz.Check
 		if err != nil {
 			return nil, err
 		}
-		server := grpcserver.New(checker, rt.Log)
+		server := grpcserver.New(checker, rt.Log, tracer)
 		if addr.Network() == "tcp" {
-			server = grpcserver.New(checker, rt.Log, secure...)
+			server = grpcserver.New(checker, rt.Log, tracer, secure...)
 		}
 		servers = append(servers, server)
 		rt.Add(daemon.Component{

@@ -16,11 +16,15 @@ import (
 	"github.com/phantomrouter/phantom-authz/pkg/keyserver"
 	"github.com/phantomrouter/phantom-authz/pkg/keystore"
 	"github.com/phantomrouter/phantom-authz/pkg/secretfile"
+	"github.com/phantomrouter/phantom-authz/pkg/tracing"
 )
+
+// metricsPrefix begins the names of keyd's metrics.
+const metricsPrefix = "phantom_keyd"
 
 var program = daemon.Program[*config.Keyd]{
 	Name:    "keyd",
-	Metrics: "phantom_keyd",
+	Metrics: metricsPrefix,
 	Summary: "is the key API server: accounts, API keys and sessions for authzd, operators and owners.",
 	Load:    config.LoadKeyd,
 	Check:   config.CheckKeyd,
@@ -48,25 +52,26 @@ func start(ctx context.Context, rt *daemon.Runtime, cfg *config.Keyd) (func(*con
 	if err != nil {
 		return nil, err
 	}
+	tracer, err := tracing.Start(rt, tracing.Options{Name: "keyd", Version: daemon.Version(), OTLP: cfg.Tracing.URL(), Metrics: metricsPrefix})
+	if err != nil {
+		return nil, fmt.Errorf("tracing: %w", err)
+	}
 	store, err := openReachable(ctx, rt, open)
 	if err != nil {
 		return nil, err
 	}
-	return serve(rt, cfg, store, settings)
+	return serve(rt, cfg, keyserver.Options{Store: store, Tracer: tracer}, settings)
 }
 
 // serve adds the components: the listeners depend on the change log, and that on the store.
-func serve(rt *daemon.Runtime, cfg *config.Keyd, store keystore.Store, settings keyserver.Settings) (func(*config.Keyd) error, error) {
+func serve(rt *daemon.Runtime, cfg *config.Keyd, o keyserver.Options, settings keyserver.Settings) (func(*config.Keyd) error, error) {
+	store := o.Store
 	if metrics, ok := store.(prometheus.Collector); ok {
 		rt.Metrics.MustRegister(metrics)
 	}
 	rt.Add(daemon.Component{Name: "store", Stop: func(context.Context) error { return store.Close() }})
-	server := keyserver.New(keyserver.Options{
-		Store:    store,
-		Log:      rt.Log,
-		Metrics:  rt.Metrics,
-		Draining: rt.Draining(),
-	}, settings)
+	o.Log, o.Metrics, o.Draining = rt.Log, rt.Metrics, rt.Draining()
+	server := keyserver.New(o, settings)
 	rt.Add(daemon.Component{Name: "change log", Run: server.Run})
 	rt.ReadyWhen("store", func() error { return ping(store) })
 	if err := listen(rt, cfg, server); err != nil {

@@ -39,6 +39,9 @@ type Authzd struct {
 	Drain Duration `yaml:"drain" range:"100ms..10m"`
 	// Log.
 	Log Log `yaml:"log"`
+	// OpenTelemetry traces, which continue sampled traces of the caller. Without the field there are
+	// none.
+	Tracing *Tracing `yaml:"tracing,omitempty" restart:"yes"`
 }
 
 // AuthzdListen has the listeners of authzd.
@@ -225,6 +228,7 @@ func (a *Authzd) validate(r *report) {
 	r.addresses(append(slices.Clone(check), listener{"listen.admin", a.Listen.Admin}), check, a.Listen.TLS)
 	a.KeyAPI.validate(r)
 	a.WebApp.validate(r)
+	a.Tracing.validate(r)
 	r.endpoints(a.Endpoints)
 }
 

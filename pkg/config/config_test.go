@@ -40,6 +40,7 @@ start_wait: 0
 drain_delay: 3s
 drain: 1m
 log: {level: debug}
+tracing: {otlp: "http://collector:4318/otlp"}
 `
 
 const fullKeyd = `
@@ -63,6 +64,7 @@ keys_per_account: 7
 owner_limits: {changes_per_minute: 1, burst: 2, concurrent: 3}
 drain: 100ms
 log: {level: error}
+tracing: {otlp: "https://collector.example"}
 `
 
 // folder returns a folder with the configuration c.yaml and all files that it names.
@@ -112,9 +114,13 @@ func TestEveryFieldOfAuthzd(t *testing.T) {
 		DrainDelay: Duration{3 * time.Second},
 		Drain:      Duration{time.Minute},
 		Log:        Log{Level: "debug"},
+		Tracing:    &Tracing{OTLP: "http://collector:4318/otlp"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Address{})); diff != "" {
 		t.Error(diff)
+	}
+	if got.Tracing.URL().Path != "/otlp" {
+		t.Errorf("got the collector %v", got.Tracing.URL())
 	}
 	if got.KeyAPI.Base().Path != "/base" {
 		t.Errorf("got the base URL %v", got.KeyAPI.Base())
@@ -148,6 +154,7 @@ func TestEveryFieldOfKeyd(t *testing.T) {
 		OwnerLimits:       OwnerLimits{1, 2, 3},
 		Drain:             Duration{100 * time.Millisecond},
 		Log:               Log{Level: "error"},
+		Tracing:           &Tracing{OTLP: "https://collector.example"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Address{})); diff != "" {
 		t.Error(diff)

@@ -44,6 +44,9 @@ type Keyd struct {
 	Drain Duration `yaml:"drain" range:"100ms..10m"`
 	// Log.
 	Log Log `yaml:"log"`
+	// OpenTelemetry traces, which continue sampled traces of the caller. Without the field there are
+	// none.
+	Tracing *Tracing `yaml:"tracing,omitempty" restart:"yes"`
 }
 
 // KeydListen has the listeners of keyd.
@@ -163,6 +166,7 @@ func (k *Keyd) validate(r *report) {
 	k.validateStore(r)
 	k.validateOperators(r)
 	k.validateScopes(r)
+	k.Tracing.validate(r)
 }
 
 // maxCatalogue is the number of scopes in the catalogue. Larger makes the messages that list it

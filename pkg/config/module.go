@@ -20,6 +20,9 @@ func (m *module) validate(r *report) {
 			r.invalid(field, "must be absent: Envoy calls the module without a listener")
 		}
 	}
+	if m.Tracing != nil {
+		r.invalid("tracing", "must be absent: Envoy gives the module no span")
+	}
 	m.KeyAPI.validate(r)
 	m.WebApp.validate(r)
 	r.endpoints(m.Endpoints)

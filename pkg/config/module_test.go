@@ -70,6 +70,13 @@ func TestModuleHasNoCheckListeners(t *testing.T) {
 	}
 }
 
+func TestModuleHasNoTracing(t *testing.T) {
+	_, _, err := LoadModule([]byte("key_api: {url: 'http://a'}\ntracing: {otlp: 'http://127.0.0.1:4318'}"))
+	if err == nil || !strings.Contains(err.Error(), "tracing is invalid: must be absent: Envoy gives the module no span") {
+		t.Error(err)
+	}
+}
+
 // Envoy renders a Struct as JSON, whose numbers are doubles.
 func TestModuleReadsAStruct(t *testing.T) {
 	fields := map[string]any{

@@ -83,6 +83,36 @@ type Log struct {
 	Level string `yaml:"level" oneof:"debug|info|warn|error"`
 }
 
+// Tracing has the settings of OpenTelemetry traces.
+type Tracing struct {
+	// Base URL of an OpenTelemetry collector, which accepts OTLP over HTTP at `/v1/traces` below it:
+	// http:// or https://.
+	OTLP string `yaml:"otlp" required:"yes"`
+}
+
+// URL returns the parsed URL of the collector, nil without tracing.
+func (t *Tracing) URL() *url.URL {
+	if t == nil {
+		return nil
+	}
+	u, err := url.Parse(t.OTLP)
+	if err != nil {
+		return nil // not after a load, which has parsed it
+	}
+	return u
+}
+
+func (t *Tracing) validate(r *report) {
+	if t == nil || t.OTLP == "" {
+		return // absent, or a mistake already
+	}
+	if u, ok := r.url("tracing.otlp", t.OTLP, "http://HOST[:PORT] or https://HOST[:PORT]", "http", "https"); ok {
+		if err := checkWebHost(u); err != nil {
+			r.invalid("tracing.otlp", err.Error())
+		}
+	}
+}
+
 // Address is where a server listens: tcp://HOST:PORT or unix:///PATH. It is a net.Addr. The zero
 // Address means no address.
 type Address struct{ network, where string }

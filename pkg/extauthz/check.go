@@ -173,6 +173,10 @@ func (c *Checker) Begin(req *Request) (o Outcome, decided bool) {
 // context.
 func (o *Outcome) Finish(ctx context.Context) { o.conclude(o.lookUp(ctx)) }
 
+// LooksUp reports whether the request has a credential whose record decides it. Others are decided
+// without one.
+func (o *Outcome) LooksUp() bool { return o.cred.digest != (credential.Digest{}) }
+
 // lookUp requests the record within the time that is left for the check.
 func (o *Outcome) lookUp(ctx context.Context) (rec credential.Record, found bool, err error) {
 	deadline := o.req.Arrived.Add(o.rules.limit())

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Call is one request that was authenticated and is within its bounds. C describes its caller.
@@ -76,6 +78,8 @@ type API[C any] struct {
 	// Draining is closed when the program begins to stop.
 	Draining <-chan struct{}
 	Metrics  *Metrics
+	// Tracer makes the spans of requests in sampled traces. nil means none; then no header of a trace is read.
+	Tracer trace.Tracer
 }
 
 // Handler returns the handler of the API.
@@ -120,6 +124,8 @@ type endpoint[C any] struct {
 // ServeHTTP implements http.Handler.
 func (e *endpoint[C]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
+	r, span := e.startSpan(r)
+	defer span.End()
 	if e.methods[r.Method].Stream {
 		s := newStream(w, r, e.api.Draining)
 		defer s.close()
@@ -135,6 +141,7 @@ func (e *endpoint[C]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body, _ = Encode(response.Body) // an envelope can always be encoded
 	}
 	response.write(w, body)
+	noteStatus(span, response.Status)
 	e.api.Metrics.observe(e.api.Side, e.label(r.Method), response.Status, time.Since(began))
 }
 

@@ -100,9 +100,14 @@ func NewClient(o ClientOptions) *Client {
 	return &Client{Client: http.Client{Transport: transport, CheckRedirect: noRedirect}, base: base}
 }
 
-// NewRequest makes a request for a path of the server, which may have a query.
+// NewRequest makes a request for a path of the server, which may have a query. It continues the trace
+// of ctx.
 func (c *Client) NewRequest(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
-	return http.NewRequestWithContext(ctx, method, c.base+path, body)
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err == nil {
+		propagate(ctx, r.Header)
+	}
+	return r, err
 }
 
 // ReadBody reads a body of at most limit bytes to its end.

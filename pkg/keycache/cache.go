@@ -180,7 +180,7 @@ func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (rec credential
 	if known {
 		return rec, found, nil
 	}
-	cached := c.tend(d)
+	cached := c.tend(ctx, d)
 	if cached {
 		if rec, found, known = c.Cached(d); known {
 			return rec, found, nil
@@ -190,7 +190,7 @@ func (c *Cache) Lookup(ctx context.Context, d credential.Digest) (rec credential
 		return c.serveStale(d, errDown)
 	}
 	c.metrics.misses.Inc()
-	r, err := wait(ctx, c.request(d, cached))
+	r, err := wait(ctx, c.request(ctx, d, cached))
 	if err != nil {
 		return c.serveStale(d, err)
 	}
@@ -241,13 +241,13 @@ func (c *Cache) answering(s *shard, d credential.Digest, now moment, down bool) 
 // tend does what Cached leaves to Lookup for an entry that may answer: it moves an entry that has
 // expired to the pool of unknown digests, and starts a refresh that is due. It reports whether
 // there is an entry.
-func (c *Cache) tend(d credential.Digest) (cached bool) {
+func (c *Cache) tend(ctx context.Context, d credential.Digest) (cached bool) {
 	cached, expired, due := c.dueOf(d)
 	if expired {
 		c.moveExpired(d)
 	}
 	if due && !c.down() {
-		c.request(d, true)
+		c.request(ctx, d, true)
 	}
 	return cached
 }

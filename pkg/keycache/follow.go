@@ -259,7 +259,7 @@ func (f *follower) handleChanges(req sidecarapi.ChangesRequest, sent time.Time, 
 	if len(hot) > 0 && !c.closed {
 		c.spawn(func() {
 			for _, d := range hot {
-				c.request(d, true)
+				c.request(c.ctx, d, true)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -42,10 +43,11 @@ var (
 // done is closed; then result and err are immutable.
 type load struct {
 	digest   credential.Digest
-	token    bool   // holds a token of the limiter
-	attempts int    // batches that have carried it
-	batch    *batch // carries it now; nil while it waits for a token
-	changed  int64  // newest change that named the digest while that batch was in flight
+	token    bool         // holds a token of the limiter
+	attempts int          // batches that have carried it
+	batch    *batch       // carries it now; nil while it waits for a token
+	changed  int64        // newest change that named the digest while that batch was in flight
+	traced   []trace.Span // of checks that wait; see noteTrace
 
 	done   chan struct{}
 	result sidecarapi.Result
@@ -54,8 +56,9 @@ type load struct {
 
 // batch is one resolve: it collects loads, then it is sent.
 type batch struct {
-	loads []*load
-	byKey map[credential.Digest]*load
+	loads  []*load
+	byKey  map[credential.Digest]*load
+	traced []trace.Span // of the loads when it was sent
 
 	sentAt      time.Time        // zero while it collects loads
 	generation  uint32           // of the cache when it was sent
@@ -64,13 +67,15 @@ type batch struct {
 }
 
 // request returns the load that a check which begins now may wait for. Revalidating a cached
-// digest takes no token.
-func (c *Cache) request(d credential.Digest, cached bool) *load {
+// digest takes no token. The resolve continues the trace of ctx.
+func (c *Cache) request(ctx context.Context, d credential.Digest, cached bool) *load {
+	span := trace.SpanFromContext(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.loads[d]
 	if l != nil && c.joinable(l) {
 		c.metrics.shared.Inc()
+		l.noteTrace(span)
 		if cached && l.batch == nil {
 			c.limiter.remove(l)
 			c.enqueue(l)
@@ -79,6 +84,7 @@ func (c *Cache) request(d credential.Digest, cached bool) *load {
 	}
 	l = &load{digest: d, done: make(chan struct{})}
 	c.loads[d] = l
+	l.noteTrace(span)
 	switch {
 	case cached:
 		c.enqueue(l)
@@ -164,6 +170,7 @@ func (c *Cache) send(b *batch) {
 		err = errDown
 	default:
 		c.inFlight[b] = struct{}{}
+		b.collectTraces()
 		c.spawn(func() { c.resolve(b) })
 		return
 	}
@@ -178,7 +185,9 @@ func (c *Cache) resolve(b *batch) {
 	for i, l := range b.loads {
 		digests[i] = l.digest
 	}
-	resolved, err := c.api.Resolve(c.ctx, digests)
+	ctx, span := b.startSpan(c.ctx)
+	resolved, err := c.api.Resolve(ctx, digests)
+	endSpan(span, err)
 	c.metrics.resolved(len(digests), time.Since(b.sentAt), err)
 	c.recordResolve(err, digests[0])
 	c.fill(b, resolved, err)

@@ -97,7 +97,7 @@ func (c *Cache) revalidateBatch(generation uint32, batch []place) (done bool) {
 	var loads []*load
 	for _, p := range batch {
 		if d, still := c.pools[p.shard].earlier(p.slot, generation); still {
-			loads = append(loads, c.request(d, true))
+			loads = append(loads, c.request(c.ctx, d, true))
 		}
 	}
 	done = true

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
@@ -71,6 +72,8 @@ type Options struct {
 	// Draining is closed when the program begins to stop. Requests that wait are then answered immediately, and no
 	// request waits any more. nil means never.
 	Draining <-chan struct{}
+	// Tracer makes the spans of requests in sampled traces. nil means none.
+	Tracer trace.Tracer
 }
 
 // Server answers the key API's three sides from one store. It is safe for concurrent use.
@@ -79,6 +82,7 @@ type Server struct {
 	log      *zap.Logger
 	metrics  *metrics
 	draining <-chan struct{}
+	tracer   trace.Tracer // nil without tracing
 	settings atomic.Pointer[Settings]
 	failures map[string]*failures // by side
 	writes   *writeLimits         // of owners
@@ -114,6 +118,7 @@ func New(o Options, settings Settings) *Server {
 		store:    newTimedStore(o.Store, o.Metrics),
 		log:      o.Log,
 		draining: o.Draining,
+		tracer:   o.Tracer,
 		metrics:  m,
 		failures: map[string]*failures{sidecarsSide: newFailures(), operatorsSide: newFailures()},
 		writes:   newWriteLimits(limitedAccounts, m.rejected),
@@ -212,6 +217,7 @@ func (s *Server) side(name string, authenticate func(*http.Request) (caller, err
 		Timeout:      storeTimeout,
 		Draining:     s.draining,
 		Metrics:      s.metrics.http,
+		Tracer:       s.tracer,
 	}
 }
 

@@ -68,7 +68,7 @@ func serveGRPC(t *testing.T, checker *extauthz.Checker) authv3.AuthorizationClie
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpcserver.New(checker, zap.NewNop())
+	server := grpcserver.New(checker, zap.NewNop(), nil)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))

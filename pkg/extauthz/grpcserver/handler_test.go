@@ -6,6 +6,7 @@ import (
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
@@ -16,7 +17,12 @@ import (
 // Direct returns checks without gRPC: from the bytes of a CheckRequest to those of the answer, which
 // the caller frees.
 func Direct(c *extauthz.Checker) func(ctx context.Context, request []byte) (mem.BufferSlice, error) {
-	h := newHandler(c, zap.NewNop())
+	return DirectTraced(c, nil)
+}
+
+// DirectTraced is Direct with a tracer.
+func DirectTraced(c *extauthz.Checker, tracer trace.Tracer) func(ctx context.Context, request []byte) (mem.BufferSlice, error) {
+	h := newHandler(c, zap.NewNop(), tracer)
 	return func(ctx context.Context, request []byte) (mem.BufferSlice, error) {
 		ctx, _ = noteArrival(ctx, nil)
 		read := func(into any) error { return h.Unmarshal(mem.BufferSlice{mem.SliceBuffer(request)}, into) }
@@ -31,7 +37,7 @@ func Direct(c *extauthz.Checker) func(ctx context.Context, request []byte) (mem.
 // A panic before the message is read denies in shadow mode too, because nothing is known.
 func TestPanicWhileReadingDenies(t *testing.T) {
 	for _, shadow := range []bool{false, true} {
-		h := newHandler(extauthz.NewChecker(nil, nil, &extauthz.Rules{Shadow: shadow}, extauthz.NewMetrics(prometheus.NewRegistry(), nil)), zap.NewNop())
+		h := newHandler(extauthz.NewChecker(nil, nil, &extauthz.Rules{Shadow: shadow}, extauthz.NewMetrics(prometheus.NewRegistry(), nil)), zap.NewNop(), nil)
 		reply, err := check(h, t.Context(), func(any) error { panic("reading") }, nil)
 		if err != nil {
 			t.Fatal(err)

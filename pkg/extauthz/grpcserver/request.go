@@ -5,6 +5,7 @@ import (
 	"slices"
 	"unicode/utf8"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/phantomrouter/phantom-authz/pkg/credential"
@@ -54,7 +55,8 @@ type exchange struct {
 	// room is for the first string of each list. Smaller allocates for more of the lists; larger
 	// allocates more for all checks.
 	room [4]string
-	used int // strings of room
+	used int        // strings of room
+	span trace.Span // nil outside of a recorded trace
 }
 
 // part is a part of a message: its bytes, which are parsed, and the same bytes of the message's

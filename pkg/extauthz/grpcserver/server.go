@@ -15,6 +15,7 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -80,8 +81,11 @@ type Server struct {
 // A check message of more than 128 KiB is answered with the gRPC status RESOURCE_EXHAUSTED, one
 // that is not a CheckRequest with INTERNAL; Envoy then answers with its status_on_error. A check
 // that panics is answered as unavailable.
-func New(checker *extauthz.Checker, log *zap.Logger, opts ...grpc.ServerOption) *Server {
-	h := newHandler(checker, log)
+//
+// The tracer makes the spans of checks whose trace Envoy has sampled. nil means none; then no metadata
+// is read.
+func New(checker *extauthz.Checker, log *zap.Logger, tracer trace.Tracer, opts ...grpc.ServerOption) *Server {
+	h := newHandler(checker, log, tracer)
 	opts = append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -137,10 +141,11 @@ type handler struct {
 	encoding.CodecV2
 	checker  *extauthz.Checker
 	failures *failures
+	tracer   trace.Tracer // nil without tracing
 }
 
-func newHandler(checker *extauthz.Checker, log *zap.Logger) *handler {
-	return &handler{encoding.GetCodecV2(proto.Name), checker, newFailures(checker.Metrics(), log)}
+func newHandler(checker *extauthz.Checker, log *zap.Logger, tracer trace.Tracer) *handler {
+	return &handler{encoding.GetCodecV2(proto.Name), checker, newFailures(checker.Metrics(), log), tracer}
 }
 
 // check is a grpc.MethodHandler. It returns an error only for a message that cannot be read,
@@ -162,6 +167,10 @@ func check(srv any, ctx context.Context, read func(any) error, _ grpc.UnaryServe
 	}
 	wasRead = true
 	x.Arrived = arrivalOf(ctx)
+	if h.tracer != nil {
+		h.decideTraced(ctx, x)
+		return x, nil
+	}
 	x.outcome = h.checker.Decide(ctx, &x.Request)
 	return x, nil
 }
@@ -198,10 +207,12 @@ func (h *handler) answer(b []byte, x *exchange) (message []byte) {
 		if value := recover(); value != nil {
 			h.failures.panicked(value)
 			failed := extauthz.Failed()
+			x.endSpan(&failed)
 			message = write(b[:0], &failed)
 		}
 	}()
 	answer := x.outcome.Answer()
+	x.endSpan(&answer)
 	return write(b, &answer)
 }
 

@@ -65,7 +65,7 @@ func newSource() *source { return &source{digest: key.Digest()} }
 // start serves a checker on a listener until the test ends.
 func start(t testing.TB, ln net.Listener, checker *extauthz.Checker, log *zap.Logger) *grpcserver.Server {
 	t.Helper()
-	server := grpcserver.New(checker, log)
+	server := grpcserver.New(checker, log, nil)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
 	t.Cleanup(func() {
