@@ -12,8 +12,13 @@ var (
 	tableWord = regexp.MustCompile("`([^`]*)`")
 )
 
-// others are the metrics of Envoy and of Go that the rules use.
-var others = []string{"envoy_http_ext_authz_error", "go_memstats_sys_bytes", "go_memstats_heap_released_bytes", "go_gc_gomemlimit_bytes"}
+// others are the metrics of Envoy and of Go that the rules and the dashboard use, with their labels.
+var others = map[string]map[string][]string{
+	"envoy_http_ext_authz_ok": nil, "envoy_http_ext_authz_denied": nil, "envoy_http_ext_authz_error": nil,
+	"envoy_http_downstream_rq_total": nil,
+	"envoy_http_downstream_rq_xx":    {"envoy_response_code_class": nil, "envoy_http_conn_manager_prefix": nil},
+	"go_memstats_sys_bytes":          nil, "go_memstats_heap_released_bytes": nil, "go_gc_gomemlimit_bytes": nil, "go_goroutines": nil,
+}
 
 // exported returns the labels of each metric, with their values as far as they are listed. Those of authzd and keyd are in
 // docs/metrics.md, which a test of the product compares with what the programs export.
@@ -30,8 +35,8 @@ func exported(t *testing.T) map[string]map[string][]string {
 			all[name][label] = values
 		}
 	}
-	for _, name := range others {
-		add(name, nil)
+	for name, labels := range others {
+		add(name, labels)
 	}
 	for _, row := range tableRow.FindAllStringSubmatch(string(text), -1) {
 		labels := map[string][]string{}
