@@ -13,7 +13,7 @@ STAMP      := $(shell git status --porcelain >/dev/null 2>&1 && git log -1 >/dev
 override GOFLAGS := $(or $(GOFLAGS),$(shell $(GO) env GOFLAGS)) -mod=readonly $(STAMP)
 export GOWORK GO111MODULE GOFLAGS
 
-.PHONY: build module up test test-long test-image test-cluster test-mesh test-openapi test-release bench soak pgo lint fuzz vuln clean
+.PHONY: build module up test test-long test-image test-cluster test-mesh test-openapi test-release bench soak dashboard pgo lint fuzz vuln clean
 .PHONY: release release-programs release-module release-sbom release-images
 
 ## build: static authzd, keyd, keyctl (and the demo's parts) into bin/
@@ -129,6 +129,10 @@ bench:
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed. Repeat these with make bench BENCHES=\"$${failed# }\""; exit 1; fi
 	bin/bench/report $(BENCHES:%=bin/bench/%.json)
+
+## dashboard: the pictures of docs/dashboard.md, from three minutes of load with outages; needs Prometheus, which make test unpacks
+dashboard:
+	$(GO) run ./bench/dashboard
 
 ## pgo: the profile for the compiler, cmd/authzd/default.pgo, of authzd under the loads of bench/check; go build uses it
 pgo:

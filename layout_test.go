@@ -27,7 +27,7 @@ var layers = map[string]int{
 	"pkg/sidecar": 5,
 	"envoy":       4, "envoy/echo": 5, "envoy/render": 5,
 	"internal/lossyproxy": 0, "internal/collector": 0, "internal/pgtest": 2, "internal/testbed": 4, "internal/loadgen": 5, "faults": 5,
-	"bench/result": 0, "bench": 5, "bench/revoke": 6, "bench/check": 6, "bench/flood": 6, "bench/scale": 6, "bench/envoy": 6, "bench/report": 6, "bench/size": 6, "bench/change": 6,
+	"bench/result": 0, "bench": 5, "bench/revoke": 6, "bench/check": 6, "bench/flood": 6, "bench/scale": 6, "bench/envoy": 6, "bench/report": 6, "bench/size": 6, "bench/change": 6, "bench/dashboard": 6,
 	"cmd/authzd": 6, "cmd/module": 6, "cmd/keyd": 5, "cmd/keyctl": 5, "cmd/demo": 5,
 }
 

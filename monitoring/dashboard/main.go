@@ -90,8 +90,8 @@ func generate() ([]byte, error) {
 	encoder.SetIndent("", "  ")
 	err := encoder.Encode(object{
 		"uid": "phantom-authz", "title": "Phantom authz", "tags": []string{"phantom"}, "description": "authzd, keyd and Envoy's checks.",
-		"schemaVersion": 39,                                     // of Grafana 10.3; later versions migrate it when they load it
-		"version":       1, "editable": true, "graphTooltip": 1, // a shared crosshair
+		// Schema 39 is that of Grafana 10.3. Later versions migrate it when they load it. The tooltip 1 is a shared crosshair.
+		"schemaVersion": 39, "version": 1, "editable": true, "graphTooltip": 1,
 		"timezone": "", "refresh": "30s", "time": object{"from": "now-6h", "to": "now"},
 		"templating": object{"list": variables()}, "annotations": object{"list": []object{}}, "links": []object{},
 		"panels": panels,

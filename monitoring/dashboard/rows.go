@@ -88,7 +88,7 @@ func facts() []panel {
 			queries: []query{{`sum by (mode) (phantom_authz_mode` + ofAuthzd + `)`, "{{mode}}"}},
 		},
 		{
-			title: "Lease remaining", unit: "s", redBelow: 1, description: "Seconds until the lease ends; negative afterwards. After its end, facts must be checked again before they are used.",
+			title: "Lease remaining", unit: "s", redBelow: 1, description: "Seconds until the lease ends; negative afterwards. After its end, cached facts are revalidated, and used stale while the key API fails, for max_stale at most.",
 			queries: []query{{`min by (instance) (phantom_authz_lease_remaining_seconds` + ofAuthzd + `)`, "{{instance}}"}},
 		},
 		{
@@ -163,7 +163,7 @@ func revocation() []panel {
 			queries: []query{{`sum(rate(phantom_authz_changes_applied_total` + ofAuthzd + perSecond + `))`, "applied"}},
 		},
 		{
-			title: "Sidecars with a lease", unit: "short", description: "Sidecars that keyd waits for before a change is effective.",
+			title: "Sidecars with a lease", unit: "short", description: "Sidecars with a lease at the last count. One whose lease has ended delays changes too, until max_stale is over.",
 			queries: []query{{`max(phantom_keyd_sidecars` + ofKeyd + `)`, "sidecars"}},
 		},
 	}
