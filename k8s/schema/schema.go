@@ -2,7 +2,7 @@
 // the OpenAPI schema with its defaults, lists that are sets or maps, and the CEL rules.
 //
 // It uses the API server's own packages, so it costs what a request to an API server costs: milliseconds for an object. The
-// rules of a kind are compiled when its first object is validated, which takes up to a second.
+// first object of a kind also compiles the rules of its CRD, which takes up to a second.
 package schema
 
 import (

@@ -152,7 +152,7 @@ type StatedRequirement struct {
 // Answer is what Envoy would get.
 type Answer struct {
 	Allow    bool              `json:"allow"`
-	Status   int               `json:"status"`    // HTTP; 200 means that the request goes on
+	Status   int               `json:"status"`    // HTTP; 200: Envoy forwards the request
 	GRPCCode int32             `json:"grpc_code"` // of the check
 	Headers  map[string]string `json:"headers"`   // allow: for the upstream; deny: for the caller
 	Body     string            `json:"body,omitempty"`
